@@ -1,0 +1,186 @@
+"""Attention for the engine: the model's own kernel, and beside it just the rows a method reads.
+
+One function is registered with transformers' attention interface, when the engine first runs. It
+is in force for the length of one request only; the model's own setting comes back afterwards.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+NAME = "tpprof"
+
+
+@dataclass
+class Reading:
+    """Which attention rows to read from one layer, and then what was read.
+
+    Rows `start:stop` of the queries; of the keys, `columns` are returned. With `causal`, row i
+    attends to keys 0..i and the rows are the last ones before `stop`. `mean_rows` averages over
+    the rows. `whole_map`: average the heads of the whole map first, as the released code does.
+    `values`: float32 [B, rows, columns], post-softmax, mean over heads.
+    """
+
+    start: int
+    stop: int
+    columns: slice
+    causal: bool = True
+    mean_rows: bool = False
+    whole_map: bool = False
+    parts: list[Tensor] = field(default_factory=list)
+
+    @property
+    def values(self) -> Tensor:
+        return torch.cat(self.parts) if len(self.parts) > 1 else self.parts[0]
+
+    def take(self, weights: Tensor) -> None:
+        """Store post-softmax weights [B, H, rows, keys]."""
+        rows = weights.float().mean(1)[..., self.columns]
+        self.parts.append(rows.mean(1, keepdim=True) if self.mean_rows else rows)
+
+
+@dataclass
+class Attention:
+    """How the layer at hand computes attention; handed to it as the keyword argument `tpprof`.
+
+    `use_map`: build the full softmax map instead of calling the backend. `host_mask`: build the
+    map's mask on the host and copy it. `reading`: rows to read. `lap` is told "score" around it.
+    """
+
+    backend: str
+    use_map: bool = False
+    host_mask: bool = False
+    reading: Reading | None = None
+    lap: Callable[[str], None] | None = None
+    masks: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict)
+
+    def mask(self, query: Tensor, keys: int) -> Tensor | None:
+        """The additive causal mask [1, 1, S, keys] of a map; none is needed for a single query."""
+        rows = query.shape[2]
+        if rows == 1 and not self.host_mask:
+            return None
+        if self.host_mask:
+            return _causal_mask(rows, keys, query.dtype, torch.device("cpu")).to(query.device)
+        if (rows, query.dtype) not in self.masks:
+            self.masks = {(rows, query.dtype): _causal_mask(rows, keys, query.dtype, query.device)}
+        return self.masks[rows, query.dtype]
+
+
+def _causal_mask(rows: int, keys: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    lowest = torch.finfo(dtype).min
+    return torch.full((rows, keys), lowest, dtype=dtype, device=device).triu_(keys - rows + 1)[
+        None, None
+    ]
+
+
+@contextmanager
+def in_force(*configs: Any) -> Iterator[None]:
+    """Let the attention layers under `configs` call the engine, then restore their setting."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, attend)
+    before = [config._attn_implementation for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation = NAME
+        yield
+    finally:
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation = name
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    tpprof: Attention,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention of one layer, as transformers' attention interface asks for it.
+
+    query [B, H, S, hd], key and value [B, Hkv, keys, hd]; returns the output [B, S, H, hd].
+    """
+    reading = tpprof.reading
+    causal = options.get("is_causal", getattr(module, "is_causal", True))
+    if tpprof.use_map or tpprof.backend == "eager":
+        mask = tpprof.mask(query, key.shape[2]) if causal else None
+        output, weights = _eager(module)(module, query, key, value, mask, **options)
+        if reading is not None:
+            _timed(tpprof, lambda: reading.take(_rows_of(weights, reading)))
+        return output, None
+    if reading is not None:
+        scale = options.get("scaling") or query.shape[-1] ** -0.5
+        _timed(tpprof, lambda: reading.take(attention_rows(query, key, scale, reading)))
+    return _backend(tpprof.backend)(
+        _as_backend(module, tpprof.backend), query, key, value, None, **options
+    )
+
+
+def attention_rows(query: Tensor, key: Tensor, scale: float, reading: Reading) -> Tensor:
+    """Post-softmax attention [B, H, rows, keys], float32, of the rows that `reading` names.
+
+    Matrix product: 2 * B * H * rows * keys * head_dim FLOPs, keys up to the last row if causal.
+    """
+    batch, heads, _, width = query.shape
+    rows = reading.stop - reading.start
+    keys = reading.stop if reading.causal else key.shape[2]
+    groups = key.shape[1]
+    wanted = query[:, :, reading.start : reading.stop].reshape(batch, groups, -1, width)
+    logits = wanted @ key[:, :, :keys].transpose(2, 3)
+    logits = logits.float().view(batch, heads, rows, keys) * scale
+    if reading.causal and rows > 1:
+        hidden = torch.ones(rows, keys, dtype=torch.bool, device=query.device)
+        logits = logits.masked_fill_(hidden.triu_(keys - rows + 1), float("-inf"))
+    return logits.softmax(-1)
+
+
+def _rows_of(weights: Tensor, reading: Reading) -> Tensor:
+    if reading.whole_map:
+        weights = weights.mean(1, keepdim=True)
+    return weights[:, :, reading.start : reading.stop]
+
+
+def _timed(attention: Attention, read: Callable[[], None]) -> None:
+    if attention.lap:
+        attention.lap("layer")
+    read()
+    if attention.lap:
+        attention.lap("score")
+
+
+def _eager(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
+    """transformers' own eager attention for this kind of layer; it returns its map."""
+    eager: Callable[..., tuple[Tensor, Tensor]]
+    eager = sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
+    return eager
+
+
+def _backend(name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    from transformers import AttentionInterface
+
+    backend: Callable[..., tuple[Tensor, Tensor | None]] = AttentionInterface()[name]
+    return backend
+
+
+def _as_backend(module: nn.Module, backend: str) -> Any:
+    """The module as flash attention must see it: it looks its kernel up by the config's name."""
+    if not backend.startswith("flash"):
+        return module
+    return SimpleNamespace(
+        config=SimpleNamespace(_attn_implementation=backend),
+        is_causal=getattr(module, "is_causal", True),
+        layer_idx=getattr(module, "layer_idx", None),
+        training=module.training,
+        modules=module.modules,
+    )

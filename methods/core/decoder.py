@@ -1,0 +1,114 @@
+"""What the engine needs of a multimodal model: one small protocol, and the inputs of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .request import Request
+
+
+class Inputs(dict[str, Tensor]):
+    """The tensors of one request, under the names that the transformers model accepts.
+
+    request: its lengths. positions: [B, S], or [3, B, S] with M-RoPE, int64.
+    next_position: the position of the first decoded token.
+    order: int64 [V] or None; place of each visual token among a sample's projected patches, the
+    count of patches standing for the newline embedding (LLaVA-NeXT, layout "anyres").
+    extras: further tensors that an architecture's vision tower wants. sequence_ends: where each
+    picture's patches end (Qwen2-VL); stays on the host, where the tower reads it.
+    """
+
+    def __init__(
+        self,
+        tensors: dict[str, Tensor],
+        *,
+        request: Request,
+        positions: Tensor,
+        next_position: int,
+        order: Tensor | None = None,
+        extras: dict[str, Tensor] | None = None,
+        sequence_ends: Tensor | None = None,
+    ) -> None:
+        super().__init__(tensors)
+        self.request = request
+        self.positions = positions
+        self.next_position = next_position
+        self.order = order
+        self.extras = extras or {}
+        self.sequence_ends = sequence_ends
+
+    def to(self, device: torch.device | str) -> Inputs:
+        """The same request on `device`; the copies are queued, not waited for."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return Inputs(
+            {name: move(tensor) for name, tensor in self.items()},
+            request=self.request,
+            positions=move(self.positions),
+            next_position=self.next_position,
+            order=None if self.order is None else move(self.order),
+            extras={name: move(tensor) for name, tensor in self.extras.items()},
+            sequence_ends=self.sequence_ends,
+        )
+
+
+class Tower(Protocol):
+    """The engine's side of the vision tower: runs a block and lets the method act on its output."""
+
+    def __call__(self, layer: int, block: Callable[..., Tensor], hidden: Tensor) -> Tensor: ...
+
+
+class Decoder(Protocol):
+    """A multimodal model as the engine sees it; `profiler/models/` adapts each architecture."""
+
+    backend: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of weights and hidden states."""
+        ...
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The decoder layers, each callable as transformers calls them."""
+        ...
+
+    @property
+    def text_config(self) -> Any:
+        """The config that names the attention implementation of the decoder layers."""
+        ...
+
+    @property
+    def vision_config(self) -> Any:
+        """The config that names the attention implementation of the vision tower."""
+        ...
+
+    @property
+    def newline(self) -> Tensor | None:
+        """The newline embedding [d], where the layout of the visual tokens has newlines."""
+        ...
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token embeddings [B, S, d] of int64 ids [B, S]."""
+        ...
+
+    def encode(self, inputs: Inputs, tower: Tower) -> Tensor:
+        """Projected patches [B, tiles * patches, d]: vision tower, block by block, and projector.
+
+        Every tower block goes through `tower`, which may return fewer tokens than it was given.
+        """
+        ...
+
+    def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine [B, S, head_dim] for `positions` ([B, S], or [3, B, S] with M-RoPE)."""
+        ...
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [B, S, vocabulary] of decoder outputs [B, S, d]: final norm and LM head."""
+        ...

@@ -1,0 +1,73 @@
+"""What a method is: a frozen set of knobs, a plan, and a decision at each of its stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .plan import EncoderStage, Plan, Stage
+from .request import Request
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .view import EncoderView, View
+
+
+def knob(default: Any, about: str) -> Any:
+    """A knob of a method: its default, and its meaning with its unit."""
+    return dataclasses.field(default=default, metadata={"about": about})
+
+
+@dataclass(frozen=True)
+class Keep:
+    """A decision: which visual tokens go on, in which order.
+
+    index: int64 [B, n], places among the current visual tokens; positions follow it.
+    features: [B, n, d], hidden states that replace those of `index`; None keeps them.
+    merged: bool [n], entries that stand for several tokens; None where none does.
+    """
+
+    index: Tensor
+    features: Tensor | None = None
+    merged: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base of all methods. Subclasses are frozen dataclasses whose fields are knobs.
+
+    The engine asks for a `plan` once per request, and for a decision at each stage of it. It
+    moves the tokens, positions and caches itself.
+    """
+
+    name: ClassVar[str] = ""
+
+    def plan(self, request: Request) -> Plan:
+        """The schedule for `request`; raises BudgetError where the knobs cannot be met."""
+        raise NotImplementedError
+
+    def select(self, view: View, stage: Stage) -> Keep | None:
+        """Decide at a decoder stage; None keeps every token."""
+        raise NotImplementedError
+
+    def encode(self, view: EncoderView, stage: EncoderStage) -> Keep | None:
+        """Decide at a stage of the vision tower; None keeps every token."""
+        raise NotImplementedError
+
+    @classmethod
+    def summary(cls) -> str:
+        """The idea in one sentence: the first line of the docstring."""
+        return (cls.__doc__ or "").strip().splitlines()[0]
+
+    @classmethod
+    def reference(cls, label: str) -> str:
+        """What the docstring names as `Paper:` or `Code:`."""
+        found = re.search(rf"^\s*{label}:\s*(.+)$", cls.__doc__ or "", re.MULTILINE)
+        return found.group(1).strip() if found else ""
+
+    @classmethod
+    def knobs(cls) -> tuple[dataclasses.Field[Any], ...]:
+        return dataclasses.fields(cls)

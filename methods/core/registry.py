@@ -1,0 +1,62 @@
+"""The registry: methods found in this folder and in the entry-point group `tpprof.methods`."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import pkgutil
+import warnings
+from collections.abc import Callable
+from importlib.metadata import entry_points
+
+from .method import Method
+
+_registry: dict[str, type[Method]] = {}
+
+
+class UnknownMethodError(ValueError):
+    """No method has this name."""
+
+
+def register(name: str) -> Callable[[type[Method]], type[Method]]:
+    """Class decorator that makes a method known as `name`; a taken name is refused."""
+
+    def add(method: type[Method]) -> type[Method]:
+        taken = _registry.get(name)
+        if taken is not None and taken.__qualname__ != method.__qualname__:
+            raise ValueError(f"method {name!r} is already registered by {taken.__module__}")
+        method.name = name
+        _registry[name] = method
+        return method
+
+    return add
+
+
+def names() -> list[str]:
+    """All registered names, `vanilla` first."""
+    _discover()
+    return sorted(_registry, key=lambda name: (name != "vanilla", name))
+
+
+def method_class(name: str) -> type[Method]:
+    """The class registered as `name`; an unknown one raises with the nearest and all known."""
+    _discover()
+    if name not in _registry:
+        near = difflib.get_close_matches(name, _registry, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise UnknownMethodError(f"unknown method {name!r}{hint}; known: {', '.join(names())}")
+    return _registry[name]
+
+
+@functools.cache
+def _discover() -> None:
+    package = importlib.import_module("..", __package__)
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.ispkg:
+            importlib.import_module(f"{package.__name__}.{module.name}")
+    for plugin in entry_points(group="tpprof.methods"):
+        try:
+            plugin.load()
+        except Exception as error:
+            warnings.warn(f"plug-in {plugin.name!r} could not be loaded: {error}", stacklevel=2)

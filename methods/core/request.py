@@ -1,0 +1,115 @@
+"""What a method may know of a request before it runs: lengths, grid and depth. No tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+Budget = int | Fraction
+"""Visual tokens to keep: a count (320), or a share of the visual tokens (1/9)."""
+
+PUBLISHED_LAYERS = 32  # the depth that the published layer positions were chosen for
+UNSCALED_FROM = 24  # from this depth up they are used as they stand
+
+
+class BudgetError(ValueError):
+    """A budget that the request at hand cannot meet."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A rectangle of visual tokens in raster order: one tile, or one dynamic-resolution image."""
+
+    height: int
+    width: int
+
+    @property
+    def tokens(self) -> int:
+        return self.height * self.width
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The vision tower as a method sees it.
+
+    `tiles` and `patches` are counted per sample and per tile (without a class token);
+    `has_cls`: a class token stands before the patches; `mergeable`: tokens may be merged inside
+    the tower, because what follows needs no grid.
+    """
+
+    tiles: int
+    patches: int
+    layers: int
+    width: int
+    has_cls: bool = True
+    mergeable: bool = True
+
+    @property
+    def side(self) -> int:
+        """Patches along one side of a square tile."""
+        return int(self.patches**0.5)
+
+
+@dataclass(frozen=True)
+class Request:
+    """The lengths of one request, per sample, in tokens: `before` | `visual` | `after`.
+
+    `merger`: patches that the model itself joins into one visual token (TACR in the paper).
+    """
+
+    layers: int
+    hidden: int
+    before: int
+    after: int
+    segments: tuple[Segment, ...]
+    encoder: Encoder | None = None
+    merger: int = 1
+    batch: int = 1
+    new_tokens: int = 2
+
+    @property
+    def visual(self) -> int:
+        return sum(segment.tokens for segment in self.segments)
+
+    @property
+    def length(self) -> int:
+        return self.before + self.visual + self.after
+
+    def budget(self, keep: Budget) -> int:
+        """Visual tokens that `keep` stands for here; raises BudgetError if it cannot be met."""
+        count = keep if isinstance(keep, int) else round(self.visual * keep)
+        if not 1 <= count <= self.visual:
+            raise BudgetError(
+                f"keep={keep} means {count} visual tokens, but this request has {self.visual}: "
+                f"give a count from 1 to {self.visual} or a share up to 100%"
+            )
+        return count
+
+    def scale(self, published: Sequence[int]) -> tuple[int, ...]:
+        """Layer positions published for 32 layers, as they apply at this depth.
+
+        From 24 layers up they stand; below they shrink in proportion, stay distinct and leave at
+        least layer 0 whole.
+        """
+        if self.layers >= UNSCALED_FROM:
+            return tuple(published)
+        scaled: list[int] = []
+        for position in published:
+            proportional = round(position * self.layers / PUBLISHED_LAYERS)
+            scaled.append(max(1, proportional, scaled[-1] + 1 if scaled else 1))
+        if scaled[-1] >= self.layers:
+            raise BudgetError(
+                f"{self.layers} decoder layers are too few for {len(scaled)} pruning stages"
+            )
+        return tuple(scaled)
+
+    def layer(self, chosen: int | None, published: int) -> int:
+        """The layer that the user chose, checked, or else the published one at this depth."""
+        if chosen is None:
+            return self.scale((published,))[0]
+        if not 1 <= chosen < self.layers:
+            raise BudgetError(
+                f"layer={chosen} does not exist here: choose from 1 to {self.layers - 1}"
+            )
+        return chosen

@@ -1,0 +1,131 @@
+"""Spec strings: `fastv:layer=2,keep=320` reads like the call it makes."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from fractions import Fraction
+from typing import Any
+
+from .method import Method
+from .registry import method_class
+
+
+class SpecError(ValueError):
+    """A spec string that names a knob or a value that does not exist."""
+
+
+def parse(spec: str) -> Method:
+    """The method that `spec` describes: `name` or `name:knob=value,knob=value`.
+
+    Raises UnknownMethodError or SpecError, each with what is known.
+    """
+    name, _, assignments = spec.strip().partition(":")
+    cls = method_class(name)
+    values: dict[str, Any] = {}
+    for assignment in filter(None, (part.strip() for part in assignments.split(","))):
+        knob, equals, text = (part.strip() for part in assignment.partition("="))
+        if not equals or not text:
+            raise SpecError(f"{spec!r}: {assignment!r} is not knob=value")
+        if knob in values:
+            raise SpecError(f"{spec!r}: knob {knob!r} is given twice")
+        values[knob] = _value(cls, knob, text)
+    return _build(cls, spec, values)
+
+
+def with_keep(method: Method, keep: str) -> Method:
+    """The same method with its budget set; methods without a budget are returned as they are."""
+    if not any(field.name == "keep" for field in method.knobs()):
+        return method
+    return dataclasses.replace(method, keep=_value(type(method), "keep", keep))  # type: ignore[call-arg]
+
+
+def format_spec(method: Method) -> str:
+    """The shortest spec string that parses back to `method`."""
+    changed = [
+        f"{field.name}={_text(value)}"
+        for field in method.knobs()
+        if (value := getattr(method, field.name)) != field.default
+    ]
+    return method.name + (":" + ",".join(changed) if changed else "")
+
+
+def _build(cls: type[Method], spec: str, values: dict[str, Any]) -> Method:
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise SpecError(f"{spec!r}: {error}") from error
+
+
+def _value(cls: type[Method], knob: str, text: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    known = [field.name for field in cls.knobs()]
+    if knob not in known:
+        near = difflib.get_close_matches(knob, known, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        has = f"its knobs are: {', '.join(known)}" if known else "it has no knobs"
+        raise SpecError(f"{cls.name} has no knob {knob!r}{hint}; {has}")
+    for kind in _alternatives(hints[knob]):
+        try:
+            return _convert(kind, text)
+        except (ValueError, ZeroDivisionError):
+            continue
+    wanted = " or ".join(_describe(kind) for kind in _alternatives(hints[knob]))
+    raise SpecError(f"{cls.name}: {knob}={text} is not {wanted}")
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return typing.get_args(hint)
+    return (hint,)
+
+
+def _convert(kind: Any, text: str) -> Any:
+    if kind is types.NoneType:
+        if text.lower() in ("auto", "none"):
+            return None
+        raise ValueError(text)
+    if kind is bool:
+        return {"true": True, "1": True, "false": False, "0": False}[_known_bool(text)]
+    if kind is Fraction:
+        return _fraction(text)
+    if typing.get_origin(kind) is typing.Literal:
+        if text not in typing.get_args(kind):
+            raise ValueError(text)
+        return text
+    return kind(text)
+
+
+def _known_bool(text: str) -> str:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise ValueError(text)
+    return text.lower()
+
+
+def _fraction(text: str) -> Fraction:
+    share = Fraction(text[:-1]) / 100 if text.endswith("%") else Fraction(text)
+    if not 0 < share <= 1:
+        raise ValueError(text)
+    return share
+
+
+def _describe(kind: Any) -> str:
+    if kind is types.NoneType:
+        return "'auto'"
+    if kind is Fraction:
+        return "a share (0.25, 1/9 or 25%)"
+    if kind is bool:
+        return "true or false"
+    if typing.get_origin(kind) is typing.Literal:
+        return " or ".join(repr(option) for option in typing.get_args(kind))
+    return {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "auto"
+    if isinstance(value, Fraction):
+        return str(value) if value != 1 else "1/1"
+    return str(value).lower() if isinstance(value, bool) else str(value)

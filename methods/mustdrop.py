@@ -1,0 +1,253 @@
+"""MustDrop: prunes in the vision tower, during prefill and, for decode, in the KV cache."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from .core.choose import take, unit
+from .core.method import Keep, Method, knob
+from .core.plan import EncoderStage, Plan, Published, Stage
+from .core.registry import register
+from .core.request import Budget, BudgetError, Encoder, Request
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .core.view import EncoderView, View
+
+LAYERS = (2, 6, 10, 14)
+WINDOW = 3  # side of the windows merged in the tower, in patches
+SPARED = WINDOW**2 - 1  # tokens that one merged window saves
+KEY_SHARE = Fraction(8, 100)
+
+
+@register("mustdrop")
+@dataclass(frozen=True)
+class MustDrop(Method):
+    """Merge like patches in the tower, drop what no text attends to, shrink the cache for decode.
+
+    Tower: the most alike 3x3 windows of each tile become one token; 8 % of the tokens, those the
+    class token attends to most, are keys and never dropped. Prefill: at four layers a token goes
+    if both its share of the text's attention and its largest weight are below thresholds. Decode:
+    the caches of the layers between the stages keep only the final survivors.
+
+    The thresholds for LLaVA-NeXT are unpublished. By default one threshold a stage is solved on
+    the first request, so that the counts fall by one ratio from stage to stage and their mean
+    meets `keep`; half of the windows are merged, more where the budget needs it. Set thresholds
+    and `similarity` for the published, data-dependent rules. Windows are merged only where the
+    visual tokens need no grid (flat layouts with a class token); with M-RoPE positions are kept.
+
+    Paper: https://arxiv.org/abs/2411.10803
+    Code: liuting20/MustDrop
+    """
+
+    keep: Budget = knob(Fraction(1, 9), "mean over layers of the visual tokens leaving a layer")
+    merge: float | None = knob(None, "share of 3x3 windows merged in the tower; auto: 0.5 or more")
+    similarity: float | None = knob(None, "merge windows at least this alike (published: 0.8)")
+    global_threshold: float | None = knob(
+        None, "share of the text's attention below which a token may go; auto: solved"
+    )
+    individual_threshold: float | None = knob(
+        None, "largest attention weight below which a token may go; auto: as the global one"
+    )
+
+    def __post_init__(self) -> None:
+        if self.merge is not None and not 0 <= self.merge <= 1:
+            raise ValueError(f"merge={self.merge} is not between 0 and 1")
+        if self.merge is not None and self.similarity is not None:
+            raise ValueError("merge and similarity exclude each other")
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the counts follow from the budget and not from the data."""
+        return self.global_threshold is None and self.similarity is None
+
+    def plan(self, request: Request) -> Plan:
+        layers = request.scale(LAYERS)
+        released = Published(maps=range(layers[0], request.layers), host_mask=True)
+        if self.fixed and request.budget(self.keep) == request.visual:
+            return Plan(request.visual, positions="compact", published=released)
+        tokens, counts = _solve(self, request)
+        visual = _visual(request, tokens)
+        stages = tuple(
+            Stage(layer, "leaving", count if self.fixed else None, "text")
+            for layer, count in zip(layers, counts, strict=True)
+        )
+        return Plan(
+            visual if self.similarity is None else None,
+            stages,
+            self._encoder_stages(request.encoder, tokens),
+            positions="compact",
+            compressed=range(layers[0], layers[-1] + 1),
+            published=released,
+        )
+
+    def _encoder_stages(self, encoder: Encoder | None, tokens: int) -> tuple[EncoderStage, ...]:
+        if encoder is None:
+            return ()
+        left = None if self.similarity is not None else tokens
+        keys = EncoderStage(encoder.layers - 1, left, "cls" if encoder.has_cls else "all")
+        merging = encoder.mergeable and tokens < encoder.patches
+        return (EncoderStage(0, left), keys) if merging or left is None else (keys,)
+
+    def encode(self, view: EncoderView, stage: EncoderStage) -> Keep | None:
+        if stage.rows is not None:
+            view.mark("key", _keys(view.attention[:, 0], view.request.merger))
+            return None
+        encoder = view.request.encoder
+        assert encoder is not None
+        windows = _windows(encoder.side, view.hidden.device)
+        alike = _likeness(view.hidden, windows)
+        if self.similarity is None:
+            assert stage.tokens is not None
+            merged = (encoder.patches - stage.tokens) // SPARED
+        else:  # one host read: the least count over the tiles, which all share
+            merged = int((alike >= self.similarity).sum(-1).amin().item())
+        return _merge(view.hidden, windows, alike, merged) if merged else None
+
+    def select(self, view: View, stage: Stage) -> Keep | None:
+        import torch
+
+        total = view.attention.sum(1)
+        share = total / total.sum(-1, keepdim=True)
+        peak = view.attention.amax(1)
+        keys = view.mark("key")
+        lenient = self._leniency()
+        worth = torch.maximum(share, peak / lenient)  # a token goes if this is below threshold
+        if keys is not None:
+            worth = worth.masked_fill(keys, float("inf"))
+        threshold = self.global_threshold
+        if threshold is None:
+            count = _solve(self, view.request)[1][self._place(view.request, stage)]
+            threshold = view.solved("threshold", lambda: _between(worth, count))
+        stays = worth >= threshold
+        kept = int(stays.sum(-1).amax().clamp_min(1).item())  # the stage's one host read
+        return Keep(worth.topk(kept, -1).indices.sort(-1).values)
+
+    def _place(self, request: Request, stage: Stage) -> int:
+        return request.scale(LAYERS).index(stage.layer)
+
+    def _leniency(self) -> float:
+        """The individual threshold over the global one; 1 as published for most budgets."""
+        if self.global_threshold is None or self.individual_threshold is None:
+            return 1.0
+        return self.individual_threshold / self.global_threshold
+
+
+@functools.lru_cache(maxsize=256)
+def _solve(method: MustDrop, request: Request) -> tuple[int, tuple[int, ...]]:
+    """Patch tokens per tile after merging, and visual tokens after each decoder stage."""
+    encoder = request.encoder
+    budget = request.budget(method.keep)
+    if encoder is None or not encoder.mergeable or not encoder.has_cls:
+        tokens = encoder.patches if encoder else 0
+        return tokens, _stage_counts(request, budget, tokens)
+    windows = (encoder.side // WINDOW) ** 2
+    least = round(windows * (0.5 if method.merge is None else method.merge))
+    last = windows if method.merge is None else least
+    for merged in range(least, last + 1):
+        tokens = encoder.patches - SPARED * merged
+        try:
+            return tokens, _stage_counts(request, budget, tokens)
+        except BudgetError:
+            if merged == last:
+                raise
+    raise AssertionError("unreachable: the range holds at least one entry")
+
+
+def _stage_counts(request: Request, budget: int, tokens: int) -> tuple[int, ...]:
+    """Counts after each stage, falling by one ratio, whose mean over layers meets the budget."""
+    layers, visual, keys = request.scale(LAYERS), _visual(request, tokens), _key_count(request, tokens)
+
+    def counts(ratio: float) -> tuple[int, ...]:
+        return tuple(max(keys, 1, round(visual * ratio ** (n + 1))) for n in range(len(layers)))
+
+    def mean(ratio: float) -> float:
+        edges = (0, *layers, request.layers)
+        spans = [end - start for start, end in zip(edges, edges[1:], strict=False)]
+        total = sum(n * span for n, span in zip((visual, *counts(ratio)), spans, strict=True))
+        return total / request.layers
+
+    low, high = 0.0, 1.0
+    if mean(high) < budget:
+        return counts(high)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if mean(middle) < budget else (low, middle)
+    if abs(mean(high) - budget) > 0.05 * budget:
+        raise BudgetError(
+            f"mustdrop cannot average {budget} of {request.visual} visual tokens over "
+            f"{request.layers} layers: with its first stage after layer {layers[0]} and "
+            f"{keys} key tokens the least is {mean(0.0):.0f}"
+        )
+    return counts(high)
+
+
+def _visual(request: Request, tokens: int) -> int:
+    encoder = request.encoder
+    merging = encoder is not None and encoder.mergeable and encoder.has_cls
+    return encoder.tiles * tokens if encoder and merging else request.visual
+
+
+def _key_count(request: Request, tokens: int) -> int:
+    if request.encoder is None:
+        return 0
+    units = tokens // request.merger
+    return request.encoder.tiles * -(-units * KEY_SHARE.numerator // KEY_SHARE.denominator)
+
+
+def _keys(scores: Tensor, merger: int) -> Tensor:
+    """Flags [tiles, units] on the 8 % of tokens with the highest scores [tiles, patches]."""
+    units = scores.unflatten(-1, (-1, merger)).mean(-1)
+    count = -(-units.shape[-1] * KEY_SHARE.numerator // KEY_SHARE.denominator)
+    flags = units.new_zeros(units.shape).bool()
+    return flags.scatter(-1, units.topk(count, -1).indices, True)
+
+
+@functools.lru_cache(maxsize=16)
+def _windows(side: int, device: object) -> Tensor:
+    """Patches of each 3x3 window, int64 [windows, 9], raster order inside."""
+    import torch
+
+    grid = torch.arange(side * side).view(side, side)
+    rows = grid.unfold(0, WINDOW, WINDOW).unfold(1, WINDOW, WINDOW)
+    return rows.reshape(-1, WINDOW**2).to(device)  # type: ignore[arg-type]
+
+
+def _likeness(patches: Tensor, windows: Tensor) -> Tensor:
+    """Mean cosine similarity [tiles, windows] over the ordered pairs in each window.
+
+    The sum over pairs is |sum of unit vectors|^2 less the 9 pairs of a token with itself.
+    """
+    members = unit(patches)[:, windows]
+    pairs = members.sum(2).pow(2).sum(-1) - members.pow(2).sum((-1, -2))
+    return pairs / (WINDOW**2 * SPARED)
+
+
+def _merge(patches: Tensor, windows: Tensor, alike: Tensor, merged: int) -> Keep:
+    """The `merged` most alike windows as one token each, most alike first; then all others."""
+    import torch
+
+    tiles, width = patches.shape[0], patches.shape[-1]
+    chosen = alike.argsort(-1, descending=True)[:, :merged]
+    members = windows[chosen]  # [tiles, merged, 9]
+    means = take(patches, members.flatten(1)).view(tiles, merged, -1, width).mean(2)
+    gone = torch.zeros(patches.shape[:2], device=patches.device)
+    gone = gone.scatter(1, members.flatten(1), 1.0)
+    others = patches.shape[1] - merged * WINDOW**2
+    rest = gone.topk(others, -1, largest=False).indices.sort(-1).values
+    index = torch.cat([members[..., -1], rest], 1)
+    features = torch.cat([means.to(patches.dtype), take(patches, rest)], 1)
+    return Keep(index, features, torch.arange(index.shape[1], device=index.device) < merged)
+
+
+def _between(worth: Tensor, count: int) -> float:
+    """A threshold that `count` of worth [B, n] reach: midway to the next one below."""
+    ranked = worth[0].sort(descending=True).values
+    if count >= len(ranked):
+        return float(ranked[-1].item())
+    above, below = float(ranked[count - 1].item()), float(ranked[count].item())
+    return (above + below) / 2 if above != float("inf") else below * (1 + 1e-6) + 1e-12

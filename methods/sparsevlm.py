@@ -1,0 +1,202 @@
+"""SparseVLM: text tokens rate the visual ones at several layers; the pruned are recycled."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Literal
+
+from .core.choose import take
+from .core.method import Keep, Method, knob
+from .core.plan import Plan, Published, Stage
+from .core.registry import register
+from .core.request import Budget, BudgetError, Request
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .core.view import View
+
+LAYERS = {"1.0": (2, 6, 15, 19), "1.5": (2, 6, 15)}
+# Version 1.5 keeps these counts of 576 at its three layers, for mean budgets 192, 128, 96, 64.
+COUNTS = {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)}
+POOL_SHARE, CLUSTER_SHARE = 0.3, 10
+
+
+@register("sparsevlm")
+@dataclass(frozen=True)
+class SparseVLM(Method):
+    """At several layers, keep the visual tokens that the relevant text attends to; merge the rest.
+
+    Relevant text ("raters") is chosen once, on the input embeddings. After each stage's layer the
+    best of the pruned tokens are clustered by density peaks and appended as merged tokens.
+    Version 1.0 keeps rank * scale + bias tokens: by default the scale is solved for the budget,
+    so the counts are fixed; `adaptive` lets the rank of the attention decide.
+
+    Paper: https://arxiv.org/abs/2410.04417
+    Code: Gumpest/SparseVLMs
+    """
+
+    keep: Budget = knob(Fraction(1, 9), "mean over layers of the visual tokens leaving a layer")
+    version: Literal["1.0", "1.5"] = knob("1.0", "1.0: four stages by rank; 1.5: three, fixed")
+    recycle: bool = knob(True, "merge pruned tokens into a few appended ones")
+    adaptive: bool = knob(False, "1.0: the rank of the attention decides each count")
+    scale: float | None = knob(None, "1.0, adaptive: tokens per rank; auto: meets `keep`")
+    bias: float = knob(0.0, "1.0, adaptive: tokens added to rank * scale")
+
+    def __post_init__(self) -> None:
+        if self.version == "1.5" and self.adaptive:
+            raise ValueError("version=1.5 has fixed counts; adaptive=true belongs to 1.0")
+
+    def plan(self, request: Request) -> Plan:
+        released = Published(maps=range(request.layers), host_mask=True, decode=True)
+        if request.budget(self.keep) == request.visual and not self.adaptive:
+            return Plan(request.visual, positions="compact", published=released)
+        before, width, stages = request.visual, request.hidden, []
+        raters = 2 * request.visual * request.after * width
+        stages.append(Stage(0, "entering", before, flops=raters))
+        for layer, kept in zip(self.layers(request), self.counts(request), strict=True):
+            pool, clusters = self.recycled(before - kept)
+            flops = 2 * pool * pool * width + 2 * clusters * pool * width
+            merging = 2 * clusters * pool * width
+            visual = None if self.adaptive else kept + clusters
+            stages.append(Stage(layer, "leaving", visual, "text", flops, merging))
+            before = kept + clusters
+        return Plan(request.visual, tuple(stages), positions="compact", published=released)
+
+    def select(self, view: View, stage: Stage) -> Keep | None:
+        if stage.rows is None:
+            view.notes.kept["raters"] = _raters(view)
+            return None
+        raters = view.notes.kept["raters"]
+        scores = (view.attention * raters[..., None]).sum(1) / raters.sum(1, keepdim=True)
+        kept = self._count(view, stage, raters)
+        if kept >= view.count:
+            return None
+        ranked = scores.argsort(-1, descending=True)
+        stay = ranked[:, :kept].sort(-1).values
+        pool, clusters = self.recycled(view.count - kept)
+        if not clusters:
+            return Keep(stay)
+        rest = ranked[:, kept : kept + pool].sort(-1).values
+        return _recycle(view, stay, rest, clusters)
+
+    def layers(self, request: Request) -> tuple[int, ...]:
+        """The layers whose output is pruned."""
+        return request.scale(LAYERS[self.version])
+
+    def counts(self, request: Request) -> tuple[int, ...]:
+        """Visual tokens kept at each stage, merged ones not counted."""
+        return _solve(self, request)
+
+    def recycled(self, pruned: int) -> tuple[int, int]:
+        """Pool and clusters that `pruned` tokens are recycled into."""
+        if not self.recycle or pruned < 1:
+            return 0, 0
+        pool = min(int(POOL_SHARE * pruned) + 1, pruned)
+        return pool, int(pool / CLUSTER_SHARE) + 1
+
+    def _count(self, view: View, stage: Stage, raters: Tensor) -> int:
+        planned = self.counts(view.request)[self.layers(view.request).index(stage.layer)]
+        if self.version == "1.5" or not (self.adaptive or view.published):
+            return planned
+        # One host read a stage, as in the released code. Zero rows do not change a rank.
+        import torch
+
+        seen = view.attention * (raters > 0)[..., None]
+        rank = int(torch.linalg.matrix_rank(seen).amax().item())
+        if not self.adaptive:
+            scale = view.solved("scale", lambda: (planned + 0.5) / max(rank, 1))
+            return int(rank * scale)
+        first = self.layers(view.request)[0]
+        if self.scale is not None or stage.layer == first:
+            scale = self.scale or view.solved("scale", lambda: planned / max(rank, 1))
+        else:
+            scale = view.notes.solved[f"layer {first} scale"]
+        return max(1, min(int(rank * scale + self.bias), view.count - 1))
+
+
+@functools.lru_cache(maxsize=256)
+def _solve(method: SparseVLM, request: Request) -> tuple[int, ...]:
+    """Counts that bring the mean over layers nearest to the budget."""
+    budget, layers = request.budget(method.keep), method.layers(request)
+    visual = request.visual
+    weights = _published_weights(budget / visual) if method.version == "1.5" else (1.0,) * 4
+    best, error = (1,) * len(layers), float("inf")
+    for first in range(1, visual):
+        counts = tuple(max(1, round(first * weight / weights[0])) for weight in weights)
+        off = abs(_mean(method, request, layers, counts) - budget)
+        if off < error:
+            best, error = counts, off
+    if error > 0.05 * budget:
+        least = _mean(method, request, layers, (1,) * len(layers))
+        raise BudgetError(
+            f"sparsevlm cannot average {budget} of {visual} visual tokens over {request.layers} "
+            f"layers: with its first stage after layer {layers[0]} the least is {least:.0f}"
+        )
+    if layers == LAYERS["1.5"] and visual == 576 and budget in COUNTS:
+        return COUNTS[budget]
+    return best
+
+
+def _published_weights(share: float) -> tuple[int, ...]:
+    nearest = min(COUNTS, key=lambda budget: abs(budget / 576 - share))
+    return COUNTS[nearest]
+
+
+def _mean(
+    method: SparseVLM, request: Request, layers: tuple[int, ...], counts: tuple[int, ...]
+) -> float:
+    """Mean over layers of the visual tokens leaving a layer."""
+    total, now, layer = 0, request.visual, 0
+    for stage, kept in zip(layers, counts, strict=True):
+        total += now * (stage - layer)
+        layer = stage
+        if kept < now:
+            now = kept + method.recycled(now - kept)[1]
+    return (total + now * (request.layers - layer)) / request.layers
+
+
+def _raters(view: View) -> Tensor:
+    """1.0 for each text token [B, T] that the picture resembles more than average."""
+    likeness = (view.visual @ view.text.transpose(1, 2)).float().softmax(-1).mean(1)
+    return (likeness > likeness.mean(-1, keepdim=True)).float()
+
+
+def _recycle(view: View, stay: Tensor, pool: Tensor, clusters: int) -> Keep:
+    """Cluster the pool by density peaks; its clusters' means follow the tokens that stay."""
+    import torch
+
+    states = take(view.visual, pool).float()
+    distance = _distances(states, materialise=view.published)
+    nearest = distance.topk(clusters, -1, largest=False).values
+    noise = view.random(distance.shape[-1]) * 1e-6  # breaks ties, as in the released code
+    density = (-(nearest**2).mean(-1)).exp() + noise
+    denser = density[:, None, :] > density[:, :, None]
+    farthest = distance.flatten(1).amax(-1)[:, None, None]
+    gap = distance.where(denser, farthest).amin(-1)
+    centres = (gap * density).topk(clusters, -1).indices
+    to_centre = distance.gather(1, centres[..., None].expand(-1, -1, distance.shape[-1]))
+    member = torch.nn.functional.one_hot(to_centre.argmin(1), clusters).transpose(1, 2).float()
+    merged = (member @ states) / member.sum(-1, keepdim=True).clamp_min(1)
+    index = torch.cat([stay, pool.gather(1, centres)], 1)
+    features = torch.cat([take(view.visual, stay), merged.to(view.hidden.dtype)], 1)
+    flags = torch.arange(index.shape[1], device=index.device) >= stay.shape[1]
+    return Keep(index, features, flags)
+
+
+def _distances(states: Tensor, *, materialise: bool) -> Tensor:
+    """Euclidean distances [B, M, M] over sqrt(d) between states [B, M, d].
+
+    The released code builds all differences [B, M, M, d] first: gigabytes on LLaVA-NeXT.
+    """
+    width = states.shape[-1]
+    if materialise:
+        difference = states[:, :, None] - states[:, None]
+        return difference.norm(dim=-1) / width**0.5
+    centred = states - states.mean(1, keepdim=True)
+    squares = (centred**2).sum(-1)
+    inner = centred @ centred.transpose(1, 2)
+    squared = squares[:, :, None] + squares[:, None] - 2 * inner
+    return squared.clamp_min(0).sqrt() / width**0.5

@@ -1,0 +1,22 @@
+"""The unpruned model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .core.method import Method
+from .core.plan import Plan
+from .core.registry import register
+from .core.request import Request
+
+
+@register("vanilla")
+@dataclass(frozen=True)
+class Vanilla(Method):
+    """Keep every visual token: the row that all others are measured against.
+
+    Paper: none
+    """
+
+    def plan(self, request: Request) -> Plan:
+        return Plan(request.visual)

@@ -1,0 +1,57 @@
+"""The public API: load, inputs, forward, compare."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ..methods import Method, parse
+from ..methods.core.decoder import Inputs
+from ..methods.core.engine import Trace, run
+from ..methods.core.ledger import POLICIES, Policy
+from .models.load import load
+from .models.model import Model
+from .workload import Preparation, Workload
+
+__all__ = ["forward", "inputs", "load"]
+
+
+def inputs(model: Model, workload: str = "pope", **options: Any) -> Inputs:
+    """The tensors of one request, on the model's device.
+
+    A mapping that `model.module(**inputs)` accepts (LLaVA-NeXT: with `layout="anyres"`, the only
+    one that transformers knows). Options are those of the command line: `image` (file), `size`
+    (height, width in pixels), `prompt`, `text_tokens` (before, after), `layout`, `visual_tokens`,
+    `new_tokens`, `batch_size`, `seed`. Raises WorkloadError.
+    """
+    known = [field.name for field in dataclasses.fields(Workload)]
+    for option in options:
+        if option not in known:
+            raise TypeError(f"unknown option {option!r}; known: {', '.join(known)}")
+    return Preparation(model, Workload(name=workload, **options))().to(model.device)
+
+
+def forward(
+    model: Model,
+    inputs: Inputs,
+    method: str | Method = "vanilla",
+    *,
+    attention: Policy = "rows",
+    new_tokens: int | None = None,
+    solved: dict[str, float] | None = None,
+) -> Trace:
+    """Run one request with a method and return its trace (see Trace for shapes and units).
+
+    method: a spec string such as "fastv:keep=320", or a Method. attention: how the layers that
+    a method scores are computed: "rows" (the model's kernel, the rows beside it), "maps" (a full
+    softmax map there) or "published" (what the released code runs). new_tokens: greedy tokens,
+    the first one from prefill; None takes the inputs' own. solved: pass one dict to several calls
+    to keep knobs that are solved on the first.
+    Raises SpecError, UnknownMethodError, BudgetError.
+    """
+    if attention not in POLICIES:
+        raise ValueError(f"unknown attention policy {attention!r}; known: {', '.join(POLICIES)}")
+    chosen = parse(method) if isinstance(method, str) else method
+    return run(
+        model, inputs, chosen, attention=attention, new_tokens=new_tokens, solved=solved
+    )

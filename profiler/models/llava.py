@@ -1,0 +1,87 @@
+"""LLaVA-1.5 and LLaVA-NeXT: CLIP tower, two-layer projector, Llama decoder."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...methods.core.decoder import Inputs, Tower
+from ...methods.core.request import Request
+from .geometry import Layout
+from .model import Model
+
+
+class Llava(Model):
+    """One tile a picture; the visual tokens are its patches in raster order."""
+
+    @property
+    def image_token(self) -> int:
+        return int(self.module.config.image_token_index)
+
+    def encode(self, inputs: Inputs, tower: Tower) -> Tensor:
+        vision = self.module.model.vision_tower
+        pixels = inputs["pixel_values"]
+        if pixels.dim() == 5:
+            pixels = pixels.flatten(0, 1)
+        hidden = vision.pre_layrnorm(vision.embeddings(pixels))
+        wanted = self._feature_layers(len(vision.encoder.layers))
+        features = {0: hidden} if 0 in wanted else {}
+        for index, layer in enumerate(vision.encoder.layers):
+            block = functools.partial(layer, attention_mask=None)
+            hidden = tower(index, block, hidden)
+            if index + 1 in wanted:
+                features[index + 1] = hidden
+        patches = torch.cat([features[index][:, 1:] for index in wanted], -1)
+        projected: Tensor = self.module.model.multi_modal_projector(patches)
+        return projected.reshape(inputs.request.batch, -1, projected.shape[-1])
+
+    def assemble(
+        self, pixels: dict[str, Tensor], ids: Tensor, request: Request, layout: Layout
+    ) -> Inputs:
+        return Inputs(
+            {"input_ids": ids, **pixels},
+            request=request,
+            positions=self.text_positions(request),
+            next_position=request.length,
+            order=self.order(pixels, request, layout),
+        )
+
+    def order(self, pixels: dict[str, Tensor], request: Request, layout: Layout) -> Tensor | None:
+        """See Inputs.order; patches as they come need none."""
+        return None
+
+    def _feature_layers(self, depth: int) -> list[int]:
+        chosen: Any = self.module.config.vision_feature_layer
+        layers = [chosen] if isinstance(chosen, int) else list(chosen)
+        return [layer % (depth + 1) for layer in layers]
+
+
+class LlavaNext(Llava):
+    """A base tile and the tiles of the picture at higher resolution.
+
+    Layout `flat` puts the tiles in a row (the paper's 2880); `anyres` is the layout that
+    transformers knows: tiles joined, padding cut away, a newline token behind every row.
+    """
+
+    @property
+    def newline(self) -> Tensor | None:
+        newline: Tensor = self.module.model.image_newline
+        return newline
+
+    def order(self, pixels: dict[str, Tensor], request: Request, layout: Layout) -> Tensor | None:
+        if layout == "flat":
+            return None
+        encoder = request.encoder
+        assert encoder is not None
+        count = encoder.tiles * encoder.patches
+        places = torch.arange(count, dtype=torch.float64)
+        packed, _ = self.module.model.pack_image_features(
+            [places.view(encoder.tiles, encoder.patches, 1)],
+            pixels["image_sizes"][:1],
+            vision_feature_select_strategy="default",
+            image_newline=torch.tensor([float(count)], dtype=torch.float64),
+        )
+        return packed[0][:, 0].long()

@@ -1,0 +1,237 @@
+"""Loading a model: a named shape with random weights, a local checkpoint, or a hub id."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .llava import Llava, LlavaNext
+from .model import Model
+from .qwen2_vl import Qwen2VL
+from .shapes import SHAPES, Architecture, Shape, config, from_config
+
+BACKENDS = ("sdpa", "flash_attention_2", "eager")
+
+_ADAPTERS: dict[Architecture, tuple[type[Model], str]] = {
+    "llava": (Llava, "LlavaForConditionalGeneration"),
+    "llava-next": (LlavaNext, "LlavaNextForConditionalGeneration"),
+    "qwen2-vl": (Qwen2VL, "Qwen2VLForConditionalGeneration"),
+}
+_ARCHITECTURES: dict[str, Architecture] = {
+    "llava": "llava",
+    "llava_next": "llava-next",
+    "qwen2_vl": "qwen2-vl",
+}
+
+
+class ModelError(ValueError):
+    """A model that does not exist, cannot be read, or is of no supported architecture."""
+
+
+def load(
+    name: str | Shape,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    backend: str = "sdpa",
+    seed: int = 0,
+) -> Model:
+    """A model ready to run.
+
+    name: a shape (random weights by `seed`, made on `device` in `dtype`), a checkpoint folder or
+    a hub id. device: CUDA if there is one. dtype: bfloat16 on CUDA, float32 elsewhere.
+    backend: the attention kernel, `sdpa`, `flash_attention_2` or `eager`.
+    Raises ModelError with one clear line.
+    """
+    target = _device(device)
+    precision = _dtype(dtype, target)
+    _check_backend(backend, target, precision)
+    shape = SHAPES.get(name) if isinstance(name, str) else name
+    if shape is not None:
+        return _from_shape(shape, target, precision, backend, seed)
+    return _from_checkpoint(str(name), target, precision, backend)
+
+
+def default_name(device: str | torch.device | None = None) -> tuple[str, str]:
+    """The model for a run that names none, and why it is this one."""
+    target = _device(device)
+    if target.type != "cuda":
+        return "tiny", "the default without a GPU"
+    needed = 2 * SHAPES["llava-next-7b"].parameters + 6 * 2**30
+    free = torch.cuda.mem_get_info(target)[0]
+    if free >= needed:
+        return "llava-next-7b", "the model of the paper's Table 7, the default on a GPU"
+    return "tiny", (
+        f"the GPU has {free / 2**30:.0f} GiB free, llava-next-7b wants {needed / 2**30:.0f} GiB"
+    )
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"unknown device {device!r}; known: cpu, cuda, cuda:0, ...") from error
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device {device}: this torch sees no CUDA device; use --device cpu")
+    return target
+
+
+def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    if dtype is None:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if dtype not in known:
+        raise ModelError(f"unknown dtype {dtype!r}; known: {', '.join(known)}")
+    return known[dtype]
+
+
+def _check_backend(backend: str, device: torch.device, dtype: torch.dtype) -> None:
+    if backend not in BACKENDS:
+        raise ModelError(f"unknown attention backend {backend!r}; known: {', '.join(BACKENDS)}")
+    if backend != "flash_attention_2":
+        return
+    from transformers.utils import is_flash_attn_2_available
+
+    if not is_flash_attn_2_available():
+        raise ModelError(
+            "attention backend flash_attention_2 needs the package flash-attn and a GPU: "
+            "pip install 'tpprof[flash]', or use --backend sdpa"
+        )
+    if device.type != "cuda" or dtype == torch.float32:
+        raise ModelError("flash_attention_2 runs on CUDA in float16 or bfloat16 only")
+
+
+def _from_shape(
+    shape: Shape, device: torch.device, dtype: torch.dtype, backend: str, seed: int
+) -> Model:
+    adapter, class_name = _ADAPTERS[shape.architecture]
+    given = config(shape)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), device:
+        torch.manual_seed(seed)
+        module = _class(class_name)._from_config(
+            given, dtype=dtype, attn_implementation=backend
+        )
+    return adapter(
+        module, shape, backend=backend, image_processor=_default_processor(shape)
+    )
+
+
+def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backend: str) -> Model:
+    from transformers import AutoConfig
+
+    folder = Path(name).expanduser()
+    _check_name(name, folder)
+    try:
+        given = AutoConfig.from_pretrained(folder if folder.is_dir() else name)
+    except Exception as error:
+        raise ModelError(f"{name}: no readable model config ({_first_line(error)})") from error
+    architecture = _ARCHITECTURES.get(given.model_type)
+    if architecture is None:
+        known = ", ".join(_ARCHITECTURES)
+        raise ModelError(f"{name}: architecture {given.model_type!r} is not supported; known: {known}")
+    adapter, class_name = _ADAPTERS[architecture]
+    try:
+        module, report = _class(class_name).from_pretrained(
+            folder if folder.is_dir() else name,
+            dtype=dtype,
+            attn_implementation=backend,
+            output_loading_info=True,
+        )
+        parts = _processors(folder if folder.is_dir() else name)
+    except Exception as error:
+        raise ModelError(f"{name}: could not be loaded ({_first_line(error)})") from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ModelError(
+            f"{name}: {len(missing)} weights are missing, {missing[0]!r} first; "
+            "the checkpoint is incomplete"
+        )
+    _check_config(name, given)
+    shape = from_config(folder.name if folder.is_dir() else name, architecture, given)
+    return adapter(module.to(device), shape, backend=backend, source=f"checkpoint {name}", **parts)
+
+
+def _check_name(name: str, folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ModelError(f"{name} is a file; give the checkpoint folder that holds config.json")
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ModelError(f"{name} is no checkpoint: it holds no config.json")
+    looks_like_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    if not folder.is_dir() and not looks_like_hub_id:
+        near = difflib.get_close_matches(name, SHAPES, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ModelError(
+            f"unknown model {name!r}{hint}; known: {', '.join(SHAPES)}, "
+            "a checkpoint folder, or a hub id (organisation/name)"
+        )
+
+
+def _check_config(name: str, given: Any) -> None:
+    if given.model_type == "qwen2_vl":
+        return
+    tower = given.vision_config.model_type
+    if tower != "clip_vision_model":
+        raise ModelError(f"{name}: vision tower {tower!r} is not supported; known: clip_vision_model")
+    if given.vision_feature_select_strategy != "default":
+        raise ModelError(
+            f"{name}: vision_feature_select_strategy {given.vision_feature_select_strategy!r} "
+            "is not supported; known: default"
+        )
+
+
+def _class(name: str) -> Any:
+    import transformers
+
+    return getattr(transformers, name)
+
+
+def _default_processor(shape: Shape) -> Any:
+    """The image processor that the architecture's checkpoints come with (PIL back end)."""
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models.llava_next.image_processing_pil_llava_next import (
+        LlavaNextImageProcessorPil,
+    )
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    vision = shape.vision
+    if shape.architecture == "qwen2-vl":
+        return Qwen2VLImageProcessorPil(
+            patch_size=vision.patch, merge_size=vision.merge, temporal_patch_size=vision.temporal
+        )
+    sizes = {
+        "size": {"shortest_edge": vision.image},
+        "crop_size": {"height": vision.image, "width": vision.image},
+    }
+    if shape.architecture == "llava":
+        return CLIPImageProcessorPil(**sizes)
+    pinpoints = [list(size) for size in shape.pinpoints]
+    return LlavaNextImageProcessorPil(image_grid_pinpoints=pinpoints, **sizes)
+
+
+def _processors(source: Any) -> dict[str, Any]:
+    """Image processor, tokenizer and chat template of a checkpoint.
+
+    They are loaded apart: without torchvision, transformers cannot build Qwen2-VL's joint
+    processor, whose video part needs it.
+    """
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    return {
+        "image_processor": AutoImageProcessor.from_pretrained(source),
+        "tokenizer": tokenizer,
+        "chat_template": getattr(tokenizer, "chat_template", None),
+    }
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no details'}"

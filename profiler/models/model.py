@@ -1,0 +1,132 @@
+"""A loaded model: the transformers module, and the engine's view of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ...methods.core.decoder import Inputs, Tower
+from ...methods.core.request import Request
+from .geometry import Layout
+from .shapes import Shape
+
+
+class Model(ABC):
+    """Implements the engine's Decoder protocol over a transformers model, `module`.
+
+    `tokenizer` and `chat_template` are None for shapes with random weights.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        shape: Shape,
+        *,
+        backend: str,
+        image_processor: Any,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
+        source: str = "random weights",
+    ) -> None:
+        self.module = module.eval()
+        self.shape = shape
+        self.backend = backend
+        self.image_processor = image_processor
+        self.tokenizer = tokenizer
+        self.chat_template = chat_template
+        self.source = source
+
+    @property
+    def name(self) -> str:
+        return self.shape.name
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.module.parameters()).dtype
+
+    @property
+    def text_config(self) -> Any:
+        return self.module.config.text_config
+
+    @property
+    def vision_config(self) -> Any:
+        return self.module.config.vision_config
+
+    @property
+    def language(self) -> Any:
+        return self.module.model.language_model
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        layers: Sequence[nn.Module] = self.language.layers
+        return layers
+
+    @property
+    def newline(self) -> Tensor | None:
+        return None
+
+    @property
+    @abstractmethod
+    def image_token(self) -> int:
+        """The id of the placeholder that stands for a visual token."""
+
+    @property
+    def image_text(self) -> str:
+        """What a prompt holds where the picture belongs, if the chat template does not say."""
+        return "<image>"
+
+    def embed(self, ids: Tensor) -> Tensor:
+        embedded: Tensor = self.language.embed_tokens(ids)
+        return embedded
+
+    def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = self.language.rotary_emb(hidden, positions)
+        return cos, sin
+
+    def head(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.module.lm_head(self.language.norm(hidden))
+        return logits
+
+    @abstractmethod
+    def encode(self, inputs: Inputs, tower: Tower) -> Tensor:
+        """Projected patches [B, tiles * patches, d]; see the Decoder protocol."""
+
+    def pixels(self, images: list[Image.Image]) -> dict[str, Tensor]:
+        """What the image processor makes of `images`, under transformers' names, on the host."""
+        return dict(self.image_processor(images=images, return_tensors="pt"))
+
+    def measured(self, request: Request, pixels: dict[str, Tensor]) -> Request:
+        """`request` with the visual tokens that the processed picture really has."""
+        return request
+
+    @abstractmethod
+    def assemble(
+        self, pixels: dict[str, Tensor], ids: Tensor, request: Request, layout: Layout
+    ) -> Inputs:
+        """Inputs on the host from processed pictures and token ids [B, S] with placeholders."""
+
+    def synthetic(self, request: Request, ids: Tensor, features: Tensor) -> Inputs:
+        """Inputs whose visual tokens are given features [B, V, d]: the vision tower is skipped."""
+        embedded = self.embed(ids.to(self.device))
+        start, stop = request.before, request.before + request.visual
+        parts = [embedded[:, :start], features.to(embedded), embedded[:, stop:]]
+        positions = self.text_positions(request)
+        return Inputs(
+            {"inputs_embeds": torch.cat(parts, 1).detach(), "position_ids": positions},
+            request=request,
+            positions=positions,
+            next_position=request.length,
+        ).to(self.device)
+
+    def text_positions(self, request: Request) -> Tensor:
+        """Positions 0, 1, ... of the whole sequence, as `rotary` takes them."""
+        return torch.arange(request.length)[None]

@@ -1,0 +1,67 @@
+"""Qwen2-VL: a tower over any resolution, a 2x2 merger, a decoder with M-RoPE."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import torch
+from torch import Tensor
+
+from ...methods.core.decoder import Inputs, Tower
+from ...methods.core.request import Request, Segment
+from .geometry import Layout
+from .model import Model
+
+
+class Qwen2VL(Model):
+    """One picture a sample; the visual tokens are its merged patches in raster order."""
+
+    @property
+    def image_token(self) -> int:
+        return int(self.module.config.image_token_id)
+
+    @property
+    def image_text(self) -> str:
+        return "<|vision_start|><|image_pad|><|vision_end|>"
+
+    def encode(self, inputs: Inputs, tower: Tower) -> Tensor:
+        visual = self.module.model.visual
+        hidden = visual.patch_embed(inputs["pixel_values"].to(self.dtype))
+        rotary = visual.rotary_pos_emb(hidden, inputs.extras["vision_positions"])
+        for index, layer in enumerate(visual.blocks):
+            block = functools.partial(
+                layer, cu_seqlens=inputs.sequence_ends, position_embeddings=rotary
+            )
+            hidden = tower(index, block, hidden)
+        merged: Tensor = visual.merger(hidden)
+        return merged.view(inputs.request.batch, -1, merged.shape[-1])
+
+    def measured(self, request: Request, pixels: dict[str, Tensor]) -> Request:
+        _, rows, columns = pixels["image_grid_thw"][0].tolist()
+        merge = self.shape.vision.merge
+        assert request.encoder is not None
+        encoder = dataclasses.replace(request.encoder, patches=rows * columns)
+        segment = Segment(rows // merge, columns // merge)
+        return dataclasses.replace(request, segments=(segment,), encoder=encoder)
+
+    def assemble(
+        self, pixels: dict[str, Tensor], ids: Tensor, request: Request, layout: Layout
+    ) -> Inputs:
+        from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids
+
+        grid = pixels["image_grid_thw"]
+        kinds = (ids == self.image_token).int()
+        positions, deltas = self.module.model.get_rope_index(ids, kinds, image_grid_thw=grid)
+        merge = self.module.config.vision_config.spatial_merge_size
+        return Inputs(
+            {"input_ids": ids, "mm_token_type_ids": kinds, **pixels},
+            request=request,
+            positions=positions,
+            next_position=request.length + int(deltas[0]),
+            extras={"vision_positions": get_vision_position_ids(grid, merge)},
+            sequence_ends=get_vision_cu_seqlens(grid),
+        )
+
+    def text_positions(self, request: Request) -> Tensor:
+        return torch.arange(request.length).expand(3, request.batch, -1)

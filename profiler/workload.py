@@ -1,0 +1,201 @@
+"""The workload: what a request holds, and how it is prepared on the host each time."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..methods.core.request import Request
+from .models.geometry import Layout, request
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from ..methods.core.decoder import Inputs
+    from .models.model import Model
+
+QUESTION = "Is there a person in the image? Answer the question using a single word or phrase."
+SYNTHETIC_TEXT = (35, 25)  # tokens before and after the image where no tokenizer says otherwise
+LAYOUTS: tuple[Layout, ...] = ("flat", "anyres")
+
+
+class WorkloadError(ValueError):
+    """A workload that does not exist or does not fit the model."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One request, repeated: a picture, a yes/no question, a few greedy tokens.
+
+    image: a picture file; None is matplotlib's sample photograph. size: height and width in
+    pixels to which the picture is resized first. text_tokens: lengths of random text before and
+    after the image, instead of a prompt. visual_tokens: synthetic features, skipping the tower.
+    """
+
+    name: str = "pope"
+    image: str | None = None
+    size: tuple[int, int] = (672, 672)
+    prompt: str | None = None
+    text_tokens: tuple[int, int] | None = None
+    layout: Layout = "flat"
+    visual_tokens: int | None = None
+    new_tokens: int = 2
+    batch_size: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.name != "pope":
+            raise WorkloadError(f"unknown workload {self.name!r}; known: pope")
+        if self.layout not in LAYOUTS:
+            raise WorkloadError(f"unknown layout {self.layout!r}; known: {', '.join(LAYOUTS)}")
+        positive = {
+            "--new-tokens": self.new_tokens,
+            "--batch-size": self.batch_size,
+            "--image-size": min(self.size),
+            "--visual-tokens": 1 if self.visual_tokens is None else self.visual_tokens,
+        }
+        for option, value in positive.items():
+            if value < 1:
+                raise WorkloadError(f"{option} must be at least 1, not {value}")
+        if self.text_tokens and (self.text_tokens[0] < 0 or self.text_tokens[1] < 1):
+            raise WorkloadError("--text-tokens: at least 0 before and 1 after the image")
+        if self.image is not None and not Path(self.image).is_file():
+            raise WorkloadError(f"--image {self.image}: no such file")
+
+
+class Preparation:
+    """Prepares the same request again and again, as a server does with each one it gets.
+
+    Calling it decodes nothing: the picture is in memory. It runs the image processor and the
+    tokenizer and assembles the tensors on the host.
+    """
+
+    def __init__(self, model: Model, workload: Workload) -> None:
+        self.model = model
+        self.workload = workload
+        if workload.prompt is not None and model.tokenizer is None:
+            raise WorkloadError(
+                f"{model.name} has random weights and no tokenizer: "
+                "use --text-tokens BEFORE,AFTER instead of --prompt"
+            )
+        self.picture = None if workload.visual_tokens else load_picture(workload)
+        self.request = self._request()
+        self.features = self._features() if workload.visual_tokens else None
+        self.text = self._random_text() if self._random else None
+
+    def __call__(self) -> Inputs:
+        """One request's tensors, on the host; synthetic features are where the model is."""
+        before, after = self.text or self._tokenize()
+        ids = self._with_placeholders(before, after)
+        if self.features is not None:
+            return self.model.synthetic(self.request, ids, self.features)
+        assert self.picture is not None
+        pixels = self.model.pixels([self.picture] * self.workload.batch_size)
+        return self.model.assemble(pixels, ids, self.request, self.workload.layout)
+
+    @property
+    def _random(self) -> bool:
+        return self.model.tokenizer is None or self.workload.text_tokens is not None
+
+    def _request(self) -> Request:
+        workload = self.workload
+        if self._random:
+            before, after = workload.text_tokens or SYNTHETIC_TEXT
+        else:
+            before, after = (len(ids) for ids in self._tokenize())
+        planned = plan_request(self.model.shape, workload, before=before, after=after)
+        if self.picture is None:
+            return planned
+        return self.model.measured(planned, self.model.pixels([self.picture]))
+
+    def _with_placeholders(self, before: list[int], after: list[int]) -> Tensor:
+        import torch
+
+        visual = [self.model.image_token] * self.request.visual
+        ids = torch.tensor([before + visual + after])
+        return ids.expand(self.workload.batch_size, -1).contiguous()
+
+    def _random_text(self) -> tuple[list[int], list[int]]:
+        import torch
+
+        generator = torch.Generator().manual_seed(self.workload.seed)
+        lowest_special = min(self.model.image_token, self.model.shape.text.vocabulary - 4)
+        count = self.request.before + self.request.after
+        ids = torch.randint(3, lowest_special, (count,), generator=generator).tolist()
+        return ids[: self.request.before], ids[self.request.before :]
+
+    def _features(self) -> Tensor:
+        import torch
+
+        generator = torch.Generator().manual_seed(self.workload.seed)
+        shape = (self.workload.batch_size, self.request.visual, self.request.hidden)
+        scale = self.model.module.config.text_config.initializer_range
+        features = torch.randn(shape, generator=generator) * scale
+        return features.to(self.model.device, self.model.dtype)
+
+    def _tokenize(self) -> tuple[list[int], list[int]]:
+        """Token ids before and after the one image placeholder of the prompt."""
+        tokenizer, placeholder = self.model.tokenizer, self.model.image_token
+        ids: list[int] = tokenizer(self._rendered()).input_ids
+        if ids.count(placeholder) != 1:
+            raise WorkloadError(
+                f"{self.model.name}: its prompt holds {ids.count(placeholder)} image "
+                "placeholders, one is needed; check its chat template"
+            )
+        place = ids.index(placeholder)
+        return ids[:place], ids[place + 1 :]
+
+    def _rendered(self) -> str:
+        prompt = self.workload.prompt or QUESTION
+        if not self.model.chat_template:
+            return f"USER: {self.model.image_text}\n{prompt} ASSISTANT:"
+        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+        rendered: str = self.model.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}],
+            chat_template=self.model.chat_template,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        return rendered
+
+
+def plan_request(shape: Any, workload: Workload, *, before: int, after: int) -> Request:
+    """The lengths of `workload` on a shape, before any picture is processed."""
+    return request(
+        shape,
+        before=before,
+        after=after,
+        size=workload.size,
+        layout=workload.layout,
+        visual_tokens=workload.visual_tokens,
+        batch=workload.batch_size,
+        new_tokens=workload.new_tokens,
+    )
+
+
+def load_picture(workload: Workload) -> Image.Image:
+    """The workload's picture, RGB, resized; raises WorkloadError for a file that is none."""
+    from PIL import Image
+
+    path = Path(workload.image) if workload.image else sample_picture()
+    try:
+        with Image.open(path) as picture:
+            height, width = workload.size
+            return picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    except (OSError, ValueError) as error:
+        raise WorkloadError(f"{path}: not a picture that can be read ({error})") from error
+
+
+def sample_picture() -> Path:
+    """The photograph that matplotlib ships."""
+    import matplotlib
+
+    return Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+
+
+def describe(workload: Workload) -> dict[str, Any]:
+    """The workload as plain data, for the record."""
+    return dataclasses.asdict(workload)
