@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -11,10 +12,10 @@ from .core.choose import take, unit
 from .core.method import Keep, Method, knob
 from .core.plan import EncoderStage, Plan, Published, Stage
 from .core.registry import register
-from .core.request import Budget, BudgetError, Encoder, Request
+from .core.request import Budget, Encoder, Request
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device
 
     from .core.view import EncoderView, View
 
@@ -76,10 +77,15 @@ class MustDrop(Method):
             Stage(layer, "leaving", count if self.fixed else None, "text")
             for layer, count in zip(layers, counts, strict=True)
         )
+        mean, budget = _mean(request, tokens, counts), request.budget(self.keep)
+        note = (
+            f"its key tokens are never dropped: it averages {mean:.0f} visual tokens, not {budget}"
+        )
         return Plan(
-            visual if self.similarity is None else None,
+            None if self._by_likeness(request.encoder) else visual,
             stages,
             self._encoder_stages(request.encoder, tokens),
+            note=note if self.fixed and mean > 1.05 * budget else "",
             positions="compact",
             compressed=range(layers[0], layers[-1] + 1),
             published=released,
@@ -88,10 +94,13 @@ class MustDrop(Method):
     def _encoder_stages(self, encoder: Encoder | None, tokens: int) -> tuple[EncoderStage, ...]:
         if encoder is None:
             return ()
-        left = None if self.similarity is not None else tokens
+        left = None if self._by_likeness(encoder) else tokens
         keys = EncoderStage(encoder.layers - 1, left, "cls" if encoder.has_cls else "all")
-        merging = encoder.mergeable and tokens < encoder.patches
-        return (EncoderStage(0, left), keys) if merging or left is None else (keys,)
+        return (keys,) if left == encoder.patches else (EncoderStage(0, left), keys)
+
+    def _by_likeness(self, encoder: Encoder | None) -> bool:
+        """Whether the data tells how many windows are merged."""
+        return self.similarity is not None and _merges(encoder)
 
     def encode(self, view: EncoderView, stage: EncoderStage) -> Keep | None:
         if stage.rows is not None:
@@ -140,56 +149,61 @@ class MustDrop(Method):
 @functools.lru_cache(maxsize=256)
 def _solve(method: MustDrop, request: Request) -> tuple[int, tuple[int, ...]]:
     """Patch tokens per tile after merging, and visual tokens after each decoder stage."""
-    encoder = request.encoder
-    budget = request.budget(method.keep)
-    if encoder is None or not encoder.mergeable or not encoder.has_cls:
+    encoder, budget = request.encoder, request.budget(method.keep)
+    if encoder is None or not _merges(encoder):
         tokens = encoder.patches if encoder else 0
         return tokens, _stage_counts(request, budget, tokens)
     windows = (encoder.side // WINDOW) ** 2
     least = round(windows * (0.5 if method.merge is None else method.merge))
     last = windows if method.merge is None else least
+    tokens = encoder.patches - SPARED * least
     for merged in range(least, last + 1):
         tokens = encoder.patches - SPARED * merged
-        try:
-            return tokens, _stage_counts(request, budget, tokens)
-        except BudgetError:
-            if merged == last:
-                raise
-    raise AssertionError("unreachable: the range holds at least one entry")
+        if _mean(request, tokens, _floors(request, tokens)) <= budget:
+            break
+    return tokens, _stage_counts(request, budget, tokens)
 
 
 def _stage_counts(request: Request, budget: int, tokens: int) -> tuple[int, ...]:
-    """Counts after each stage, falling by one ratio, whose mean over layers meets the budget."""
-    layers, visual, keys = request.scale(LAYERS), _visual(request, tokens), _key_count(request, tokens)
+    """Counts after each stage, falling by one ratio, whose mean over layers meets the budget.
+
+    Key tokens are never dropped: a budget below what they allow is met as nearly as can be.
+    """
+    visual, floors = _visual(request, tokens), _floors(request, tokens)
 
     def counts(ratio: float) -> tuple[int, ...]:
-        return tuple(max(keys, 1, round(visual * ratio ** (n + 1))) for n in range(len(layers)))
-
-    def mean(ratio: float) -> float:
-        edges = (0, *layers, request.layers)
-        spans = [end - start for start, end in zip(edges, edges[1:], strict=False)]
-        total = sum(n * span for n, span in zip((visual, *counts(ratio)), spans, strict=True))
-        return total / request.layers
+        falling = (round(visual * ratio ** (place + 1)) for place in range(len(floors)))
+        return tuple(max(pair) for pair in zip(floors, falling, strict=True))
 
     low, high = 0.0, 1.0
-    if mean(high) < budget:
-        return counts(high)
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if mean(middle) < budget else (low, middle)
-    if abs(mean(high) - budget) > 0.05 * budget:
-        raise BudgetError(
-            f"mustdrop cannot average {budget} of {request.visual} visual tokens over "
-            f"{request.layers} layers: with its first stage after layer {layers[0]} and "
-            f"{keys} key tokens the least is {mean(0.0):.0f}"
-        )
+        over = _mean(request, tokens, counts(middle)) >= budget
+        low, high = (low, middle) if over else (middle, high)
     return counts(high)
+
+
+def _floors(request: Request, tokens: int) -> tuple[int, ...]:
+    """The least that each stage can leave: the key tokens."""
+    return (max(1, _key_count(request, tokens)),) * len(LAYERS)
+
+
+def _mean(request: Request, tokens: int, counts: tuple[int, ...]) -> float:
+    """Mean over layers of the visual tokens leaving a layer."""
+    edges = (0, *request.scale(LAYERS), request.layers)
+    spans = [end - start for start, end in itertools.pairwise(edges)]
+    present = (_visual(request, tokens), *counts)
+    return sum(n * span for n, span in zip(present, spans, strict=True)) / request.layers
 
 
 def _visual(request: Request, tokens: int) -> int:
     encoder = request.encoder
-    merging = encoder is not None and encoder.mergeable and encoder.has_cls
-    return encoder.tiles * tokens if encoder and merging else request.visual
+    return encoder.tiles * tokens if encoder and _merges(encoder) else request.visual
+
+
+def _merges(encoder: Encoder | None) -> bool:
+    """Whether windows can be merged: a class token, and nothing after that needs the grid."""
+    return encoder is not None and encoder.mergeable and encoder.has_cls
 
 
 def _key_count(request: Request, tokens: int) -> int:
@@ -201,20 +215,20 @@ def _key_count(request: Request, tokens: int) -> int:
 
 def _keys(scores: Tensor, merger: int) -> Tensor:
     """Flags [tiles, units] on the 8 % of tokens with the highest scores [tiles, patches]."""
-    units = scores.unflatten(-1, (-1, merger)).mean(-1)
+    units = scores.view(scores.shape[0], -1, merger).mean(-1)
     count = -(-units.shape[-1] * KEY_SHARE.numerator // KEY_SHARE.denominator)
-    flags = units.new_zeros(units.shape).bool()
+    flags: Tensor = units.new_zeros(units.shape).bool()
     return flags.scatter(-1, units.topk(count, -1).indices, True)
 
 
 @functools.lru_cache(maxsize=16)
-def _windows(side: int, device: object) -> Tensor:
+def _windows(side: int, where: device) -> Tensor:
     """Patches of each 3x3 window, int64 [windows, 9], raster order inside."""
     import torch
 
     grid = torch.arange(side * side).view(side, side)
     rows = grid.unfold(0, WINDOW, WINDOW).unfold(1, WINDOW, WINDOW)
-    return rows.reshape(-1, WINDOW**2).to(device)  # type: ignore[arg-type]
+    return rows.reshape(-1, WINDOW**2).to(where)
 
 
 def _likeness(patches: Tensor, windows: Tensor) -> Tensor:
@@ -248,6 +262,6 @@ def _between(worth: Tensor, count: int) -> float:
     """A threshold that `count` of worth [B, n] reach: midway to the next one below."""
     ranked = worth[0].sort(descending=True).values
     if count >= len(ranked):
-        return float(ranked[-1].item())
+        return 0.0
     above, below = float(ranked[count - 1].item()), float(ranked[count].item())
     return (above + below) / 2 if above != float("inf") else below * (1 + 1e-6) + 1e-12

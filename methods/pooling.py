@@ -89,10 +89,9 @@ def _pool(tokens: Tensor, count: int, segment: Segment, side: int) -> tuple[Tens
 
     batch, _, width = tokens.shape
     grid = tokens.reshape(batch * count, segment.height, segment.width, width).permute(0, 3, 1, 2)
-    options = {"kernel_size": side, "stride": side, "ceil_mode": True}
-    mean = functional.avg_pool2d(grid, count_include_pad=False, **options)
+    mean = functional.avg_pool2d(grid, side, ceil_mode=True, count_include_pad=False)
     norms = grid.float().abs().sum(1, keepdim=True)
-    _, places = functional.max_pool2d(norms, return_indices=True, **options)
+    _, places = functional.max_pool2d(norms, side, ceil_mode=True, return_indices=True)
     tile = places.new_ones(count).cumsum(0).sub(1).mul(segment.tokens).repeat(batch)
     places = places.flatten(1) + tile[:, None]
     return places.view(batch, -1), mean.flatten(2).transpose(1, 2).reshape(batch, -1, width)

@@ -178,7 +178,8 @@ def _recycle(view: View, stay: Tensor, pool: Tensor, clusters: int) -> Keep:
     gap = distance.where(denser, farthest).amin(-1)
     centres = (gap * density).topk(clusters, -1).indices
     to_centre = distance.gather(1, centres[..., None].expand(-1, -1, distance.shape[-1]))
-    member = torch.nn.functional.one_hot(to_centre.argmin(1), clusters).transpose(1, 2).float()
+    numbers = torch.arange(clusters, device=states.device)[:, None]
+    member = (to_centre.argmin(1)[:, None] == numbers).float()
     merged = (member @ states) / member.sum(-1, keepdim=True).clamp_min(1)
     index = torch.cat([stay, pool.gather(1, centres)], 1)
     features = torch.cat([take(view.visual, stay), merged.to(view.hidden.dtype)], 1)
@@ -194,9 +195,11 @@ def _distances(states: Tensor, *, materialise: bool) -> Tensor:
     width = states.shape[-1]
     if materialise:
         difference = states[:, :, None] - states[:, None]
-        return difference.norm(dim=-1) / width**0.5
+        distance: Tensor = difference.norm(dim=-1) / width**0.5
+        return distance
     centred = states - states.mean(1, keepdim=True)
     squares = (centred**2).sum(-1)
     inner = centred @ centred.transpose(1, 2)
     squared = squares[:, :, None] + squares[:, None] - 2 * inner
-    return squared.clamp_min(0).sqrt() / width**0.5
+    distance = squared.clamp_min(0).sqrt() / width**0.5
+    return distance

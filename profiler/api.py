@@ -8,12 +8,13 @@ from typing import Any
 from ..methods import Method, parse
 from ..methods.core.decoder import Inputs
 from ..methods.core.engine import Trace, run
-from ..methods.core.ledger import POLICIES, Policy
+from ..methods.core.ledger import Policy, check_policy
+from .compare import compare
 from .models.load import load
 from .models.model import Model
 from .workload import Preparation, Workload
 
-__all__ = ["forward", "inputs", "load"]
+__all__ = ["compare", "forward", "inputs", "load"]
 
 
 def inputs(model: Model, workload: str = "pope", **options: Any) -> Inputs:
@@ -49,9 +50,6 @@ def forward(
     to keep knobs that are solved on the first.
     Raises SpecError, UnknownMethodError, BudgetError.
     """
-    if attention not in POLICIES:
-        raise ValueError(f"unknown attention policy {attention!r}; known: {', '.join(POLICIES)}")
+    check_policy(attention)
     chosen = parse(method) if isinstance(method, str) else method
-    return run(
-        model, inputs, chosen, attention=attention, new_tokens=new_tokens, solved=solved
-    )
+    return run(model, inputs, chosen, attention=attention, new_tokens=new_tokens, solved=solved)

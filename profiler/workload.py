@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..methods.core.errors import InputError
 from ..methods.core.request import Request
 from .models.geometry import Layout, request
 
@@ -22,7 +23,7 @@ SYNTHETIC_TEXT = (35, 25)  # tokens before and after the image where no tokenize
 LAYOUTS: tuple[Layout, ...] = ("flat", "anyres")
 
 
-class WorkloadError(ValueError):
+class WorkloadError(InputError):
     """A workload that does not exist or does not fit the model."""
 
 
@@ -109,13 +110,20 @@ class Preparation:
         planned = plan_request(self.model.shape, workload, before=before, after=after)
         if self.picture is None:
             return planned
-        return self.model.measured(planned, self.model.pixels([self.picture]))
+        try:
+            pixels = self.model.pixels([self.picture])
+        except ValueError as error:
+            height, width = workload.size
+            raise WorkloadError(
+                f"--image-size {height}x{width}: {self.model.name} takes no such picture ({error})"
+            ) from error
+        return self.model.measured(planned, pixels)
 
     def _with_placeholders(self, before: list[int], after: list[int]) -> Tensor:
         import torch
 
         visual = [self.model.image_token] * self.request.visual
-        ids = torch.tensor([before + visual + after])
+        ids: Tensor = torch.tensor([before + visual + after])
         return ids.expand(self.workload.batch_size, -1).contiguous()
 
     def _random_text(self) -> tuple[list[int], list[int]]:
@@ -132,14 +140,16 @@ class Preparation:
 
         generator = torch.Generator().manual_seed(self.workload.seed)
         shape = (self.workload.batch_size, self.request.visual, self.request.hidden)
-        scale = self.model.module.config.text_config.initializer_range
+        scale = float(self.model.text_config.initializer_range)
         features = torch.randn(shape, generator=generator) * scale
         return features.to(self.model.device, self.model.dtype)
 
     def _tokenize(self) -> tuple[list[int], list[int]]:
         """Token ids before and after the one image placeholder of the prompt."""
         tokenizer, placeholder = self.model.tokenizer, self.model.image_token
-        ids: list[int] = tokenizer(self._rendered()).input_ids
+        text = self._rendered()
+        starts = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+        ids: list[int] = tokenizer(text, add_special_tokens=not starts).input_ids
         if ids.count(placeholder) != 1:
             raise WorkloadError(
                 f"{self.model.name}: its prompt holds {ids.count(placeholder)} image "
@@ -149,7 +159,7 @@ class Preparation:
         return ids[:place], ids[place + 1 :]
 
     def _rendered(self) -> str:
-        prompt = self.workload.prompt or QUESTION
+        prompt = QUESTION if self.workload.prompt is None else self.workload.prompt
         if not self.model.chat_template:
             return f"USER: {self.model.image_text}\n{prompt} ASSISTANT:"
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
@@ -181,11 +191,12 @@ def load_picture(workload: Workload) -> Image.Image:
     from PIL import Image
 
     path = Path(workload.image) if workload.image else sample_picture()
+    height, width = workload.size
     try:
         with Image.open(path) as picture:
-            height, width = workload.size
-            return picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-    except (OSError, ValueError) as error:
+            rgb: Image.Image = picture.convert("RGB")
+            return rgb.resize((width, height), Image.Resampling.BICUBIC)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise WorkloadError(f"{path}: not a picture that can be read ({error})") from error
 
 

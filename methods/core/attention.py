@@ -161,15 +161,15 @@ def _timed(attention: Attention, read: Callable[[], None]) -> None:
 
 def _eager(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
     """transformers' own eager attention for this kind of layer; it returns its map."""
-    eager: Callable[..., tuple[Tensor, Tensor]]
-    eager = sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
+    home: Any = sys.modules[type(module).__module__]
+    eager: Callable[..., tuple[Tensor, Tensor]] = home.eager_attention_forward
     return eager
 
 
 def _backend(name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    from transformers import AttentionInterface
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    backend: Callable[..., tuple[Tensor, Tensor | None]] = AttentionInterface()[name]
+    backend: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS[name]
     return backend
 
 

@@ -24,7 +24,8 @@ def min_max(scores: Tensor) -> Tensor:
 def unit(states: Tensor) -> Tensor:
     """states [..., d] in float32, scaled to length one."""
     wide = states.float()
-    return wide / wide.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    scaled: Tensor = wide / wide.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    return scaled
 
 
 def take(states: Tensor, index: Tensor) -> Tensor:

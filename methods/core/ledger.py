@@ -5,11 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from .errors import InputError
 from .plan import Plan, Stage
 from .request import Request
 
 Policy = Literal["rows", "maps", "published"]
 POLICIES: tuple[Policy, ...] = ("rows", "maps", "published")
+
+
+def check_policy(name: str) -> Policy:
+    """`name` if it is an attention policy; raises InputError with those that exist."""
+    for policy in POLICIES:
+        if name == policy:
+            return policy
+    raise InputError(f"unknown attention policy {name!r}; known: {', '.join(POLICIES)}")
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ class Plan:
 
     `visual` counts the visual tokens that enter decoder layer 0. `compressed` names the layers
     whose KV caches shrink, after prefill, to the visual tokens that survived the last stage.
+    `note` says where the plan cannot do what its knobs ask.
     """
 
     visual: int | None
@@ -81,6 +82,7 @@ class Plan:
     positions: Positions = "keep"
     compressed: range = range(0)
     published: Published | None = None
+    note: str = ""
 
     def visual_per_layer(self, layers: int) -> list[int]:
         """Visual tokens entering each decoder layer; raises if only the data tells."""

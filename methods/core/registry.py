@@ -10,12 +10,13 @@ import warnings
 from collections.abc import Callable
 from importlib.metadata import entry_points
 
+from .errors import InputError
 from .method import Method
 
 _registry: dict[str, type[Method]] = {}
 
 
-class UnknownMethodError(ValueError):
+class UnknownMethodError(InputError):
     """No method has this name."""
 
 

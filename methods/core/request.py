@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from .errors import InputError
+
 Budget = int | Fraction
 """Visual tokens to keep: a count (320), or a share of the visual tokens (1/9)."""
 
@@ -13,7 +15,7 @@ PUBLISHED_LAYERS = 32  # the depth that the published layer positions were chose
 UNSCALED_FROM = 24  # from this depth up they are used as they stand
 
 
-class BudgetError(ValueError):
+class BudgetError(InputError):
     """A budget that the request at hand cannot meet."""
 
 

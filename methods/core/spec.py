@@ -9,11 +9,12 @@ import typing
 from fractions import Fraction
 from typing import Any
 
+from .errors import InputError
 from .method import Method
 from .registry import method_class
 
 
-class SpecError(ValueError):
+class SpecError(InputError):
     """A spec string that names a knob or a value that does not exist."""
 
 
@@ -99,9 +100,10 @@ def _convert(kind: Any, text: str) -> Any:
 
 
 def _known_bool(text: str) -> str:
-    if text.lower() not in ("true", "false", "1", "0"):
+    lowered = text.lower()
+    if lowered not in ("true", "false", "1", "0"):
         raise ValueError(text)
-    return text.lower()
+    return lowered
 
 
 def _fraction(text: str) -> Fraction:
@@ -120,7 +122,7 @@ def _describe(kind: Any) -> str:
         return "true or false"
     if typing.get_origin(kind) is typing.Literal:
         return " or ".join(repr(option) for option in typing.get_args(kind))
-    return {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
+    return {int: "a whole number", float: "a number"}.get(kind, str(kind))
 
 
 def _text(value: Any) -> str:

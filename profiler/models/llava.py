@@ -84,4 +84,5 @@ class LlavaNext(Llava):
             vision_feature_select_strategy="default",
             image_newline=torch.tensor([float(count)], dtype=torch.float64),
         )
-        return packed[0][:, 0].long()
+        order: Tensor = packed[0][:, 0].long()
+        return order

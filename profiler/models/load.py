@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ...methods.core.errors import InputError
 from .llava import Llava, LlavaNext
 from .model import Model
 from .qwen2_vl import Qwen2VL
@@ -27,7 +29,7 @@ _ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-class ModelError(ValueError):
+class ModelError(InputError):
     """A model that does not exist, cannot be read, or is of no supported architecture."""
 
 
@@ -76,18 +78,23 @@ def _device(device: str | torch.device | None) -> torch.device:
         target = torch.device(device)
     except RuntimeError as error:
         raise ModelError(f"unknown device {device!r}; known: cpu, cuda, cuda:0, ...") from error
+    if target.type not in ("cpu", "cuda"):
+        raise ModelError(f"device {device} is not supported; known: cpu, cuda, cuda:0, ...")
     if target.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"device {device}: this torch sees no CUDA device; use --device cpu")
+    if target.type == "cuda" and (target.index or 0) >= torch.cuda.device_count():
+        known = ", ".join(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+        raise ModelError(f"device {device} does not exist here; known: cpu, {known}")
     return target
 
 
 def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
     if dtype is None:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if isinstance(dtype, torch.dtype):
-        return dtype
     known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if dtype not in known:
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+        return dtype
+    if isinstance(dtype, torch.dtype) or dtype not in known:
         raise ModelError(f"unknown dtype {dtype!r}; known: {', '.join(known)}")
     return known[dtype]
 
@@ -97,7 +104,7 @@ def _check_backend(backend: str, device: torch.device, dtype: torch.dtype) -> No
         raise ModelError(f"unknown attention backend {backend!r}; known: {', '.join(BACKENDS)}")
     if backend != "flash_attention_2":
         return
-    from transformers.utils import is_flash_attn_2_available
+    from transformers.utils.import_utils import is_flash_attn_2_available
 
     if not is_flash_attn_2_available():
         raise ModelError(
@@ -116,36 +123,50 @@ def _from_shape(
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), device:
         torch.manual_seed(seed)
-        module = _class(class_name)._from_config(
-            given, dtype=dtype, attn_implementation=backend
-        )
-    return adapter(
-        module, shape, backend=backend, image_processor=_default_processor(shape)
-    )
+        module = _class(class_name)._from_config(given, dtype=dtype, attn_implementation=backend)
+    return adapter(module, shape, backend=backend, image_processor=_default_processor(shape))
 
 
-def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backend: str) -> Model:
+def shape_of(name: str) -> Shape:
+    """The shape of a named model, a checkpoint folder or a hub id; weights are not read."""
+    if name in SHAPES:
+        return SHAPES[name]
+    architecture, given, source = _read_config(name)
+    return from_config(Path(source).name, architecture, given)
+
+
+def _read_config(name: str) -> tuple[Architecture, Any, str]:
+    """Architecture, transformers config and source of a checkpoint; raises ModelError."""
     from transformers import AutoConfig
 
     folder = Path(name).expanduser()
     _check_name(name, folder)
+    source = str(folder) if folder.is_dir() else name
     try:
-        given = AutoConfig.from_pretrained(folder if folder.is_dir() else name)
+        given = AutoConfig.from_pretrained(source)
     except Exception as error:
         raise ModelError(f"{name}: no readable model config ({_first_line(error)})") from error
     architecture = _ARCHITECTURES.get(given.model_type)
     if architecture is None:
         known = ", ".join(_ARCHITECTURES)
-        raise ModelError(f"{name}: architecture {given.model_type!r} is not supported; known: {known}")
+        raise ModelError(
+            f"{name}: architecture {given.model_type!r} is not supported; known: {known}"
+        )
+    _check_config(name, given)
+    return architecture, given, source
+
+
+def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backend: str) -> Model:
+    architecture, given, source = _read_config(name)
     adapter, class_name = _ADAPTERS[architecture]
     try:
         module, report = _class(class_name).from_pretrained(
-            folder if folder.is_dir() else name,
+            source,
             dtype=dtype,
             attn_implementation=backend,
             output_loading_info=True,
         )
-        parts = _processors(folder if folder.is_dir() else name)
+        parts = _processors(source, architecture)
     except Exception as error:
         raise ModelError(f"{name}: could not be loaded ({_first_line(error)})") from error
     if report["missing_keys"]:
@@ -154,8 +175,7 @@ def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backen
             f"{name}: {len(missing)} weights are missing, {missing[0]!r} first; "
             "the checkpoint is incomplete"
         )
-    _check_config(name, given)
-    shape = from_config(folder.name if folder.is_dir() else name, architecture, given)
+    shape = from_config(Path(source).name, architecture, given)
     return adapter(module.to(device), shape, backend=backend, source=f"checkpoint {name}", **parts)
 
 
@@ -175,16 +195,35 @@ def _check_name(name: str, folder: Path) -> None:
 
 
 def _check_config(name: str, given: Any) -> None:
+    text = given.text_config
+    if _slides(text):
+        raise ModelError(
+            f"{name}: sliding-window attention is not supported; known: full attention"
+        )
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    if head_dim * text.num_attention_heads != text.hidden_size:
+        raise ModelError(
+            f"{name}: {text.num_attention_heads} heads of head_dim {head_dim} are not supported; "
+            f"known: heads that share the hidden size, {text.hidden_size}"
+        )
     if given.model_type == "qwen2_vl":
         return
     tower = given.vision_config.model_type
     if tower != "clip_vision_model":
-        raise ModelError(f"{name}: vision tower {tower!r} is not supported; known: clip_vision_model")
+        raise ModelError(
+            f"{name}: vision tower {tower!r} is not supported; known: clip_vision_model"
+        )
     if given.vision_feature_select_strategy != "default":
         raise ModelError(
             f"{name}: vision_feature_select_strategy {given.vision_feature_select_strategy!r} "
             "is not supported; known: default"
         )
+
+
+def _slides(text: Any) -> bool:
+    """Whether a decoder layer attends to a window only: the engine runs prefill without a mask."""
+    kinds = getattr(text, "layer_types", None)
+    return bool("sliding_attention" in kinds if kinds else getattr(text, "sliding_window", None))
 
 
 def _class(name: str) -> Any:
@@ -193,7 +232,7 @@ def _class(name: str) -> Any:
     return getattr(transformers, name)
 
 
-def _default_processor(shape: Shape) -> Any:
+def _processor_class(architecture: Architecture) -> Any:
     """The image processor that the architecture's checkpoints come with (PIL back end)."""
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
     from transformers.models.llava_next.image_processing_pil_llava_next import (
@@ -201,9 +240,18 @@ def _default_processor(shape: Shape) -> Any:
     )
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    vision = shape.vision
+    classes: dict[Architecture, Any] = {
+        "llava": CLIPImageProcessorPil,
+        "llava-next": LlavaNextImageProcessorPil,
+        "qwen2-vl": Qwen2VLImageProcessorPil,
+    }
+    return classes[architecture]
+
+
+def _default_processor(shape: Shape) -> Any:
+    vision, processor = shape.vision, _processor_class(shape.architecture)
     if shape.architecture == "qwen2-vl":
-        return Qwen2VLImageProcessorPil(
+        return processor(
             patch_size=vision.patch, merge_size=vision.merge, temporal_patch_size=vision.temporal
         )
     sizes = {
@@ -211,25 +259,43 @@ def _default_processor(shape: Shape) -> Any:
         "crop_size": {"height": vision.image, "width": vision.image},
     }
     if shape.architecture == "llava":
-        return CLIPImageProcessorPil(**sizes)
+        return processor(**sizes)
     pinpoints = [list(size) for size in shape.pinpoints]
-    return LlavaNextImageProcessorPil(image_grid_pinpoints=pinpoints, **sizes)
+    return processor(image_grid_pinpoints=pinpoints, **sizes)
 
 
-def _processors(source: Any) -> dict[str, Any]:
+def _processors(source: str, architecture: Architecture) -> dict[str, Any]:
     """Image processor, tokenizer and chat template of a checkpoint.
 
     They are loaded apart: without torchvision, transformers cannot build Qwen2-VL's joint
     processor, whose video part needs it.
     """
-    from transformers import AutoImageProcessor, AutoTokenizer
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source)
     return {
-        "image_processor": AutoImageProcessor.from_pretrained(source),
+        "image_processor": _image_processor(source, architecture),
         "tokenizer": tokenizer,
-        "chat_template": getattr(tokenizer, "chat_template", None),
+        "chat_template": getattr(tokenizer, "chat_template", None) or _legacy_template(source),
     }
+
+
+def _image_processor(source: str, architecture: Architecture) -> Any:
+    try:
+        return _class("AutoImageProcessor").from_pretrained(source)
+    except ImportError:  # transformers 5.17 wants torchvision for the automatic choice alone
+        return _processor_class(architecture).from_pretrained(source)
+
+
+def _legacy_template(source: str) -> str | None:
+    """The chat template of older checkpoints: a file that only the joint processor reads."""
+    from transformers.utils.hub import cached_file
+
+    path = cached_file(source, "chat_template.json", _raise_exceptions_for_missing_entries=False)
+    if path is None:
+        return None
+    template: str = json.loads(Path(path).read_text(encoding="utf-8"))["chat_template"]
+    return template
 
 
 def _first_line(error: BaseException) -> str:

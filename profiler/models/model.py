@@ -47,11 +47,13 @@ class Model(ABC):
 
     @property
     def device(self) -> torch.device:
-        return next(self.module.parameters()).device
+        weight: Tensor = next(self.module.parameters())
+        return weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.module.parameters()).dtype
+        weight: Tensor = next(self.module.parameters())
+        return weight.dtype
 
     @property
     def text_config(self) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -101,6 +100,9 @@ _QWEN_TOWER = Vision(
 _VICUNA_7B = Text(32, 4096, 11008, 32, 32, VICUNA_VOCABULARY)
 _VICUNA_13B = Text(40, 5120, 13824, 40, 40, VICUNA_VOCABULARY)
 _SMALL_CLIP = Vision(layers=6, hidden=256, intermediate=1024, heads=4)
+_SMALL_QWEN_TOWER = Vision(
+    layers=6, hidden=256, intermediate=1024, heads=4, merge=2, temporal=2, image=0
+)
 _SMALL_TEXT = Text(16, 320, 864, 5, 5, 8192)
 
 SHAPES: dict[str, Shape] = {
@@ -111,8 +113,7 @@ SHAPES: dict[str, Shape] = {
         Shape("tiny-llava", "llava", _SMALL_TEXT, _SMALL_CLIP, (),
               "576 visual tokens"),
         Shape("tiny-qwen2-vl", "qwen2-vl", Text(16, 384, 1024, 6, 2, 8192, qkv_bias=True),
-              Vision(layers=6, hidden=256, intermediate=1024, heads=4, merge=2, temporal=2, image=0),
-              (), "grouped heads, M-RoPE, dynamic resolution"),
+              _SMALL_QWEN_TOWER, (), "grouped heads, M-RoPE, dynamic resolution"),
         Shape("llava-1.5-7b", "llava", _VICUNA_7B, _CLIP_L, (), "Vicuna-7B, 576 visual tokens"),
         Shape("llava-1.5-13b", "llava", _VICUNA_13B, _CLIP_L, (), "Vicuna-13B, 576 visual tokens"),
         Shape("llava-next-7b", "llava-next", _VICUNA_7B, _CLIP_L, NEXT_PINPOINTS,
@@ -278,7 +279,3 @@ def dynamic_size(shape: Shape, height: int, width: int) -> tuple[int, int]:
         rows = math.ceil(height * grow / unit) * unit
         columns = math.ceil(width * grow / unit) * unit
     return rows, columns
-
-
-def named(shape: Shape, name: str) -> Shape:
-    return dataclasses.replace(shape, name=name)

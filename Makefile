@@ -1,0 +1,60 @@
+# tpprof: `make compare` runs the main job on a fresh machine, `make test` the tests.
+# CI pins these two; the supported ranges are in pyproject.toml.
+TORCH ?= torch==2.13.0
+TRANSFORMERS ?= transformers==5.23.0
+OLDEST = transformers==5.17.0
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+METHODS ?= fastv sparsevlm mustdrop
+
+.PHONY: help compare test test-oldest check format lint types bench bench-gpu picture build clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+compare: $(VENV)/ready  ## set up, then compare METHODS on the default model
+	$(BIN)/tpprof compare $(METHODS)
+
+test: $(VENV)/ready  ## set up, then run the tests
+	$(BIN)/python -m pytest
+
+test-oldest:  ## the tests with the oldest supported transformers
+	$(MAKE) test VENV=.venv-oldest TRANSFORMERS=$(OLDEST)
+
+check: test lint types  ## all that CI runs
+
+format: $(VENV)/ready  ## rewrite the sources in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint: $(VENV)/ready  ## style and mistakes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/ready  ## static types, strict
+	mkdir -p build/types && ln -sfn ../.. build/types/tpprof
+	$(BIN)/mypy
+
+bench: $(VENV)/ready  ## what the engine and the stopwatch cost, side by side
+	$(BIN)/python benchmarks/overhead.py
+
+bench-gpu: $(VENV)/ready  ## Table 7 on llava-next-7b; saved under benchmarks/results
+	$(BIN)/tpprof compare $(METHODS) --model llava-next-7b --device cuda --keep 320 \
+		--attention rows,maps,published --rounds 20 --out benchmarks/results
+
+picture: $(VENV)/ready  ## the picture in the README, from a real run
+	$(BIN)/python benchmarks/picture.py docs/compare.svg
+
+build: $(VENV)/ready  ## the wheel
+	$(BIN)/python -m build --wheel
+
+clean:  ## remove what these targets made
+	rm -rf .venv .venv-oldest build dist *.egg-info
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet $(TORCH) $(TRANSFORMERS) -e '.[dev]'
+	touch $@

@@ -1,0 +1,86 @@
+"""What the phases of one request share: the model, the plan, the ledger, and the sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .attention import Attention, Reading
+from .decoder import Decoder, Inputs
+from .ledger import Ledger, Policy
+from .method import Keep, Method
+from .plan import Plan
+from .view import Notes
+
+
+class Lap(Protocol):
+    """Told after each part of a request: phase, part of the phase, layer or decode step."""
+
+    def __call__(self, phase: str, part: str, index: int | None = None) -> None: ...
+
+
+def no_lap(phase: str, part: str, index: int | None = None) -> None:
+    return None
+
+
+@dataclass
+class Context:
+    decoder: Decoder
+    inputs: Inputs
+    method: Method
+    plan: Plan
+    policy: Policy
+    notes: Notes
+    lap: Lap
+    ledger: Ledger = field(default_factory=Ledger)
+    attention: Attention = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.attention = Attention(self.decoder.backend)
+
+    @property
+    def published(self) -> bool:
+        return self.policy == "published"
+
+    def set_attention(
+        self, *, use_map: bool, reading: Reading | None, lap: Callable[[str], None] | None = None
+    ) -> None:
+        released = self.plan.published
+        self.attention.use_map = use_map
+        self.attention.host_mask = bool(self.published and released and released.host_mask)
+        self.attention.reading = reading
+        self.attention.lap = lap
+
+
+@dataclass
+class Sequence:
+    """The tokens on their way through the decoder: [B, S, ...], visual ones at start:stop."""
+
+    hidden: Tensor
+    cos: Tensor
+    sin: Tensor
+    start: int
+    stop: int
+    original: Tensor
+
+
+def arange(count: int, like: Tensor) -> Tensor:
+    return torch.arange(count, device=like.device)
+
+
+def take(states: Tensor, index: Tensor) -> Tensor:
+    """states [B, n, d] at index [B, k]."""
+    return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def kept_states(states: Tensor, keep: Keep) -> Tensor:
+    return take(states, keep.index) if keep.features is None else keep.features
+
+
+def trace_origin(original: Tensor, keep: Keep) -> Tensor:
+    origins = original.gather(1, keep.index)
+    return origins if keep.merged is None else origins.masked_fill(keep.merged, -1)

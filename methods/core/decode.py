@@ -1,0 +1,77 @@
+"""Decode: one greedy token at a time over caches that differ in length from layer to layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import ledger as book
+from .context import Context
+
+
+def decode(context: Context, cache: Any, tokens: list[Tensor], new_tokens: int) -> list[Tensor]:
+    """Greedy decode, appending to `tokens`; returns the logits [B, vocabulary] of each step."""
+    decoder, ledger, plan = context.decoder, context.ledger, context.plan
+    if new_tokens <= len(tokens):
+        return []
+    starts = _starts(context, ledger.cached)
+    tables = _tables(context, starts, new_tokens - 1)
+    released = plan.published if context.published else None
+    all_logits = []
+    for step in range(new_tokens - 1):
+        hidden = decoder.embed(tokens[-1])
+        ledger.decode_keys.append([count + step + 1 for count in ledger.cached])
+        for index, layer in enumerate(decoder.layers):
+            use_map = book.builds_map(plan, context.policy, index, decode=True)
+            context.set_attention(use_map=use_map, reading=None)
+            cos, sin = tables[starts[index]]
+            place = (cos[:, step : step + 1], sin[:, step : step + 1])
+            if released and released.decode:  # one position built on the host for every layer
+                position = torch.tensor([[starts[index] + step]]).to(hidden.device)
+                place = decoder.rotary(hidden, _as_positions(context, position))
+            hidden = layer(
+                hidden,
+                attention_mask=None,
+                position_ids=None,
+                past_key_values=cache,
+                use_cache=True,
+                position_embeddings=place,
+                tpprof=context.attention,
+            )
+        logits = decoder.head(hidden)[:, 0]
+        all_logits.append(logits)
+        tokens.append(logits.argmax(-1, keepdim=True))
+        context.lap("decode", "token", step)
+    return all_logits
+
+
+def _starts(context: Context, cached: list[int]) -> list[int]:
+    """The position of the first decoded token in each layer.
+
+    With `keep` it goes on behind the whole prompt; with `compact` each layer goes on behind its
+    own cache, as the released code does. M-RoPE has no compact positions.
+    """
+    inputs = context.inputs
+    if context.plan.positions == "compact" and inputs.positions.dim() == 2:
+        return cached
+    return [inputs.next_position] * len(cached)
+
+
+def _tables(
+    context: Context, starts: list[int], steps: int
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """Cosine and sine [1, steps, head_dim] of the decoded tokens, for each first position."""
+    device = context.inputs.positions.device
+    like = torch.zeros((), dtype=context.decoder.dtype, device=device)
+    tables = {}
+    for start in sorted(set(starts)):
+        positions = torch.arange(start, start + steps, device=device)[None]
+        tables[start] = context.decoder.rotary(like, _as_positions(context, positions))
+    return tables
+
+
+def _as_positions(context: Context, positions: Tensor) -> Tensor:
+    """[1, S] as the model's rotary embedding wants it: M-RoPE takes three equal axes."""
+    return positions if context.inputs.positions.dim() == 2 else positions.expand(3, 1, -1)

@@ -1,0 +1,160 @@
+"""Prefill: the decoder layers over the whole prompt, with the method's stages between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import ledger as book
+from .attention import Reading
+from .context import Context, Sequence, kept_states, take, trace_origin
+from .ledger import RowsRead
+from .method import Keep
+from .plan import Stage
+from .view import View
+
+
+class Prefill:
+    """The decoder layers over the whole prompt, with the method's stages between them."""
+
+    def __init__(self, context: Context, sequence: Sequence) -> None:
+        from transformers import DynamicCache
+
+        self.context = context
+        self.sequence = sequence
+        self.whole = (sequence.cos, sequence.sin)
+        self.cache: Any = DynamicCache()
+        self.kept: list[Tensor] = []
+        self.scores: Tensor | None = None
+        self.selections: list[tuple[int, Tensor]] = []
+
+    def run(self) -> Tensor:
+        context, sequence, ledger = self.context, self.sequence, self.context.ledger
+        for index, layer in enumerate(context.decoder.layers):
+            self._act("entering", index)
+            ledger.tokens.append(sequence.hidden.shape[1])
+            ledger.visual.append(sequence.stop - sequence.start)
+            self.kept.append(sequence.original)
+            reading = self._prepare(index)
+            sequence.hidden = layer(
+                sequence.hidden,
+                attention_mask=None,
+                position_ids=None,
+                past_key_values=self.cache,
+                use_cache=True,
+                position_embeddings=(sequence.cos, sequence.sin),
+                tpprof=context.attention,
+            )
+            self.scores = reading.values if reading else None
+            context.lap("prefill", "layer", index)
+            self._act("leaving", index)
+        context.attention.masks.clear()
+        if context.plan.compressed and self.selections:
+            self._compress()
+            context.lap("prefill", "compress")
+        ledger.cached = [layer.keys.shape[2] for layer in self.cache.layers]
+        return sequence.hidden
+
+    def cache_bytes(self) -> list[int]:
+        return [
+            sum(t.element_size() * t.numel() for t in (layer.keys, layer.values))
+            for layer in self.cache.layers
+        ]
+
+    def _prepare(self, index: int) -> Reading | None:
+        """Say how layer `index` attends, and what to read of it."""
+        context, ledger = self.context, self.context.ledger
+        use_map = book.builds_map(context.plan, context.policy, index)
+        reading = None
+        for stage in book.stages_reading(context.plan, index):
+            reading = self._reading(stage)
+            if not use_map:
+                ledger.rows[index] = RowsRead(reading.stop - reading.start, reading.stop)
+        if use_map:
+            ledger.maps.append(index)
+
+        def lap(part: str) -> None:
+            context.lap("prefill", part, index)
+
+        context.set_attention(use_map=use_map, reading=reading, lap=lap)
+        return reading
+
+    def _reading(self, stage: Stage) -> Reading:
+        sequence = self.sequence
+        length = sequence.hidden.shape[1]
+        start, stop = {
+            "last": (length - 1, length),
+            "last-visual": (sequence.stop - 1, sequence.stop),
+            "text": (sequence.stop, length),
+        }[stage.rows or "last"]
+        columns = slice(sequence.start, sequence.stop)
+        return Reading(start, stop, columns, whole_map=self.context.published)
+
+    def _act(self, moment: str, index: int) -> None:
+        for stage in self.context.plan.stages:
+            if stage.layer == index and stage.moment == moment:
+                self._stage(stage)
+                self.context.lap("prefill", "select", index)
+
+    def _stage(self, stage: Stage) -> None:
+        context, sequence = self.context, self.sequence
+        view = View(
+            layer=stage.layer,
+            request=context.inputs.request,
+            hidden=sequence.hidden,
+            scores=self.scores if stage.rows else None,
+            published=context.published,
+            notes=context.notes,
+            start=sequence.start,
+            stop=sequence.stop,
+            original=sequence.original,
+        )
+        keep = context.method.select(view, stage)
+        if keep is None:
+            return
+        self.selections.append((stage.first_layer_after, keep.index))
+        self._apply(keep)
+
+    def _apply(self, keep: Keep) -> None:
+        """Move hidden states, positions, origins and marks as `keep` says."""
+        sequence, notes = self.sequence, self.context.notes
+        start, stop = sequence.start, sequence.stop
+
+        def around(tensor: Tensor, visual: Tensor) -> Tensor:
+            return torch.cat([tensor[:, :start], visual, tensor[:, stop:]], 1)
+
+        hidden = sequence.hidden
+        sequence.hidden = around(hidden, kept_states(hidden[:, start:stop], keep))
+        sequence.original = trace_origin(sequence.original, keep)
+        notes.marks = {name: flags.gather(1, keep.index) for name, flags in notes.marks.items()}
+        sequence.stop = start + keep.index.shape[1]
+        compact = self.context.plan.positions == "compact"
+        if compact and self.context.inputs.positions.dim() == 2:
+            length = sequence.hidden.shape[1]
+            sequence.cos, sequence.sin = (table[:, :length] for table in self.whole)
+        else:
+            for name in ("cos", "sin"):
+                table = getattr(sequence, name).expand(hidden.shape[0], -1, -1)
+                setattr(sequence, name, around(table, take(table[:, start:stop], keep.index)))
+
+    def _compress(self) -> None:
+        """Shrink the caches of the plan's layers to the survivors of the last stage."""
+        start = self.sequence.start
+        for index in self.context.plan.compressed:
+            later = [chosen for first, chosen in self.selections if first > index]
+            if not later:
+                continue
+            survivors = later[-1]
+            for chosen in reversed(later[:-1]):
+                survivors = chosen.gather(1, survivors)
+            layer = self.cache.layers[index]
+            stop = start + self.context.ledger.visual[index]
+            place = survivors[:, None, :, None]
+            for name in ("keys", "values"):
+                states = getattr(layer, name)
+                shape = (-1, states.shape[1], -1, states.shape[3])
+                visual = states[:, :, start:stop].gather(2, place.expand(*shape))
+                parts = [states[:, :, :start], visual, states[:, :, stop:]]
+                setattr(layer, name, torch.cat(parts, 2))

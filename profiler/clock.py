@@ -1,0 +1,110 @@
+"""The one clock of tpprof: CUDA events on a GPU, the host's monotonic clock elsewhere.
+
+A stopwatch is told as each part of a request ends; the parts follow one another without a gap.
+On a GPU an event is recorded then, and nothing waits until the request is over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Part = tuple[str, str, int | None]
+"""Phase, part of the phase, and layer or decode step."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One timed request. `latency`: seconds on the host's clock, waiting included. `parts`:
+    seconds of each part, in the order of their first end; a part that ends twice is summed."""
+
+    latency: float
+    parts: dict[Part, float]
+
+    @property
+    def phases_sum(self) -> float:
+        """Seconds of all parts together."""
+        return sum(self.parts.values())
+
+
+class Stopwatch:
+    """Times one request after another on one device.
+
+    `event` makes a CUDA event and `synchronize` waits for the device; tests give their own.
+    """
+
+    def __init__(
+        self,
+        device_type: str,
+        *,
+        event: Callable[[], Any] | None = None,
+        synchronize: Callable[[], None] | None = None,
+    ) -> None:
+        self._on_gpu = device_type == "cuda"
+        self._event = event or _cuda_event
+        self._synchronize = synchronize or (_cuda_synchronize if self._on_gpu else _nothing)
+        self._marks: list[tuple[Part, Any]] = []
+        self._pool: list[Any] = []
+        self._used = 0
+
+    def start(self) -> None:
+        """Wait for the device, forget what was, and begin."""
+        self._synchronize()
+        self._marks.clear()
+        self._used = 0
+        self._began = time.perf_counter_ns()
+        self._first = self._mark()
+
+    def lap(self, phase: str, part: str, index: int | None = None) -> None:
+        """A part of the request has ended."""
+        self._marks.append(((phase, part, index), self._mark()))
+
+    def stop(self) -> Timing:
+        """Wait for the device and return what was measured since `start`."""
+        self._synchronize()
+        latency = (time.perf_counter_ns() - self._began) * 1e-9
+        parts: dict[Part, float] = {}
+        before = self._first
+        for part, mark in self._marks:
+            parts[part] = parts.get(part, 0.0) + self._seconds(before, mark)
+            before = mark
+        return Timing(latency, parts)
+
+    def _mark(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter_ns()
+        if self._used == len(self._pool):
+            self._pool.append(self._event())
+        event = self._pool[self._used]
+        self._used += 1
+        event.record()
+        return event
+
+    def _seconds(self, before: Any, after: Any) -> float:
+        if not self._on_gpu:
+            return float((after - before) * 1e-9)
+        return float(before.elapsed_time(after) * 1e-3)
+
+
+def now() -> float:
+    """Seconds on the host's monotonic clock, for time budgets."""
+    return time.perf_counter()
+
+
+def _cuda_event() -> Any:
+    import torch
+
+    make: Any = torch.cuda.Event
+    return make(enable_timing=True)
+
+
+def _cuda_synchronize() -> None:
+    import torch
+
+    torch.cuda.synchronize()
+
+
+def _nothing() -> None:
+    return None

@@ -1,0 +1,113 @@
+"""Peak memory of one request: allocator and NVML on a GPU, resident memory of the process on CPU.
+
+Measured in a pass of its own, never in a timed one. What cannot be known is None, with a reason.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..methods.core.context import Lap, no_lap
+
+Result = TypeVar("Result")
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Bytes. allocator: peak of torch's CUDA allocator, per phase and in all. resident: peak
+    resident memory of the process (CPU). device: memory in use on the whole GPU after the request
+    (NVML). `reasons` says why a figure is None."""
+
+    allocator: int | None
+    allocator_by_phase: dict[str, int]
+    resident: int | None
+    device: int | None
+    reasons: dict[str, str]
+
+
+def peak(device: Any, request: Callable[[Lap], Result]) -> tuple[Peak, Result]:
+    """Run `request` once, handing it a lap function; returns its peak memory and its result."""
+    if device.type == "cuda":
+        return _gpu_peak(device, request)
+    reasons = {"allocator": "no CUDA device", "device": "no CUDA device"}
+    reset = _reset_resident_peak()
+    result = request(no_lap)
+    if not reset:
+        reasons["resident"] = "this system does not let the peak be reset"
+    return Peak(None, {}, resident_peak() if reset else None, None, reasons), result
+
+
+def resident_peak() -> int | None:
+    """Peak resident memory of this process since the last reset, bytes; None where unknown."""
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())
+    except OSError:
+        return None
+    return int(found.group(1)) * 1024 if found else None
+
+
+def device_memory(index: int, nvml: Any | None = None) -> tuple[int | None, str]:
+    """Bytes in use on GPU `index` by all processes, and a reason where that is unknown."""
+    try:
+        library = nvml or importlib.import_module("pynvml")
+        library.nvmlInit()
+    except Exception as error:  # no package, no driver, no permission
+        return None, f"NVML: {error}"
+    try:
+        handle = library.nvmlDeviceGetHandleByIndex(index)
+        return int(library.nvmlDeviceGetMemoryInfo(handle).used), ""
+    except Exception as error:  # MIG, a lost device
+        return None, f"NVML: {error}"
+    finally:
+        library.nvmlShutdown()
+
+
+def _gpu_peak(device: Any, request: Callable[[Lap], Result]) -> tuple[Peak, Result]:
+    import torch
+
+    by_phase: dict[str, int] = {}
+
+    def lap(phase: str, part: str, index: int | None = None) -> None:
+        reached = torch.cuda.max_memory_allocated(device)
+        by_phase[phase] = max(by_phase.get(phase, 0), reached)
+        torch.cuda.reset_peak_memory_stats(device)
+
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    result = request(lap)
+    torch.cuda.synchronize(device)
+    used, reason = device_memory(_nvml_index(device))
+    reasons = {"resident": "measured on CPU only"}
+    if used is None:
+        reasons["device"] = reason
+    return Peak(max(by_phase.values(), default=None), by_phase, None, used, reasons), result
+
+
+def _nvml_index(device: Any) -> int:
+    """NVML counts all GPUs of the machine; torch counts those that it may see."""
+    import os
+
+    import torch
+
+    index = device.index if device.index is not None else torch.cuda.current_device()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    listed = [entry.strip() for entry in visible.split(",") if entry.strip()]
+    if index < len(listed) and listed[index].isdigit():
+        return int(listed[index])
+    return int(index)
+
+
+def _reset_resident_peak() -> bool:
+    try:
+        _CLEAR.write_text("5")
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,53 @@
+"""Plain rows and texts as JSON, CSV, Markdown or an aligned table."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Rows = Sequence[dict[str, Any]]
+
+
+def as_json(rows: Rows) -> str:
+    return msgspec.json.format(msgspec.json.encode(rows), indent=2).decode() + "\n"
+
+
+def as_csv(rows: Rows) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def as_markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; bars and line breaks inside a cell are escaped."""
+    table = [list(headings), ["---"] * len(headings), *lines]
+    return "".join("| " + " | ".join(map(_escaped, line)) + " |\n" for line in table)
+
+
+def as_table(headings: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> Table:
+    """A table for the terminal; the first `left` columns hold text, the others numbers."""
+    table = Table(header_style="bold", pad_edge=False)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number < left else "right", no_wrap=True)
+    for line in lines:
+        table.add_row(*(Text(text) for text in line))
+    return table
+
+
+def console(width: int = 170) -> Console:
+    """The terminal, or a page of fixed width where the output goes to a file."""
+    detected = Console()
+    return detected if detected.is_terminal else Console(width=width)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\n", " ").replace("|", "\\|")

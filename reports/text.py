@@ -1,0 +1,110 @@
+"""What the table says, in a few sentences made from its data."""
+
+from __future__ import annotations
+
+from . import units
+from .record import Record
+from .summary import Row, phase_median, rows
+
+UNTOUCHED = ("preprocess", "transfer", "vision", "embed", "head")
+
+
+def sentences(record: Record) -> list[str]:
+    """Two or three sentences on how promised and measured speed-up differ, and notes."""
+    measured = [row for row in rows(record) if row.speedup and row.cell.name != "vanilla"]
+    found = [_contrast(measured), _ranking(measured), _untouched(record)]
+    notes = [f"{row.cell.label}: {row.cell.note}." for row in rows(record) if row.cell.note]
+    return [sentence for sentence in found if sentence] + list(dict.fromkeys(notes))
+
+
+def header(record: Record) -> list[str]:
+    """What was run, on what."""
+    model, request, environment = record.model, record.request, record.environment
+    tokens = f"{request.before} + {request.visual} visual + {request.after} tokens"
+    state = "" if record.complete else " (interrupted: what was measured so far)"
+    return [
+        f"{model.name} ({model.reason}), {model.source}, "
+        f"{model.parameters / 1e6:,.0f} M parameters, {model.dtype}, {model.backend}",
+        f"{environment.get('device', 'unknown device')}; {tokens}, batch {request.batch}, "
+        f"{request.new_tokens} new tokens{state}",
+    ]
+
+
+def footnotes(record: Record) -> list[str]:
+    """What the columns mean, and whether the parts of a request account for its latency."""
+    table = rows(record)
+    sums = [row.parts_sum.median for row in table if row.parts_sum]
+    samples = {row.latency.samples for row in table if row.latency}
+    lines = [
+        "latency: preprocess to last token. FLOPs: whole request, 1 MAC = 2 FLOPs, dense "
+        "attention. realised: share of the promised saving that the clock confirms."
+    ]
+    if sums:
+        off = max(abs(1 - share) for share in sums)
+        verdict = "within 2 %" if off <= 0.02 else "NOT within 2 %: distrust the parts"
+        lines.append(
+            f"{min(samples)} samples a row; the parts of a request sum to its latency to "
+            f"{units.percent(off, 2)} ({verdict})."
+        )
+    return lines
+
+
+def _contrast(measured: list[Row]) -> str:
+    """The same method under maps and under rows."""
+    best, gap = "", 0.0
+    for row in measured:
+        for twin in measured:
+            same = row.cell.method == twin.cell.method
+            if not (same and row.cell.attention == "maps" and twin.cell.attention == "rows"):
+                continue
+            assert row.speedup is not None
+            assert twin.speedup is not None
+            difference = twin.speedup.median / row.speedup.median
+            if difference > gap:
+                gap = difference
+                best = (
+                    f"{row.cell.method}: FLOPs promise {units.times(row.promised)}; with full "
+                    f"attention maps in the layers it scores it gets "
+                    f"{units.times(row.speedup.median)}, reading only the rows it needs "
+                    f"{units.times(twin.speedup.median)}."
+                )
+    return best
+
+
+def _ranking(measured: list[Row]) -> str:
+    """The pair whose order by FLOPs is most wrong about their order by time."""
+    best, wrong = "", 1.05
+    for less in measured:
+        for more in measured:
+            if not (less.flops_share and more.flops_share and less.speedup and more.speedup):
+                continue
+            slower = more.speedup.median / less.speedup.median
+            if less.cell.method == more.cell.method:
+                continue
+            if less.flops_share < more.flops_share and slower > wrong:
+                wrong = slower
+                best = (
+                    f"{_name(less)} needs {units.percent(less.flops_share)} of vanilla's FLOPs and "
+                    f"{_name(more)} {units.percent(more.flops_share)}, yet it takes "
+                    f"{units.times(slower)} the time: FLOPs do not rank these methods."
+                )
+    return best
+
+
+def _untouched(record: Record) -> str:
+    """The part of vanilla's latency that pruning in the decoder cannot save."""
+    vanilla = next((row for row in rows(record) if row.cell.name == "vanilla"), None)
+    if vanilla is None or vanilla.latency is None:
+        return ""
+    spent = {phase: phase_median(vanilla.cell, phase) or 0.0 for phase in UNTOUCHED}
+    share = sum(spent.values()) / vanilla.latency.median
+    largest = max(spent, key=lambda phase: spent[phase])
+    return (
+        f"{units.percent(share, 0)} of vanilla's latency lies outside the decoder layers "
+        f"(most of it {largest}): pruning inside the decoder does not touch it."
+    )
+
+
+def _name(row: Row) -> str:
+    policy = f" with {row.cell.attention}" if row.cell.reads_attention else ""
+    return row.cell.method + policy

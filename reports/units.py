@@ -1,0 +1,35 @@
+"""The one place where seconds, bytes and FLOPs become text. Inside, everything is SI."""
+
+from __future__ import annotations
+
+NA = "n/a"
+
+
+def milliseconds(seconds: float | None) -> str:
+    return NA if seconds is None else f"{seconds * 1e3:,.{_digits(seconds * 1e3)}f}"
+
+
+def megabytes(count: float | None) -> str:
+    """MB of 10^6 bytes, as the paper counts the KV cache."""
+    return NA if count is None else f"{count / 1e6:,.{_digits(count / 1e6)}f}"
+
+
+def gibibytes(count: float | None) -> str:
+    return NA if count is None else f"{count / 2**30:.2f} GiB"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    return NA if share is None else f"{share * 100:.{digits}f} %"
+
+
+def times(ratio: float | None) -> str:
+    return NA if ratio is None else f"{ratio:.2f}x"
+
+
+def teraflops(count: float | None) -> str:
+    return NA if count is None else f"{count / 1e12:,.{_digits(count / 1e12)}f} TFLOPs"
+
+
+def _digits(value: float) -> int:
+    """Decimals that leave three or four significant figures."""
+    return 0 if value >= 1000 else 1 if value >= 100 else 2 if value >= 1 else 3

@@ -1,0 +1,27 @@
+"""Fixtures: a micro model of each architecture."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from micro import MICRO, load
+
+from tpprof.profiler.models.model import Model
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session", params=list(MICRO))
+def model(request: pytest.FixtureRequest) -> Model:
+    """A micro model of each architecture in turn; float32 on the CPU, random weights."""
+    return load(request.param)
+
+
+@pytest.fixture(scope="session")
+def llava_next() -> Model:
+    return load("llava-next")

@@ -1,0 +1,284 @@
+"""A checkpoint folder gives the model, the pictures and the prompt that it was saved with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+import tpprof
+from tpprof.methods.core.decoder import Inputs
+from tpprof.profiler.models.load import shape_of
+from tpprof.profiler.models.model import Model
+from tpprof.profiler.models.shapes import Shape, config
+from tpprof.profiler.workload import WorkloadError
+
+CLASSES = {
+    "llava": "LlavaForConditionalGeneration",
+    "llava-next": "LlavaNextForConditionalGeneration",
+    "qwen2-vl": "Qwen2VLForConditionalGeneration",
+}
+WORDS = "Is there a person in the image ? Answer question using single word or phrase . USER"
+QUESTION = "Is there a person in the image ? Answer the question using a single word or phrase ."
+TEMPLATE = (
+    "SYSTEM{% for message in messages %} USER: {% for part in message.content %}"
+    "{% if part.type == 'image' %}IMAGE{% else %} {{ part.text }}{% endif %}"
+    "{% endfor %}{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+)
+
+
+def tokenizer_of(model: Model) -> PreTrainedTokenizerFast:
+    """A word tokenizer as large as the vocabulary; special tokens have the ids of the config."""
+    given = model.module.config
+    special = {model.image_token: "<image>"}
+    if model.shape.architecture == "qwen2-vl":
+        special = {
+            given.image_token_id: "<|image_pad|>",
+            given.vision_start_token_id: "<|vision_start|>",
+            given.vision_end_token_id: "<|vision_end|>",
+        }
+    words = iter(
+        [*dict.fromkeys(WORDS.split()), "ASSISTANT", "SYSTEM", ":", "green"]
+        + [f"word{index}" for index in range(model.shape.text.vocabulary)]
+    )
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2}
+    for index in range(3, model.shape.text.vocabulary):
+        vocabulary[special.get(index) or next(words)] = index
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=list(special.values()),
+    )
+    tokenizer.chat_template = TEMPLATE.replace("IMAGE", model.image_text)
+    return tokenizer
+
+
+def save(model: Model, module: Any, folder: Path, **options: Any) -> Path:
+    module.save_pretrained(folder, **options)
+    model.image_processor.save_pretrained(folder)
+    tokenizer_of(model).save_pretrained(folder)
+    return folder
+
+
+def variant(model: Model, given: Any, folder: Path) -> tuple[Any, Model]:
+    """A transformers model of another config, and what is loaded of its checkpoint."""
+    torch.manual_seed(0)
+    module = getattr(transformers, CLASSES[model.shape.architecture])._from_config(given).eval()
+    return module, tpprof.load(str(save(model, module, folder)), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(model, model.module, tmp_path_factory.mktemp("models") / "mine")
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint: Path) -> Model:
+    return tpprof.load(str(checkpoint), device="cpu")
+
+
+@pytest.fixture
+def copy(checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy of the checkpoint that a test may change."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+
+
+def prompt_of(model: Model, inputs: Inputs) -> tuple[str, str]:
+    """The words before and after the image, whose placeholders must be one unbroken run."""
+    ids, request = inputs["input_ids"][0].tolist(), inputs.request
+    before, after = ids[: request.before], ids[request.before + request.visual :]
+    visual = ids[request.before : request.before + request.visual]
+    assert len(ids) == request.length
+    assert visual == [model.image_token] * request.visual
+    assert request.visual >= 36
+    assert model.image_token not in before + after
+    tokens = model.tokenizer.convert_ids_to_tokens
+    return " ".join(tokens(before)), " ".join(tokens(after))
+
+
+def framed(model: Model, before: str, after: str) -> tuple[str, str]:
+    """With the markers that Qwen2-VL wants around a picture."""
+    if model.shape.architecture == "qwen2-vl":
+        return f"{before} <|vision_start|>", f"<|vision_end|> {after}"
+    return before, after
+
+
+def hf_logits(module: Any, inputs: Inputs) -> torch.Tensor:
+    with torch.no_grad():
+        logits: torch.Tensor = module(**inputs).logits[:, -1]
+    return logits
+
+
+def test_weights_and_numbers_come_back(model: Model, loaded: Model, checkpoint: Path) -> None:
+    saved, read = model.module.state_dict(), loaded.module.state_dict()
+    assert saved.keys() == read.keys()
+    assert all(torch.equal(saved[name], read[name]) for name in saved)
+    ours, theirs = loaded.shape, model.shape
+    assert (ours.architecture, ours.text, ours.vision) == (
+        theirs.architecture,
+        theirs.text,
+        theirs.vision,
+    )
+    assert (ours.pinpoints, ours.parameters) == (theirs.pinpoints, theirs.parameters)
+    assert (loaded.name, loaded.source) == ("mine", f"checkpoint {checkpoint}")
+    assert (loaded.dtype, loaded.device.type, loaded.backend) == (torch.float32, "cpu", "sdpa")
+    assert not loaded.module.training
+    assert shape_of(str(checkpoint)) == ours
+
+
+@pytest.mark.parametrize("options", [{}, {"prompt": "green ?"}, {"text_tokens": (4, 9)}], ids=str)
+def test_logits_come_back(model: Model, loaded: Model, options: dict[str, Any]) -> None:
+    inputs = tpprof.inputs(loaded, size=(100, 168), layout="anyres", batch_size=2, **options)
+    mine = tpprof.forward(loaded, inputs, "vanilla", new_tokens=3)
+    original = tpprof.forward(model, inputs, "vanilla", new_tokens=3)
+    assert torch.equal(mine.logits, original.logits)
+    assert torch.equal(mine.step_logits, original.step_logits)
+    torch.testing.assert_close(mine.logits, hf_logits(loaded.module, inputs), rtol=0, atol=1e-4)
+
+
+def test_pictures_are_processed_as_before(model: Model, loaded: Model) -> None:
+    ours, theirs = (
+        tpprof.inputs(each, size=(90, 168), text_tokens=(4, 9)) for each in (loaded, model)
+    )
+    assert ours.request == theirs.request
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_default_prompt_goes_through_the_chat_template(loaded: Model) -> None:
+    inputs = tpprof.inputs(loaded, size=(168, 168))
+    assert prompt_of(loaded, inputs) == framed(
+        loaded, "<s> SYSTEM USER :", f"{QUESTION} ASSISTANT :"
+    )
+
+
+def test_a_prompt_of_ones_own(loaded: Model) -> None:
+    inputs = tpprof.inputs(loaded, size=(168, 168), prompt="Is the person green?", batch_size=2)
+    assert torch.equal(inputs["input_ids"][0], inputs["input_ids"][1])
+    assert prompt_of(loaded, inputs) == framed(
+        loaded, "<s> SYSTEM USER :", "Is the person green ? ASSISTANT :"
+    )
+    assert "ASSISTANT :" in prompt_of(loaded, tpprof.inputs(loaded, size=(168, 168), prompt=""))[1]
+
+
+@pytest.mark.parametrize("lengths", [(0, 1), (3, 17)])
+def test_text_tokens_instead_of_a_prompt(loaded: Model, lengths: tuple[int, int]) -> None:
+    inputs = tpprof.inputs(loaded, size=(168, 168), text_tokens=lengths)
+    assert (inputs.request.before, inputs.request.after) == lengths
+    assert "SYSTEM" not in " ".join(prompt_of(loaded, inputs))
+
+
+def test_no_chat_template(copy: Path) -> None:
+    (copy / "chat_template.jinja").unlink()
+    plain = tpprof.load(str(copy), device="cpu")
+    assert plain.chat_template is None
+    inputs = tpprof.inputs(plain, size=(168, 168))
+    assert prompt_of(plain, inputs) == framed(plain, "<s> USER :", f"{QUESTION} ASSISTANT :")
+
+
+def test_chat_template_of_the_joint_processor(model: Model, copy: Path) -> None:
+    """Older checkpoints keep it in a file that only transformers' joint processor reads."""
+    template = tokenizer_of(model).chat_template.replace("SYSTEM", "green")
+    (copy / "chat_template.jinja").unlink()
+    (copy / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    old = tpprof.load(str(copy), device="cpu")
+    assert prompt_of(old, tpprof.inputs(old, size=(168, 168))) == framed(
+        old, "<s> green USER :", f"{QUESTION} ASSISTANT :"
+    )
+
+
+def test_a_template_that_begins_the_sequence_itself(copy: Path) -> None:
+    template = copy / "chat_template.jinja"
+    template.write_text("{{ bos_token }}" + template.read_text())
+    begun = tpprof.load(str(copy), device="cpu")
+    before, _ = prompt_of(begun, tpprof.inputs(begun, size=(168, 168)))
+    assert before.split()[:2] == ["<s>", "SYSTEM"]
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_template_without_one_picture(loaded: Model, copy: Path, count: int) -> None:
+    template = copy / "chat_template.jinja"
+    template.write_text(template.read_text().replace(loaded.image_text, loaded.image_text * count))
+    other = tpprof.load(str(copy), device="cpu")
+    with pytest.raises(WorkloadError, match=f"copy: its prompt holds {count} image placeholders"):
+        tpprof.inputs(other, size=(168, 168))
+    assert tpprof.inputs(other, size=(168, 168), text_tokens=(3, 4)).request.before == 3
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16], ids=str)
+def test_bfloat16(model: Model, checkpoint: Path, dtype: str | torch.dtype) -> None:
+    half = tpprof.load(str(checkpoint), device="cpu", dtype=dtype)
+    assert {weight.dtype for weight in half.module.parameters()} == {torch.bfloat16}
+    inputs = tpprof.inputs(half, size=(100, 168), layout="anyres")
+    trace = tpprof.forward(half, inputs, "vanilla")
+    assert trace.logits.dtype == torch.bfloat16
+    torch.testing.assert_close(trace.logits, hf_logits(half.module, inputs), rtol=0, atol=5e-3)
+    whole = tpprof.forward(model, inputs, "vanilla")
+    assert (trace.logits - whole.logits).abs().max() < 0.3 * whole.logits.std()
+    assert [2 * count for count in trace.kv_bytes.decode] == whole.kv_bytes.decode
+
+
+def test_weights_in_several_files(model: Model, tmp_path: Path) -> None:
+    save(model, model.module, tmp_path, max_shard_size="300KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    read = tpprof.load(str(tmp_path), device="cpu").module.state_dict()
+    assert all(torch.equal(read[name], kept) for name, kept in model.module.state_dict().items())
+
+
+def test_folder_named_from_where_one_stands(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkpoint.parent)
+    monkeypatch.setenv("HOME", str(checkpoint.parent))
+    for name in ("mine", "mine/", "./mine", "~/mine"):
+        assert tpprof.load(name, device="cpu").name == "mine"
+
+
+def test_bounds_of_the_checkpoints_own_image_processor(copy: Path, loaded: Model) -> None:
+    if loaded.shape.architecture != "qwen2-vl":
+        pytest.skip("a fixed number of patches")
+    given = {"min_pixels": 3136, "max_pixels": 28 * 28 * 9, "patch_size": 14, "merge_size": 2}
+    given |= {"temporal_patch_size": 2, "image_processor_type": "Qwen2VLImageProcessor"}
+    (copy / "preprocessor_config.json").write_text(json.dumps(given))
+    small = tpprof.load(str(copy), device="cpu")
+    inputs = tpprof.inputs(small, size=(672, 672))
+    assert inputs.request.visual == 9
+    trace = tpprof.forward(small, inputs, "vanilla")
+    torch.testing.assert_close(trace.logits, hf_logits(small.module, inputs), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("layers", [-1, 2, [1, -2]], ids=str)
+def test_other_vision_feature_layers(model: Model, tmp_path: Path, layers: int | list[int]) -> None:
+    if model.shape.architecture == "qwen2-vl":
+        pytest.skip("its tower has no choice of layers")
+    given = config(model.shape)
+    given.vision_feature_layer = layers
+    module, read = variant(model, given, tmp_path)
+    inputs = tpprof.inputs(read, size=(100, 168), layout="anyres")
+    ours = tpprof.forward(read, inputs, "vanilla").logits
+    torch.testing.assert_close(ours, hf_logits(module, inputs), rtol=0, atol=1e-4)
+
+
+def test_tied_head_is_counted_once(model: Model, tmp_path: Path) -> None:
+    """Qwen2-VL-2B is published with a head that is the transposed embedding."""
+    given = config(model.shape)
+    given.tie_word_embeddings = given.text_config.tie_word_embeddings = True
+    module, read = variant(model, given, tmp_path)
+    inputs = tpprof.inputs(read, size=(100, 168), layout="anyres")
+    ours = tpprof.forward(read, inputs, "vanilla").logits
+    torch.testing.assert_close(ours, hf_logits(module, inputs), rtol=0, atol=1e-4)
+    shape: Shape = read.shape
+    assert shape.parameters == sum(weight.numel() for weight in module.parameters())

@@ -1,0 +1,211 @@
+"""What is planned from a shape alone is what transformers' processors and models really give."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from PIL import Image
+from torch import Tensor
+from transformers.image_processing_utils import select_best_resolution
+from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+import tpprof
+from tpprof.methods.core.request import Segment
+from tpprof.profiler.models.geometry import Layout, encoder, rectangle, request, segments
+from tpprof.profiler.models.model import Model
+from tpprof.profiler.models.shapes import (
+    SHAPES,
+    Shape,
+    config,
+    dynamic_size,
+    from_config,
+    tile_grid,
+)
+from tpprof.profiler.workload import Workload, plan_request
+
+LENGTHS = (1, 13, 27, 84, 100, 168, 251, 335, 336, 337, 480, 500, 672, 673, 1008, 1343, 2000, 5003)
+SIZES = list(itertools.product(LENGTHS, LENGTHS))
+PICTURES = ((168, 168), (30, 20), (84, 168), (99, 168), (168, 61), (400, 97), (97, 400), (90, 84))
+CLASSES = {
+    "llava": "LlavaForConditionalGeneration",
+    "llava-next": "LlavaNextForConditionalGeneration",
+    "qwen2-vl": "Qwen2VLForConditionalGeneration",
+}
+
+
+def picture(size: tuple[int, int]) -> Image.Image:
+    return Image.linear_gradient("L").convert("RGB").resize((size[1], size[0]))
+
+
+def packed(given: Any, size: tuple[int, int], tiles: int, side: int) -> Tensor:
+    """Where transformers puts each patch of the tiles: their number, and -1 for a newline."""
+    patches = torch.arange(tiles * side**2, dtype=torch.float64).view(tiles, side**2, 1)
+    features, _ = LlavaNextModel.pack_image_features(
+        SimpleNamespace(config=given),
+        [patches],
+        torch.tensor([size]),
+        vision_feature_select_strategy="default",
+        image_newline=torch.tensor([-1.0], dtype=torch.float64),
+    )
+    places: Tensor = features[0][:, 0].long()
+    return places
+
+
+@pytest.fixture(params=["tiny", "llava-next-7b", "micro"])
+def tiled(request: pytest.FixtureRequest, llava_next: Model) -> Shape:
+    """A shape of LLaVA-NeXT with published tiles, and one with tiles of another size."""
+    return SHAPES.get(request.param, llava_next.shape)
+
+
+def test_tile_grid_is_the_best_resolution_of_transformers(tiled: Shape) -> None:
+    side, pinpoints = tiled.vision.image, [list(size) for size in tiled.pinpoints]
+    seen = set()
+    for size in SIZES:
+        height, width = select_best_resolution(size, pinpoints)
+        assert tile_grid(tiled, *size) == (height // side, width // side), size
+        seen.add((height, width))
+    assert len(seen) == len(pinpoints)
+
+
+def test_anyres_is_what_transformers_packs(tiled: Shape) -> None:
+    """Count and place: a base tile, then rows that each end in a newline."""
+    side, given = tiled.vision.side, config(tiled)
+    cut = 0
+    for size in SIZES:
+        rows, columns = tile_grid(tiled, *size)
+        base, joined = segments(tiled, size, "anyres")
+        places = packed(given, size, 1 + rows * columns, side)
+        assert base == Segment(side, side)
+        assert base.tokens + joined.tokens == len(places), size
+        grid = places[base.tokens :].view(joined.height, joined.width)
+        assert (grid[:, -1] == -1).all(), size
+        assert (grid[:, :-1] >= base.tokens).all(), size
+        assert places[: base.tokens].tolist() == list(range(base.tokens))
+        cut += joined.tokens < rows * side * (columns * side + 1)
+    assert len(SIZES) / 4 < cut < len(SIZES)
+
+
+@pytest.mark.parametrize("size", PICTURES, ids=str)
+@pytest.mark.parametrize("layout", ["flat", "anyres"])
+def test_plan_is_what_a_prepared_request_holds(
+    model: Model, size: tuple[int, int], layout: Layout
+) -> None:
+    planned = plan_request(model.shape, Workload(size=size, layout=layout), before=4, after=3)
+    inputs = tpprof.inputs(model, size=size, layout=layout, text_tokens=(4, 3))
+    assert inputs.request == planned
+    assert inputs["input_ids"].shape == (1, planned.length)
+    assert int((inputs["input_ids"] == model.image_token).sum()) == planned.visual
+
+    pixels, tower = model.pixels([picture(size)]), planned.encoder
+    assert tower is not None
+    if model.shape.architecture == "qwen2-vl":
+        frames, rows, columns = pixels["image_grid_thw"][0].tolist()
+        assert (tower.tiles, tower.patches) == (frames, rows * columns)
+        assert planned.visual == rows * columns // planned.merger
+        assert planned.segments == (Segment(rows // 2, columns // 2),)
+    else:
+        values = pixels["pixel_values"]
+        assert tower.tiles == (values.shape[1] if values.dim() == 5 else 1)
+        assert tower.patches == (values.shape[-1] // 14) ** 2
+    with torch.no_grad():
+        features = model.module.model.get_image_features(**pixels, return_dict=True).pooler_output
+    if layout == "anyres" or model.shape.architecture != "llava-next":
+        assert planned.visual == features[0].shape[0]
+    else:
+        assert planned.visual == tower.tiles * tower.patches
+
+
+def test_order_is_the_packing_of_transformers(llava_next: Model) -> None:
+    for size in PICTURES:
+        inputs = tpprof.inputs(llava_next, size=size, layout="anyres", text_tokens=(4, 3))
+        tower = inputs.request.encoder
+        assert tower is not None
+        assert inputs.order is not None
+        expected = packed(llava_next.module.config, size, tower.tiles, 6)
+        newline = tower.tiles * tower.patches
+        assert inputs.order.tolist() == expected.masked_fill(expected < 0, newline).tolist()
+
+
+@pytest.mark.parametrize("name", ["qwen2-vl-7b", "tiny-qwen2-vl"])
+def test_dynamic_size_is_the_smart_resize_of_transformers(name: str) -> None:
+    shape = SHAPES[name]
+    allowed = [size for size in SIZES if max(size) / min(size) <= 200]
+    bounded = {56 * 56: 0, 28 * 28 * 1280: 0}
+    for height, width in allowed:
+        size = smart_resize(height, width, 28, 56 * 56, 28 * 28 * 1280)
+        assert dynamic_size(shape, height, width) == size
+        (segment,) = segments(shape, (height, width), "flat")
+        assert (segment.height, segment.width) == (size[0] // 28, size[1] // 28)
+        assert encoder(shape, (height, width), "flat").patches == 4 * segment.tokens
+        bounded[56 * 56] += math.prod(size) > 4 * height * width
+        bounded[28 * 28 * 1280] += math.prod(size) < height * width / 2
+    assert min(bounded.values()) > 5
+
+
+@pytest.mark.parametrize("size", [(20, 31), (225, 700), (2000, 1999), (60, 4000)], ids=str)
+def test_image_grid_of_large_and_small_pictures(size: tuple[int, int]) -> None:
+    shape = SHAPES["qwen2-vl-7b"]
+    processor = transformers.models.qwen2_vl.image_processing_pil_qwen2_vl.Qwen2VLImageProcessorPil
+    given = processor()(images=[picture(size)], return_tensors="pt")
+    frames, rows, columns = given["image_grid_thw"][0].tolist()
+    assert frames == 1
+    assert segments(shape, size, "flat") == (Segment(rows // 2, columns // 2),)
+    assert encoder(shape, size, "flat").patches == given["pixel_values"].shape[0]
+
+
+@pytest.mark.parametrize("visual", [1, 2, 7, 36, 37, 576, 2880, 2881])
+def test_synthetic_features_fill_a_rectangle(visual: int) -> None:
+    (segment,) = rectangle(visual)
+    assert segment.tokens == visual
+    assert segment.height <= segment.width
+    assert not any(visual % side == 0 for side in range(segment.height + 1, math.isqrt(visual) + 1))
+    shape = SHAPES["llava-next-7b"]
+    planned = request(shape, before=3, after=2, size=(9, 9), visual_tokens=visual)
+    assert (planned.visual, planned.length, planned.encoder) == (visual, visual + 5, None)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_parameters_are_those_of_the_transformers_model(name: str) -> None:
+    shape = SHAPES[name]
+    with torch.device("meta"):
+        module = getattr(transformers, CLASSES[shape.architecture])._from_config(config(shape))
+    assert shape.parameters == sum(weight.numel() for weight in module.parameters())
+    assert shape.text.parameters == sum(
+        weight.numel()
+        for part in (module.model.language_model, module.lm_head)
+        for weight in part.parameters()
+    )
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_config_gives_its_shape_back(name: str) -> None:
+    shape = SHAPES[name]
+    again = from_config(name, shape.architecture, config(shape))
+    assert (again.text, again.vision, again.pinpoints) == (
+        shape.text,
+        shape.vision,
+        shape.pinpoints,
+    )
+    assert again.parameters == shape.parameters
+
+
+def test_default_request_of_the_paper() -> None:
+    shape = SHAPES["llava-next-7b"]
+    flat, anyres = (
+        plan_request(shape, Workload(layout=layout), before=35, after=25)
+        for layout in ("flat", "anyres")
+    )
+    assert Workload().size == (672, 672)
+    assert (flat.visual, flat.length) == (2880, 2940)
+    assert flat.segments == (Segment(24, 24),) * 5
+    assert anyres.visual == 2928
+    assert anyres.segments == (Segment(24, 24), Segment(48, 49))
+    assert plan_request(SHAPES["llava-1.5-7b"], Workload(), before=35, after=25).visual == 576
+    assert plan_request(SHAPES["qwen2-vl-7b"], Workload(), before=35, after=25).visual == 576
