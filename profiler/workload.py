@@ -209,4 +209,5 @@ def sample_picture() -> Path:
 
 def describe(workload: Workload) -> dict[str, Any]:
     """The workload as plain data, for the record."""
-    return dataclasses.asdict(workload)
+    values = dataclasses.asdict(workload)
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}

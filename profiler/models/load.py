@@ -22,6 +22,11 @@ _ADAPTERS: dict[Architecture, tuple[type[Model], str]] = {
     "llava-next": (LlavaNext, "LlavaNextForConditionalGeneration"),
     "qwen2-vl": (Qwen2VL, "Qwen2VLForConditionalGeneration"),
 }
+_PROCESSORS: dict[Architecture, str] = {  # those that the checkpoints come with, PIL back end
+    "llava": "CLIPImageProcessorPil",
+    "llava-next": "LlavaNextImageProcessorPil",
+    "qwen2-vl": "Qwen2VLImageProcessorPil",
+}
 _ARCHITECTURES: dict[str, Architecture] = {
     "llava": "llava",
     "llava_next": "llava-next",
@@ -160,23 +165,39 @@ def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backen
     architecture, given, source = _read_config(name)
     adapter, class_name = _ADAPTERS[architecture]
     try:
+        parts = _processors(source, architecture)
+    except Exception as error:
+        raise ModelError(
+            f"{name}: no readable tokenizer or image processor ({_first_line(error)})"
+        ) from error
+    try:
         module, report = _class(class_name).from_pretrained(
             source,
             dtype=dtype,
             attn_implementation=backend,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
-        parts = _processors(source, architecture)
     except Exception as error:
-        raise ModelError(f"{name}: could not be loaded ({_first_line(error)})") from error
+        raise ModelError(f"{name}: no readable weights ({_first_line(error)})") from error
+    _check_weights(name, report)
+    shape = from_config(Path(source).name, architecture, given)
+    return adapter(module.to(device), shape, backend=backend, source=f"checkpoint {name}", **parts)
+
+
+def _check_weights(name: str, report: dict[str, Any]) -> None:
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ModelError(
             f"{name}: {len(missing)} weights are missing, {missing[0]!r} first; "
             "the checkpoint is incomplete"
         )
-    shape = from_config(Path(source).name, architecture, given)
-    return adapter(module.to(device), shape, backend=backend, source=f"checkpoint {name}", **parts)
+    if report["mismatched_keys"]:
+        weight, found, wanted = min(report["mismatched_keys"])
+        raise ModelError(
+            f"{name}: {len(report['mismatched_keys'])} weights have not the size that config.json "
+            f"says, {weight!r} first: {tuple(found)} instead of {tuple(wanted)}"
+        )
 
 
 def _check_name(name: str, folder: Path) -> None:
@@ -232,27 +253,16 @@ def _class(name: str) -> Any:
     return getattr(transformers, name)
 
 
-def _processor_class(architecture: Architecture) -> Any:
-    """The image processor that the architecture's checkpoints come with (PIL back end)."""
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-    from transformers.models.llava_next.image_processing_pil_llava_next import (
-        LlavaNextImageProcessorPil,
-    )
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-    classes: dict[Architecture, Any] = {
-        "llava": CLIPImageProcessorPil,
-        "llava-next": LlavaNextImageProcessorPil,
-        "qwen2-vl": Qwen2VLImageProcessorPil,
-    }
-    return classes[architecture]
-
-
 def _default_processor(shape: Shape) -> Any:
-    vision, processor = shape.vision, _processor_class(shape.architecture)
+    vision, processor = shape.vision, _class(_PROCESSORS[shape.architecture])
     if shape.architecture == "qwen2-vl":
+        # The area in pixels is given outright: transformers 5.17 takes the bounds of any
+        # checkpoint that was loaded before for its default.
         return processor(
-            patch_size=vision.patch, merge_size=vision.merge, temporal_patch_size=vision.temporal
+            size={"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280},
+            patch_size=vision.patch,
+            merge_size=vision.merge,
+            temporal_patch_size=vision.temporal,
         )
     sizes = {
         "size": {"shortest_edge": vision.image},
@@ -284,7 +294,7 @@ def _image_processor(source: str, architecture: Architecture) -> Any:
     try:
         return _class("AutoImageProcessor").from_pretrained(source)
     except ImportError:  # transformers 5.17 wants torchvision for the automatic choice alone
-        return _processor_class(architecture).from_pretrained(source)
+        return _class(_PROCESSORS[architecture]).from_pretrained(source)
 
 
 def _legacy_template(source: str) -> str | None:

@@ -17,7 +17,7 @@ import tpprof
 from tpprof.methods.core.decoder import Inputs
 from tpprof.profiler.models.load import shape_of
 from tpprof.profiler.models.model import Model
-from tpprof.profiler.models.shapes import Shape, config
+from tpprof.profiler.models.shapes import config
 from tpprof.profiler.workload import WorkloadError
 
 CLASSES = {
@@ -117,10 +117,13 @@ def framed(model: Model, before: str, after: str) -> tuple[str, str]:
     return before, after
 
 
-def hf_logits(module: Any, inputs: Inputs) -> torch.Tensor:
-    with torch.no_grad():
-        logits: torch.Tensor = module(**inputs).logits[:, -1]
-    return logits
+@torch.no_grad()
+def assert_same(module: Any, model: Model, tolerance: float = 1e-4, **options: Any) -> None:
+    """What is loaded gives the logits of a transformers model."""
+    inputs = tpprof.inputs(model, **({"size": (100, 168), "layout": "anyres"} | options))
+    ours = tpprof.forward(model, inputs, "vanilla").logits
+    theirs = module(**inputs).logits[:, -1]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
 
 
 def test_weights_and_numbers_come_back(model: Model, loaded: Model, checkpoint: Path) -> None:
@@ -147,7 +150,7 @@ def test_logits_come_back(model: Model, loaded: Model, options: dict[str, Any]) 
     original = tpprof.forward(model, inputs, "vanilla", new_tokens=3)
     assert torch.equal(mine.logits, original.logits)
     assert torch.equal(mine.step_logits, original.step_logits)
-    torch.testing.assert_close(mine.logits, hf_logits(loaded.module, inputs), rtol=0, atol=1e-4)
+    assert_same(model.module, loaded, batch_size=2, **options)
 
 
 def test_pictures_are_processed_as_before(model: Model, loaded: Model) -> None:
@@ -225,7 +228,7 @@ def test_bfloat16(model: Model, checkpoint: Path, dtype: str | torch.dtype) -> N
     inputs = tpprof.inputs(half, size=(100, 168), layout="anyres")
     trace = tpprof.forward(half, inputs, "vanilla")
     assert trace.logits.dtype == torch.bfloat16
-    torch.testing.assert_close(trace.logits, hf_logits(half.module, inputs), rtol=0, atol=5e-3)
+    assert_same(half.module, half, tolerance=5e-3)
     whole = tpprof.forward(model, inputs, "vanilla")
     assert (trace.logits - whole.logits).abs().max() < 0.3 * whole.logits.std()
     assert [2 * count for count in trace.kv_bytes.decode] == whole.kv_bytes.decode
@@ -247,38 +250,31 @@ def test_folder_named_from_where_one_stands(
         assert tpprof.load(name, device="cpu").name == "mine"
 
 
-def test_bounds_of_the_checkpoints_own_image_processor(copy: Path, loaded: Model) -> None:
-    if loaded.shape.architecture != "qwen2-vl":
-        pytest.skip("a fixed number of patches")
+@pytest.mark.parametrize("model", ["qwen2-vl"], indirect=True)
+def test_bounds_of_the_checkpoints_own_image_processor(copy: Path) -> None:
     given = {"min_pixels": 3136, "max_pixels": 28 * 28 * 9, "patch_size": 14, "merge_size": 2}
     given |= {"temporal_patch_size": 2, "image_processor_type": "Qwen2VLImageProcessor"}
     (copy / "preprocessor_config.json").write_text(json.dumps(given))
     small = tpprof.load(str(copy), device="cpu")
-    inputs = tpprof.inputs(small, size=(672, 672))
-    assert inputs.request.visual == 9
-    trace = tpprof.forward(small, inputs, "vanilla")
-    torch.testing.assert_close(trace.logits, hf_logits(small.module, inputs), rtol=0, atol=1e-4)
+    assert tpprof.inputs(small, size=(672, 672)).request.visual == 9
+    assert_same(small.module, small, size=(672, 672))
+    fresh = tpprof.load(small.shape, device="cpu")
+    assert tpprof.inputs(fresh, size=(672, 672)).request.visual == 576
 
 
+@pytest.mark.parametrize("model", ["llava", "llava-next"], indirect=True)
 @pytest.mark.parametrize("layers", [-1, 2, [1, -2]], ids=str)
 def test_other_vision_feature_layers(model: Model, tmp_path: Path, layers: int | list[int]) -> None:
-    if model.shape.architecture == "qwen2-vl":
-        pytest.skip("its tower has no choice of layers")
     given = config(model.shape)
     given.vision_feature_layer = layers
-    module, read = variant(model, given, tmp_path)
-    inputs = tpprof.inputs(read, size=(100, 168), layout="anyres")
-    ours = tpprof.forward(read, inputs, "vanilla").logits
-    torch.testing.assert_close(ours, hf_logits(module, inputs), rtol=0, atol=1e-4)
+    assert_same(*variant(model, given, tmp_path))
 
 
+@pytest.mark.parametrize("model", ["qwen2-vl"], indirect=True)
 def test_tied_head_is_counted_once(model: Model, tmp_path: Path) -> None:
     """Qwen2-VL-2B is published with a head that is the transposed embedding."""
     given = config(model.shape)
     given.tie_word_embeddings = given.text_config.tie_word_embeddings = True
     module, read = variant(model, given, tmp_path)
-    inputs = tpprof.inputs(read, size=(100, 168), layout="anyres")
-    ours = tpprof.forward(read, inputs, "vanilla").logits
-    torch.testing.assert_close(ours, hf_logits(module, inputs), rtol=0, atol=1e-4)
-    shape: Shape = read.shape
-    assert shape.parameters == sum(weight.numel() for weight in module.parameters())
+    assert_same(module, read)
+    assert read.shape.parameters == sum(weight.numel() for weight in module.parameters())

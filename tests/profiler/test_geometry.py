@@ -149,11 +149,11 @@ def test_dynamic_size_is_the_smart_resize_of_transformers(name: str) -> None:
     assert min(bounded.values()) > 5
 
 
+@pytest.mark.parametrize("model", ["qwen2-vl"], indirect=True)
 @pytest.mark.parametrize("size", [(20, 31), (225, 700), (2000, 1999), (60, 4000)], ids=str)
-def test_image_grid_of_large_and_small_pictures(size: tuple[int, int]) -> None:
+def test_image_grid_of_large_and_small_pictures(model: Model, size: tuple[int, int]) -> None:
     shape = SHAPES["qwen2-vl-7b"]
-    processor = transformers.models.qwen2_vl.image_processing_pil_qwen2_vl.Qwen2VLImageProcessorPil
-    given = processor()(images=[picture(size)], return_tensors="pt")
+    given = model.pixels([picture(size)])
     frames, rows, columns = given["image_grid_thw"][0].tolist()
     assert frames == 1
     assert segments(shape, size, "flat") == (Segment(rows // 2, columns // 2),)

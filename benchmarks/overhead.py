@@ -1,0 +1,153 @@
+"""What tpprof itself costs, measured side by side in one run: ratios, never absolute claims.
+
+Each pair runs in turns on the default small model; the ratio is the median over rounds of the
+paired ratios, with its 95 % interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+from collections.abc import Callable
+
+import torch
+
+import tpprof
+from tpprof.methods.core.context import no_lap
+from tpprof.methods.core.decoder import Inputs
+from tpprof.methods.core.engine import run
+from tpprof.methods.core.ledger import Policy
+from tpprof.methods.core.method import Method
+from tpprof.methods.core.spec import parse
+from tpprof.profiler import cost
+from tpprof.profiler.clock import Stopwatch, now
+from tpprof.profiler.models.model import Model
+from tpprof.reports.statistics import Estimate, ratios
+
+METHODS = ("fastv", "fastv-alpha", "fastv-window", "sparsevlm", "mustdrop")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    model = tpprof.load(options.model)
+    print(f"{model.name} on {model.device}, {model.dtype}, {options.rounds} rounds\n")
+
+    small = tpprof.load("tiny-llava", device=model.device)
+    for layout, name in (("anyres", options.model), ("flat", "tiny-llava")):
+        subject = model if name == options.model else small
+        against_transformers(subject, layout, options.rounds)
+    instrumented_against_bare(small, options.rounds * 3)
+    rows_against_maps(model, max(7, options.rounds // 2))
+
+
+def against_transformers(model: Model, layout: str, n: int) -> None:
+    """Engine vanilla against the model's own forward: same inputs, same logits position."""
+    inputs = tpprof.inputs(model, layout=layout, new_tokens=1)
+    vanilla = parse("vanilla")
+
+    def ours() -> None:
+        run(model, inputs, vanilla, new_tokens=1)
+
+    @torch.no_grad()
+    def theirs() -> None:
+        model.module(**inputs, use_cache=True, logits_to_keep=1)
+
+    show(f"engine vanilla / transformers' forward, {model.name}", paired(model, ours, theirs, n))
+
+
+def instrumented_against_bare(model: Model, n: int) -> None:
+    """A request with a lap at every part against one without any."""
+    inputs = tpprof.inputs(model)
+    method, watch = parse("fastv"), Stopwatch(model.device.type)
+
+    def instrumented() -> None:
+        watch.start()
+        run(model, inputs, method, lap=watch.lap)
+
+    def bare() -> None:
+        run(model, inputs, method, lap=no_lap)
+
+    show(f"instrumented / bare, {model.name}", paired(model, instrumented, bare, n))
+
+
+def rows_against_maps(model: Model, n: int) -> None:
+    """Each method under both policies, and how much of its FLOPs promise each keeps."""
+    inputs = tpprof.inputs(model)
+    print(f"\n{'method':14} {'maps / rows time':>26} {'promised':>9} {'maps':>7} {'rows':>7}")
+    for spec in METHODS:
+        method = parse(spec)
+        solved: dict[str, float] = {}
+        promise = flops(model, "vanilla") / flops(model, spec)
+        whole = request(model, inputs, parse("vanilla"), "rows", {})
+        by_policy = {
+            policy: request(model, inputs, method, policy, solved) for policy in ("maps", "rows")
+        }
+        gap = paired(model, by_policy["maps"], by_policy["rows"], n)
+        gains = [paired(model, whole, by_policy[policy], n).median for policy in ("maps", "rows")]
+        print(
+            f"{spec:14} {text(gap):>26} {promise:8.2f}x "
+            + " ".join(f"{gain:6.2f}x" for gain in gains)
+        )
+
+
+def request(
+    model: Model,
+    inputs: Inputs,
+    method: Method,
+    policy: Policy,
+    solved: dict[str, float],
+) -> Callable[[], object]:
+    return lambda: run(model, inputs, method, attention=policy, solved=solved)
+
+
+def flops(model: Model, spec: str) -> int:
+    inputs, method = tpprof.inputs(model), parse(spec)
+    trace = run(model, inputs, method)
+    plan = method.plan(inputs.request)
+    return cost.total(cost.flops(model.shape, inputs.request, plan, trace.ledger, "rows"))
+
+
+def paired(
+    model: Model,
+    first: Callable[[], object],
+    second: Callable[[], object],
+    rounds: int,
+) -> Estimate:
+    """Time of `first` over `second`, in turns, the order reversed every other round."""
+    sides = (first, second)
+    for side in sides:
+        side()
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds):
+        gc.collect()
+        for place in (0, 1) if number % 2 else (1, 0):
+            wait(model)
+            began = now()
+            sides[place]()
+            wait(model)
+            seconds[place].append(now() - began)
+    estimate = ratios(*seconds)
+    assert estimate is not None
+    return estimate
+
+
+def wait(model: Model) -> None:
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def show(name: str, ratio: Estimate) -> None:
+    print(f"{name:52} {text(ratio)}")
+
+
+def text(ratio: Estimate) -> str:
+    if ratio.low is None:
+        return f"{ratio.median:.3f}"
+    return f"{ratio.median:.3f} ({ratio.low:.3f} - {ratio.high:.3f})"
+
+
+if __name__ == "__main__":
+    main()

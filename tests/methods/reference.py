@@ -1,0 +1,286 @@
+"""The pruned model by hand: transformers' own layers, eager attention, a sequence that shrinks.
+
+`Truth` holds the unpruned model as transformers runs it, `walk` runs its decoder layers over
+whatever a rule leaves, with an explicit causal mask, and the vision tower is read likewise.
+Nothing here comes from the package but the model and the inputs of a request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
+
+from tpprof.methods.core.decoder import Inputs
+from tpprof.profiler.models.model import Model
+
+
+@contextlib.contextmanager
+def eager(model: Model) -> Iterator[None]:
+    """transformers' own eager attention, and no gradients."""
+    model.module.set_attn_implementation("eager")
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.module.set_attn_implementation(model.backend)
+
+
+@contextlib.contextmanager
+def maps_of(module: Any) -> Iterator[list[Tensor]]:
+    """The attention map [B, queries, keys] of each call of `module`, mean over heads."""
+    found: list[Tensor] = []
+    hook = module.register_forward_hook(lambda _module, _args, out: found.append(out[1].mean(1)))
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
+@dataclass
+class Truth:
+    """One request through the unpruned model: maps [S, S] and hidden states [S, d] by layer.
+
+    hidden[l] enters layer l. start, stop: the visual tokens. logits: [vocabulary], last token.
+    """
+
+    model: Model
+    inputs: Inputs
+    start: int
+    stop: int
+    maps: list[Tensor]
+    hidden: list[Tensor]
+    logits: Tensor
+
+    @property
+    def visual(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def embeddings(self) -> Tensor:
+        return self.hidden[0]
+
+    def entering(self, layer: int) -> Tensor:
+        """Hidden states [V, d] of the visual tokens that enter `layer`."""
+        return self.hidden[layer][self.start : self.stop]
+
+
+def observe(model: Model, inputs: Inputs) -> Truth:
+    """transformers' forward pass; it knows no flat LLaVA-NeXT, whose tiles are laid here."""
+    visual = (inputs["input_ids"][0] == model.image_token).nonzero()[:, 0]
+    start, stop = int(visual[0]), int(visual[-1]) + 1
+    wanted = {"output_attentions": True, "output_hidden_states": True, "use_cache": False}
+    with eager(model):
+        if model.shape.architecture == "llava-next" and inputs.order is None:
+            embedded = model.module.get_input_embeddings()(inputs["input_ids"])
+            embedded[0, start:stop] = project(model, clip(model, inputs).hidden_states[-2])
+            out = model.module.model.language_model(inputs_embeds=embedded, **wanted)
+        else:
+            out = model.module.model(**inputs, **wanted)
+        logits = model.module.lm_head(out.last_hidden_state)[0, -1]
+    maps = [attention[0].mean(0) for attention in out.attentions]
+    return Truth(model, inputs, start, stop, maps, [h[0] for h in out.hidden_states], logits)
+
+
+@dataclass
+class Choice:
+    """What goes on after a layer: places among its visual tokens, and the states they take.
+
+    merged: how many of the last ones stand for several tokens.
+    """
+
+    index: Tensor
+    states: Tensor
+    merged: int = 0
+
+
+Decide = Callable[[Tensor, Tensor], Choice]
+"""From attention [tokens after the image, n] and visual states [n, d] of a layer to a choice."""
+
+
+@dataclass
+class Walk:
+    """By decoder layer: the visual tokens kept, the states [S, d] and cosines that enter it, and
+    the tokens in its cache when decode begins. Logits of prefill and of one decode step."""
+
+    kept: list[Tensor] = field(default_factory=list)
+    hidden: list[Tensor] = field(default_factory=list)
+    cosines: list[Tensor] = field(default_factory=list)
+    cached: list[int] = field(default_factory=list)
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+    step_logits: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+def walk(
+    truth: Truth,
+    stages: dict[int, Decide],
+    *,
+    compact: bool,
+    compressed: bool = False,
+    embeddings: Tensor | None = None,
+    kept: Tensor | None = None,
+) -> Walk:
+    """Prefill and one decode step, `stages` deciding on leaving their layer.
+
+    compact: positions count the current sequence, and decode goes on behind each layer's cache;
+    M-RoPE always keeps its own. compressed: caches from the first to the last stage hold the
+    survivors only. embeddings, kept: what enters layer 0, if not the model's own.
+    """
+    language, cache, done = truth.model.module.model.language_model, DynamicCache(), Walk()
+    hidden = (truth.embeddings if embeddings is None else embeddings)[None]
+    kept = torch.arange(truth.visual) if kept is None else kept
+    after = truth.embeddings.shape[0] - truth.stop
+    rope = truth.inputs.positions[..., : hidden.shape[1]]
+    compact = compact and rope.dim() == 2
+    survivors: dict[int, Tensor] = {}
+    with eager(truth.model):
+        for number, layer in enumerate(language.layers):
+            cos, sin = language.rotary_emb(hidden, rope)
+            done.kept.append(kept)
+            done.hidden.append(hidden[0])
+            done.cosines.append(cos[0])
+            hidden, attention = _layer(layer, hidden, (cos, sin), cache)
+            if number not in stages:
+                continue
+            start, stop = truth.start, hidden.shape[1] - after
+            choice = stages[number](attention[stop:, start:stop], hidden[0, start:stop])
+            place = _around(choice.index, start, stop, after)
+            hidden = torch.cat([hidden[:, :start], choice.states[None], hidden[:, stop:]], 1)
+            rope = rope[..., : len(place)] if compact else rope[..., place]
+            kept = kept[choice.index].clone()
+            kept[len(kept) - choice.merged :] = -1
+            survivors = {old: index[choice.index] for old, index in survivors.items()}
+            survivors[number] = choice.index
+        for number in range(min(stages), max(stages) + 1) if compressed else ():
+            states = cache.layers[number]
+            stop = states.keys.shape[2] - after
+            place = _around(survivors[number], truth.start, stop, after)
+            states.keys, states.values = states.keys[:, :, place], states.values[:, :, place]
+        done.logits = _head(truth.model, hidden)
+        done.cached = [states.keys.shape[2] for states in cache.layers]
+        done.step_logits = _decode(truth, cache, done.logits.argmax()[None, None], compact)
+    return done
+
+
+def _layer(layer: Any, hidden: Tensor, rope: Any, cache: Any) -> tuple[Tensor, Tensor]:
+    mask = torch.full((hidden.shape[1],) * 2, -math.inf).triu(1)[None, None]
+    with maps_of(layer.self_attn) as found:
+        hidden = layer(hidden, attention_mask=mask, past_key_values=cache, position_embeddings=rope)
+    return hidden, found[0][0]
+
+
+def _around(index: Tensor, start: int, stop: int, after: int) -> Tensor:
+    return torch.cat([torch.arange(start), start + index, torch.arange(stop, stop + after)])
+
+
+def _decode(truth: Truth, cache: Any, token: Tensor, compact: bool) -> Tensor:
+    language = truth.model.module.model.language_model
+    hidden = language.embed_tokens(token)
+    for number, layer in enumerate(language.layers):
+        behind = cache.layers[number].keys.shape[2]
+        position = torch.tensor([[behind if compact else int(truth.inputs.positions.max()) + 1]])
+        if truth.inputs.positions.dim() == 3:
+            position = position.expand(3, 1, 1)
+        rope = language.rotary_emb(hidden, position)
+        hidden = layer(hidden, past_key_values=cache, position_embeddings=rope)
+    return _head(truth.model, hidden)
+
+
+def _head(model: Model, hidden: Tensor) -> Tensor:
+    logits: Tensor = model.module.lm_head(model.module.model.language_model.norm(hidden))
+    return logits[0, -1]
+
+
+def clip(model: Model, inputs: Inputs) -> Any:
+    """The CLIP tower's output; its hidden_states[l + 1] leave layer l, class token first."""
+    pixels = inputs["pixel_values"]
+    pixels = pixels.flatten(0, 1) if pixels.dim() == 5 else pixels
+    tower = model.module.model.vision_tower
+    return tower(pixels, output_hidden_states=True, output_attentions=True)
+
+
+def project(model: Model, hidden: Tensor) -> Tensor:
+    """Tower states [tiles, 1 + n, width] as decoder inputs [tiles * n, d]."""
+    projected: Tensor = model.module.model.multi_modal_projector(hidden[:, 1:])
+    return projected.flatten(0, 1)
+
+
+def largest_share(rows: Tensor) -> Tensor:
+    """Flags of the 8 % of each of `rows` [tiles, n] that are largest."""
+    count = math.ceil(0.08 * rows.shape[1])
+    return torch.zeros_like(rows, dtype=torch.bool).scatter(1, rows.topk(count).indices, True)
+
+
+def class_keys(truth: Truth) -> Tensor:
+    """Flags [V]: the tokens that the class token of their tile attends to most, at the end."""
+    with eager(truth.model):
+        out = clip(truth.model, truth.inputs)
+        patches = project(truth.model, out.hidden_states[-2])
+    flags = largest_share(out.attentions[-1].mean(1)[:, 0, 1:]).flatten()
+    if truth.inputs.order is None:
+        return flags
+    newline = truth.model.module.model.image_newline.detach()[None]
+    sources = torch.cat([patches, newline])  # the packed layout is known by its features
+    places = torch.cdist(truth.entering(0), sources).argmin(1)
+    return torch.cat([flags, torch.tensor([False])])[places]
+
+
+def patch_keys(truth: Truth) -> Tensor:
+    """Flags [V] on Qwen2-VL: without a class token, what all patches attend to, by merged token."""
+    visual, seen = truth.model.module.model.visual, []
+
+    def attend(module: Any, args: Any, kwargs: Any) -> None:
+        states = args[0] if args else kwargs["hidden_states"]
+        query, key, _ = module.qkv(states).view(len(states), 3, module.num_heads, -1).unbind(1)
+        query, key = apply_rotary_pos_emb_vision(query, key, *kwargs["position_embeddings"])
+        scores = torch.einsum("qhd,khd->hqk", query, key) * query.shape[-1] ** -0.5
+        seen.append(scores.softmax(-1).mean((0, 1)))
+
+    hook = visual.blocks[-1].attn.register_forward_pre_hook(attend, with_kwargs=True)
+    with eager(truth.model):
+        visual(truth.inputs["pixel_values"], grid_thw=truth.inputs["image_grid_thw"])
+    hook.remove()
+    return largest_share(seen[0].view(1, truth.visual, -1).sum(2))[0]
+
+
+def merge_windows(truth: Truth, count: Callable[[Tensor], int]) -> tuple[Tensor, Tensor]:
+    """The tower's states after layer 0, and their places, with the most alike 3x3 windows merged.
+
+    count: windows to merge in every tile, from the similarities [tiles, windows]. Returns states
+    [tiles, 1 + m, width], class tokens first, and places [tiles, m] in the tile, -1 for merged.
+    """
+    with eager(truth.model):
+        leaving = clip(truth.model, truth.inputs).hidden_states[1]
+    side = math.isqrt(leaving.shape[1] - 1)
+    grid = torch.arange(side * side).view(side, side)
+    found = torch.stack([w.flatten() for rows in grid.split(3) for w in rows.split(3, 1)])
+    inside = leaving[:, 1:][:, found]  # [tiles, windows, 9, width]
+    unit = inside / inside.norm(dim=-1, keepdim=True)
+    cosines = unit @ unit.transpose(-1, -2)
+    likeness = (cosines.sum((-1, -2)) - cosines.diagonal(dim1=-2, dim2=-1).sum(-1)) / 72
+    merged = count(likeness)
+    states, places = [], []
+    for tile, order in enumerate(likeness.argsort(1, descending=True)[:, :merged]):
+        rest = torch.tensor([place for place in range(side * side) if place not in found[order]])
+        means = inside[tile, order].mean(1)
+        states.append(torch.cat([leaving[tile, :1], means, leaving[tile, 1 + rest]]))
+        places.append(torch.cat([torch.full((merged,), -1), rest]))
+    return torch.stack(states), torch.stack(places)
+
+
+def through_tower(truth: Truth, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Visual tokens [n, d] and key flags [n], from CLIP states that left the tower's layer 0."""
+    layers = truth.model.module.model.vision_tower.encoder.layers
+    with eager(truth.model), maps_of(layers[-1].self_attn) as found:
+        for layer in layers[1:-1]:
+            hidden = layer(hidden, attention_mask=None)
+        layers[-1](hidden, attention_mask=None)
+        tokens = project(truth.model, hidden)
+    return tokens, largest_share(found[0][:, 0, 1:]).flatten()

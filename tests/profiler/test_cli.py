@@ -1,0 +1,137 @@
+"""The command as a user runs it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tpprof.reports.record import load
+
+RUN = [sys.executable, "-c", "from tpprof.profiler.cli import main; main()"]
+SMALL = ["--model", "tiny-llava", "--device", "cpu", "--visual-tokens", "64"]
+
+
+def tpprof(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*RUN, *arguments], capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The record of one short comparison."""
+    folder = tmp_path_factory.mktemp("run")
+    done = tpprof("compare", "fastv", "random", *SMALL, "--rounds", "2", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "fastv" in done.stdout
+    assert "Traceback" not in done.stderr
+    (path,) = (folder / "runs").iterdir()
+    assert str(path.relative_to(folder)) in done.stderr
+    return path
+
+
+def test_compare_saves_what_report_prints_again(recorded: Path) -> None:
+    done = tpprof("report", str(recorded), cwd=recorded.parent)
+    assert done.returncode == 0
+    for word in ("vanilla", "maps", "rows", "promised", "realised", "KV MB"):
+        assert word in done.stdout
+    assert len(load(recorded).cells) == 4
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "markdown"])
+def test_report_formats(recorded: Path, form: str) -> None:
+    done = tpprof("report", str(recorded), "--format", form, cwd=recorded.parent)
+    assert done.returncode == 0
+    if form == "json":
+        names = [row["method"] for row in json.loads(done.stdout)]
+    elif form == "csv":
+        names = [row["method"] for row in csv.DictReader(io.StringIO(done.stdout))]
+    else:
+        names = [line.split("|")[1].strip() for line in done.stdout.splitlines()[2:]]
+    assert names == ["vanilla", "fastv", "fastv", "random"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["compare", "fastw"], "did you mean 'fastv'"),
+        (["compare", "fastv:kep=3"], "did you mean 'keep'"),
+        (["compare", "fastv:keep=x"], "keep=x is not a whole number or a share"),
+        (["compare", "fastv:keep"], "is not knob=value"),
+        (["compare", "sparsevlm:version=3"], "'1.0' or '1.5'"),
+        (["compare", "fastv", "--model", "tinny"], "did you mean 'tiny'"),
+        (["compare", "fastv", *SMALL, "--keep", "65"], "this request has 64"),
+        (["compare", "fastv:layer=99", *SMALL], "layer=99 does not exist"),
+        (["compare", "fastv", "--attention", "all"], "known: rows, maps, published"),
+        (["compare", "fastv", "--backend", "fast"], "known: sdpa"),
+        (["compare", "fastv", "--layout", "round"], "known: flat, anyres"),
+        (["compare", "fastv", "--image", "none.jpg"], "no such file"),
+        (["compare", "fastv", "--image-size", "big"], "HEIGHTxWIDTH"),
+        (["compare", "fastv", "--text-tokens", "1"], "BEFORE,AFTER"),
+        (["compare", "fastv", "--batch-size", "0"], "at least 1"),
+        (["compare", "fastv", "--rounds", "0"], "at least 1"),
+        (["compare", "fastv", "--workload", "mmlu"], "known: pope"),
+        (["compare", "fastv", "--equalize", "all"], "known: layer-mean"),
+        (["compare", "fastv", *SMALL, "--prompt", "hi"], "no tokenizer"),
+        (["compare", "fastv", "--device", "tpu"], "unknown device"),
+        (["compare", "fastv", "--dtype", "int3"], "known: float32"),
+        (["flops", "fastv", "--model", "gpt"], "known: tiny"),
+        (["flops", "fastv", "--keep", "2"  "9" * 9], "this request has 2880"),
+        (["report", "none.json"], "No such file"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
+)  # fmt: skip
+def test_bad_input_gets_one_line_and_exit_code_2(
+    arguments: list[str], told: str, tmp_path: Path
+) -> None:
+    done = tpprof(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("tpprof: ")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_flops_plans_without_running(tmp_path: Path) -> None:
+    done = tpprof("flops", "fastv", "mustdrop:global_threshold=0.001", "--model", "qwen2-vl-72b",
+                  "--keep", "0.25", "--format", "json", cwd=tmp_path)  # fmt: skip
+    vanilla, fastv, mustdrop = json.loads(done.stdout)
+    assert vanilla["flops_share"] == 1.0
+    assert fastv["visual_last"] == 144
+    assert mustdrop["flops"] is None
+    assert "depends on the data" in mustdrop["note"]
+
+
+def test_lists_name_all(tmp_path: Path) -> None:
+    listed = tpprof("methods", cwd=tmp_path).stdout
+    assert "sparsevlm" in listed
+    assert "https://arxiv.org/abs/2410.04417" in listed
+    assert "llava-next-7b" in tpprof("models", cwd=tmp_path).stdout
+    assert tpprof("--version", cwd=tmp_path).stdout.strip()[0].isdigit()
+
+
+@pytest.mark.parametrize("deadly", [signal.SIGINT, signal.SIGKILL])
+def test_a_killed_run_keeps_its_rounds(deadly: signal.Signals, tmp_path: Path) -> None:
+    out = tmp_path / "run.json"
+    command = [*RUN, "compare", "random", *SMALL, "--rounds", "100000", "--out", str(out)]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not out.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(deadly)
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode == (130 if deadly is signal.SIGINT else -signal.SIGKILL), complaints
+    assert "Traceback" not in complaints
+    record = load(out)
+    assert not record.complete
+    assert all(cell.samples for cell in record.cells)

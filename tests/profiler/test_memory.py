@@ -1,0 +1,108 @@
+"""Peak memory, with fakes where a GPU would be."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tpprof.profiler import memory
+
+
+class FakeNvml:
+    """NVML of a machine with one GPU; `broken` names the call that fails."""
+
+    def __init__(self, broken: str = "") -> None:
+        self.broken = broken
+        self.open = 0
+
+    def _call(self, name: str) -> None:
+        if name == self.broken:
+            raise RuntimeError("Not Supported")
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        self._call("init")
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        self.open -= 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+        self._call("handle")
+        return index
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:  # noqa: N802
+        self._call("memory")
+        return SimpleNamespace(used=(handle + 1) * 2**30)
+
+
+def test_device_memory_comes_from_nvml() -> None:
+    nvml = FakeNvml()
+    assert memory.device_memory(2, nvml) == (3 * 2**30, "")
+    assert nvml.open == 0
+
+
+@pytest.mark.parametrize("broken", ["init", "handle", "memory"])
+def test_what_nvml_cannot_say_is_unknown_with_a_reason(broken: str) -> None:
+    nvml = FakeNvml(broken)
+    used, reason = memory.device_memory(0, nvml)
+    assert used is None
+    assert "Not Supported" in reason
+    assert nvml.open == 0
+
+
+def test_resident_peak_sees_an_allocation_of_this_request_only() -> None:
+    size = 64 * 2**20
+    if not memory._reset_resident_peak():
+        pytest.skip("this system does not let the peak be reset")
+    small, result = memory.peak(torch.device("cpu"), lambda lap: 7)
+    assert result == 7
+    large = memory.peak(torch.device("cpu"), lambda lap: bytearray(b"x") * size)[0]
+    after, _ = memory.peak(torch.device("cpu"), lambda lap: None)
+    assert small.resident is not None
+    assert large.resident is not None
+    assert after.resident is not None
+    assert large.resident - small.resident > size // 2
+    assert after.resident < large.resident - size // 2
+    assert large.allocator is None
+    assert "allocator" in large.reasons
+
+
+def test_a_peak_that_cannot_be_reset_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_reset_resident_peak", lambda: False)
+    peak, _ = memory.peak(torch.device("cpu"), lambda lap: None)
+    assert peak.resident is None
+    assert "reset" in peak.reasons["resident"]
+
+
+def test_gpu_peak_per_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {"now": 100, "peak": 100}
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: state["peak"])
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(
+        torch.cuda, "reset_peak_memory_stats", lambda device=None: state.update(peak=state["now"])
+    )
+    monkeypatch.setattr(memory, "device_memory", lambda index: (None, "NVML: no driver"))
+
+    def request(lap) -> None:  # type: ignore[no-untyped-def]
+        for phase, peak in (("vision", 300), ("prefill", 500), ("prefill", 200)):
+            state["peak"] = peak
+            lap(phase, "layer", 0)
+
+    peak, _ = memory.peak(torch.device("cuda"), request)
+    assert peak.allocator_by_phase == {"vision": 300, "prefill": 500}
+    assert peak.allocator == 500
+    assert peak.device is None
+    assert peak.reasons["device"] == "NVML: no driver"
+
+
+@pytest.mark.parametrize(
+    ("visible", "index", "expected"), [("", 1, 1), ("3,5", 1, 5), ("GPU-abc", 0, 0)]
+)
+def test_nvml_counts_gpus_that_torch_may_not_see(
+    monkeypatch: pytest.MonkeyPatch, visible: str, index: int, expected: int
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert memory._nvml_index(torch.device("cuda", index)) == expected

@@ -1,0 +1,250 @@
+"""The record as a file, and the table and sentences made from it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tpprof.reports import formats, table, text
+from tpprof.reports.record import (
+    SCHEMA,
+    Cell,
+    Flops,
+    Memory,
+    ModelInfo,
+    Part,
+    Record,
+    RecordError,
+    RequestInfo,
+    Sample,
+    load,
+    save,
+)
+from tpprof.reports.summary import rows
+from tpprof.reports.terminal import show
+
+PARTS = [
+    Part(phase="vision", part="tower"),
+    Part(phase="prefill", part="layer", index=0),
+    Part(phase="prefill", part="score", index=0),
+    Part(phase="head", part="head"),
+    Part(phase="decode", part="token", index=0),
+]
+
+
+def cell(method: str, attention: str, seconds: float, flops: int, **more: object) -> Cell:
+    """A cell whose every sample takes `seconds`, most of it in prefill."""
+    name = method.partition(":")[0]
+    samples = [
+        Sample(
+            round=number, place=0, latency=seconds,
+            parts=[0.1, seconds - 0.4, 0.1, 0.1, 0.1],
+        )
+        for number in range(6)
+    ]  # fmt: skip
+    given: dict[str, object] = {
+        "method": method,
+        "name": name,
+        "attention": attention,
+        "reads_attention": name != "vanilla",
+        "visual_per_layer": [2880, 320],
+        "kv_bytes_prefill": [1_000_000, 500_000],
+        "flops": [Flops(phase="prefill", part="layer", index=0, operator="ffn", flops=flops)],
+        "memory": Memory(resident=2**30),
+        "parts": PARTS,
+        "samples": samples,
+    }
+    return Cell(**{**given, **more})  # type: ignore[arg-type]
+
+
+def record(*cells: Cell) -> Record:
+    return Record(
+        schema=SCHEMA,
+        tpprof="0",
+        created="2026-01-01T00:00:00+00:00",
+        command="tpprof compare",
+        complete=True,
+        environment={"device": "a machine"},
+        model=ModelInfo(
+            name="tiny", architecture="llava-next", source="random weights", reason="chosen",
+            parameters=30_000_000, layers=2, dtype="float32", backend="sdpa",
+        ),
+        workload={},
+        request=RequestInfo(
+            before=35, visual=2880, after=25, batch=1, new_tokens=2, tiles=5, patches=576
+        ),
+        cells=list(cells),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def run() -> Record:
+    return record(
+        cell("vanilla", "rows", 2.0, 1000),
+        cell("fastv", "maps", 1.6, 200),
+        cell("fastv", "rows", 1.0, 200),
+        cell("random", "rows", 0.9, 250, reads_attention=False),
+    )
+
+
+def test_a_saved_record_is_read_back_whole(run: Record, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "run.json"
+    save(run, path)
+    assert load(path) == run
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_save_leaves_the_old_file(run: Record, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    save(run, path)
+    run.environment["device"] = object()
+    with pytest.raises(TypeError):
+        save(run, path)
+    assert load(path).environment["device"] == "a machine"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "no tpprof record"),
+        (b"not json", "no tpprof record"),
+        (b"{}", "no tpprof record"),
+        (b'{"schema": 99}', "schema 99 is unknown"),
+        (b'{"schema": 1}', "no tpprof record"),
+        (b"\xff\xfe", "no tpprof record"),
+    ],
+)
+def test_what_is_no_record_is_refused_in_one_line(
+    content: bytes, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.json"
+    path.write_bytes(content)
+    with pytest.raises(RecordError, match=reason) as refused:
+        load(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_truncated_and_mistyped_records_are_refused(run: Record, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    save(run, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(RecordError):
+        load(path)
+    changed = json.loads(whole)
+    changed["cells"][0]["samples"][0]["latency"] = "fast"
+    path.write_text(json.dumps(changed))
+    with pytest.raises(RecordError, match="latency"):
+        load(path)
+
+
+def test_rows_derive_what_the_samples_say(run: Record) -> None:
+    vanilla, maps, fastv, _ = rows(run)
+    assert vanilla.speedup is not None
+    assert vanilla.speedup.median == 1.0
+    assert vanilla.realised is None
+    assert fastv.speedup is not None
+    assert fastv.speedup.median == pytest.approx(2.0)
+    assert fastv.flops_share == pytest.approx(0.2)
+    assert fastv.promised == pytest.approx(5.0)
+    assert fastv.realised == pytest.approx((1 - 0.5) / (1 - 0.2))
+    assert maps.realised == pytest.approx((1 - 0.8) / (1 - 0.2))
+    assert fastv.visual_last == 320
+    assert fastv.visual_mean == 1600
+    assert fastv.kv_bytes == 1_500_000
+    assert fastv.peak_bytes == 2**30
+    assert fastv.prefill is not None
+    assert fastv.prefill.median == pytest.approx(0.7)
+    assert fastv.decode is not None
+    assert fastv.decode.median == pytest.approx(0.1)
+    assert fastv.parts_sum is not None
+    assert fastv.parts_sum.median == pytest.approx(1.0)
+
+
+def test_speedups_pair_samples_of_one_round(run: Record) -> None:
+    run.cells[0].samples[0].latency = 20.0
+    run.cells[0].samples = run.cells[0].samples[:3]
+    row = rows(run)[2]
+    assert row.speedup is not None
+    assert row.speedup.samples == 3
+    assert row.speedup.median == pytest.approx(2.0)
+
+
+def test_what_is_missing_is_not_available_and_never_zero() -> None:
+    empty = record(
+        cell("vanilla", "rows", 1.0, 10, samples=[], parts=[], memory=Memory()),
+        cell("fastv", "rows", 1.0, 5, samples=[], parts=[], memory=Memory(), error="boom"),
+    )
+    headings, lines = table.texts(empty)
+    assert len(headings) == len(lines[0]) == len(lines[1])
+    assert lines[0][3:7] == ["n/a"] * 4
+    assert lines[0][-1] == "n/a"
+    assert lines[1][2] == "failed: boom"
+    assert table.plain(empty)[0]["latency_seconds"] is None
+
+
+def test_formats_agree(run: Record) -> None:
+    plain = table.plain(run)
+    assert json.loads(formats.as_json(plain)) == plain
+    read = list(csv.DictReader(io.StringIO(formats.as_csv(plain))))
+    assert [line["method"] for line in read] == ["vanilla", "fastv", "fastv", "random"]
+    assert float(read[1]["latency_seconds"]) == plain[1]["latency_seconds"]
+    markdown = formats.as_markdown(*table.texts(run)).splitlines()
+    assert len(markdown) == 2 + len(run.cells)
+    assert len({line.count("|") for line in markdown}) == 1
+
+
+def test_hostile_names_do_not_break_a_table(run: Record) -> None:
+    run.cells[1].method = "a|b\n[bold]c"
+    run.model.name = "[red]x[/red]"
+    assert "a\\|b [bold]c" in formats.as_markdown(*table.texts(run))
+    output = io.StringIO()
+    console = formats.Console(file=output, width=200)
+    show(run, console)
+    assert "[red]x[/red]" in output.getvalue()
+    assert "[bold]c" in output.getvalue()
+
+
+def test_sentences_say_what_the_data_says(run: Record) -> None:
+    contrast, ranking, untouched = text.sentences(run)
+    assert "FLOPs promise 5.00x" in contrast
+    assert "1.25x" in contrast
+    assert "2.00x" in contrast
+    assert "fastv with maps needs 20.0 %" in ranking
+    assert "random 25.0 %" in ranking
+    assert "1.78x the time" in ranking
+    assert "10 % of vanilla's latency" in untouched
+
+
+def test_sentences_keep_silent_where_there_is_nothing_to_say() -> None:
+    alone = record(cell("vanilla", "rows", 1.0, 10, parts=[], samples=[]))
+    assert text.sentences(alone) == []
+
+
+def test_parts_that_do_not_add_up_are_called_out(run: Record) -> None:
+    assert "within 2 %" in text.footnotes(run)[1]
+    for sample in run.cells[1].samples:
+        sample.latency *= 1.1
+    assert "NOT within 2 %" in text.footnotes(run)[1]
+
+
+def test_notes_and_interruption_are_shown(run: Record) -> None:
+    run.cells[1].note = "it keeps more"
+    run.complete = False
+    assert "fastv: it keeps more." in text.sentences(run)
+    assert "interrupted" in text.header(run)[1]
+
+
+def test_unknown_fields_are_refused(run: Record, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    changed = msgspec.json.decode(msgspec.json.encode(run))
+    changed["surprise"] = 1
+    path.write_bytes(msgspec.json.encode(changed))
+    with pytest.raises(RecordError, match="surprise"):
+        load(path)
