@@ -2,14 +2,14 @@
 
 `Truth` holds the unpruned model as transformers runs it, `walk` runs its decoder layers over
 whatever a rule leaves, with an explicit causal mask, and the vision tower is read likewise.
-Nothing here comes from the package but the model and the inputs of a request.
+All that comes from the package is the model, a request's inputs and, in `run`, what is checked.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
 
+import tpprof
 from tpprof.methods.core.decoder import Inputs
+from tpprof.methods.core.engine import Trace
 from tpprof.profiler.models.model import Model
 
 
@@ -120,7 +122,7 @@ class Walk:
 
 def walk(
     truth: Truth,
-    stages: dict[int, Decide],
+    stages: Mapping[int, Decide],
     *,
     compact: bool,
     compressed: bool = False,
@@ -133,7 +135,8 @@ def walk(
     M-RoPE always keeps its own. compressed: caches from the first to the last stage hold the
     survivors only. embeddings, kept: what enters layer 0, if not the model's own.
     """
-    language, cache, done = truth.model.module.model.language_model, DynamicCache(), Walk()
+    language, done = truth.model.module.model.language_model, Walk()
+    cache: Any = DynamicCache()
     hidden = (truth.embeddings if embeddings is None else embeddings)[None]
     kept = torch.arange(truth.visual) if kept is None else kept
     after = truth.embeddings.shape[0] - truth.stop
@@ -284,3 +287,32 @@ def through_tower(truth: Truth, hidden: Tensor) -> tuple[Tensor, Tensor]:
         layers[-1](hidden, attention_mask=None)
         tokens = project(truth.model, hidden)
     return tokens, largest_share(found[0][:, 0, 1:]).flatten()
+
+
+@dataclass
+class Run:
+    """A trace, with the states [S, d] and cosines that entered each decoder layer in prefill."""
+
+    trace: Trace
+    hidden: list[Tensor]
+    cosines: list[Tensor]
+
+
+def run(truth: Truth, spec: str) -> Run:
+    hidden: list[Tensor] = []
+    cosines: list[Tensor] = []
+
+    def enter(_module: Any, args: Any, kwargs: Any) -> None:
+        hidden.append((args[0] if args else kwargs["hidden_states"])[0])
+        cosines.append(kwargs["position_embeddings"][0][0])
+
+    depth = len(truth.model.layers)
+    hooks = [
+        layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in truth.model.layers
+    ]
+    try:
+        trace = tpprof.forward(truth.model, truth.inputs, spec)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Run(trace, hidden[:depth], cosines[:depth])

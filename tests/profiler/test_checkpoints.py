@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 import torch
-import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -20,12 +21,6 @@ from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.shapes import config
 from tpprof.profiler.workload import WorkloadError
 
-CLASSES = {
-    "llava": "LlavaForConditionalGeneration",
-    "llava-next": "LlavaNextForConditionalGeneration",
-    "qwen2-vl": "Qwen2VLForConditionalGeneration",
-}
-WORDS = "Is there a person in the image ? Answer question using single word or phrase . USER"
 QUESTION = "Is there a person in the image ? Answer the question using a single word or phrase ."
 TEMPLATE = (
     "SYSTEM{% for message in messages %} USER: {% for part in message.content %}"
@@ -44,10 +39,8 @@ def tokenizer_of(model: Model) -> PreTrainedTokenizerFast:
             given.vision_start_token_id: "<|vision_start|>",
             given.vision_end_token_id: "<|vision_end|>",
         }
-    words = iter(
-        [*dict.fromkeys(WORDS.split()), "ASSISTANT", "SYSTEM", ":", "green"]
-        + [f"word{index}" for index in range(model.shape.text.vocabulary)]
-    )
+    known = dict.fromkeys(f"{QUESTION} SYSTEM USER ASSISTANT : green".split())
+    words = iter([*known, *(f"word{index}" for index in range(model.shape.text.vocabulary))])
     vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2}
     for index in range(3, model.shape.text.vocabulary):
         vocabulary[special.get(index) or next(words)] = index
@@ -77,7 +70,7 @@ def save(model: Model, module: Any, folder: Path, **options: Any) -> Path:
 def variant(model: Model, given: Any, folder: Path) -> tuple[Any, Model]:
     """A transformers model of another config, and what is loaded of its checkpoint."""
     torch.manual_seed(0)
-    module = getattr(transformers, CLASSES[model.shape.architecture])._from_config(given).eval()
+    module = type(model.module)._from_config(given).eval()
     return module, tpprof.load(str(save(model, module, folder)), device="cpu")
 
 
@@ -130,17 +123,12 @@ def test_weights_and_numbers_come_back(model: Model, loaded: Model, checkpoint: 
     saved, read = model.module.state_dict(), loaded.module.state_dict()
     assert saved.keys() == read.keys()
     assert all(torch.equal(saved[name], read[name]) for name in saved)
-    ours, theirs = loaded.shape, model.shape
-    assert (ours.architecture, ours.text, ours.vision) == (
-        theirs.architecture,
-        theirs.text,
-        theirs.vision,
-    )
-    assert (ours.pinpoints, ours.parameters) == (theirs.pinpoints, theirs.parameters)
+    numbers = dataclasses.replace(model.shape, name="mine", about="")
+    assert (loaded.shape, loaded.shape.parameters) == (numbers, model.shape.parameters)
     assert (loaded.name, loaded.source) == ("mine", f"checkpoint {checkpoint}")
     assert (loaded.dtype, loaded.device.type, loaded.backend) == (torch.float32, "cpu", "sdpa")
     assert not loaded.module.training
-    assert shape_of(str(checkpoint)) == ours
+    assert shape_of(str(checkpoint)) == loaded.shape
 
 
 @pytest.mark.parametrize("options", [{}, {"prompt": "green ?"}, {"text_tokens": (4, 9)}], ids=str)
@@ -248,6 +236,21 @@ def test_folder_named_from_where_one_stands(
     monkeypatch.setenv("HOME", str(checkpoint.parent))
     for name in ("mine", "mine/", "./mine", "~/mine"):
         assert tpprof.load(name, device="cpu").name == "mine"
+
+
+def test_hub_id_from_the_cache_while_offline(
+    checkpoint: Path, loaded: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    cache, revision = tmp_path / "models--me--cached", 40 * "a"
+    shutil.copytree(checkpoint, cache / "snapshots" / revision)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(revision)
+    cached = tpprof.load("me/cached", device="cpu")
+    assert (cached.name, cached.source) == ("cached", "checkpoint me/cached")
+    assert cached.chat_template == loaded.chat_template
+    assert_same(loaded.module, cached)
 
 
 @pytest.mark.parametrize("model", ["qwen2-vl"], indirect=True)
