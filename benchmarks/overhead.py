@@ -107,7 +107,7 @@ def flops(model: Model, spec: str) -> int:
     inputs, method = tpprof.inputs(model), parse(spec)
     trace = run(model, inputs, method)
     plan = method.plan(inputs.request)
-    return cost.total(cost.flops(model.shape, inputs.request, plan, trace.ledger, "rows"))
+    return cost.total(cost.flops(model.shape, inputs.request, plan, trace.ledger))
 
 
 def paired(

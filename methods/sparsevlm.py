@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
@@ -53,16 +53,19 @@ class SparseVLM(Method):
         released = Published(maps=range(request.layers), host_mask=True, decode=True)
         if request.budget(self.keep) == request.visual and not self.adaptive:
             return Plan(request.visual, positions="compact", published=released)
-        before, width, stages = request.visual, request.hidden, []
-        raters = 2 * request.visual * request.after * width
-        stages.append(Stage(0, "entering", before, flops=raters))
-        for layer, kept in zip(self.layers(request), self.counts(request), strict=True):
+        raters = 2 * request.visual * request.after * request.hidden
+        stages = [Stage(0, "entering", request.visual, flops=raters)]
+        before = request.visual
+        for place, layer in enumerate(self.layers(request)):
+            if self.adaptive:
+                stages.append(Stage(layer, "leaving", None, "text"))
+                continue
+            kept = self.counts(request)[place]
             pool, clusters = self.recycled(before - kept)
-            flops = 2 * pool * pool * width + 2 * clusters * pool * width
-            merging = 2 * clusters * pool * width
-            visual = None if self.adaptive else kept + clusters
-            stages.append(Stage(layer, "leaving", visual, "text", flops, merging))
+            flops = _flops(request.hidden, pool, clusters)
+            published = _flops(request.hidden, pool, clusters, published=True)
             before = kept + clusters
+            stages.append(Stage(layer, "leaving", before, "text", flops, published))
         return Plan(request.visual, tuple(stages), positions="compact", published=released)
 
     def select(self, view: View, stage: Stage) -> Keep | None:
@@ -80,7 +83,8 @@ class SparseVLM(Method):
         if not clusters:
             return Keep(stay)
         rest = ranked[:, kept : kept + pool].sort(-1).values
-        return _recycle(view, stay, rest, clusters)
+        flops = _flops(view.request.hidden, pool, clusters, published=view.published)
+        return replace(_recycle(view, stay, rest, clusters), flops=flops)
 
     def layers(self, request: Request) -> tuple[int, ...]:
         """The layers whose output is pruned."""
@@ -98,23 +102,27 @@ class SparseVLM(Method):
         return pool, int(pool / CLUSTER_SHARE) + 1
 
     def _count(self, view: View, stage: Stage, raters: Tensor) -> int:
-        planned = self.counts(view.request)[self.layers(view.request).index(stage.layer)]
         if self.version == "1.5" or not (self.adaptive or view.published):
-            return planned
+            return self._planned(view.request, stage)
         # One host read a stage, as in the released code. Zero rows do not change a rank.
         import torch
 
         seen = view.attention * (raters > 0)[..., None]
         rank = int(torch.linalg.matrix_rank(seen).amax().item())
         if not self.adaptive:
-            scale = view.solved("scale", lambda: (planned + 0.5) / max(rank, 1))
-            return int(rank * scale)
-        first = self.layers(view.request)[0]
-        if self.scale is not None or stage.layer == first:
-            scale = self.scale or view.solved("scale", lambda: planned / max(rank, 1))
-        else:
-            scale = view.notes.solved[f"layer {first} scale"]
+            return self._planned(view.request, stage)
+        if rank == view.count:
+            return view.count
+        scale = self.scale
+        if scale is None:
+            first = self.layers(view.request)[0]
+            scale = view.solved(
+                "scale", lambda: self._planned(view.request, stage) / max(rank, 1), layer=first
+            )
         return max(1, min(int(rank * scale + self.bias), view.count - 1))
+
+    def _planned(self, request: Request, stage: Stage) -> int:
+        return self.counts(request)[self.layers(request).index(stage.layer)]
 
 
 @functools.lru_cache(maxsize=256)
@@ -138,6 +146,15 @@ def _solve(method: SparseVLM, request: Request) -> tuple[int, ...]:
     if layers == LAYERS["1.5"] and visual == 576 and budget in COUNTS:
         return COUNTS[budget]
     return best
+
+
+def _flops(width: int, pool: int, clusters: int, *, published: bool = False) -> int:
+    """Matrix products of recycling: inner products of the pool, and the clusters' means.
+
+    The released code takes distances from differences, element by element: none are counted.
+    """
+    means = 2 * clusters * pool * width
+    return means if published else means + 2 * pool * pool * width
 
 
 def _published_weights(share: float) -> tuple[int, ...]:
@@ -200,6 +217,5 @@ def _distances(states: Tensor, *, materialise: bool) -> Tensor:
     centred = states - states.mean(1, keepdim=True)
     squares = (centred**2).sum(-1)
     inner = centred @ centred.transpose(1, 2)
-    squared = squares[:, :, None] + squares[:, None] - 2 * inner
-    distance = squared.clamp_min(0).sqrt() / width**0.5
-    return distance
+    squared: Tensor = squares[:, :, None] + squares[:, None] - 2 * inner
+    return squared.clamp_min(0).sqrt() / width**0.5

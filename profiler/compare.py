@@ -292,7 +292,7 @@ def _saved(cell: Cell, model: Model, request: Request) -> schema.Cell:
         return saved
     plan = cell.method.plan(request)
     names: list[Part] = list(cell.timings[0][2].parts) if cell.timings else []
-    items = cost.flops(model.shape, request, plan, trace.ledger, cell.policy)
+    items = cost.flops(model.shape, request, plan, trace.ledger)
     peak = cell.peak
     saved.visual_per_layer = list(trace.visual_per_layer)
     saved.tokens_per_layer = list(trace.ledger.tokens)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..methods.core.ledger import Ledger, Policy, RowsRead
+from ..methods.core.ledger import Ledger, RowsRead
 from ..methods.core.plan import Plan
 from ..methods.core.request import Request
 from .models.shapes import Shape, Text, Vision
@@ -30,7 +30,7 @@ class Item:
     flops: int
 
 
-def flops(shape: Shape, request: Request, plan: Plan, ledger: Ledger, policy: Policy) -> list[Item]:
+def flops(shape: Shape, request: Request, plan: Plan, ledger: Ledger) -> list[Item]:
     """Every matrix product of the request that `ledger` describes, in order."""
     items = [*_vision(shape, request, plan, ledger)]
     for layer, tokens in enumerate(ledger.tokens):
@@ -39,9 +39,7 @@ def flops(shape: Shape, request: Request, plan: Plan, ledger: Ledger, policy: Po
             for operator, count in _decoder_layer(shape.text, tokens, tokens)
         ]
         items += _rows("prefill", layer, ledger.rows.get(layer), shape.text.hidden)
-    for stage in plan.stages:
-        released = stage.published_flops if policy == "published" else None
-        count = stage.flops if released is None else released
+    for stage, count in zip(plan.stages, ledger.select, strict=True):
         items.append(Item("prefill", "select", stage.layer, "select", count))
     items.append(Item("head", "head", None, "head", _head(shape.text)))
     for step, keys in enumerate(ledger.decode_keys):

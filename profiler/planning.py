@@ -53,7 +53,7 @@ def plan(
     request = plan_request(shape, workload, before=before, after=after)
     vanilla = parse("vanilla")
     schedule = vanilla.plan(request)
-    full = cost.flops(shape, request, schedule, planned(schedule, request, policy), policy)
+    full = cost.flops(shape, request, schedule, planned(schedule, request, policy))
     chosen = [vanilla, *(parse(spec) for spec in methods if spec != "vanilla")]
     budgeted = [with_keep(method, keep) if keep else method for method in chosen]
     return [_planned(shape, request, method, policy, full) for method in budgeted]
@@ -105,7 +105,7 @@ def _planned(
         raise BudgetError(f"{name}: {error}") from error
     except ValueError as error:
         return Planned(name, None, None, None, None, None, None, None, str(error))
-    items = cost.flops(shape, request, schedule, ledger, policy)
+    items = cost.flops(shape, request, schedule, ledger)
     flops, prefill = cost.total(items), cost.total(items, "prefill")
     return Planned(
         method=name,

@@ -9,6 +9,10 @@ from micro import MICRO, load
 from tpprof.profiler.models.model import Model
 
 
+# The models are so small that a second thread costs more than it brings, far more on a busy machine.
+torch.set_num_threads(1)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in items:

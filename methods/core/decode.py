@@ -59,9 +59,7 @@ def _starts(context: Context, cached: list[int]) -> list[int]:
     return [inputs.next_position] * len(cached)
 
 
-def _tables(
-    context: Context, starts: list[int], steps: int
-) -> dict[int, tuple[Tensor, Tensor]]:
+def _tables(context: Context, starts: list[int], steps: int) -> dict[int, tuple[Tensor, Tensor]]:
     """Cosine and sine [1, steps, head_dim] of the decoded tokens, for each first position."""
     device = context.inputs.positions.device
     like = torch.zeros((), dtype=context.decoder.dtype, device=device)

@@ -35,6 +35,7 @@ class Ledger:
 
     tokens, visual: entering each decoder layer. cached: tokens in each layer's KV cache after
     prefill. encoder_tokens: entering each tower layer, per tile, class token included.
+    select: matrix-product FLOPs of each decoder stage's decision, per sample.
     rows, encoder_rows: rows computed beside the kernel. maps, encoder_maps: layers that built a
     full attention map. decode_keys: keys that each layer attends to, per decode step.
     """
@@ -48,6 +49,7 @@ class Ledger:
     encoder_rows: dict[int, RowsRead] = field(default_factory=dict)
     encoder_maps: list[int] = field(default_factory=list)
     decode_keys: list[list[int]] = field(default_factory=list)
+    select: list[int] = field(default_factory=list)
 
 
 def builds_map(plan: Plan, policy: Policy, layer: int, *, decode: bool = False) -> bool:
@@ -71,6 +73,12 @@ def rows_read(request: Request, stage: Stage, visual: int) -> RowsRead:
     return RowsRead(request.after if stage.rows == "text" else 1, length)
 
 
+def decision_flops(stage: Stage, policy: Policy) -> int:
+    """Matrix products of the decision at `stage`, as the plan knows them."""
+    published = stage.published_flops if policy == "published" else None
+    return stage.flops if published is None else published
+
+
 def planned(plan: Plan, request: Request, policy: Policy) -> Ledger:
     """The ledger that a run of `plan` will leave; raises ValueError if only the data tells."""
     layers = range(request.layers)
@@ -85,6 +93,7 @@ def planned(plan: Plan, request: Request, policy: Policy) -> Ledger:
                 ledger.rows[layer] = rows_read(request, stage, visual[layer])
     if request.encoder:
         _plan_encoder(ledger, plan, request, policy)
+    ledger.select = [decision_flops(stage, policy) for stage in plan.stages]
     steps = range(1, request.new_tokens)
     ledger.decode_keys = [[count + step for count in cached] for step in steps]
     return ledger

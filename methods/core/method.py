@@ -28,11 +28,13 @@ class Keep:
     index: int64 [B, n], places among the current visual tokens; positions follow it.
     features: [B, n, d], hidden states that replace those of `index`; None keeps them.
     merged: bool [n], entries that stand for several tokens; None where none does.
+    flops: matrix products of the decision per sample, where the plan could not know them.
     """
 
     index: Tensor
     features: Tensor | None = None
     merged: Tensor | None = None
+    flops: int | None = None
 
 
 @dataclass(frozen=True)

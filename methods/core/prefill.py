@@ -112,6 +112,9 @@ class Prefill:
             original=sequence.original,
         )
         keep = context.method.select(view, stage)
+        known = keep.flops if keep else None
+        flops = book.decision_flops(stage, context.policy) if known is None else known
+        context.ledger.select.append(flops)
         if keep is None:
             return
         self.selections.append((stage.first_layer_after, keep.index))

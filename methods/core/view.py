@@ -42,9 +42,12 @@ class _Common:
             raise RuntimeError(f"the plan asked for no attention rows at layer {self.layer}")
         return self.scores
 
-    def solved(self, name: str, compute: Callable[[], float]) -> float:
-        """`name` as solved at this layer on the first request, computed now if this is it."""
-        key = f"layer {self.layer} {name}"
+    def solved(self, name: str, compute: Callable[[], float], *, layer: int | None = None) -> float:
+        """`name` as solved on the first request, computed now if this is it.
+
+        It belongs to the stage's layer, or to `layer` where several stages share it.
+        """
+        key = f"layer {self.layer if layer is None else layer} {name}"
         if key not in self.notes.solved:
             self.notes.solved[key] = compute()
         return self.notes.solved[key]

@@ -99,11 +99,11 @@ _QWEN_TOWER = Vision(
 )
 _VICUNA_7B = Text(32, 4096, 11008, 32, 32, VICUNA_VOCABULARY)
 _VICUNA_13B = Text(40, 5120, 13824, 40, 40, VICUNA_VOCABULARY)
-_SMALL_CLIP = Vision(layers=6, hidden=256, intermediate=1024, heads=4)
+_SMALL_CLIP = Vision(layers=4, hidden=256, intermediate=1024, heads=4)
 _SMALL_QWEN_TOWER = Vision(
-    layers=6, hidden=256, intermediate=1024, heads=4, merge=2, temporal=2, image=0
+    layers=4, hidden=256, intermediate=1024, heads=4, merge=2, temporal=2, image=0
 )
-_SMALL_TEXT = Text(16, 320, 864, 5, 5, 8192)
+_SMALL_TEXT = Text(16, 320, 864, 5, 5, 12288)
 
 SHAPES: dict[str, Shape] = {
     shape.name: shape

@@ -15,7 +15,8 @@ from tpprof.profiler.models.geometry import request
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.shapes import SHAPES
 
-SPECS = [*methods.names(), "sparsevlm:version=1.5", "mustdrop:global_threshold=0.02,similarity=0.9"]
+SPECS = [*methods.names(), "sparsevlm:version=1.5", "mustdrop:global_threshold=0.02,similarity=0.9",
+         "sparsevlm:adaptive=true,scale=1.5", "sparsevlm:adaptive=true"]  # fmt: skip
 aten = torch.ops.aten
 
 
@@ -47,7 +48,7 @@ def test_analytic_flops_are_the_counted_ones(
     method = methods.with_keep(methods.parse(spec), "1/2")
     count, trace = counted(model, inputs, method, policy)
     plan = method.plan(inputs.request)
-    items = cost.flops(model.shape, inputs.request, plan, trace.ledger, policy)
+    items = cost.flops(model.shape, inputs.request, plan, trace.ledger)
     assert cost.total(items) == count
 
 
@@ -58,7 +59,7 @@ def test_other_inputs_are_counted_too(model: Model, options: dict[str, object]) 
     count, trace = counted(model, inputs, method, "rows")
     request_ = trace.ledger
     plan = method.plan(inputs.request)
-    items = cost.flops(model.shape, inputs.request, plan, request_, "rows")
+    items = cost.flops(model.shape, inputs.request, plan, request_)
     assert cost.total(items) == count
 
 
@@ -76,7 +77,7 @@ def _share(spec: str, after: int = 25) -> float:
 
     def prefill(text: str) -> int:
         plan = methods.parse(text).plan(lengths)
-        items = cost.flops(shape, lengths, plan, planned(plan, lengths, "maps"), "maps")
+        items = cost.flops(shape, lengths, plan, planned(plan, lengths, "maps"))
         return cost.total((i for i in items if i.operator != "select"), "prefill")
 
     return 100 * prefill(spec) / prefill("vanilla")
@@ -102,7 +103,7 @@ def test_absolute_flops_of_llava_next_7b() -> None:
     shape = SHAPES["llava-next-7b"]
     lengths = request(shape, before=35, after=25, size=(672, 672))
     plan = methods.parse("vanilla").plan(lengths)
-    items = cost.flops(shape, lengths, plan, planned(plan, lengths, "rows"), "rows")
+    items = cost.flops(shape, lengths, plan, planned(plan, lengths, "rows"))
     vision = cost.total(items, "vision")
     projector = sum(item.flops for item in items if item.operator == "projector")
     assert cost.total(items, "prefill") == pytest.approx(2 * 21.3e12, rel=0.005)

@@ -68,10 +68,11 @@ def layer_bytes(cache: Any) -> list[int]:
 
 
 def distinct(inputs: Inputs) -> Inputs:
-    """Give the second of two samples another picture and another question."""
+    """Give the second of two samples another picture and other text around it."""
     pixels = inputs["pixel_values"]
     pixels[len(pixels) // 2 :] = pixels[len(pixels) // 2 :].roll(1, -1) * -0.7
-    inputs["input_ids"][1, -4:] = inputs["input_ids"][1, -4:].flip(0) // 2 + 1
+    for text in (inputs["input_ids"][1, :4], inputs["input_ids"][1, -4:]):
+        text.copy_(text.flip(0) // 2 + 1)
     return inputs
 
 
@@ -168,12 +169,15 @@ def test_eager_backend(model: Model, batch_size: int) -> None:
 def test_synthetic_features(model: Model, count: int, batch_size: int) -> None:
     inputs = tpprof.inputs(model, visual_tokens=count, text_tokens=TEXT, batch_size=batch_size)
     assert inputs.request.visual == count
+    embed, embedded = model.module.get_input_embeddings(), inputs["inputs_embeds"]
+    text = tpprof.inputs(model, size=(84, 84), text_tokens=TEXT)["input_ids"]
+    assert torch.equal(embedded[:1, : TEXT[0]], embed(text[:, : TEXT[0]]))
+    assert torch.equal(embedded[:1, -TEXT[1] :], embed(text[:, -TEXT[1] :]))
     trace = tpprof.forward(model, inputs, "vanilla", new_tokens=STEPS)
     close(trace.logits, model.module(**inputs).logits[:, -1])
 
     # Each decode step against a whole forward over the prompt and the tokens so far.
-    embed = model.module.get_input_embeddings()
-    embedded = torch.cat([inputs["inputs_embeds"], embed(trace.tokens[:, :-1])], 1)
+    embedded = torch.cat([embedded, embed(trace.tokens[:, :-1])], 1)
     length = embedded.shape[1]
     places = torch.arange(length).expand(*inputs["position_ids"].shape[:-1], length)
     whole = model.module(inputs_embeds=embedded, position_ids=places).logits[:, -STEPS:]

@@ -25,7 +25,12 @@ from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.shapes import SHAPES
 from tpprof.profiler.workload import Workload, WorkloadError
 
-TEXT = {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+TEXT: dict[str, Any] = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 
 
 @pytest.fixture(scope="module")
