@@ -217,5 +217,6 @@ def _distances(states: Tensor, *, materialise: bool) -> Tensor:
     centred = states - states.mean(1, keepdim=True)
     squares = (centred**2).sum(-1)
     inner = centred @ centred.transpose(1, 2)
-    squared: Tensor = squares[:, :, None] + squares[:, None] - 2 * inner
-    return squared.clamp_min(0).sqrt() / width**0.5
+    squared = squares[:, :, None] + squares[:, None] - 2 * inner
+    euclidean: Tensor = squared.clamp_min(0).sqrt()
+    return euclidean.div(width**0.5)

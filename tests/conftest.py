@@ -8,8 +8,7 @@ from micro import MICRO, load
 
 from tpprof.profiler.models.model import Model
 
-
-# The models are so small that a second thread costs more than it brings, far more on a busy machine.
+# Models this small gain nothing from a second thread, and lose much on a busy machine.
 torch.set_num_threads(1)
 
 

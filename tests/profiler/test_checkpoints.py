@@ -255,7 +255,12 @@ def test_hub_id_from_the_cache_while_offline(
 
 @pytest.mark.parametrize("model", ["qwen2-vl"], indirect=True)
 def test_bounds_of_the_checkpoints_own_image_processor(copy: Path) -> None:
-    given = {"min_pixels": 3136, "max_pixels": 28 * 28 * 9, "patch_size": 14, "merge_size": 2}
+    given: dict[str, Any] = {
+        "min_pixels": 3136,
+        "max_pixels": 28 * 28 * 9,
+        "patch_size": 14,
+        "merge_size": 2,
+    }
     given |= {"temporal_patch_size": 2, "image_processor_type": "Qwen2VLImageProcessor"}
     (copy / "preprocessor_config.json").write_text(json.dumps(given))
     small = tpprof.load(str(copy), device="cpu")

@@ -156,8 +156,9 @@ def test_the_picture_reaches_the_logits(model: Model) -> None:
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_eager_backend(model: Model, batch_size: int) -> None:
     eager = twin(model, "eager")
-    options = {"size": (100, 168), "layout": "anyres", "text_tokens": TEXT}
-    inputs = tpprof.inputs(eager, batch_size=batch_size, **options)
+    inputs = tpprof.inputs(
+        eager, size=(100, 168), layout="anyres", text_tokens=TEXT, batch_size=batch_size
+    )
     trace = tpprof.forward(eager, inputs, "vanilla", new_tokens=STEPS)
     assert set(implementations(eager).values()) == {"eager"}
     assert_same(trace, eager, inputs)

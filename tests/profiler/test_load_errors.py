@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import BertConfig, MistralConfig, PreTrainedTokenizerFast, SiglipVisionConfig
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 import tpprof
 from tpprof.profiler.models.load import ModelError, shape_of
