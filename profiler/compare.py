@@ -138,7 +138,7 @@ class Comparison:
                 architecture=model.shape.architecture,
                 source=model.source,
                 reason=self.reason,
-                parameters=model.shape.parameters,
+                parameters=sum(weight.numel() for weight in model.module.parameters()),
                 layers=request.layers,
                 dtype=str(model.dtype).removeprefix("torch."),
                 backend=model.backend,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from ...methods.core.errors import InputError
 from .llava import Llava, LlavaNext
 from .model import Model
+from .processors import default_processor, processors, transformers_class
 from .qwen2_vl import Qwen2VL
 from .shapes import SHAPES, Architecture, Shape, config, from_config
 
@@ -21,11 +21,6 @@ _ADAPTERS: dict[Architecture, tuple[type[Model], str]] = {
     "llava": (Llava, "LlavaForConditionalGeneration"),
     "llava-next": (LlavaNext, "LlavaNextForConditionalGeneration"),
     "qwen2-vl": (Qwen2VL, "Qwen2VLForConditionalGeneration"),
-}
-_PROCESSORS: dict[Architecture, str] = {  # those that the checkpoints come with, PIL back end
-    "llava": "CLIPImageProcessorPil",
-    "llava-next": "LlavaNextImageProcessorPil",
-    "qwen2-vl": "Qwen2VLImageProcessorPil",
 }
 _ARCHITECTURES: dict[str, Architecture] = {
     "llava": "llava",
@@ -128,8 +123,10 @@ def _from_shape(
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), device:
         torch.manual_seed(seed)
-        module = _class(class_name)._from_config(given, dtype=dtype, attn_implementation=backend)
-    return adapter(module, shape, backend=backend, image_processor=_default_processor(shape))
+        module = transformers_class(class_name)._from_config(
+            given, dtype=dtype, attn_implementation=backend
+        )
+    return adapter(module, shape, backend=backend, image_processor=default_processor(shape))
 
 
 def shape_of(name: str) -> Shape:
@@ -165,13 +162,13 @@ def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backen
     architecture, given, source = _read_config(name)
     adapter, class_name = _ADAPTERS[architecture]
     try:
-        parts = _processors(source, architecture)
+        parts = processors(source, architecture)
     except Exception as error:
         raise ModelError(
             f"{name}: no readable tokenizer or image processor ({_first_line(error)})"
         ) from error
     try:
-        module, report = _class(class_name).from_pretrained(
+        module, report = transformers_class(class_name).from_pretrained(
             source,
             dtype=dtype,
             attn_implementation=backend,
@@ -245,67 +242,6 @@ def _slides(text: Any) -> bool:
     """Whether a decoder layer attends to a window only: the engine runs prefill without a mask."""
     kinds = getattr(text, "layer_types", None)
     return bool("sliding_attention" in kinds if kinds else getattr(text, "sliding_window", None))
-
-
-def _class(name: str) -> Any:
-    import transformers
-
-    return getattr(transformers, name)
-
-
-def _default_processor(shape: Shape) -> Any:
-    vision, processor = shape.vision, _class(_PROCESSORS[shape.architecture])
-    if shape.architecture == "qwen2-vl":
-        # The area in pixels is given outright: transformers 5.17 takes the bounds of any
-        # checkpoint that was loaded before for its default.
-        return processor(
-            size={"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280},
-            patch_size=vision.patch,
-            merge_size=vision.merge,
-            temporal_patch_size=vision.temporal,
-        )
-    sizes = {
-        "size": {"shortest_edge": vision.image},
-        "crop_size": {"height": vision.image, "width": vision.image},
-    }
-    if shape.architecture == "llava":
-        return processor(**sizes)
-    pinpoints = [list(size) for size in shape.pinpoints]
-    return processor(image_grid_pinpoints=pinpoints, **sizes)
-
-
-def _processors(source: str, architecture: Architecture) -> dict[str, Any]:
-    """Image processor, tokenizer and chat template of a checkpoint.
-
-    They are loaded apart: without torchvision, transformers cannot build Qwen2-VL's joint
-    processor, whose video part needs it.
-    """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    return {
-        "image_processor": _image_processor(source, architecture),
-        "tokenizer": tokenizer,
-        "chat_template": getattr(tokenizer, "chat_template", None) or _legacy_template(source),
-    }
-
-
-def _image_processor(source: str, architecture: Architecture) -> Any:
-    try:
-        return _class("AutoImageProcessor").from_pretrained(source)
-    except ImportError:  # transformers 5.17 wants torchvision for the automatic choice alone
-        return _class(_PROCESSORS[architecture]).from_pretrained(source)
-
-
-def _legacy_template(source: str) -> str | None:
-    """The chat template of older checkpoints: a file that only the joint processor reads."""
-    from transformers.utils.hub import cached_file
-
-    path = cached_file(source, "chat_template.json", _raise_exceptions_for_missing_entries=False)
-    if path is None:
-        return None
-    template: str = json.loads(Path(path).read_text(encoding="utf-8"))["chat_template"]
-    return template
 
 
 def _first_line(error: BaseException) -> str:

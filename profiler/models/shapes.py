@@ -14,7 +14,10 @@ VICUNA_VOCABULARY = 32064  # 32000 and the placeholders that the converted check
 
 @dataclass(frozen=True)
 class Text:
-    """The decoder: layers of width `hidden`, gated FFN of width `intermediate`, grouped heads."""
+    """The decoder: layers of width `hidden`, gated FFN of width `intermediate`, grouped heads.
+
+    `tied`: the head shares the weights of the embedding.
+    """
 
     layers: int
     hidden: int
@@ -23,6 +26,7 @@ class Text:
     kv_heads: int
     vocabulary: int
     qkv_bias: bool = False
+    tied: bool = False
 
     @property
     def head_dim(self) -> int:
@@ -35,7 +39,8 @@ class Text:
         attention = 2 * self.hidden * self.hidden + 2 * self.hidden * kv
         bias = self.hidden + 2 * kv if self.qkv_bias else 0
         layer = attention + bias + 3 * self.hidden * self.intermediate + 2 * self.hidden
-        return self.layers * layer + self.hidden + 2 * self.vocabulary * self.hidden
+        embeddings = (1 if self.tied else 2) * self.vocabulary * self.hidden
+        return self.layers * layer + self.hidden + embeddings
 
 
 @dataclass(frozen=True)
@@ -222,6 +227,7 @@ def from_config(name: str, architecture: Architecture, given: Any) -> Shape:
         kv_heads=text.num_key_value_heads,
         vocabulary=text.vocab_size,
         qkv_bias=architecture == "qwen2-vl",
+        tied=bool(given.tie_word_embeddings),
     )
     if architecture == "qwen2-vl":
         tower = Vision(

@@ -1,0 +1,88 @@
+"""What only a GPU shows. Skipped where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from micro import MICRO, SIZE, sharpen
+
+import tpprof
+from tpprof import methods
+from tpprof.profiler.compare import Comparison, Options
+from tpprof.profiler.models.model import Model
+from tpprof.profiler.workload import Workload
+from tpprof.reports.record import load, save
+from tpprof.reports.summary import rows
+
+pytestmark = pytest.mark.gpu
+FIXED = [name for name in methods.names() if name != "mustdrop"]
+
+
+@pytest.fixture(scope="module", params=list(MICRO))
+def on_gpu(request: pytest.FixtureRequest) -> Model:
+    model = tpprof.load(MICRO[request.param], device="cuda", dtype="float32", seed=1)
+    sharpen(model)
+    return model
+
+
+@pytest.fixture
+def no_syncs() -> Iterator[None]:
+    """Any operation that makes the host wait for the device raises."""
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_shape_is_built_on_the_gpu_in_its_dtype() -> None:
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    model = tpprof.load("tiny", device="cuda", dtype="bfloat16")
+    weights = sum(weight.numel() * 2 for weight in model.module.parameters())
+    assert {weight.dtype for weight in model.module.parameters()} == {torch.bfloat16}
+    assert torch.cuda.max_memory_allocated() - before < 2 * weights
+
+
+def test_vanilla_equals_transformers(on_gpu: Model) -> None:
+    inputs = tpprof.inputs(on_gpu, size=SIZE, layout="anyres")
+    trace = tpprof.forward(on_gpu, inputs)
+    with torch.no_grad():
+        expected = on_gpu.module(**inputs).logits[:, -1]
+    torch.testing.assert_close(trace.logits, expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("spec", FIXED)
+def test_fixed_counts_never_wait_for_the_device(spec: str, no_syncs: None) -> None:
+    torch.cuda.set_sync_debug_mode("default")
+    model = tpprof.load(MICRO["llava-next"], device="cuda", dtype="bfloat16")
+    inputs = tpprof.inputs(model, size=SIZE)
+    method = methods.with_keep(methods.parse(spec), "1/2")
+    tpprof.forward(model, inputs, method)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    tpprof.forward(model, inputs, method)
+
+
+@pytest.mark.parametrize("spec", methods.names())
+def test_policies_agree_on_the_gpu(on_gpu: Model, spec: str) -> None:
+    inputs = tpprof.inputs(on_gpu, size=SIZE)
+    method = methods.with_keep(methods.parse(spec), "1/2")
+    by_rows = tpprof.forward(on_gpu, inputs, method, attention="rows")
+    by_maps = tpprof.forward(on_gpu, inputs, method, attention="maps")
+    assert all(map(torch.equal, by_rows.kept, by_maps.kept))
+
+
+def test_a_comparison_has_events_and_allocator_peaks(on_gpu: Model, tmp_path: Path) -> None:
+    workload, options = Workload(size=SIZE), Options(keep="1/2", rounds=6)
+    record = Comparison(["fastv"], model=on_gpu, workload=workload, options=options).run()
+    for cell in record.cells:
+        assert not cell.error
+        assert cell.memory.allocator is not None
+        assert set(cell.memory.allocator_by_phase) >= {"vision", "prefill", "head", "decode"}
+    for row in rows(record):
+        assert row.parts_sum is not None
+        assert 0 < row.parts_sum.median <= 1.02
+    save(record, tmp_path / "run.json")
+    assert load(tmp_path / "run.json") == record
