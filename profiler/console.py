@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ..methods.core.errors import InputError
 from ..reports import record as schema
 from .compare import Comparison
 
@@ -38,8 +40,14 @@ def measure(comparison: Comparison, out: Path) -> tuple[schema.Record, Path, boo
 
 
 def _path(comparison: Comparison, out: Path) -> Path:
-    if out.suffix == ".json":
-        return out
+    """Where the record goes; raises InputError before anything is measured if it cannot."""
     stamp = comparison.created.strftime("%Y%m%d-%H%M%S")
     name = comparison.model.name.replace("/", "_")
-    return out / f"{stamp}-{name}.json"
+    path = out if out.suffix == ".json" else out / f"{stamp}-{name}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}; give a folder or a .json file") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(f"--out {out} cannot be written; give a folder or a .json file")
+    return path

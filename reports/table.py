@@ -65,7 +65,10 @@ def plain(record: Record) -> list[dict[str, Any]]:
     shown = columns(record)
     return [
         {name: value(row) for column in shown for name, value in column.values.items()}
-        | {"error": row.cell.error or None}
+        | {
+            "parts_over_latency": row.parts_sum.median if row.parts_sum else None,
+            "error": row.cell.error or None,
+        }
         for row in rows(record)
     ]
 

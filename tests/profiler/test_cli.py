@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tpprof.profiler import cli
 from tpprof.reports.record import load
 
 RUN = [sys.executable, "-c", "from tpprof.profiler.cli import main; main()"]
@@ -80,6 +81,7 @@ def test_report_formats(recorded: Path, form: str) -> None:
         (["compare", "fastv", "--workload", "mmlu"], "known: pope"),
         (["compare", "fastv", "--equalize", "all"], "known: layer-mean"),
         (["compare", "fastv", *SMALL, "--prompt", "hi"], "no tokenizer"),
+        (["compare", "fastv", *SMALL, "--out", "/dev/null/runs"], "give a folder"),
         (["compare", "fastv", "--device", "tpu"], "unknown device"),
         (["compare", "fastv", "--dtype", "int3"], "known: float32"),
         (["flops", "fastv", "--model", "gpt"], "known: tiny"),
@@ -89,13 +91,21 @@ def test_report_formats(recorded: Path, form: str) -> None:
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )  # fmt: skip
 def test_bad_input_gets_one_line_and_exit_code_2(
-    arguments: list[str], told: str, tmp_path: Path
+    arguments: list[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = tpprof(*arguments, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("tpprof: ")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tpprof", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    output = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert told in output.err
+    assert output.err.strip().splitlines()[-1].startswith("tpprof: ")
+    assert output.out == ""
     assert not (tmp_path / "runs").exists()
 
 

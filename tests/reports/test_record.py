@@ -187,6 +187,7 @@ def test_what_is_missing_is_not_available_and_never_zero() -> None:
     assert lines[0][-1] == "n/a"
     assert lines[1][2] == "failed: boom"
     assert table.plain(empty)[0]["latency_seconds"] is None
+    assert table.plain(empty)[0]["parts_over_latency"] is None
 
 
 def test_formats_agree(run: Record) -> None:
