@@ -20,7 +20,7 @@ from tpprof.methods.core.ledger import Policy
 from tpprof.methods.core.method import Method
 from tpprof.methods.core.spec import parse
 from tpprof.profiler import cost
-from tpprof.profiler.clock import Stopwatch, now
+from tpprof.profiler.clock import Stopwatch, now, wait_for
 from tpprof.profiler.models.model import Model
 from tpprof.reports.statistics import Estimate, ratios
 
@@ -61,7 +61,7 @@ def against_transformers(model: Model, layout: str, n: int) -> None:
 def instrumented_against_bare(model: Model, n: int) -> None:
     """A request with a lap at every part against one without any."""
     inputs = tpprof.inputs(model)
-    method, watch = parse("fastv"), Stopwatch(model.device.type)
+    method, watch = parse("fastv"), Stopwatch(model.device)
 
     def instrumented() -> None:
         watch.start()
@@ -76,7 +76,8 @@ def instrumented_against_bare(model: Model, n: int) -> None:
 def rows_against_maps(model: Model, n: int) -> None:
     """Each method under both policies, and how much of its FLOPs promise each keeps."""
     inputs = tpprof.inputs(model)
-    print(f"\n{'method':14} {'maps / rows time':>26} {'promised':>9} {'maps':>7} {'rows':>7}")
+    print("\nvision to last token; realised: share of the promised saving of time")
+    print(f"{'method':14} {'maps / rows time':>24} {'promised':>9} {'maps':>16} {'rows':>16}")
     for spec in METHODS:
         method = parse(spec)
         solved: dict[str, float] = {}
@@ -124,19 +125,14 @@ def paired(
     for number in range(rounds):
         gc.collect()
         for place in (0, 1) if number % 2 else (1, 0):
-            wait(model)
+            wait_for(model.device)
             began = now()
             sides[place]()
-            wait(model)
+            wait_for(model.device)
             seconds[place].append(now() - began)
     estimate = ratios(*seconds)
     assert estimate is not None
     return estimate
-
-
-def wait(model: Model) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def show(name: str, ratio: Estimate) -> None:

@@ -35,6 +35,11 @@ class FastVWindow(Method):
     height: int | None = knob(None, "window height in tokens; auto: one token a window stays")
     width: int | None = knob(None, "window width in tokens; auto: as the height")
 
+    def __post_init__(self) -> None:
+        for name, side in (("height", self.height), ("width", self.width)):
+            if side is not None and side < 1:
+                raise ValueError(f"{name}={side} is not at least 1")
+
     def plan(self, request: Request) -> Plan:
         return single_prune(request, self.keep, self.layer, rows="last")
 

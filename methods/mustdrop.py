@@ -37,7 +37,7 @@ class MustDrop(Method):
 
     The thresholds for LLaVA-NeXT are unpublished. By default one threshold a stage is solved on
     the first request, so that the counts fall by one ratio from stage to stage and their mean
-    meets `keep`; half of the windows are merged, more where the budget needs it. Set thresholds
+    meets `keep`; half of the windows are merged, or as many as the budget needs. Set thresholds
     and `similarity` for the published, data-dependent rules. Windows are merged only where the
     visual tokens need no grid (flat layouts with a class token); with M-RoPE positions are kept.
 
@@ -46,7 +46,9 @@ class MustDrop(Method):
     """
 
     keep: Budget = knob(Fraction(1, 9), "mean over layers of the visual tokens leaving a layer")
-    merge: float | None = knob(None, "share of 3x3 windows merged in the tower; auto: 0.5 or more")
+    merge: float | None = knob(
+        None, "share of 3x3 windows merged in the tower; auto: 0.5 if `keep` can be"
+    )
     similarity: float | None = knob(None, "merge windows at least this alike (published: 0.8)")
     global_threshold: float | None = knob(
         None, "share of the text's attention below which a token may go; auto: solved"
@@ -60,6 +62,10 @@ class MustDrop(Method):
             raise ValueError(f"merge={self.merge} is not between 0 and 1")
         if self.merge is not None and self.similarity is not None:
             raise ValueError("merge and similarity exclude each other")
+        if self.global_threshold is not None and self.global_threshold <= 0:
+            raise ValueError("global_threshold must be above 0")
+        if self.individual_threshold is not None and self.global_threshold is None:
+            raise ValueError("individual_threshold needs a global_threshold")
 
     @property
     def fixed(self) -> bool:
@@ -78,14 +84,15 @@ class MustDrop(Method):
             for layer, count in zip(layers, counts, strict=True)
         )
         mean, budget = _mean(request, tokens, counts), request.budget(self.keep)
-        note = (
-            f"its key tokens are never dropped: it averages {mean:.0f} visual tokens, not {budget}"
-        )
+        note = ""
+        if self.fixed and abs(mean - budget) > 0.05 * budget:
+            bound = "key tokens are never dropped" if mean > budget else "windows were merged"
+            note = f"its {bound}: it averages {mean:.0f} visual tokens, not {budget}"
         return Plan(
             None if self._by_likeness(request.encoder) else visual,
             stages,
             self._encoder_stages(request.encoder, tokens),
-            note=note if self.fixed and mean > 1.05 * budget else "",
+            note=note,
             positions="compact",
             compressed=range(layers[0], layers[-1] + 1),
             published=released,
@@ -128,12 +135,14 @@ class MustDrop(Method):
         worth = torch.maximum(share, peak / lenient)  # a token goes if this is below threshold
         if keys is not None:
             worth = worth.masked_fill(keys, float("inf"))
-        threshold = self.global_threshold
+        threshold, count = self.global_threshold, 0
         if threshold is None:
             count = _solve(self, view.request)[1][self._place(view.request, stage)]
             threshold = view.solved("threshold", lambda: _between(worth, count))
         stays = worth >= threshold
         kept = int(stays.sum(-1).amax().clamp_min(1).item())  # the stage's one host read
+        if self.fixed:  # half precision has ties at a threshold: the count is the solved one
+            kept = count
         return Keep(worth.topk(kept, -1).indices.sort(-1).values)
 
     def _place(self, request: Request, stage: Stage) -> int:
@@ -154,13 +163,15 @@ def _solve(method: MustDrop, request: Request) -> tuple[int, tuple[int, ...]]:
         tokens = encoder.patches if encoder else 0
         return tokens, _stage_counts(request, budget, tokens)
     windows = (encoder.side // WINDOW) ** 2
-    least = round(windows * (0.5 if method.merge is None else method.merge))
-    last = windows if method.merge is None else least
-    tokens = encoder.patches - SPARED * least
-    for merged in range(least, last + 1):
-        tokens = encoder.patches - SPARED * merged
-        if _mean(request, tokens, _floors(request, tokens)) <= budget:
-            break
+    if method.merge is not None:
+        tokens = encoder.patches - SPARED * round(windows * method.merge)
+        return tokens, _stage_counts(request, budget, tokens)
+    merged = windows // 2
+    tokens = encoder.patches - SPARED * merged
+    while merged and _visual(request, tokens) < budget:  # too much for the budget
+        merged, tokens = merged - 1, tokens + SPARED
+    while merged < windows and _mean(request, tokens, _floors(request, tokens)) > budget:
+        merged, tokens = merged + 1, tokens - SPARED
     return tokens, _stage_counts(request, budget, tokens)
 
 

@@ -35,6 +35,10 @@ class Pooling(Method):
         "mean", "what the new token is: the window's mean, or its token of largest L1 norm"
     )
 
+    def __post_init__(self) -> None:
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window={self.window} is not at least 1")
+
     def plan(self, request: Request) -> Plan:
         layer = request.layer(self.layer, published=2)
         stage = Stage(layer, "entering", _pooled(request.segments, self.side(request)))

@@ -104,7 +104,8 @@ class SparseVLM(Method):
     def _count(self, view: View, stage: Stage, raters: Tensor) -> int:
         if self.version == "1.5" or not (self.adaptive or view.published):
             return self._planned(view.request, stage)
-        # One host read a stage, as in the released code. Zero rows do not change a rank.
+        # Zero rows do not change a rank. Its SVD and the read make the host wait, as in the
+        # released code, which waits more often still.
         import torch
 
         seen = view.attention * (raters > 0)[..., None]
@@ -185,8 +186,9 @@ def _recycle(view: View, stay: Tensor, pool: Tensor, clusters: int) -> Keep:
     """Cluster the pool by density peaks; its clusters' means follow the tokens that stay."""
     import torch
 
-    states = take(view.visual, pool).float()
-    distance = _distances(states, materialise=view.published)
+    pooled = take(view.visual, pool)
+    states = pooled.float()
+    distance = _differences(pooled) if view.published else _distances(states)
     nearest = distance.topk(clusters, -1, largest=False).values
     noise = view.random(distance.shape[-1]) * 1e-6  # breaks ties, as in the released code
     density = (-(nearest**2).mean(-1)).exp() + noise
@@ -204,19 +206,19 @@ def _recycle(view: View, stay: Tensor, pool: Tensor, clusters: int) -> Keep:
     return Keep(index, features, flags)
 
 
-def _distances(states: Tensor, *, materialise: bool) -> Tensor:
-    """Euclidean distances [B, M, M] over sqrt(d) between states [B, M, d].
-
-    The released code builds all differences [B, M, M, d] first: gigabytes on LLaVA-NeXT.
-    """
-    width = states.shape[-1]
-    if materialise:
-        difference = states[:, :, None] - states[:, None]
-        distance: Tensor = difference.norm(dim=-1) / width**0.5
-        return distance
+def _distances(states: Tensor) -> Tensor:
+    """Euclidean distances [B, M, M] over sqrt(d) between states [B, M, d], by inner products."""
     centred = states - states.mean(1, keepdim=True)
     squares = (centred**2).sum(-1)
     inner = centred @ centred.transpose(1, 2)
     squared = squares[:, :, None] + squares[:, None] - 2 * inner
     euclidean: Tensor = squared.clamp_min(0).sqrt()
-    return euclidean.div(width**0.5)
+    return euclidean.div(states.shape[-1] ** 0.5)
+
+
+def _differences(states: Tensor) -> Tensor:
+    """The same as the released code does it: all differences [B, M, M, d] first, in the dtype of
+    the model; gigabytes on LLaVA-NeXT."""
+    difference = states[:, :, None] - states[:, None]
+    distance: Tensor = difference.norm(dim=-1).float()
+    return distance.div(states.shape[-1] ** 0.5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from ..methods import Method, parse
@@ -12,7 +11,7 @@ from ..methods.core.ledger import Policy, check_policy
 from .compare import compare
 from .models.load import load
 from .models.model import Model
-from .workload import Preparation, Workload
+from .workload import Preparation, make_workload
 
 __all__ = ["compare", "forward", "inputs", "load"]
 
@@ -25,11 +24,7 @@ def inputs(model: Model, workload: str = "pope", **options: Any) -> Inputs:
     (height, width in pixels), `prompt`, `text_tokens` (before, after), `layout`, `visual_tokens`,
     `new_tokens`, `batch_size`, `seed`. Raises WorkloadError.
     """
-    known = [field.name for field in dataclasses.fields(Workload)]
-    for option in options:
-        if option not in known:
-            raise TypeError(f"unknown option {option!r}; known: {', '.join(known)}")
-    return Preparation(model, Workload(name=workload, **options))().to(model.device)
+    return Preparation(model, make_workload(name=workload, **options))().to(model.device)
 
 
 def forward(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from enum import Enum
 from pathlib import Path
@@ -82,7 +83,9 @@ def compare(
     backend: Annotated[
         str, typer.Option(help="Attention kernel: sdpa, flash_attention_2 or eager.")
     ] = "sdpa",
-    seed: Annotated[int, typer.Option(help="Seed of random weights and text.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Seed of random weights and text.")
+    ] = 0,
     out: Annotated[Path, typer.Option(help="Record: a .json file, or a folder.")] = Path("runs"),
     format_: FormatOption = Format.table,
 ) -> None:
@@ -98,7 +101,7 @@ def compare(
 
     comparison = Comparison(
         methods, model=model, device=device, dtype=dtype, backend=backend, seed=seed,
-        workload=settings,
+        workload=settings, command=shlex.join(["tpprof", *sys.argv[1:]]),
         options=Options(
             attention=tuple(attention.split(",")),  # type: ignore[arg-type]
             keep=keep, equalize=equalize is not None, rounds=rounds, seconds=max_seconds,

@@ -6,8 +6,10 @@ On a GPU an event is recorded then, and nothing waits until the request is over.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,28 +25,24 @@ class Timing:
     latency: float
     parts: dict[Part, float]
 
-    @property
-    def phases_sum(self) -> float:
-        """Seconds of all parts together."""
-        return sum(self.parts.values())
-
 
 class Stopwatch:
-    """Times one request after another on one device.
+    """Times one request after another on `device`, a torch.device.
 
+    On a GPU it must be the current device (`torch.cuda.device`): events are recorded there.
     `event` makes a CUDA event and `synchronize` waits for the device; tests give their own.
     """
 
     def __init__(
         self,
-        device_type: str,
+        device: Any,
         *,
         event: Callable[[], Any] | None = None,
         synchronize: Callable[[], None] | None = None,
     ) -> None:
-        self._on_gpu = device_type == "cuda"
+        self._on_gpu = device.type == "cuda"
         self._event = event or _cuda_event
-        self._synchronize = synchronize or (_cuda_synchronize if self._on_gpu else _nothing)
+        self._synchronize = synchronize or functools.partial(wait_for, device)
         self._marks: list[tuple[Part, Any]] = []
         self._pool: list[Any] = []
         self._used = 0
@@ -100,11 +98,21 @@ def _cuda_event() -> Any:
     return make(enable_timing=True)
 
 
-def _cuda_synchronize() -> None:
+def wait_for(device: Any) -> None:
+    """Wait until `device` has done all that was queued; a CPU queues nothing."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def on_device(device: Any) -> Iterator[None]:
+    """Make `device` the current one, so that events and kernels go to it."""
+    if device.type != "cuda":
+        yield
+        return
     import torch
 
-    torch.cuda.synchronize()
-
-
-def _nothing() -> None:
-    return None
+    with torch.cuda.device(device):
+        yield

@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime
 import functools
 import gc
-import shlex
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,17 +14,17 @@ from typing import Any
 from ..methods import Method, format_spec, parse, with_keep
 from ..methods.core.context import no_lap
 from ..methods.core.engine import Trace, run
-from ..methods.core.errors import InputError
+from ..methods.core.errors import InputError, first_line
 from ..methods.core.ledger import Policy, check_policy
 from ..methods.core.request import BudgetError, Request
 from ..reports import record as schema
 from . import cost, memory
-from .clock import Part, Stopwatch, Timing, now
+from .clock import Part, Stopwatch, Timing, now, on_device
 from .environment import environment
 from .equalize import equalize
 from .models.load import default_name, load
 from .models.model import Model
-from .workload import Preparation, Workload, describe
+from .workload import Preparation, Workload, describe, make_workload
 
 MIN_ROUNDS = 6  # the fewest samples that give a 95 % interval of a median
 MAX_ROUNDS = 30
@@ -82,6 +80,7 @@ class Comparison:
         seed: int = 0,
         workload: Workload | None = None,
         options: Options | None = None,
+        command: str = "",
     ) -> None:
         self.options = options or Options()
         self.workload = workload or Workload()
@@ -89,7 +88,7 @@ class Comparison:
         if isinstance(model, Model):
             self.model, self.reason = model, "given"
         else:
-            name, self.reason = (model, "chosen") if model else default_name(device)
+            name, self.reason = (model, "chosen") if model else default_name(device, dtype)
             self.model = load(name, device=device, dtype=dtype, backend=backend, seed=seed)
         self.prepare = Preparation(self.model, self.workload)
         self.request = self.prepare.request
@@ -98,7 +97,8 @@ class Comparison:
         self.cells = _cells(chosen, self.options.attention, self.request)
         self.complete = False
         self.created = datetime.datetime.now(datetime.timezone.utc)
-        self.watch = Stopwatch(self.model.device.type)
+        self.command = command
+        self.watch = Stopwatch(self.model.device)
 
     def run(
         self,
@@ -106,16 +106,24 @@ class Comparison:
         after_round: Callable[[schema.Record], None] | None = None,
     ) -> schema.Record:
         """Warm up, measure and return the record; `after_round` gets it after every round."""
-        tell = progress or _tell_nobody
+        with on_device(self.model.device):
+            return self._run(progress or _tell_nobody, after_round)
+
+    def _run(
+        self, tell: Progress, after_round: Callable[[schema.Record], None] | None
+    ) -> schema.Record:
         self._prepare_cells(tell)
-        alive = [cell for cell in self.cells if not cell.error]
         started, done = now(), 0
-        while not self._enough(done, now() - started):
+        while self._alive and not self._enough(done, now() - started):
             left = self._rounds_left(done, now() - started)
+            alive = self._alive
             with _steady():
                 for place, cell in enumerate(_order(alive, done)):
                     tell(_label(cell), done * len(alive) + place, (done + left) * len(alive))
-                    cell.timings.append((done, place, self._timed(cell)))
+                    try:
+                        cell.timings.append((done, place, self._timed(cell)))
+                    except Exception as error:
+                        cell.error = first_line(error)
             done += 1
             if after_round:
                 after_round(self.record())
@@ -130,7 +138,7 @@ class Comparison:
             schema=schema.SCHEMA,
             tpprof=version("tpprof"),
             created=self.created.isoformat(timespec="seconds"),
-            command=shlex.join(["tpprof", *sys.argv[1:]]),
+            command=self.command,
             complete=self.complete,
             environment=environment(model.device),
             model=schema.ModelInfo(
@@ -156,6 +164,10 @@ class Comparison:
             cells=[_saved(cell, model, request) for cell in self.cells],
         )
 
+    @property
+    def _alive(self) -> list[Cell]:
+        return [cell for cell in self.cells if not cell.error]
+
     def _with_budget(self, method: str | Method) -> Method:
         parsed = parse(method) if isinstance(method, str) else method
         return with_keep(parsed, self.options.keep) if self.options.keep else parsed
@@ -173,7 +185,7 @@ class Comparison:
             except InputError:
                 raise
             except Exception as error:
-                cell.error = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+                cell.error = first_line(error)
 
     def _request(self, cell: Cell, lap: Callable[..., None]) -> Trace:
         """One request from picture to last token."""
@@ -233,7 +245,7 @@ def compare(
     )
     return Comparison(
         methods, model=model, device=device, dtype=dtype, backend=backend, seed=seed,
-        workload=Workload(**workload), options=options,
+        workload=make_workload(seed=seed, **workload), options=options,
     ).run()  # fmt: skip
 
 
@@ -288,7 +300,7 @@ def _saved(cell: Cell, model: Model, request: Request) -> schema.Cell:
         error=cell.error,
     )
     trace = cell.trace
-    if trace is None or cell.error:
+    if trace is None:
         return saved
     plan = cell.method.plan(request)
     names: list[Part] = list(cell.timings[0][2].parts) if cell.timings else []

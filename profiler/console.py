@@ -24,11 +24,11 @@ def measure(comparison: Comparison, out: Path) -> tuple[schema.Record, Path, boo
     print(f"measuring {comparison.model.name}: {comparison.reason}", file=sys.stderr)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     interrupted = False
-    with Progress(*columns, console=stderr, transient=True) as bar:
+    with Progress(*columns, console=stderr, transient=True, auto_refresh=False) as bar:
         task = bar.add_task("start", total=None)
 
         def tell(label: str, done: int, total: int) -> None:
-            bar.update(task, description=label, completed=done, total=total)
+            bar.update(task, description=label, completed=done, total=total, refresh=True)
 
         try:
             comparison.run(tell, lambda record: schema.save(record, path))

@@ -54,15 +54,18 @@ def resident_peak() -> int | None:
     return int(found.group(1)) * 1024 if found else None
 
 
-def device_memory(index: int, nvml: Any | None = None) -> tuple[int | None, str]:
-    """Bytes in use on GPU `index` by all processes, and a reason where that is unknown."""
+def device_memory(uuid: str, nvml: Any | None = None) -> tuple[int | None, str]:
+    """Bytes in use on the GPU with this UUID by all processes, and a reason where unknown.
+
+    By UUID: torch and NVML number the GPUs of a machine differently.
+    """
     try:
         library = nvml or importlib.import_module("pynvml")
         library.nvmlInit()
     except Exception as error:  # no package, no driver, no permission
         return None, f"NVML: {error}"
     try:
-        handle = library.nvmlDeviceGetHandleByIndex(index)
+        handle = library.nvmlDeviceGetHandleByUUID(uuid)
         return int(library.nvmlDeviceGetMemoryInfo(handle).used), ""
     except Exception as error:  # MIG, a lost device
         return None, f"NVML: {error}"
@@ -84,25 +87,11 @@ def _gpu_peak(device: Any, request: Callable[[Lap], Result]) -> tuple[Peak, Resu
     torch.cuda.reset_peak_memory_stats(device)
     result = request(lap)
     torch.cuda.synchronize(device)
-    used, reason = device_memory(_nvml_index(device))
+    used, reason = device_memory(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
     reasons = {"resident": "measured on CPU only"}
     if used is None:
         reasons["device"] = reason
     return Peak(max(by_phase.values(), default=None), by_phase, None, used, reasons), result
-
-
-def _nvml_index(device: Any) -> int:
-    """NVML counts all GPUs of the machine; torch counts those that it may see."""
-    import os
-
-    import torch
-
-    index = device.index if device.index is not None else torch.cuda.current_device()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    listed = [entry.strip() for entry in visible.split(",") if entry.strip()]
-    if index < len(listed) and listed[index].isdigit():
-        return int(listed[index])
-    return int(index)
 
 
 def _reset_resident_peak() -> bool:

@@ -63,6 +63,10 @@ class Workload:
                 raise WorkloadError(f"{option} must be at least 1, not {value}")
         if self.text_tokens and (self.text_tokens[0] < 0 or self.text_tokens[1] < 1):
             raise WorkloadError("--text-tokens: at least 0 before and 1 after the image")
+        if self.prompt is not None and self.text_tokens:
+            raise WorkloadError("--prompt and --text-tokens exclude each other")
+        if self.visual_tokens and self.image is not None:
+            raise WorkloadError("--visual-tokens skips the picture: leave --image out")
         if self.image is not None and not Path(self.image).is_file():
             raise WorkloadError(f"--image {self.image}: no such file")
 
@@ -170,6 +174,15 @@ class Preparation:
             add_generation_prompt=True,
         )
         return rendered
+
+
+def make_workload(**options: Any) -> Workload:
+    """A workload from options by name; raises WorkloadError for one that does not exist."""
+    known = [field.name for field in dataclasses.fields(Workload)]
+    for option in options:
+        if option not in known:
+            raise WorkloadError(f"unknown option {option!r}; known: {', '.join(known)}")
+    return Workload(**options)
 
 
 def plan_request(shape: Any, workload: Workload, *, before: int, after: int) -> Request:

@@ -83,11 +83,6 @@ class Cell(Struct):
     note: str = ""
     error: str = ""
 
-    @property
-    def label(self) -> str:
-        """The method as the table names it."""
-        return self.method
-
 
 class ModelInfo(Struct):
     """The model: `source` says whence the weights, `reason` why this one was taken."""
@@ -158,9 +153,14 @@ def load(path: Path) -> Record:
                 f"{path}: schema {schema} is unknown, this tpprof reads schema {SCHEMA}; "
                 "read it with the version that wrote it, or measure again"
             )
-        return msgspec.json.decode(content, type=Record)
+        record = msgspec.json.decode(content, type=Record)
     except msgspec.MsgspecError as error:
         raise RecordError(f"{path} is no tpprof record ({error})") from error
+    for cell in record.cells:
+        for sample in cell.samples:
+            if len(sample.parts) != len(cell.parts) or not sample.latency > 0:
+                raise RecordError(f"{path} is damaged: a sample of {cell.method} does not fit it")
+    return record
 
 
 class _Schema(msgspec.Struct):

@@ -17,13 +17,6 @@ class Estimate:
     high: float | None
     samples: int
 
-    @property
-    def half_width(self) -> float | None:
-        """Half the interval, as a share of the median."""
-        if self.low is None or self.high is None or not self.median:
-            return None
-        return (self.high - self.low) / 2 / self.median
-
 
 def median(samples: Sequence[float], confidence: float = 0.95) -> Estimate | None:
     """The median and an interval that holds for any distribution; None without samples.

@@ -25,7 +25,7 @@ def columns(record: Record) -> list[Column]:
     """The columns of Table 7, measured and derived."""
     on_gpu = any(cell.memory.allocator is not None for cell in record.cells)
     return [
-        Column("method", lambda r: r.cell.label, {"method": lambda r: r.cell.method}),
+        Column("method", lambda r: r.cell.method, {"method": lambda r: r.cell.method}),
         Column(
             "attention",
             lambda r: r.cell.attention if r.cell.reads_attention else "-",

@@ -13,7 +13,7 @@ def sentences(record: Record) -> list[str]:
     """Two or three sentences on how promised and measured speed-up differ, and notes."""
     measured = [row for row in rows(record) if row.speedup and row.cell.name != "vanilla"]
     found = [_contrast(measured), _ranking(measured), _untouched(record)]
-    notes = [f"{row.cell.label}: {row.cell.note}." for row in rows(record) if row.cell.note]
+    notes = [f"{row.cell.method}: {row.cell.note}." for row in rows(record) if row.cell.note]
     return [sentence for sentence in found if sentence] + list(dict.fromkeys(notes))
 
 
@@ -72,23 +72,33 @@ def _contrast(measured: list[Row]) -> str:
 
 
 def _ranking(measured: list[Row]) -> str:
-    """The pair whose order by FLOPs is most wrong about their order by time."""
-    best, wrong = "", 1.05
+    """The pair whose order by FLOPs is most wrong about their order by time.
+
+    Only pairs that differ by a point of FLOPs or more, and whose latency intervals lie apart.
+    """
+    best, wrong = "", 1.0
     for less in measured:
         for more in measured:
-            if not (less.flops_share and more.flops_share and less.speedup and more.speedup):
+            if not (less.flops_share and more.flops_share and less.latency and more.latency):
                 continue
-            slower = more.speedup.median / less.speedup.median
-            if less.cell.method == more.cell.method:
+            if less.flops_share > more.flops_share - 0.01 or not _apart(more, less):
                 continue
-            if less.flops_share < more.flops_share and slower > wrong:
+            slower = less.latency.median / more.latency.median
+            if slower > wrong:
                 wrong = slower
                 best = (
                     f"{_name(less)} needs {units.percent(less.flops_share)} of vanilla's FLOPs and "
-                    f"{_name(more)} {units.percent(more.flops_share)}, yet it takes "
+                    f"{_name(more)} {units.percent(more.flops_share)}, yet {_name(less)} takes "
                     f"{units.times(slower)} the time: FLOPs do not rank these methods."
                 )
     return best
+
+
+def _apart(fast: Row, slow: Row) -> bool:
+    """Whether the latency interval of `fast` ends before that of `slow` begins."""
+    if not (fast.latency and slow.latency) or fast.latency.high is None or slow.latency.low is None:
+        return False
+    return fast.latency.high < slow.latency.low
 
 
 def _untouched(record: Record) -> str:

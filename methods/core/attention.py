@@ -52,7 +52,8 @@ class Attention:
     """How the layer at hand computes attention; handed to it as the keyword argument `tpprof`.
 
     `use_map`: build the full softmax map instead of calling the backend. `host_mask`: build the
-    map's mask on the host and copy it. `reading`: rows to read. `lap` is told "score" around it.
+    map's mask on the host and copy it. `reading`: rows to read; `lap` is told "layer" before that
+    and "score" after.
     """
 
     backend: str
@@ -137,8 +138,9 @@ def attention_rows(query: Tensor, key: Tensor, scale: float, reading: Reading) -
     keys = reading.stop if reading.causal else key.shape[2]
     groups = key.shape[1]
     wanted = query[:, :, reading.start : reading.stop].reshape(batch, groups, -1, width)
-    logits = wanted @ key[:, :, :keys].transpose(2, 3)
-    logits = logits.float().view(batch, heads, rows, keys) * scale
+    # Scaled before the product: in float16 the plain one can overflow.
+    logits = (wanted * scale) @ key[:, :, :keys].transpose(2, 3)
+    logits = logits.float().view(batch, heads, rows, keys)
     if reading.causal and rows > 1:
         hidden = torch.ones(rows, keys, dtype=torch.bool, device=query.device)
         logits = logits.masked_fill_(hidden.triu_(keys - rows + 1), float("-inf"))

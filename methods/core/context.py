@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .attention import Attention, Reading
+from .choose import take
 from .decoder import Decoder, Inputs
 from .ledger import Ledger, Policy
 from .method import Keep, Method
@@ -70,11 +71,6 @@ class Sequence:
 
 def arange(count: int, like: Tensor) -> Tensor:
     return torch.arange(count, device=like.device)
-
-
-def take(states: Tensor, index: Tensor) -> Tensor:
-    """states [B, n, d] at index [B, k]."""
-    return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
 
 
 def kept_states(states: Tensor, keep: Keep) -> Tensor:

@@ -42,7 +42,7 @@ class Inputs(dict[str, Tensor]):
         self.sequence_ends = sequence_ends
 
     def to(self, device: torch.device | str) -> Inputs:
-        """The same request on `device`; the copies are queued, not waited for."""
+        """The same request on `device`; the copies are queued where the host memory allows it."""
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=True)

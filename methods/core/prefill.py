@@ -9,7 +9,8 @@ from torch import Tensor
 
 from . import ledger as book
 from .attention import Reading
-from .context import Context, Sequence, kept_states, take, trace_origin
+from .choose import take
+from .context import Context, Sequence, kept_states, trace_origin
 from .ledger import RowsRead
 from .method import Keep
 from .plan import Stage

@@ -25,13 +25,17 @@ def register(name: str) -> Callable[[type[Method]], type[Method]]:
 
     def add(method: type[Method]) -> type[Method]:
         taken = _registry.get(name)
-        if taken is not None and taken.__qualname__ != method.__qualname__:
+        if taken is not None and _home(taken) != _home(method):
             raise ValueError(f"method {name!r} is already registered by {taken.__module__}")
         method.name = name
         _registry[name] = method
         return method
 
     return add
+
+
+def _home(method: type[Method]) -> tuple[str, str]:
+    return method.__module__, method.__qualname__
 
 
 def names() -> list[str]:

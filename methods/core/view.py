@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +49,10 @@ class _Common:
         """
         key = f"layer {self.layer if layer is None else layer} {name}"
         if key not in self.notes.solved:
-            self.notes.solved[key] = compute()
+            value = compute()
+            if not math.isfinite(value):
+                raise ValueError(f"{key} came out as {value}: the attention scores are not finite")
+            self.notes.solved[key] = value
         return self.notes.solved[key]
 
     def random(self, *shape: int, seed: int = 0) -> Tensor:
@@ -69,7 +72,6 @@ class View(_Common):
     start: int
     stop: int
     original: Tensor
-    embeddings: Any = None
 
     @property
     def count(self) -> int:

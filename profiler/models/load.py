@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ...methods.core.errors import InputError
+from ...methods.core.errors import InputError, first_line
 from .llava import Llava, LlavaNext
 from .model import Model
 from .processors import default_processor, processors, transformers_class
@@ -57,12 +57,14 @@ def load(
     return _from_checkpoint(str(name), target, precision, backend)
 
 
-def default_name(device: str | torch.device | None = None) -> tuple[str, str]:
+def default_name(
+    device: str | torch.device | None = None, dtype: str | None = None
+) -> tuple[str, str]:
     """The model for a run that names none, and why it is this one."""
     target = _device(device)
     if target.type != "cuda":
         return "tiny", "the default without a GPU"
-    needed = 2 * SHAPES["llava-next-7b"].parameters + 6 * 2**30
+    needed = _dtype(dtype, target).itemsize * SHAPES["llava-next-7b"].parameters + 6 * 2**30
     free = torch.cuda.mem_get_info(target)[0]
     if free >= needed:
         return "llava-next-7b", "the model of the paper's Table 7, the default on a GPU"
@@ -121,11 +123,18 @@ def _from_shape(
     adapter, class_name = _ADAPTERS[shape.architecture]
     given = config(shape)
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), device:
-        torch.manual_seed(seed)
-        module = transformers_class(class_name)._from_config(
-            given, dtype=dtype, attn_implementation=backend
-        )
+    try:
+        with torch.random.fork_rng(devices=devices), device:
+            torch.manual_seed(seed)
+            module = transformers_class(class_name)._from_config(
+                given, dtype=dtype, attn_implementation=backend
+            )
+    except torch.OutOfMemoryError as error:
+        needed = shape.parameters * dtype.itemsize / 2**30
+        raise ModelError(
+            f"{shape.name} needs {needed:.0f} GiB for its weights in {dtype}: {device} has not "
+            "that much free; choose a smaller --model or --dtype"
+        ) from error
     return adapter(module, shape, backend=backend, image_processor=default_processor(shape))
 
 
@@ -145,9 +154,9 @@ def _read_config(name: str) -> tuple[Architecture, Any, str]:
     _check_name(name, folder)
     source = str(folder) if folder.is_dir() else name
     try:
-        given = AutoConfig.from_pretrained(source)
+        given = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:
-        raise ModelError(f"{name}: no readable model config ({_first_line(error)})") from error
+        raise ModelError(f"{name}: no readable model config ({first_line(error)})") from error
     architecture = _ARCHITECTURES.get(given.model_type)
     if architecture is None:
         known = ", ".join(_ARCHITECTURES)
@@ -165,7 +174,7 @@ def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backen
         parts = processors(source, architecture)
     except Exception as error:
         raise ModelError(
-            f"{name}: no readable tokenizer or image processor ({_first_line(error)})"
+            f"{name}: no readable tokenizer or image processor ({first_line(error)})"
         ) from error
     try:
         module, report = transformers_class(class_name).from_pretrained(
@@ -174,9 +183,10 @@ def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backen
             attn_implementation=backend,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            trust_remote_code=False,
         )
     except Exception as error:
-        raise ModelError(f"{name}: no readable weights ({_first_line(error)})") from error
+        raise ModelError(f"{name}: no readable weights ({first_line(error)})") from error
     _check_weights(name, report)
     shape = from_config(Path(source).name, architecture, given)
     return adapter(module.to(device), shape, backend=backend, source=f"checkpoint {name}", **parts)
@@ -242,8 +252,3 @@ def _slides(text: Any) -> bool:
     """Whether a decoder layer attends to a window only: the engine runs prefill without a mask."""
     kinds = getattr(text, "layer_types", None)
     return bool("sliding_attention" in kinds if kinds else getattr(text, "sliding_window", None))
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no details'}"

@@ -51,7 +51,7 @@ def processors(source: str, architecture: Architecture) -> dict[str, Any]:
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     return {
         "image_processor": _image_processor(source, architecture),
         "tokenizer": tokenizer,
@@ -61,7 +61,9 @@ def processors(source: str, architecture: Architecture) -> dict[str, Any]:
 
 def _image_processor(source: str, architecture: Architecture) -> Any:
     try:
-        return transformers_class("AutoImageProcessor").from_pretrained(source)
+        return transformers_class("AutoImageProcessor").from_pretrained(
+            source, trust_remote_code=False
+        )
     except ImportError:  # transformers 5.17 wants torchvision for the automatic choice alone
         return transformers_class(_PROCESSORS[architecture]).from_pretrained(source)
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
+from micro import SIZE
 
+import tpprof
 from tpprof import methods
 from tpprof.methods.core import registry
 from tpprof.methods.core.request import Encoder, Request, Segment
+from tpprof.profiler.models.model import Model
 
 methods.names()  # discover before a test registers anything
 
@@ -168,3 +174,22 @@ def test_pooling_counts(window: int, left: int) -> None:
     assert counts(f"pooling:window={window}", LLAVA)[-1] == left
     assert counts("pooling:keep=100", LLAVA)[-1] == 64
     assert counts("pooling:keep=320", NEXT)[-1] == 320
+
+
+def test_the_example_in_contributing_works(model: Model, tmp_path: Path) -> None:
+    text = (Path(tpprof.__file__).parent / "CONTRIBUTING.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    path = tmp_path / "loudest.py"
+    path.write_text(code)
+    spec = importlib.util.spec_from_file_location("loudest", path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["loudest"] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        inputs = tpprof.inputs(model, size=SIZE)
+        trace = tpprof.forward(model, inputs, "loudest:keep=5")
+        assert trace.visual_per_layer[-1] == 5
+    finally:
+        del sys.modules["loudest"]
+        registry._registry.pop("loudest", None)

@@ -127,19 +127,32 @@ def test_lists_name_all(tmp_path: Path) -> None:
     assert tpprof("--version", cwd=tmp_path).stdout.strip()[0].isdigit()
 
 
+def _heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("deadly", [signal.SIGINT, signal.SIGKILL])
 def test_a_killed_run_keeps_its_rounds(deadly: signal.Signals, tmp_path: Path) -> None:
     out = tmp_path / "run.json"
     command = [*RUN, "compare", "random", *SMALL, "--rounds", "100000", "--out", str(out)]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not out.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(deadly)
-    _, complaints = process.communicate(timeout=60)
+        # A job in the background ignores Ctrl-C, and so would its children.
+        preexec_fn=_heed_ctrl_c,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not out.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(deadly)
+        _, complaints = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == (130 if deadly is signal.SIGINT else -signal.SIGKILL), complaints
     assert "Traceback" not in complaints
     record = load(out)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from micro import SIZE
 
 import tpprof
@@ -19,7 +20,7 @@ from tpprof.profiler.compare import Comparison, Options
 from tpprof.profiler.console import measure
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.workload import Workload
-from tpprof.reports.record import Record, load
+from tpprof.reports.record import Record, load, save
 from tpprof.reports.summary import rows
 
 WORKLOAD = Workload(size=SIZE, new_tokens=3)
@@ -137,6 +138,24 @@ def test_a_method_that_fails_ends_its_own_row(model: Model, broken: str) -> None
     assert len(record.cells[0].samples) == 2
 
 
+def test_a_method_that_fails_late_keeps_its_samples(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = comparison(model, "random", rounds=4)
+    original = run._timed
+
+    def failing(cell):  # type: ignore[no-untyped-def]
+        if cell.method.name == "random" and len(cell.timings) == 2:
+            raise torch.OutOfMemoryError
+        return original(cell)
+
+    monkeypatch.setattr(run, "_timed", failing)
+    vanilla, random = run.run().cells
+    assert random.error == "OutOfMemoryError: no details"
+    assert len(random.samples) == 2
+    assert len(vanilla.samples) == 4
+
+
 def test_ctrl_c_keeps_what_was_measured(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,11 +181,9 @@ def test_the_record_is_on_disk_after_every_round(model: Model, tmp_path: Path) -
     seen = []
 
     def look(record: Record) -> None:
-        tpprof_path = tmp_path / "run.json"
-        from tpprof.reports.record import save
-
-        save(record, tpprof_path)
-        seen.append(len(load(tpprof_path).cells[0].samples))
+        path = tmp_path / "run.json"
+        save(record, path)
+        seen.append(len(load(path).cells[0].samples))
 
     run.run(after_round=look)
     assert seen == [1, 2, 3]

@@ -219,8 +219,16 @@ def test_sentences_say_what_the_data_says(run: Record) -> None:
     assert "2.00x" in contrast
     assert "fastv with maps needs 20.0 %" in ranking
     assert "random 25.0 %" in ranking
-    assert "1.78x the time" in ranking
+    assert "yet fastv with maps takes 1.78x the time" in ranking
     assert "10 % of vanilla's latency" in untouched
+
+
+def test_methods_of_like_cost_or_time_are_not_ranked(run: Record) -> None:
+    run.cells[3].flops[0].flops = 205
+    assert not any("do not rank" in sentence for sentence in text.sentences(run))
+    run.cells[3].flops[0].flops = 250
+    run.cells[3].samples[0].latency = 1.7
+    assert not any("do not rank" in sentence for sentence in text.sentences(run))
 
 
 def test_sentences_keep_silent_where_there_is_nothing_to_say() -> None:
@@ -240,6 +248,18 @@ def test_notes_and_interruption_are_shown(run: Record) -> None:
     run.complete = False
     assert "fastv: it keeps more." in text.sentences(run)
     assert "interrupted" in text.header(run)[1]
+
+
+@pytest.mark.parametrize("damage", ["parts", "latency"])
+def test_samples_that_contradict_their_cell_are_refused(
+    run: Record, tmp_path: Path, damage: str
+) -> None:
+    path = tmp_path / "run.json"
+    changed = msgspec.json.decode(msgspec.json.encode(run))
+    changed["cells"][1]["samples"][2][damage] = [0.1] if damage == "parts" else 0.0
+    path.write_bytes(msgspec.json.encode(changed))
+    with pytest.raises(RecordError, match="fastv"):
+        load(path)
 
 
 def test_unknown_fields_are_refused(run: Record, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ def test_five_samples_are_too_few_for_an_interval(count: int) -> None:
     assert estimate is not None
     assert estimate.low is None
     assert estimate.high is None
-    assert estimate.half_width is None
 
 
 @pytest.mark.parametrize(
