@@ -62,8 +62,10 @@ class MustDrop(Method):
             raise ValueError(f"merge={self.merge} is not between 0 and 1")
         if self.merge is not None and self.similarity is not None:
             raise ValueError("merge and similarity exclude each other")
-        if self.global_threshold is not None and self.global_threshold <= 0:
-            raise ValueError("global_threshold must be above 0")
+        if self.global_threshold is not None and self.global_threshold < 0:
+            raise ValueError("global_threshold must not be below 0")
+        if self.individual_threshold is not None and self.individual_threshold <= 0:
+            raise ValueError("individual_threshold must be above 0")
         if self.individual_threshold is not None and self.global_threshold is None:
             raise ValueError("individual_threshold needs a global_threshold")
 
@@ -150,7 +152,7 @@ class MustDrop(Method):
 
     def _leniency(self) -> float:
         """The individual threshold over the global one; 1 as published for most budgets."""
-        if self.global_threshold is None or self.individual_threshold is None:
+        if not self.global_threshold or self.individual_threshold is None:
             return 1.0
         return self.individual_threshold / self.global_threshold
 

@@ -282,4 +282,16 @@ def test_prompt_without_a_tokenizer(model: Model) -> None:
 
 def test_option_that_does_not_exist() -> None:
     call = lambda: tpprof.inputs(load("llava"), colour="green")  # noqa: E731
-    refusal(TypeError, call, "unknown option 'colour'", "text_tokens", "layout")
+    refusal(WorkloadError, call, "unknown option 'colour'", "text_tokens", "layout")
+
+
+def test_code_that_a_checkpoint_brings_is_never_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = tmp_path / "ran"
+    (folder / "mine.py").write_text(f"open({str(ran)!r}, 'w')\nclass Mine: pass\n")
+    config = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *asked: pytest.fail("asked to run code"))
+    refused(str(folder), "no readable model config")
+    assert not ran.exists()
