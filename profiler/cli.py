@@ -77,7 +77,7 @@ def compare(
     new_tokens: NewTokensOption = 2,
     batch_size: BatchOption = 1,
     rounds: Annotated[int | None, typer.Option(help="Rounds; default: as time allows.")] = None,
-    max_seconds: Annotated[float, typer.Option(help="Time for the rounds, at least 6.")] = 35.0,
+    max_seconds: Annotated[float, typer.Option(help="Time for the rounds, at least 6.")] = 25.0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
     backend: Annotated[

@@ -43,7 +43,7 @@ class Options:
     keep: str | None = None
     equalize: bool = False
     rounds: int | None = None
-    seconds: float = 35.0
+    seconds: float = 25.0
 
     def __post_init__(self) -> None:
         for policy in self.attention:
@@ -237,7 +237,7 @@ def compare(
 
     methods: spec strings or Methods; vanilla is always measured, first. keep: budget of all.
     attention: policies under which attention-based methods appear. rounds: fixed number of
-    rounds, or None for about 35 seconds. workload: options of `tpprof.inputs`.
+    rounds, or None for about 25 seconds, at least 6 rounds. workload: options of `tpprof.inputs`.
     Raises InputError for what does not exist or does not fit.
     """
     options = Options(

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from rich.console import Console
+from rich import box
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -35,9 +36,10 @@ def as_markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def as_table(headings: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> Table:
     """A table for the terminal; the first `left` columns hold text, the others numbers."""
-    table = Table(header_style="bold", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for number, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if number < left else "right", no_wrap=True)
+        justify: JustifyMethod = "left" if number < left else "right"
+        table.add_column(heading, justify=justify, no_wrap=number == 0)
     for line in lines:
         table.add_row(*(Text(text) for text in line))
     return table
