@@ -89,7 +89,7 @@ class MustDrop(Method):
         note = ""
         if self.fixed and abs(mean - budget) > 0.05 * budget:
             bound = "key tokens are never dropped" if mean > budget else "windows were merged"
-            note = f"its {bound}: it averages {mean:.0f} visual tokens, not {budget}"
+            note = f"its {bound}: {mean:.0f} visual tokens leave a layer on average, not {budget}"
         return Plan(
             None if self._by_likeness(request.encoder) else visual,
             stages,

@@ -7,6 +7,7 @@ from typing import Any
 from ..methods import Method, parse
 from ..methods.core.decoder import Inputs
 from ..methods.core.engine import Trace, run
+from ..methods.core.errors import InputError
 from ..methods.core.ledger import Policy, check_policy
 from .compare import compare
 from .models.load import load
@@ -43,8 +44,12 @@ def forward(
     softmax map there) or "published" (what the released code runs). new_tokens: greedy tokens,
     the first one from prefill; None takes the inputs' own. solved: pass one dict to several calls
     to keep knobs that are solved on the first.
-    Raises SpecError, UnknownMethodError, BudgetError.
+    Raises SpecError, UnknownMethodError, BudgetError; InputError for inputs of another origin.
     """
     check_policy(attention)
+    if not isinstance(inputs, Inputs):
+        raise InputError("inputs must come from tpprof.inputs: the engine needs their lengths")
+    if new_tokens is not None and new_tokens < 1:
+        raise InputError(f"new_tokens must be at least 1, not {new_tokens}")
     chosen = parse(method) if isinstance(method, str) else method
     return run(model, inputs, chosen, attention=attention, new_tokens=new_tokens, solved=solved)

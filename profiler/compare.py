@@ -71,7 +71,7 @@ class Comparison:
 
     def __init__(
         self,
-        methods: Sequence[str | Method],
+        methods: str | Method | Sequence[str | Method],
         *,
         model: str | Model | None = None,
         device: str | None = None,
@@ -84,7 +84,8 @@ class Comparison:
     ) -> None:
         self.options = options or Options()
         self.workload = workload or Workload()
-        chosen = [self._with_budget(method) for method in methods]
+        listed = [methods] if isinstance(methods, (str, Method)) else methods
+        chosen = [self._with_budget(method) for method in listed]
         if isinstance(model, Model):
             self.model, self.reason = model, "given"
         else:
@@ -221,7 +222,7 @@ class Comparison:
 
 
 def compare(
-    methods: Sequence[str | Method],
+    methods: str | Method | Sequence[str | Method],
     *,
     model: str | Model | None = None,
     device: str | None = None,

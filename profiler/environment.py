@@ -32,7 +32,7 @@ def environment(device: Any) -> dict[str, Any]:
         described["device_uuid"] = str(getattr(properties, "uuid", ""))
         described["cuda"] = torch.version.cuda
     else:
-        described["device"] = f"{described['cpu']}, {described['threads']} threads"
+        described["device"] = f"{described['cpu']}, {described['threads']} thread(s)"
     return described
 
 

@@ -68,7 +68,7 @@ class Workload:
         if self.visual_tokens and self.image is not None:
             raise WorkloadError("--visual-tokens skips the picture: leave --image out")
         if self.image is not None and not Path(self.image).is_file():
-            raise WorkloadError(f"--image {self.image}: no such file")
+            raise WorkloadError(f"--image {self.image!r}: no such file, or a folder")
 
 
 class Preparation:

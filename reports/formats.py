@@ -45,10 +45,9 @@ def as_table(headings: Sequence[str], lines: Sequence[Sequence[str]], left: int 
     return table
 
 
-def console(width: int = 170) -> Console:
-    """The terminal, or a page of fixed width where the output goes to a file."""
-    detected = Console()
-    return detected if detected.is_terminal else Console(width=width)
+def console(width: int = 160) -> Console:
+    """A page wide enough for the table: a narrower terminal wraps its lines, and cuts nothing."""
+    return Console(width=max(width, Console().width))
 
 
 def _escaped(text: str) -> str:

@@ -43,19 +43,25 @@ def footnotes(record: Record) -> list[str]:
         off = max(abs(1 - share) for share in sums)
         verdict = "within 2 %" if off <= 0.02 else "NOT within 2 %: distrust the parts"
         lines.append(
-            f"{min(samples)} samples a row; the parts of a request sum to its latency to "
+            f"{_count(min(samples), 'sample')} a row; the parts of a request sum to its latency to "
             f"{units.percent(off, 2)} ({verdict})."
         )
     return lines
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def _contrast(measured: list[Row]) -> str:
-    """The same method under maps and under rows."""
-    best, gap = "", 0.0
+    """The same method under maps and under rows, where their intervals lie apart."""
+    best, gap = "", 1.0
     for row in measured:
         for twin in measured:
             same = row.cell.method == twin.cell.method
             if not (same and row.cell.attention == "maps" and twin.cell.attention == "rows"):
+                continue
+            if not _apart(twin, row):
                 continue
             assert row.speedup is not None
             assert twin.speedup is not None

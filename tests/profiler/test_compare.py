@@ -13,6 +13,7 @@ from micro import SIZE
 import tpprof
 from tpprof import methods
 from tpprof.methods.core import registry
+from tpprof.methods.core.errors import InputError
 from tpprof.methods.core.plan import single_prune
 from tpprof.methods.core.request import Request
 from tpprof.methods.core.view import View
@@ -197,6 +198,19 @@ def test_rounds_stop_when_time_is_up_but_never_before_six(
     monkeypatch.setattr("tpprof.profiler.compare.now", lambda: next(ticks))
     measured = comparison(model, rounds=None, seconds=20.0).run().cells[0].samples
     assert 6 < len(measured) <= 30
+
+
+def test_the_api_refuses_what_it_cannot_use(model: Model) -> None:
+    inputs = tpprof.inputs(model, size=SIZE)
+    with pytest.raises(InputError, match=r"must come from tpprof\.inputs"):
+        tpprof.forward(model, dict(inputs), "fastv")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="at least 1"):
+        tpprof.forward(model, inputs, "fastv:keep=1/2", new_tokens=0)
+
+
+def test_one_method_need_not_be_a_list(model: Model) -> None:
+    record = tpprof.compare("random", model=model, size=SIZE, rounds=1, keep="1/2")
+    assert [cell.name for cell in record.cells] == ["vanilla", "random"]
 
 
 def test_public_compare_takes_the_options_of_the_command_line(model: Model) -> None:

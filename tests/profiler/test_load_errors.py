@@ -238,7 +238,7 @@ def test_flash_attention_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"size": (84, 0)}, ("--image-size must be at least 1, not 0",)),
         ({"text_tokens": (-1, 5)}, ("--text-tokens", "0 before and 1 after")),
         ({"text_tokens": (5, 0)}, ("--text-tokens", "0 before and 1 after")),
-        ({"image": "/no/such.jpg"}, ("--image /no/such.jpg: no such file",)),
+        ({"image": "/no/such.jpg"}, ("--image '/no/such.jpg': no such file",)),
     ],
     ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
 )
