@@ -7,19 +7,19 @@ import functools
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from ..methods import Method, format_spec, parse, with_keep
+from ..methods import Method, parse, with_keep
 from ..methods.core.context import no_lap
 from ..methods.core.engine import Trace, run
 from ..methods.core.errors import InputError, first_line
 from ..methods.core.ledger import Policy, check_policy
-from ..methods.core.request import BudgetError, Request
 from ..reports import record as schema
-from . import cost, memory
-from .clock import Part, Stopwatch, Timing, now, on_device
+from . import memory
+from .cells import Cell, label, make_cells, saved_cell
+from .clock import Stopwatch, Timing, now, on_device
 from .environment import environment
 from .equalize import equalize
 from .models.load import default_name, load
@@ -52,20 +52,6 @@ class Options:
             raise InputError(f"--rounds must be at least 1, not {self.rounds}")
 
 
-@dataclass
-class Cell:
-    """One row in the making."""
-
-    method: Method
-    policy: Policy
-    reads_attention: bool
-    solved: dict[str, float] = field(default_factory=dict)
-    trace: Trace | None = None
-    timings: list[tuple[int, int, Timing]] = field(default_factory=list)
-    peak: memory.Peak | None = None
-    error: str = ""
-
-
 class Comparison:
     """A model, a workload and the cells to measure; `record` gives what is measured so far."""
 
@@ -95,7 +81,7 @@ class Comparison:
         self.request = self.prepare.request
         if self.options.equalize:
             chosen = equalize(chosen, self.request)
-        self.cells = _cells(chosen, self.options.attention, self.request)
+        self.cells = make_cells(chosen, self.options.attention, self.request)
         self.complete = False
         self.created = datetime.datetime.now(datetime.timezone.utc)
         self.command = command
@@ -120,7 +106,7 @@ class Comparison:
             alive = self._alive
             with _steady():
                 for place, cell in enumerate(_order(alive, done)):
-                    tell(_label(cell), done * len(alive) + place, (done + left) * len(alive))
+                    tell(label(cell), done * len(alive) + place, (done + left) * len(alive))
                     try:
                         cell.timings.append((done, place, self._timed(cell)))
                     except Exception as error:
@@ -162,7 +148,7 @@ class Comparison:
                 tiles=encoder.tiles if encoder else None,
                 patches=encoder.patches if encoder else None,
             ),
-            cells=[_saved(cell, model, request) for cell in self.cells],
+            cells=[saved_cell(cell, model, request) for cell in self.cells],
         )
 
     @property
@@ -177,7 +163,7 @@ class Comparison:
         """Solve, warm up and take the memory of each cell; a cell that fails keeps its reason."""
         warmups = WARMUPS_GPU if self.model.device.type == "cuda" else WARMUPS_CPU
         for number, cell in enumerate(self.cells):
-            tell(f"warm-up {_label(cell)}", number, len(self.cells))
+            tell(f"warm-up {label(cell)}", number, len(self.cells))
             try:
                 for _ in range(warmups - 1):
                     self._request(cell, no_lap)
@@ -203,7 +189,7 @@ class Comparison:
         trace = self._request(cell, self.watch.lap)
         timing = self.watch.stop()
         if trace.tokens.shape[1] != self.request.new_tokens:
-            raise RuntimeError(f"{_label(cell)} gave {trace.tokens.shape[1]} tokens")
+            raise RuntimeError(f"{label(cell)} gave {trace.tokens.shape[1]} tokens")
         cell.trace = trace
         return timing
 
@@ -250,27 +236,6 @@ def compare(
     ).run()  # fmt: skip
 
 
-def _cells(methods: list[Method], policies: tuple[Policy, ...], request: Request) -> list[Cell]:
-    """Vanilla first; a method that reads attention once under each policy."""
-    cells = [Cell(parse("vanilla"), "rows", reads_attention=False)]
-    for method in methods:
-        reads = reads_attention(method, request)
-        for policy in policies if reads else ("rows",):
-            if not any(cell.method == method and cell.policy == policy for cell in cells):
-                cells.append(Cell(method, policy, reads))
-    return cells
-
-
-def reads_attention(method: Method, request: Request) -> bool:
-    """Whether the method's plan reads attention rows anywhere; checks that it can be planned."""
-    try:
-        plan = method.plan(request)
-    except BudgetError as error:
-        raise BudgetError(f"{format_spec(method)}: {error}") from error
-    decoder = any(stage.rows for stage in plan.stages)
-    return decoder or any(stage.rows for stage in plan.encoder_stages)
-
-
 def _order(cells: list[Cell], done: int) -> list[Cell]:
     """The order of a round: turned by one each time, and reversed every other time."""
     turn = (done // 2) % max(len(cells), 1)
@@ -289,46 +254,6 @@ def _steady() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _saved(cell: Cell, model: Model, request: Request) -> schema.Cell:
-    saved = schema.Cell(
-        method=format_spec(cell.method),
-        name=cell.method.name,
-        attention=cell.policy,
-        reads_attention=cell.reads_attention,
-        solved=dict(cell.solved),
-        error=cell.error,
-    )
-    trace = cell.trace
-    if trace is None:
-        return saved
-    plan = cell.method.plan(request)
-    names: list[Part] = list(cell.timings[0][2].parts) if cell.timings else []
-    items = cost.flops(model.shape, request, plan, trace.ledger)
-    peak = cell.peak
-    saved.visual_per_layer = list(trace.visual_per_layer)
-    saved.tokens_per_layer = list(trace.ledger.tokens)
-    saved.kv_bytes_prefill = list(trace.kv_bytes.prefill)
-    saved.kv_bytes_decode = list(trace.kv_bytes.decode)
-    saved.generated_tokens = trace.tokens.shape[1]
-    saved.flops = [schema.Flops(**vars(item)) for item in items]
-    saved.memory = schema.Memory(**vars(peak)) if peak else schema.Memory()
-    saved.parts = [schema.Part(phase=p, part=q, index=i) for p, q, i in names]
-    saved.samples = [
-        schema.Sample(
-            round=done, place=place, latency=timing.latency,
-            parts=[timing.parts[name] for name in names],
-        )
-        for done, place, timing in cell.timings
-    ]  # fmt: skip
-    saved.note = plan.note
-    return saved
-
-
-def _label(cell: Cell) -> str:
-    policy = f" ({cell.policy})" if cell.reads_attention else ""
-    return format_spec(cell.method) + policy
 
 
 def _tell_nobody(label: str, done: int, total: int) -> None:
