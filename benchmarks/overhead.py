@@ -87,7 +87,7 @@ def rows_against_maps(model: Model, n: int) -> None:
             policy: request(model, inputs, method, policy, solved) for policy in ("maps", "rows")
         }
         gap = paired(model, by_policy["maps"], by_policy["rows"], n)
-        gains = [paired(model, whole, by_policy[policy], n).median for policy in ("maps", "rows")]
+        gains = [paired(model, whole, by_policy[policy], n).value for policy in ("maps", "rows")]
         print(
             f"{spec:14} {text(gap):>26} {promise:8.2f}x "
             + " ".join(f"{gain:6.2f}x" for gain in gains)
@@ -141,8 +141,8 @@ def show(name: str, ratio: Estimate) -> None:
 
 def text(ratio: Estimate) -> str:
     if ratio.low is None:
-        return f"{ratio.median:.3f}"
-    return f"{ratio.median:.3f} ({ratio.low:.3f} - {ratio.high:.3f})"
+        return f"{ratio.value:.3f}"
+    return f"{ratio.value:.3f} ({ratio.low:.3f} - {ratio.high:.3f})"
 
 
 if __name__ == "__main__":

@@ -54,6 +54,12 @@ VisualOption = Annotated[
 ]
 NewTokensOption = Annotated[int, typer.Option(help="Tokens to generate, greedy, exactly.")]
 BatchOption = Annotated[int, typer.Option(help="Equal prompts in one batch.")]
+PluginOption = Annotated[
+    list[str] | None, typer.Option("--plugin", help="A .py file or module that registers methods.")
+]
+PhasesOption = Annotated[
+    bool, typer.Option("--phases", help="Add a row for every phase: launches, waits, busy time.")
+]
 
 
 @app.command()
@@ -76,8 +82,27 @@ def compare(
     visual_tokens: VisualOption = None,
     new_tokens: NewTokensOption = 2,
     batch_size: BatchOption = 1,
-    rounds: Annotated[int | None, typer.Option(help="Rounds; default: as time allows.")] = None,
-    max_seconds: Annotated[float, typer.Option(help="Time for the rounds, at least 6.")] = 25.0,
+    runtime: Annotated[
+        str, typer.Option(help="Comma-separated: eager, graph (decode), compile (layers).")
+    ] = "eager",
+    target_ci: Annotated[
+        str, typer.Option(help="Stop when every 95 % interval is within +- this (0.02, 2%).")
+    ] = "2%",
+    min_rounds: Annotated[int, typer.Option(help="Rounds at least (6 give an interval).")] = 6,
+    max_rounds: Annotated[int, typer.Option(help="Rounds at most.")] = 200,
+    max_seconds: Annotated[float, typer.Option(help="Time for the rounds.")] = 25.0,
+    rounds: Annotated[
+        int | None, typer.Option(help="Just so many rounds, however long they take.")
+    ] = None,
+    isolate: Annotated[
+        bool, typer.Option("--isolate", help="A fresh process for each cell in each round.")
+    ] = False,
+    samples: Annotated[int, typer.Option(help="Requests per process (--isolate).")] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out that did not end.")
+    ] = False,
+    plugin: PluginOption = None,
+    phases: PhasesOption = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
     backend: Annotated[
@@ -96,35 +121,40 @@ def compare(
         workload, image, image_size, prompt, text_tokens, layout, visual_tokens, new_tokens,
         batch_size, seed,
     )  # fmt: skip
-    from .compare import Comparison, Options
+    from ..reports.record import Settings
     from .console import measure
+    from .rounds import check
+    from .worker import Job
+    from .workload import describe
 
-    comparison = Comparison(
-        methods, model=model, device=device, dtype=dtype, backend=backend, seed=seed,
-        workload=settings, command=shlex.join(["tpprof", *sys.argv[1:]]),
-        options=Options(
-            attention=tuple(attention.split(",")),  # type: ignore[arg-type]
-            keep=keep, equalize=equalize is not None, rounds=rounds, seconds=max_seconds,
-        ),
+    measured = Settings(
+        attention=attention.split(","), runtimes=runtime.split(","), keep=keep,
+        equalize=equalize is not None, isolate=isolate, samples=samples,
+        target=_share("--target-ci", target_ci), min_rounds=rounds or min_rounds,
+        max_rounds=rounds or max_rounds, max_seconds=None if rounds else max_seconds, seed=seed,
+        plugins=plugin or [],
     )  # fmt: skip
-    record, path, interrupted = measure(comparison, out)
-    _print(record, format_)
-    print(f"record: {path}", file=sys.stderr)
-    if interrupted:
-        raise typer.Exit(130)
-    if any(cell.error for cell in record.cells):
-        raise typer.Exit(1)
+    job = Job(
+        methods=methods, model=model, device=device, dtype=dtype, backend=backend,
+        workload=describe(settings), settings=check(measured),
+        command=shlex.join(["tpprof", *sys.argv[1:]]),
+    )  # fmt: skip
+    outcome = measure(job, out, resume=resume)
+    _print(outcome.record, format_, by_phase=phases)
+    print(f"record: {outcome.path}", file=sys.stderr)
+    raise typer.Exit(outcome.code)
 
 
 @app.command()
 def report(
     file: Annotated[Path, typer.Argument(help="A record that `tpprof compare` saved.")],
     format_: FormatOption = Format.table,
+    phases: PhasesOption = False,
 ) -> None:
-    """Print a saved record again."""
-    from ..reports.record import load
+    """Print a saved record again, or what a run that did not end has measured."""
+    from ..reports.files import load
 
-    _print(load(file), format_)
+    _print(load(file), format_, by_phase=phases)
 
 
 @app.command()
@@ -139,9 +169,13 @@ def flops(
     visual_tokens: VisualOption = None,
     new_tokens: NewTokensOption = 2,
     batch_size: BatchOption = 1,
+    plugin: PluginOption = None,
     format_: FormatOption = Format.table,
 ) -> None:
     """Plan FLOPs, tokens and KV bytes without building the model."""
+    from ..methods.core.plugins import load_plugins
+
+    load_plugins(plugin or [])
     settings = _workload(
         "pope", None, image_size, None, text_tokens, layout, visual_tokens, new_tokens,
         batch_size, 0,
@@ -152,10 +186,12 @@ def flops(
 
 
 @app.command("methods")
-def list_methods() -> None:
+def list_methods(plugin: PluginOption = None) -> None:
     """List the pruning methods with their papers and knobs."""
+    from ..methods.core.plugins import load_plugins
     from .catalogue import methods
 
+    load_plugins(plugin or [])
     methods()
 
 
@@ -165,6 +201,19 @@ def list_models() -> None:
     from .catalogue import models
 
     models()
+
+
+@app.command("env")
+def show_environment(
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
+    format_: FormatOption = Format.table,
+) -> None:
+    """Print what a record keeps of this machine, and what here would spoil a measurement."""
+    if format_ not in (Format.table, Format.json):
+        _fail(f"unknown --format {format_.value!r} for env; known: table, json")
+    from .doctor import show
+
+    show(device, format_.value)
 
 
 @app.callback(invoke_without_command=True)
@@ -180,16 +229,18 @@ def _root(
 
 def main() -> None:
     """Entry point: errors a user can mend become one line and exit code 2."""
-    from ..methods.core.errors import InputError
-    from ..reports.record import RecordError
-
     try:
         app()
-    except (InputError, RecordError) as error:
-        _fail(str(error))
     except KeyboardInterrupt:
         print("tpprof: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+    except Exception as error:
+        from ..methods.core.errors import InputError
+        from ..reports.record import RecordError
+
+        if isinstance(error, (InputError, RecordError)):
+            _fail(str(error))
+        raise
 
 
 def _workload(
@@ -230,19 +281,29 @@ def _pair(option: str, text: str, separator: str, wanted: str) -> tuple[int, int
     return int(parts[0]), int(parts[1])
 
 
-def _print(record: Record, format_: Format) -> None:
-    from ..reports import formats, table
+def _share(option: str, text: str) -> float:
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        _fail(f"{option} {text!r} is not a share, as 0.02 or 2%")
 
+
+def _print(record: Record, format_: Format, *, by_phase: bool) -> None:
+    """The table of methods; `by_phase`: for people beside it, for machines instead of it, the
+    table of phases."""
+    from ..reports import formats, phases, table
+
+    source = phases if by_phase else table
     if format_ is Format.json:
-        print(formats.as_json(table.plain(record)), end="")
+        print(formats.as_json(source.plain(record)), end="")
     elif format_ is Format.csv:
-        print(formats.as_csv(table.plain(record)), end="")
+        print(formats.as_csv(source.plain(record)), end="")
     elif format_ is Format.markdown:
-        print(formats.as_markdown(*table.texts(record)), end="")
+        print(formats.as_markdown(*source.texts(record)), end="")
     else:
         from ..reports.terminal import show
 
-        show(record, formats.console())
+        show(record, formats.console(), by_phase=by_phase)
 
 
 def _fail(message: str) -> NoReturn:

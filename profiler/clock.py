@@ -20,10 +20,17 @@ Part = tuple[str, str, int | None]
 @dataclass(frozen=True)
 class Timing:
     """One timed request. `latency`: seconds on the host's clock, waiting included. `parts`:
-    seconds of each part, in the order of their first end; a part that ends twice is summed."""
+    seconds of each part, in the order of their first end; a part that ends twice is summed.
+    `host`: seconds until the host had queued each phase (GPU only). `began`: see `now`."""
 
     latency: float
     parts: dict[Part, float]
+    host: dict[str, float]
+    began: float
+
+    @property
+    def ended(self) -> float:
+        return self.began + self.latency
 
 
 class Stopwatch:
@@ -43,7 +50,7 @@ class Stopwatch:
         self._on_gpu = device.type == "cuda"
         self._event = event or _cuda_event
         self._synchronize = synchronize or functools.partial(wait_for, device)
-        self._marks: list[tuple[Part, Any]] = []
+        self._marks: list[tuple[Part, Any, int]] = []
         self._pool: list[Any] = []
         self._used = 0
 
@@ -57,18 +64,20 @@ class Stopwatch:
 
     def lap(self, phase: str, part: str, index: int | None = None) -> None:
         """A part of the request has ended."""
-        self._marks.append(((phase, part, index), self._mark()))
+        self._marks.append(((phase, part, index), self._mark(), time.perf_counter_ns()))
 
     def stop(self) -> Timing:
         """Wait for the device and return what was measured since `start`."""
         self._synchronize()
         latency = (time.perf_counter_ns() - self._began) * 1e-9
         parts: dict[Part, float] = {}
-        before = self._first
-        for part, mark in self._marks:
+        host: dict[str, float] = {}
+        before, queued = self._first, self._began
+        for part, mark, at in self._marks:
             parts[part] = parts.get(part, 0.0) + self._seconds(before, mark)
-            before = mark
-        return Timing(latency, parts)
+            host[part[0]] = host.get(part[0], 0.0) + (at - queued) * 1e-9
+            before, queued = mark, at
+        return Timing(latency, parts, host if self._on_gpu else {}, self._began * 1e-9)
 
     def _mark(self) -> Any:
         if not self._on_gpu:
@@ -87,8 +96,13 @@ class Stopwatch:
 
 
 def now() -> float:
-    """Seconds on the host's monotonic clock, for time budgets."""
+    """Seconds on the host's monotonic clock, the same in all processes of the machine (Linux)."""
     return time.perf_counter()
+
+
+def unix_time() -> float:
+    """Seconds since 1970, for people; no duration is made from it."""
+    return time.time()
 
 
 def _cuda_event() -> Any:

@@ -2,58 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import functools
-import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 from ..methods import Method, parse, with_keep
-from ..methods.core.context import no_lap
-from ..methods.core.engine import Trace, run
-from ..methods.core.errors import InputError, first_line
-from ..methods.core.ledger import Policy, check_policy
+from ..methods.core.errors import InputError
+from ..methods.core.ledger import Policy, RuntimeName
+from ..reports import files
 from ..reports import record as schema
-from . import memory
-from .cells import Cell, label, make_cells, saved_cell
-from .clock import Stopwatch, Timing, now, on_device
+from ..reports.phases import name
+from . import rounds
+from .bench import Bench, steady
+from .cells import make_cells
+from .clock import now
 from .environment import environment
 from .equalize import equalize
 from .models.load import default_name, load
 from .models.model import Model
 from .workload import Preparation, Workload, describe, make_workload
 
-MIN_ROUNDS = 6  # the fewest samples that give a 95 % interval of a median
-MAX_ROUNDS = 30
-WARMUPS_CPU, WARMUPS_GPU = 1, 4  # untimed requests of each cell; the last gives peak memory
+ISOLATED_WARMUPS = 2  # a fresh process is colder than its first request shows
 
 Progress = Callable[[str, int, int], None]
-"""Told what runs now, how many requests are done, and how many there are about."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to measure. rounds: fixed number of rounds; None measures for about `seconds`, at least
-    6 and at most 30 rounds."""
-
-    attention: tuple[Policy, ...] = ("maps", "rows")
-    keep: str | None = None
-    equalize: bool = False
-    rounds: int | None = None
-    seconds: float = 25.0
-
-    def __post_init__(self) -> None:
-        for policy in self.attention:
-            check_policy(policy)
-        if self.rounds is not None and self.rounds < 1:
-            raise InputError(f"--rounds must be at least 1, not {self.rounds}")
+"""Told what runs now, how many steps are done, and how many there are about."""
 
 
 class Comparison:
-    """A model, a workload and the cells to measure; `record` gives what is measured so far."""
+    """A model, a workload and the cells to measure; `record` holds what is measured so far.
+
+    With a journal, each thing that becomes known is a line of it at once.
+    """
 
     def __init__(
         self,
@@ -63,76 +44,144 @@ class Comparison:
         device: str | None = None,
         dtype: str | None = None,
         backend: str = "sdpa",
-        seed: int = 0,
         workload: Workload | None = None,
-        options: Options | None = None,
+        settings: schema.Settings | None = None,
         command: str = "",
     ) -> None:
-        self.options = options or Options()
+        self.settings = rounds.check(settings or schema.Settings())
         self.workload = workload or Workload()
         listed = [methods] if isinstance(methods, (str, Method)) else methods
         chosen = [self._with_budget(method) for method in listed]
         if isinstance(model, Model):
-            self.model, self.reason = model, "given"
+            self.model, reason = model, "given"
         else:
-            name, self.reason = (model, "chosen") if model else default_name(device, dtype)
-            self.model = load(name, device=device, dtype=dtype, backend=backend, seed=seed)
+            chosen_name, reason = (model, "chosen") if model else default_name(device, dtype)
+            self.model = load(
+                chosen_name, device=device, dtype=dtype, backend=backend, seed=self.settings.seed
+            )
         self.prepare = Preparation(self.model, self.workload)
-        self.request = self.prepare.request
-        if self.options.equalize:
-            chosen = equalize(chosen, self.request)
-        self.cells = make_cells(chosen, self.options.attention, self.request)
-        self.complete = False
-        self.created = datetime.datetime.now(datetime.timezone.utc)
-        self.command = command
-        self.watch = Stopwatch(self.model.device)
+        request = self.prepare.request
+        if self.settings.equalize:
+            chosen = equalize(chosen, request)
+        policies: Any = self.settings.attention
+        runtimes: Any = self.settings.runtimes
+        self.cells = make_cells(chosen, policies, runtimes, request, self.model)
+        self.record = self._record(reason, command)
+        self.journal: files.Journal | None = None
 
-    def run(
-        self,
-        progress: Progress | None = None,
-        after_round: Callable[[schema.Record], None] | None = None,
-    ) -> schema.Record:
-        """Warm up, measure and return the record; `after_round` gets it after every round."""
-        with on_device(self.model.device):
-            return self._run(progress or _tell_nobody, after_round)
+    def adopt(self, record: schema.Record) -> None:
+        """Go on with `record`, of an earlier run or another process of the same configuration."""
+        self.record = record
+        for cell, saved in zip(self.cells, record.cells, strict=True):
+            cell.saved = saved
 
-    def _run(
-        self, tell: Progress, after_round: Callable[[schema.Record], None] | None
-    ) -> schema.Record:
-        self._prepare_cells(tell)
-        started, done = now(), 0
-        while self._alive and not self._enough(done, now() - started):
-            left = self._rounds_left(done, now() - started)
-            alive = self._alive
-            with _steady():
-                for place, cell in enumerate(_order(alive, done)):
-                    tell(label(cell), done * len(alive) + place, (done + left) * len(alive))
-                    try:
-                        cell.timings.append((done, place, self._timed(cell)))
-                    except Exception as error:
-                        cell.error = first_line(error)
+    def run(self, progress: Progress | None = None) -> schema.Record:
+        """Warm up, measure round by round until it is enough, and return the record."""
+        tell = progress or _tell_nobody
+        done = rounds.begun(self.record)
+        if done and rounds.enough(self.record, done, 0.0):
+            return self._ended()
+        with self._joined() as (bench, process):
+            for number, cell in enumerate(self.cells):
+                tell(f"warm-up {name(cell.saved)}", number, len(self.cells))
+                bench.warm_up(cell)
+                self._write_cell(number)
+            self._rounds(bench, process, done, tell)
+            for number, cell in enumerate(self.cells):
+                tell(f"counting {name(cell.saved)}", number, len(self.cells))
+                if cell.alive:
+                    bench.passes(cell)
+                self._write_cell(number)
+        return self._ended()
+
+    def run_cell(
+        self, index: int, number: int, place: int, wanted: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Measure one cell for round `number`, as the only one of this process, while `wanted`."""
+        cell, first = self.cells[index], not self.cells[index].saved.samples
+        with self._joined(index, number) as (bench, process):
+            bench.warm_up(cell, least=ISOLATED_WARMUPS)
+            for _ in range(self.settings.samples):
+                if wanted():
+                    with steady():
+                        self._sample(bench, index, number, place, process)
+            if first and cell.alive and wanted():
+                bench.passes(cell)
+            self._write_cell(index)
+
+    def _rounds(self, bench: Bench, process: int, done: int, tell: Progress) -> None:
+        began, first = now(), done
+        while any(cell.alive for cell in self.cells):
+            spent = now() - began
+            if rounds.enough(self.record, done, spent):
+                break
+            left = rounds.left(self.settings, done - first, spent)
+            alive = [number for number, cell in enumerate(self.cells) if cell.alive]
+            with steady():
+                for place, turn in enumerate(rounds.order(len(alive), done)):
+                    steps = (done * len(alive) + place, (done + left) * len(alive))
+                    tell(name(self.cells[alive[turn]].saved), *steps)
+                    self._sample(bench, alive[turn], done, place, process)
             done += 1
-            if after_round:
-                after_round(self.record())
-        self.complete = True
-        return self.record()
 
-    def record(self) -> schema.Record:
-        """What has been measured so far."""
-        model, request = self.model, self.request
+    def _sample(self, bench: Bench, index: int, number: int, place: int, process: int) -> None:
+        cell = self.cells[index]
+        if not cell.alive:
+            return
+        known = bool(cell.saved.parts)
+        sample = bench.sample(cell, number, place, process)
+        if sample is None or not known:
+            self._write_cell(index)
+        if sample is not None:
+            cell.saved.samples.append(sample)
+            self._write(files.Taken(index=index, sample=sample))
+
+    @contextlib.contextmanager
+    def _joined(
+        self, cell: int | None = None, number: int | None = None
+    ) -> Iterator[tuple[Bench, int]]:
+        """A bench, and the number of this process in the record."""
+        with Bench(self.model, self.prepare) as bench:
+            process, index = bench.joined(cell, number), len(self.record.processes)
+            self.record.processes.append(process)
+            self._write(files.Joined(index=index, process=process))
+            try:
+                yield bench, index
+            finally:
+                self._write(files.Joined(index=index, process=bench.left(process)))
+
+    def _ended(self) -> schema.Record:
+        self.record.complete = True
+        self._write(files.Ended())
+        return self.record
+
+    def _write_cell(self, index: int) -> None:
+        self._write(files.Known.of(index, self.cells[index].saved))
+
+    def _write(self, line: files.Line) -> None:
+        if self.journal is not None:
+            self.journal.append(line)
+
+    def _with_budget(self, method: str | Method) -> Method:
+        parsed = parse(method) if isinstance(method, str) else method
+        return with_keep(parsed, self.settings.keep) if self.settings.keep else parsed
+
+    def _record(self, reason: str, command: str) -> schema.Record:
+        model, request = self.model, self.prepare.request
         encoder = request.encoder
+        created = datetime.datetime.now(datetime.timezone.utc)
         return schema.Record(
             schema=schema.SCHEMA,
             tpprof=version("tpprof"),
-            created=self.created.isoformat(timespec="seconds"),
-            command=self.command,
-            complete=self.complete,
+            created=created.isoformat(timespec="seconds"),
+            command=command,
+            complete=False,
             environment=environment(model.device),
             model=schema.ModelInfo(
                 name=model.name,
                 architecture=model.shape.architecture,
                 source=model.source,
-                reason=self.reason,
+                reason=reason,
                 parameters=sum(weight.numel() for weight in model.module.parameters()),
                 layers=request.layers,
                 dtype=str(model.dtype).removeprefix("torch."),
@@ -148,63 +197,9 @@ class Comparison:
                 tiles=encoder.tiles if encoder else None,
                 patches=encoder.patches if encoder else None,
             ),
-            cells=[saved_cell(cell, model, request) for cell in self.cells],
+            settings=self.settings,
+            cells=[cell.saved for cell in self.cells],
         )
-
-    @property
-    def _alive(self) -> list[Cell]:
-        return [cell for cell in self.cells if not cell.error]
-
-    def _with_budget(self, method: str | Method) -> Method:
-        parsed = parse(method) if isinstance(method, str) else method
-        return with_keep(parsed, self.options.keep) if self.options.keep else parsed
-
-    def _prepare_cells(self, tell: Progress) -> None:
-        """Solve, warm up and take the memory of each cell; a cell that fails keeps its reason."""
-        warmups = WARMUPS_GPU if self.model.device.type == "cuda" else WARMUPS_CPU
-        for number, cell in enumerate(self.cells):
-            tell(f"warm-up {label(cell)}", number, len(self.cells))
-            try:
-                for _ in range(warmups - 1):
-                    self._request(cell, no_lap)
-                request = functools.partial(self._request, cell)
-                cell.peak, cell.trace = memory.peak(self.model.device, request)
-            except InputError:
-                raise
-            except Exception as error:
-                cell.error = first_line(error)
-
-    def _request(self, cell: Cell, lap: Callable[..., None]) -> Trace:
-        """One request from picture to last token."""
-        inputs = self.prepare()
-        lap("preprocess", "preprocess")
-        inputs = inputs.to(self.model.device)
-        lap("transfer", "transfer")
-        return run(
-            self.model, inputs, cell.method, attention=cell.policy, solved=cell.solved, lap=lap
-        )
-
-    def _timed(self, cell: Cell) -> Timing:
-        self.watch.start()
-        trace = self._request(cell, self.watch.lap)
-        timing = self.watch.stop()
-        if trace.tokens.shape[1] != self.request.new_tokens:
-            raise RuntimeError(f"{label(cell)} gave {trace.tokens.shape[1]} tokens")
-        cell.trace = trace
-        return timing
-
-    def _enough(self, done: int, spent: float) -> bool:
-        if self.options.rounds is not None:
-            return done >= self.options.rounds
-        return done >= MAX_ROUNDS or (done >= MIN_ROUNDS and spent >= self.options.seconds)
-
-    def _rounds_left(self, done: int, spent: float) -> int:
-        if self.options.rounds is not None:
-            return self.options.rounds - done
-        if not done:
-            return MIN_ROUNDS
-        fitting = int((self.options.seconds - spent) / (spent / done)) + 1
-        return max(MIN_ROUNDS - done, min(fitting, MAX_ROUNDS - done), 1)
 
 
 def compare(
@@ -216,44 +211,34 @@ def compare(
     backend: str = "sdpa",
     seed: int = 0,
     attention: Sequence[Policy] = ("maps", "rows"),
+    runtime: Sequence[RuntimeName] = ("eager",),
     keep: str | int | float | None = None,
     rounds: int | None = None,
+    target: float = 0.02,
+    max_seconds: float | None = 25.0,
     **workload: Any,
 ) -> schema.Record:
     """Measure methods side by side and return the record that `tpprof compare` saves.
 
     methods: spec strings or Methods; vanilla is always measured, first. keep: budget of all.
-    attention: policies under which attention-based methods appear. rounds: fixed number of
-    rounds, or None for about 25 seconds, at least 6 rounds. workload: options of `tpprof.inputs`.
+    attention: policies under which attention-based methods appear. runtime: runtimes under which
+    all cells appear. rounds: fixed number of rounds, or None to go on until every cell is within
+    `target` (half the 95 % interval over the median), or for `max_seconds`, at least 6 rounds.
+    workload: options of `tpprof.inputs`.
     Raises InputError for what does not exist or does not fit.
     """
-    options = Options(
-        attention=tuple(attention), keep=None if keep is None else str(keep), rounds=rounds
-    )
+    settings = schema.Settings(
+        attention=list(attention), runtimes=list(runtime), target=target, seed=seed,
+        keep=None if keep is None else str(keep), max_seconds=max_seconds,
+    )  # fmt: skip
+    if rounds is not None:
+        settings.min_rounds = settings.max_rounds = rounds
+    if rounds is not None and rounds < 1:
+        raise InputError(f"rounds must be at least 1, not {rounds}")
     return Comparison(
-        methods, model=model, device=device, dtype=dtype, backend=backend, seed=seed,
-        workload=make_workload(seed=seed, **workload), options=options,
+        methods, model=model, device=device, dtype=dtype, backend=backend,
+        workload=make_workload(seed=seed, **workload), settings=settings,
     ).run()  # fmt: skip
-
-
-def _order(cells: list[Cell], done: int) -> list[Cell]:
-    """The order of a round: turned by one each time, and reversed every other time."""
-    turn = (done // 2) % max(len(cells), 1)
-    turned = cells[turn:] + cells[:turn]
-    return turned[::-1] if done % 2 else turned
-
-
-@contextmanager
-def _steady() -> Iterator[None]:
-    """No garbage collection while the clock runs."""
-    gc.collect()
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _tell_nobody(label: str, done: int, total: int) -> None:

@@ -1,29 +1,57 @@
-"""A comparison run from the command line: progress on stderr, the record saved as it grows."""
+"""A comparison run from the command line: progress on stderr, and nothing measured is lost."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..methods.core.errors import InputError
-from ..reports import record as schema
-from .compare import Comparison
+from ..reports import files
+from ..reports.record import Record, RecordError
+from ..reports.sameness import differences
+from . import isolate
+from .worker import Job
 
 
-def measure(comparison: Comparison, out: Path) -> tuple[schema.Record, Path, bool]:
-    """Run it; returns the record, its path, and whether Ctrl-C ended it early.
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: end as Ctrl-C does, with what was measured."""
 
-    The record is saved after every round, so that whatever ends the run loses one round at most.
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run's record, where it was saved, and the exit code of the command."""
+
+    record: Record
+    path: Path
+    code: int
+
+
+def measure(job: Job, out: Path, *, resume: bool = False) -> Outcome:
+    """Do the job. Every sample is in the journal beside the record as soon as it is taken; the
+    record takes the journal's place when the run ends, by itself, by Ctrl-C or by SIGTERM.
+
+    Exit codes: 0, 1 if a cell failed, 130 for Ctrl-C, 143 for SIGTERM. Raises InputError.
     """
-    path = _path(comparison, out)
-    stderr = Console(file=sys.stderr)
-    print(f"measuring {comparison.model.name}: {comparison.reason}", file=sys.stderr)
+    comparison = None if job.settings.isolate else job.comparison()
+    record = comparison.record if comparison else isolate.empty_record(job)
+    path, earlier = _path(record, out), None
+    if resume:
+        path, earlier = _earlier(record, path, out)
+    journal = _journal(path, record, earlier)
+    record = earlier or record
+    print(f"measuring {record.model.name}: {record.model.reason}", file=sys.stderr)
+    code = 0
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    interrupted = False
+    stderr = Console(file=sys.stderr)
     with Progress(*columns, console=stderr, transient=True, auto_refresh=False) as bar:
         task = bar.add_task("start", total=None)
 
@@ -31,18 +59,25 @@ def measure(comparison: Comparison, out: Path) -> tuple[schema.Record, Path, boo
             bar.update(task, description=label, completed=done, total=total, refresh=True)
 
         try:
-            comparison.run(tell, lambda record: schema.save(record, path))
-        except KeyboardInterrupt:
-            interrupted = True
-    record = comparison.record()
-    schema.save(record, path)
-    return record, path, interrupted
+            with _terminable():
+                if comparison is None:
+                    isolate.run(job, journal, record, tell)
+                else:
+                    comparison.journal = journal
+                    comparison.adopt(record)
+                    comparison.run(tell)
+        except KeyboardInterrupt as stopped:
+            code = 143 if isinstance(stopped, Terminated) else 130
+    record = files.load(path)
+    journal.finish(record, path)
+    failed = any(cell.error for cell in record.cells)
+    return Outcome(record, path, code or int(failed))
 
 
-def _path(comparison: Comparison, out: Path) -> Path:
+def _path(record: Record, out: Path) -> Path:
     """Where the record goes; raises InputError before anything is measured if it cannot."""
-    stamp = comparison.created.strftime("%Y%m%d-%H%M%S")
-    name = comparison.model.name.replace("/", "_")
+    stamp = "".join(c for c in record.created[:19] if c.isdigit() or c == "T").replace("T", "-")
+    name = record.model.name.replace("/", "_")
     path = out if out.suffix == ".json" else out / f"{stamp}-{name}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,3 +86,75 @@ def _path(comparison: Comparison, out: Path) -> Path:
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise InputError(f"--out {out} cannot be written; give a folder or a .json file")
     return path
+
+
+def _earlier(record: Record, path: Path, out: Path) -> tuple[Path, Record | None]:
+    """The run to go on with: the file itself, or the newest one in the folder that fits.
+
+    Raises InputError where there are runs to go on with, but none of this configuration.
+    """
+    refused = ""
+    for candidate in [path] if out.suffix == ".json" else _unfinished(out):
+        if not candidate.exists() and not files.journal_of(candidate).exists():
+            continue
+        earlier = files.load(candidate)
+        differs = differences(earlier, record)
+        if not differs:
+            return candidate, earlier
+        refused = refused or f"{candidate}: {'; '.join(differs)}"
+    if refused:
+        raise InputError(f"--resume goes on with the same configuration only. {refused}")
+    print("nothing to resume: starting anew", file=sys.stderr)
+    return path, None
+
+
+def _unfinished(folder: Path) -> list[Path]:
+    """The records in `folder` whose run did not come to its end, newest first."""
+    names = {path.with_suffix(".json") for path in folder.glob("*.json*")}
+    found = []
+    for path in sorted(names, reverse=True):
+        try:
+            if not files.load(path).complete:
+                found.append(path)
+        except RecordError:
+            continue
+    return found
+
+
+def _journal(path: Path, record: Record, earlier: Record | None) -> files.Journal:
+    """A journal that starts from what there is; raises InputError for one that would be lost."""
+    place = files.journal_of(path)
+    if place.exists() and files.in_use(place):
+        raise InputError(f"{place} belongs to a run that still goes on; give another --out")
+    if earlier is not None:
+        return files.Journal.begin(place, _continued(earlier, record))
+    if place.exists():
+        raise InputError(
+            f"{place} holds a run that did not end; continue it with --resume, or remove it"
+        )
+    return files.Journal.begin(place, record)
+
+
+def _continued(earlier: Record, record: Record) -> Record:
+    """The earlier record, to be gone on with for as long as the new run is asked to."""
+    earlier.settings, earlier.complete = record.settings, False
+    for process in earlier.processes:
+        if process.seconds is None and not process.outcome:
+            process.outcome = "was killed"
+    for cell in earlier.cells:
+        cell.error = ""  # it is given another try
+    return earlier
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends what runs inside as Ctrl-C does."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

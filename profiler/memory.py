@@ -75,6 +75,18 @@ def device_memory(uuid: str, nvml: Any | None = None) -> tuple[int | None, str]:
         library.nvmlShutdown()
 
 
+def allocations(device: Any) -> dict[str, int]:
+    """How often torch's allocator asked the driver so far: cudaMalloc calls, and retries after
+    freeing its cache. Empty on a CPU, or where this torch does not count them."""
+    if device.type != "cuda":
+        return {}
+    import torch
+
+    stats = torch.cuda.memory_stats(device)
+    named = {"cudaMalloc": "num_device_alloc", "allocator retry": "num_alloc_retries"}
+    return {name: int(stats[key]) for name, key in named.items() if key in stats}
+
+
 def _gpu_peak(device: Any, request: Callable[[Lap], Result]) -> tuple[Peak, Result]:
     import torch
 

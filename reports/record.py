@@ -1,15 +1,12 @@
-"""The record of a run: every sample and all that reads them. JSON with a schema version."""
+"""The record of a run: every sample, and all that is needed to read them. JSON, versioned."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class RecordError(ValueError):
@@ -38,14 +35,41 @@ class Flops(Struct):
     flops: int
 
 
+class Telemetry(Struct):
+    """What the GPU did during one sample, read from NVML by another process.
+
+    readings: how many fell into the sample; none are n/a for what they would tell. Clocks in Hz
+    (medians, and the lowest SM clock), highest temperature, mean power. throttled: reasons seen.
+    """
+
+    readings: int
+    sm_clock_hz: float | None = None
+    sm_clock_lowest_hz: float | None = None
+    memory_clock_hz: float | None = None
+    temperature_celsius: float | None = None
+    power_watts: float | None = None
+    throttled: list[str] = []
+
+
 class Sample(Struct):
-    """One timed request. `round` and `place` say when it ran; `latency` is host wall-clock in
-    seconds, the wait for the device included; `parts` are seconds, in the order of Cell.parts."""
+    """One timed request of a cell.
+
+    round, place: the round it belongs to, and its place among the cells of that round. process:
+    index into Record.processes. began: Unix time in seconds. latency: host wall-clock in seconds,
+    the wait for the device included. parts: seconds, in the order of Cell.parts. host: seconds
+    until the host had queued each phase, by phase (GPU only; on a CPU it is the phase itself).
+    marks: why this sample is suspect, empty for a good one.
+    """
 
     round: int
     place: int
+    process: int
+    began: float
     latency: float
     parts: list[float]
+    host: dict[str, float] = {}
+    marks: list[str] = []
+    telemetry: Telemetry | None = None
 
 
 class Memory(Struct):
@@ -58,18 +82,50 @@ class Memory(Struct):
     reasons: dict[str, str] = {}
 
 
-class Cell(Struct):
-    """One method under one attention policy: its counts, its cost and its samples.
+class Activity(Struct):
+    """What one phase asked of torch and of the device, counted in a pass of its own.
 
-    visual_per_layer: visual tokens entering each decoder layer. kv_bytes_*: per decoder layer,
-    from the cache tensors, whole batch. solved: knobs solved on the warm-up request. note: where
-    the method could not do what its knobs ask. error: why the cell was not measured.
+    operators: outermost operators that the host called. launches: kernel and graph launches.
+    kernels: kernels that ran. syncs: calls that made the host wait for the device.
+    busy_seconds: the device was running something. None on a machine that has no such thing.
+    """
+
+    phase: str
+    operators: int
+    launches: int | None = None
+    kernels: int | None = None
+    syncs: int | None = None
+    busy_seconds: float | None = None
+
+
+class Energy(Struct):
+    """Joules per request from the GPU's energy counter, over `requests` in `seconds`; None with a
+    reason where unknown."""
+
+    joules: float | None = None
+    requests: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+
+
+class Cell(Struct):
+    """One method under one attention policy and runtime: its counts, its cost and its samples.
+
+    fallback: why it ran eager where another runtime was asked for. warmups: seconds of the untimed
+    requests, the first call first. visual_per_layer: visual tokens entering each decoder layer.
+    kv_bytes_*: per decoder layer, from the cache tensors, whole batch. kernels: the attention
+    kernel of each decoder layer in prefill, as torch names it. solved: knobs solved on the warm-up
+    request. note: where the method could not do what its knobs ask. missing: what could not be
+    measured, and why. error: why the cell was not measured.
     """
 
     method: str
     name: str
     attention: str
     reads_attention: bool
+    runtime: str = "eager"
+    fallback: str = ""
+    warmups: list[float] = []
     visual_per_layer: list[int] = []
     tokens_per_layer: list[int] = []
     kv_bytes_prefill: list[int] = []
@@ -78,9 +134,13 @@ class Cell(Struct):
     flops: list[Flops] = []
     solved: dict[str, float] = {}
     memory: Memory = msgspec.field(default_factory=Memory)
+    activity: list[Activity] = []
+    kernels: list[str] = []
+    energy: Energy = msgspec.field(default_factory=Energy)
     parts: list[Part] = []
     samples: list[Sample] = []
     note: str = ""
+    missing: dict[str, str] = {}
     error: str = ""
 
 
@@ -109,6 +169,69 @@ class RequestInfo(Struct):
     patches: int | None
 
 
+class GpuProcess(Struct):
+    """Another process on the GPU; bytes are None where the driver hides them."""
+
+    pid: int
+    bytes: int | None = None
+
+
+class GpuState(Struct):
+    """The GPU at one moment, from NVML. None where unknown, `reasons` says why."""
+
+    sm_clock_hz: float | None = None
+    sm_clock_max_hz: float | None = None
+    memory_clock_hz: float | None = None
+    temperature_celsius: float | None = None
+    power_watts: float | None = None
+    power_limit_watts: float | None = None
+    memory_bytes: int | None = None
+    throttled: list[str] | None = None
+    others: list[GpuProcess] | None = None
+    reasons: dict[str, str] = {}
+
+
+class Process(Struct):
+    """A process that measured.
+
+    cell, round: the only ones it measured, where cells are isolated. seconds: how long it ran;
+    None while it runs, and for one that was killed. load: mean number of runnable tasks over the
+    last minute, before and after, where known. outcome: how it ended, if not well.
+    """
+
+    pid: int
+    started: str
+    cell: int | None = None
+    round: int | None = None
+    seconds: float | None = None
+    load_before: float | None = None
+    load_after: float | None = None
+    gpu_before: GpuState | None = None
+    gpu_after: GpuState | None = None
+    outcome: str = ""
+
+
+class Settings(Struct):
+    """How it was measured: see the options of `tpprof compare`.
+
+    A round is one sample of every cell, or, where cells are isolated, one process of every cell
+    with `samples` requests. target: half the width of the 95 % interval over the median.
+    """
+
+    attention: list[str] = msgspec.field(default_factory=lambda: ["maps", "rows"])
+    runtimes: list[str] = msgspec.field(default_factory=lambda: ["eager"])
+    keep: str | None = None
+    equalize: bool = False
+    isolate: bool = False
+    samples: int = 1
+    target: float = 0.02
+    min_rounds: int = 6
+    max_rounds: int = 200
+    max_seconds: float | None = 25.0
+    seed: int = 0
+    plugins: list[str] = []
+
+
 class Record(Struct):
     """A run. Seconds, bytes and FLOPs throughout."""
 
@@ -122,46 +245,5 @@ class Record(Struct):
     workload: dict[str, Any]
     request: RequestInfo
     cells: list[Cell]
-
-
-def save(record: Record, path: Path) -> None:
-    """Write `record` to `path` in one step: the file is the old one or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(record), indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def load(path: Path) -> Record:
-    """Read a record; raises RecordError with one line for anything else."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise RecordError(f"{path}: {error.strerror or error}") from error
-    try:
-        schema = msgspec.json.decode(content, type=_Schema).schema
-        if schema != SCHEMA:
-            raise RecordError(
-                f"{path}: schema {schema} is unknown, this tpprof reads schema {SCHEMA}; "
-                "read it with the version that wrote it, or measure again"
-            )
-        record = msgspec.json.decode(content, type=Record)
-    except msgspec.MsgspecError as error:
-        raise RecordError(f"{path} is no tpprof record ({error})") from error
-    for cell in record.cells:
-        for sample in cell.samples:
-            if len(sample.parts) != len(cell.parts) or not sample.latency > 0:
-                raise RecordError(f"{path} is damaged: a sample of {cell.method} does not fit it")
-    return record
-
-
-class _Schema(msgspec.Struct):
-    schema: int
+    processes: list[Process] = []
+    settings: Settings = msgspec.field(default_factory=Settings)

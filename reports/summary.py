@@ -4,26 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median as middle
 
 from .record import Cell, Record, Sample
-from .statistics import Estimate, median, ratios
+from .statistics import Estimate, median, percentile, speedup
 
 
 @dataclass(frozen=True)
 class Row:
     """One cell of the record in numbers; None where there is nothing to derive it from.
 
-    latency, prefill: seconds. decode: seconds per token. speedup: measured, end to end, round by
-    round against vanilla. flops: of the whole request. promised: vanilla's FLOPs over this cell's.
-    realised: the share of the promised saving of time that the clock confirms,
-    (1 - T / T0) / (1 - F / F0). parts_sum: the parts of a request over its latency.
+    latency, prefill: seconds. decode: seconds per token. p95, p99: of the latency. speedup:
+    measured, end to end, round by round against vanilla. precision: the wider of the intervals of
+    latency and prefill, as half its width over the median; reached: whether it met the target.
+    flops: of the whole request. promised: vanilla's FLOPs over this cell's. realised: the share of
+    the promised saving of time that the clock confirms, (1 - T / T0) / (1 - F / F0). parts_sum:
+    the parts of a request over its latency.
     """
 
     cell: Cell
     latency: Estimate | None
     prefill: Estimate | None
     decode: Estimate | None
+    p95: float | None
+    p99: float | None
     speedup: Estimate | None
+    precision: float | None
+    reached: bool
     flops: int
     flops_share: float | None
     promised: float | None
@@ -45,9 +52,9 @@ class Row:
 
 
 def rows(record: Record) -> list[Row]:
-    """One row per cell, in the record's order; vanilla is the first."""
+    """One row per cell, in the record's order; vanilla, running eager, is the first."""
     vanilla = next((cell for cell in record.cells if cell.name == "vanilla"), None)
-    return [_row(cell, vanilla) for cell in record.cells]
+    return [_row(cell, vanilla, record.settings.target) for cell in record.cells]
 
 
 def seconds(cell: Cell, sample: Sample, wanted: Callable[[str, str], bool]) -> float:
@@ -56,49 +63,78 @@ def seconds(cell: Cell, sample: Sample, wanted: Callable[[str, str], bool]) -> f
     return sum(time for part, time in pairs if wanted(part.phase, part.part))
 
 
-def phase_median(cell: Cell, phase: str) -> float | None:
-    """Median seconds of a phase; None where the cell has no such phase."""
-    if all(part.phase != phase for part in cell.parts):
+def by_round(cell: Cell, value: Callable[[Sample], float]) -> dict[int, float]:
+    """The median of `value` over the samples of each round.
+
+    A round is one sample, or one process with several: samples of one process are not independent,
+    so that the process is the unit from which intervals are made.
+    """
+    rounds: dict[int, list[float]] = {}
+    for sample in cell.samples:
+        rounds.setdefault(sample.round, []).append(value(sample))
+    return {number: middle(values) for number, values in rounds.items()}
+
+
+def phase(cell: Cell, name: str) -> Estimate | None:
+    """Seconds of a phase; None where the cell has no such phase, or no samples."""
+    if all(part.phase != name for part in cell.parts):
         return None
-    estimate = median([seconds(cell, s, lambda p, _: p == phase) for s in cell.samples])
-    return estimate.median if estimate else None
+    spent = by_round(cell, lambda sample: seconds(cell, sample, lambda p, _: p == name))
+    return median(list(spent.values()))
 
 
-def _row(cell: Cell, vanilla: Cell | None) -> Row:
-    speedup = _speedup(cell, vanilla)
+def precision(cell: Cell) -> float | None:
+    """The wider of the relative intervals of latency and prefill; None from too few rounds."""
+    latency = median(list(by_round(cell, lambda sample: sample.latency).values()))
+    widths = [e.precision for e in (latency, phase(cell, "prefill")) if e is not None]
+    known = [width for width in widths if width is not None]
+    return max(known) if known and len(known) == len(widths) else None
+
+
+def _row(cell: Cell, vanilla: Cell | None, target: float) -> Row:
+    gain = _speedup(cell, vanilla)
     flops = sum(item.flops for item in cell.flops)
     full = sum(item.flops for item in vanilla.flops) if vanilla else 0
     share = flops / full if flops and full else None
     realised = None
-    if speedup and share is not None and share < 1 and cell is not vanilla:
-        realised = (1 - 1 / speedup.median) / (1 - share)
-    steps = sum(1 for part in cell.parts if part.phase == "decode")
-    memory = cell.memory
+    if gain and share is not None and share < 1 and cell is not vanilla:
+        realised = (1 - 1 / gain.value) / (1 - share)
+    width, memory = precision(cell), cell.memory
+    latencies = [sample.latency for sample in cell.samples]
+    sums = by_round(cell, lambda sample: sum(sample.parts) / sample.latency)
     return Row(
         cell=cell,
-        latency=median([sample.latency for sample in cell.samples]),
-        prefill=_phase(cell, "prefill"),
-        decode=_phase(cell, "decode", steps) if steps else None,
-        speedup=speedup,
+        latency=median(list(by_round(cell, lambda sample: sample.latency).values())),
+        prefill=phase(cell, "prefill"),
+        decode=_per_token(cell),
+        p95=percentile(latencies, 0.95),
+        p99=percentile(latencies, 0.99),
+        speedup=gain,
+        precision=width,
+        reached=width is not None and width <= target,
         flops=flops,
         flops_share=share,
         promised=1 / share if share else None,
         realised=realised,
         kv_bytes=sum(cell.kv_bytes_prefill) or None,
         peak_bytes=memory.allocator if memory.allocator is not None else memory.resident,
-        parts_sum=median([sum(sample.parts) / sample.latency for sample in cell.samples]),
+        parts_sum=median(list(sums.values())),
     )
 
 
-def _phase(cell: Cell, phase: str, divisor: int = 1) -> Estimate | None:
-    spent = [seconds(cell, sample, lambda p, _: p == phase) for sample in cell.samples]
-    return median([time / divisor for time in spent])
+def _per_token(cell: Cell) -> Estimate | None:
+    """Seconds of decode per token; None where nothing was decoded."""
+    steps = sum(1 for part in cell.parts if (part.phase, part.part) == ("decode", "token"))
+    if not steps:
+        return None
+    spent = by_round(cell, lambda s: seconds(cell, s, lambda p, _: p == "decode") / steps)
+    return median(list(spent.values()))
 
 
 def _speedup(cell: Cell, vanilla: Cell | None) -> Estimate | None:
     """Vanilla's latency over the cell's, paired by round."""
     if vanilla is None:
         return None
-    full = {sample.round: sample.latency for sample in vanilla.samples}
-    pairs = [(full[s.round], s.latency) for s in cell.samples if s.round in full]
-    return ratios([a for a, _ in pairs], [b for _, b in pairs])
+    full = by_round(vanilla, lambda sample: sample.latency)
+    own = by_round(cell, lambda sample: sample.latency)
+    return speedup([(full[number], own[number]) for number in own if number in full])

@@ -1,22 +1,27 @@
-"""The record on a terminal: header, table, what it says."""
+"""The record on a terminal: header, what to know first, table, what it says."""
 
 from __future__ import annotations
 
 from rich.console import Console
 from rich.text import Text
 
-from . import text
+from . import phases, text, trust
 from .formats import as_table
 from .record import Record
 from .table import texts
 
 
-def show(record: Record, console: Console) -> None:
-    """Print the table and what it says."""
+def show(record: Record, console: Console, *, by_phase: bool = False) -> None:
+    """Print the table and what it says; `by_phase` adds one row for every phase of every cell."""
     for line in text.header(record):
         console.print(Text(line), soft_wrap=True)
+    for warning in trust.warnings(record):
+        console.print(Text(f"! {warning}", style="yellow"))
     headings, lines = texts(record)
     console.print(as_table(headings, lines, left=2))
+    if by_phase:
+        headings, lines = phases.texts(record)
+        console.print(as_table(headings, lines, left=4))
     for sentence in text.sentences(record):
         console.print(Text(sentence))
     console.print()

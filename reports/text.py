@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from . import units
+from .phases import host_bound, name
 from .record import Record
-from .summary import Row, phase_median, rows
+from .summary import Row, phase, rows
 
 UNTOUCHED = ("preprocess", "transfer", "vision", "embed", "head")
 
@@ -12,8 +13,13 @@ UNTOUCHED = ("preprocess", "transfer", "vision", "embed", "head")
 def sentences(record: Record) -> list[str]:
     """Two or three sentences on how promised and measured speed-up differ, and notes."""
     measured = [row for row in rows(record) if row.speedup and row.cell.name != "vanilla"]
-    found = [_contrast(measured), _ranking(measured), _untouched(record)]
+    found = [_contrast(measured), _ranking(measured), _untouched(record), host_bound(record)]
     notes = [f"{row.cell.method}: {row.cell.note}." for row in rows(record) if row.cell.note]
+    notes += [
+        f"{name(row.cell)} ran eager: {row.cell.fallback}."
+        for row in rows(record)
+        if row.cell.fallback
+    ]
     return [sentence for sentence in found if sentence] + list(dict.fromkeys(notes))
 
 
@@ -33,24 +39,27 @@ def header(record: Record) -> list[str]:
 def footnotes(record: Record) -> list[str]:
     """What the columns mean, and whether the parts of a request account for its latency."""
     table = rows(record)
-    sums = [row.parts_sum.median for row in table if row.parts_sum]
+    sums = [row.parts_sum.value for row in table if row.parts_sum]
     samples = {row.latency.samples for row in table if row.latency}
     lines = [
         "latency: preprocess to last token. FLOPs: whole request, 1 MAC = 2 FLOPs, dense "
-        "attention. realised: share of the promised saving that the clock confirms."
+        "attention. realised: share of the promised saving that the clock confirms. ±: half the "
+        "wider 95 % interval of latency and prefill."
     ]
     if sums:
         off = max(abs(1 - share) for share in sums)
         verdict = "within 2 %" if off <= 0.02 else "NOT within 2 %: distrust the parts"
+        unit = "process" if record.settings.isolate else "round"
         lines.append(
-            f"{_count(min(samples), 'sample')} a row; the parts of a request sum to its latency to "
+            f"{_count(min(samples), unit)} a row; the parts of a request sum to its latency to "
             f"{units.percent(off, 2)} ({verdict})."
         )
     return lines
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number} {noun if number == 1 else plural}"
 
 
 def _contrast(measured: list[Row]) -> str:
@@ -58,21 +67,21 @@ def _contrast(measured: list[Row]) -> str:
     best, gap = "", 1.0
     for row in measured:
         for twin in measured:
-            same = row.cell.method == twin.cell.method
+            same = (row.cell.method, row.cell.runtime) == (twin.cell.method, twin.cell.runtime)
             if not (same and row.cell.attention == "maps" and twin.cell.attention == "rows"):
                 continue
             if not _apart(twin, row):
                 continue
             assert row.speedup is not None
             assert twin.speedup is not None
-            difference = twin.speedup.median / row.speedup.median
+            difference = twin.speedup.value / row.speedup.value
             if difference > gap:
                 gap = difference
                 best = (
                     f"{row.cell.method}: FLOPs promise {units.times(row.promised)}; with full "
                     f"attention maps in the layers it scores it gets "
-                    f"{units.times(row.speedup.median)}, reading only the rows it needs "
-                    f"{units.times(twin.speedup.median)}."
+                    f"{units.times(row.speedup.value)}, reading only the rows it needs "
+                    f"{units.times(twin.speedup.value)}."
                 )
     return best
 
@@ -89,12 +98,13 @@ def _ranking(measured: list[Row]) -> str:
                 continue
             if less.flops_share > more.flops_share - 0.01 or not _apart(more, less):
                 continue
-            slower = less.latency.median / more.latency.median
+            slower = less.latency.value / more.latency.value
             if slower > wrong:
                 wrong = slower
+                lighter, heavier = name(less.cell), name(more.cell)
                 best = (
-                    f"{_name(less)} needs {units.percent(less.flops_share)} of vanilla's FLOPs and "
-                    f"{_name(more)} {units.percent(more.flops_share)}, yet {_name(less)} takes "
+                    f"{lighter} needs {units.percent(less.flops_share)} of vanilla's FLOPs and "
+                    f"{heavier} {units.percent(more.flops_share)}, yet {lighter} takes "
                     f"{units.times(slower)} the time: FLOPs do not rank these methods."
                 )
     return best
@@ -112,15 +122,11 @@ def _untouched(record: Record) -> str:
     vanilla = next((row for row in rows(record) if row.cell.name == "vanilla"), None)
     if vanilla is None or vanilla.latency is None:
         return ""
-    spent = {phase: phase_median(vanilla.cell, phase) or 0.0 for phase in UNTOUCHED}
-    share = sum(spent.values()) / vanilla.latency.median
-    largest = max(spent, key=lambda phase: spent[phase])
+    estimates = {name: phase(vanilla.cell, name) for name in UNTOUCHED}
+    spent = {name: estimate.value for name, estimate in estimates.items() if estimate}
+    share = sum(spent.values()) / vanilla.latency.value
+    largest = max(spent, key=lambda name: spent[name])
     return (
         f"{units.percent(share, 0)} of vanilla's latency lies outside the decoder layers "
         f"(most of it {largest}): pruning inside the decoder does not touch it."
     )
-
-
-def _name(row: Row) -> str:
-    policy = f" with {row.cell.attention}" if row.cell.reads_attention else ""
-    return row.cell.method + policy

@@ -22,6 +22,10 @@ def percent(share: float | None, digits: int = 1) -> str:
     return NA if share is None else f"{share * 100:.{digits}f} %"
 
 
+def joules(count: float | None) -> str:
+    return NA if count is None else f"{count:,.{_digits(count)}f}"
+
+
 def times(ratio: float | None) -> str:
     return NA if ratio is None else f"{ratio:.2f}x"
 

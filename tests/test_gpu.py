@@ -83,6 +83,6 @@ def test_a_comparison_has_events_and_allocator_peaks(on_gpu: Model, tmp_path: Pa
         assert set(cell.memory.allocator_by_phase) >= {"vision", "prefill", "head", "decode"}
     for row in rows(record):
         assert row.parts_sum is not None
-        assert 0 < row.parts_sum.median <= 1.02
+        assert 0 < row.parts_sum.value <= 1.02
     save(record, tmp_path / "run.json")
     assert load(tmp_path / "run.json") == record

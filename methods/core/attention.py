@@ -83,19 +83,22 @@ def _causal_mask(rows: int, keys: int, dtype: torch.dtype, device: torch.device)
 
 
 @contextmanager
-def in_force(*configs: Any) -> Iterator[None]:
-    """Let the attention layers under `configs` call the engine, then restore their setting."""
+def in_force(
+    *configs: Any, name: str = NAME, function: Callable[..., Any] | None = None
+) -> Iterator[None]:
+    """Let the attention layers under `configs` call `function` (`attend`), registered under
+    `name`, then restore their setting."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, attend)
+    AttentionInterface.register(name, function or attend)
     before = [config._attn_implementation for config in configs]
     try:
         for config in configs:
-            config._attn_implementation = NAME
+            config._attn_implementation = name
         yield
     finally:
-        for config, name in zip(configs, before, strict=True):
-            config._attn_implementation = name
+        for config, own in zip(configs, before, strict=True):
+            config._attn_implementation = own
 
 
 def attend(
@@ -111,11 +114,14 @@ def attend(
     """Attention of one layer, as transformers' attention interface asks for it.
 
     query [B, H, S, hd], key and value [B, Hkv, keys, hd]; returns the output [B, S, H, hd].
+    `attention_mask`, additive, is given only where a static cache holds keys still to come.
     """
     reading = tpprof.reading
     causal = options.get("is_causal", getattr(module, "is_causal", True))
     if tpprof.use_map or tpprof.backend == "eager":
-        mask = tpprof.mask(query, key.shape[2]) if causal else None
+        mask = attention_mask
+        if mask is None and causal:
+            mask = tpprof.mask(query, key.shape[2])
         output, weights = _eager(module)(module, query, key, value, mask, **options)
         if reading is not None:
             _timed(tpprof, lambda: reading.take(_rows_of(weights, reading)))
@@ -124,7 +130,7 @@ def attend(
         scale = options.get("scaling") or query.shape[-1] ** -0.5
         _timed(tpprof, lambda: reading.take(attention_rows(query, key, scale, reading)))
     return _backend(tpprof.backend)(
-        _as_backend(module, tpprof.backend), query, key, value, None, **options
+        _as_backend(module, tpprof.backend), query, key, value, attention_mask, **options
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from .ledger import Ledger, Policy
 from .method import Keep, Method
 from .plan import Plan
 from .view import Notes
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
 
 
 class Lap(Protocol):
@@ -37,6 +40,7 @@ class Context:
     policy: Policy
     notes: Notes
     lap: Lap
+    runtime: Runtime
     ledger: Ledger = field(default_factory=Ledger)
     attention: Attention = field(init=False)
 

@@ -16,14 +16,14 @@ def decode(context: Context, cache: Any, tokens: list[Tensor], new_tokens: int) 
     decoder, ledger, plan = context.decoder, context.ledger, context.plan
     if new_tokens <= len(tokens):
         return []
-    starts = _starts(context, ledger.cached)
-    tables = _tables(context, starts, new_tokens - 1)
+    starts = first_positions(context, ledger.cached)
+    tables = rotary_tables(context, starts, new_tokens - 1)
     released = plan.published if context.published else None
     all_logits = []
     for step in range(new_tokens - 1):
         hidden = decoder.embed(tokens[-1])
         ledger.decode_keys.append([count + step + 1 for count in ledger.cached])
-        for index, layer in enumerate(decoder.layers):
+        for index in range(len(decoder.layers)):
             use_map = book.builds_map(plan, context.policy, index, decode=True)
             context.set_attention(use_map=use_map, reading=None)
             cos, sin = tables[starts[index]]
@@ -31,14 +31,8 @@ def decode(context: Context, cache: Any, tokens: list[Tensor], new_tokens: int) 
             if released and released.decode:  # one position built on the host for every layer
                 position = torch.tensor([[starts[index] + step]]).to(hidden.device)
                 place = decoder.rotary(hidden, _as_positions(context, position))
-            hidden = layer(
-                hidden,
-                attention_mask=None,
-                position_ids=None,
-                past_key_values=cache,
-                use_cache=True,
-                position_embeddings=place,
-                tpprof=context.attention,
+            hidden = context.runtime.layer(
+                index, hidden, cache=cache, place=place, attention=context.attention
             )
         logits = decoder.head(hidden)[:, 0]
         all_logits.append(logits)
@@ -47,7 +41,7 @@ def decode(context: Context, cache: Any, tokens: list[Tensor], new_tokens: int) 
     return all_logits
 
 
-def _starts(context: Context, cached: list[int]) -> list[int]:
+def first_positions(context: Context, cached: list[int]) -> list[int]:
     """The position of the first decoded token in each layer.
 
     With `keep` it goes on behind the whole prompt; with `compact` each layer goes on behind its
@@ -59,7 +53,9 @@ def _starts(context: Context, cached: list[int]) -> list[int]:
     return [inputs.next_position] * len(cached)
 
 
-def _tables(context: Context, starts: list[int], steps: int) -> dict[int, tuple[Tensor, Tensor]]:
+def rotary_tables(
+    context: Context, starts: list[int], steps: int
+) -> dict[int, tuple[Tensor, Tensor]]:
     """Cosine and sine [1, steps, head_dim] of the decoded tokens, for each first position."""
     device = context.inputs.positions.device
     like = torch.zeros((), dtype=context.decoder.dtype, device=device)

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .attention import in_force
 from .context import Context, Lap, no_lap
-from .decode import decode
 from .decoder import Decoder, Inputs
 from .ledger import Ledger, Policy
 from .method import Method
 from .prefill import Prefill
+from .runtime import Runtime
 from .tower import embed
 from .view import Notes
 
@@ -63,20 +62,32 @@ def run(
     new_tokens: int | None = None,
     solved: dict[str, float] | None = None,
     lap: Lap | None = None,
+    runtime: Runtime | None = None,
 ) -> Trace:
     """Run one request with `method` and return its trace.
 
     `attention` says how scoring layers are computed (rows, maps, published). `solved` carries
     solved knobs from the first request of a series to the next. `lap` is told as parts end.
+    `runtime`, made for this decoder, goes from request to request of one series; None is eager.
     Raises BudgetError where the method cannot meet its budget on this request.
     """
     request = dataclasses.replace(
         inputs.request, new_tokens=inputs.request.new_tokens if new_tokens is None else new_tokens
     )
     plan = method.plan(request)
-    notes = Notes(solved={} if solved is None else solved)
-    context = Context(decoder, inputs, method, plan, attention, notes, lap or no_lap)
-    with in_force(decoder.text_config, decoder.vision_config):
+    chosen = runtime or Runtime(decoder)
+
+    def once() -> Trace:
+        notes = Notes(solved={} if solved is None else solved)
+        context = Context(decoder, inputs, method, plan, attention, notes, lap or no_lap, chosen)
+        return _request(context, request.new_tokens)
+
+    return chosen.request(once)
+
+
+def _request(context: Context, new_tokens: int) -> Trace:
+    decoder, runtime = context.decoder, context.runtime
+    with runtime.in_force():
         sequence = embed(context)
         prefill = Prefill(context, sequence)
         hidden = prefill.run()
@@ -84,7 +95,7 @@ def run(
         tokens = [logits.argmax(-1, keepdim=True)]
         context.lap("head", "head")
         kv_prefill = prefill.cache_bytes()
-        step_logits = decode(context, prefill.cache, tokens, request.new_tokens)
+        step_logits = runtime.decode(context, prefill.cache, tokens, new_tokens)
     return Trace(
         logits=logits,
         step_logits=torch.stack(step_logits, 1) if step_logits else logits[:, None][:, :0],
@@ -93,5 +104,5 @@ def run(
         kept=prefill.kept,
         kv_bytes=KVBytes(prefill=kv_prefill, decode=prefill.cache_bytes()),
         ledger=context.ledger,
-        solved=notes.solved,
+        solved=context.notes.solved,
     )

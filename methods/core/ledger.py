@@ -11,6 +11,8 @@ from .request import Request
 
 Policy = Literal["rows", "maps", "published"]
 POLICIES: tuple[Policy, ...] = ("rows", "maps", "published")
+RuntimeName = Literal["eager", "graph", "compile"]
+RUNTIMES: tuple[RuntimeName, ...] = ("eager", "graph", "compile")
 
 
 def check_policy(name: str) -> Policy:
@@ -19,6 +21,14 @@ def check_policy(name: str) -> Policy:
         if name == policy:
             return policy
     raise InputError(f"unknown attention policy {name!r}; known: {', '.join(POLICIES)}")
+
+
+def check_runtime(name: str) -> RuntimeName:
+    """`name` if it is a runtime; raises InputError with those that exist."""
+    for runtime in RUNTIMES:
+        if name == runtime:
+            return runtime
+    raise InputError(f"unknown runtime {name!r}; known: {', '.join(RUNTIMES)}")
 
 
 @dataclass(frozen=True)

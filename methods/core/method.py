@@ -47,6 +47,10 @@ class Method:
 
     name: ClassVar[str] = ""
 
+    tag: str = dataclasses.field(
+        default="", kw_only=True, metadata={"about": "a name of its own, to measure it twice"}
+    )
+
     def plan(self, request: Request) -> Plan:
         """The schedule for `request`; raises BudgetError where the knobs cannot be met."""
         raise NotImplementedError

@@ -21,32 +21,28 @@ class Prefill:
     """The decoder layers over the whole prompt, with the method's stages between them."""
 
     def __init__(self, context: Context, sequence: Sequence) -> None:
-        from transformers import DynamicCache
-
         self.context = context
         self.sequence = sequence
         self.whole = (sequence.cos, sequence.sin)
-        self.cache: Any = DynamicCache()
+        self.cache: Any = context.runtime.new_cache()
         self.kept: list[Tensor] = []
         self.scores: Tensor | None = None
         self.selections: list[tuple[int, Tensor]] = []
 
     def run(self) -> Tensor:
         context, sequence, ledger = self.context, self.sequence, self.context.ledger
-        for index, layer in enumerate(context.decoder.layers):
+        for index in range(len(context.decoder.layers)):
             self._act("entering", index)
             ledger.tokens.append(sequence.hidden.shape[1])
             ledger.visual.append(sequence.stop - sequence.start)
             self.kept.append(sequence.original)
             reading = self._prepare(index)
-            sequence.hidden = layer(
+            sequence.hidden = context.runtime.layer(
+                index,
                 sequence.hidden,
-                attention_mask=None,
-                position_ids=None,
-                past_key_values=self.cache,
-                use_cache=True,
-                position_embeddings=(sequence.cos, sequence.sin),
-                tpprof=context.attention,
+                cache=self.cache,
+                place=(sequence.cos, sequence.sin),
+                attention=context.attention,
             )
             self.scores = reading.values if reading else None
             context.lap("prefill", "layer", index)

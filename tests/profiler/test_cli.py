@@ -5,17 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tpprof.profiler import cli
-from tpprof.reports.record import load
+from tpprof.reports.files import load
 
 RUN = [sys.executable, "-c", "from tpprof.profiler.cli import main; main()"]
 SMALL = ["--model", "tiny-llava", "--device", "cpu", "--visual-tokens", "64"]
@@ -78,6 +75,15 @@ def test_report_formats(recorded: Path, form: str) -> None:
         (["compare", "fastv", "--text-tokens", "1"], "BEFORE,AFTER"),
         (["compare", "fastv", "--batch-size", "0"], "at least 1"),
         (["compare", "fastv", "--rounds", "0"], "at least 1"),
+        (["compare", "fastv", "--max-rounds", "5"], "below --min-rounds 6"),
+        (["compare", "fastv", "--max-seconds", "nan"], "must be a number"),
+        (["compare", "fastv", "--target-ci", "tight"], "is not a share"),
+        (["compare", "fastv", "--target-ci", "0%"], "is not a share above 0"),
+        (["compare", "fastv", "--runtime", "fast"], "known: eager, graph, compile"),
+        (["compare", "fastv", "--samples", "5"], "needs --isolate"),
+        (["compare", "fastv", "fastv", *SMALL], "listed twice"),
+        (["compare", "fastv", "--plugin", "none.py"], "'none.py' could not be loaded"),
+        (["compare", "fastw", "--isolate"], "did you mean 'fastv'"),
         (["compare", "fastv", "--workload", "mmlu"], "known: pope"),
         (["compare", "fastv", "--equalize", "all"], "known: layer-mean"),
         (["compare", "fastv", *SMALL, "--prompt", "hi"], "no tokenizer"),
@@ -125,36 +131,3 @@ def test_lists_name_all(tmp_path: Path) -> None:
     assert "https://arxiv.org/abs/2410.04417" in listed
     assert "llava-next-7b" in tpprof("models", cwd=tmp_path).stdout
     assert tpprof("--version", cwd=tmp_path).stdout.strip()[0].isdigit()
-
-
-def _heed_ctrl_c() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-@pytest.mark.parametrize("deadly", [signal.SIGINT, signal.SIGKILL])
-def test_a_killed_run_keeps_its_rounds(deadly: signal.Signals, tmp_path: Path) -> None:
-    out = tmp_path / "run.json"
-    command = [*RUN, "compare", "random", *SMALL, "--rounds", "100000", "--out", str(out)]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        # A job in the background ignores Ctrl-C, and so would its children.
-        preexec_fn=_heed_ctrl_c,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not out.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(deadly)
-        _, complaints = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == (130 if deadly is signal.SIGINT else -signal.SIGKILL), complaints
-    assert "Traceback" not in complaints
-    record = load(out)
-    assert not record.complete
-    assert all(cell.samples for cell in record.cells)

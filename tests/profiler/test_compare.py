@@ -13,15 +13,19 @@ from micro import SIZE
 import tpprof
 from tpprof import methods
 from tpprof.methods.core import registry
+from tpprof.methods.core.context import Lap
+from tpprof.methods.core.engine import Trace
 from tpprof.methods.core.errors import InputError
 from tpprof.methods.core.plan import single_prune
 from tpprof.methods.core.request import Request
 from tpprof.methods.core.view import View
-from tpprof.profiler.compare import Comparison, Options
-from tpprof.profiler.console import measure
+from tpprof.profiler.bench import Bench
+from tpprof.profiler.cells import Cell
+from tpprof.profiler.compare import Comparison
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.workload import Workload
-from tpprof.reports.record import Record, load, save
+from tpprof.reports.files import Journal, journal_of, load
+from tpprof.reports.record import Record, Settings
 from tpprof.reports.summary import rows
 
 WORKLOAD = Workload(size=SIZE, new_tokens=3)
@@ -47,8 +51,12 @@ def broken() -> Iterator[str]:
 
 
 def comparison(model: Model, *specs: str, **options: object) -> Comparison:
-    given = {"keep": "1/2", "rounds": 2, **options}
-    return Comparison(specs, model=model, workload=WORKLOAD, options=Options(**given))  # type: ignore[arg-type]
+    given = {"keep": "1/2", "max_seconds": None, "min_rounds": 2, "max_rounds": 2, **options}
+    return Comparison(specs, model=model, workload=WORKLOAD, settings=Settings(**given))  # type: ignore[arg-type]
+
+
+def fixed(count: int) -> dict[str, object]:
+    return {"min_rounds": count, "max_rounds": count}
 
 
 def shown(record: Record) -> list[tuple[str, str]]:
@@ -56,7 +64,7 @@ def shown(record: Record) -> list[tuple[str, str]]:
 
 
 def test_vanilla_comes_first_and_attention_based_methods_twice(model: Model) -> None:
-    record = comparison(model, "random", "fastv", "mustdrop", "fastv", "vanilla").run()
+    record = comparison(model, "random", "fastv", "mustdrop", "vanilla").run()
     assert shown(record) == [
         ("vanilla", "rows"),
         ("random", "rows"),
@@ -68,17 +76,17 @@ def test_vanilla_comes_first_and_attention_based_methods_twice(model: Model) -> 
 
 
 def test_a_record_holds_every_sample_and_count(model: Model) -> None:
-    run = comparison(model, "fastv", "sparsevlm", attention=("published",), rounds=4)
+    run = comparison(model, "fastv", "sparsevlm", attention=["published"], **fixed(4))
     record = run.run()
     assert record.complete
-    assert record.request.visual == run.request.visual
+    assert record.request.visual == run.prepare.request.visual
     for cell in record.cells:
         assert [sample.round for sample in cell.samples] == [0, 1, 2, 3]
         assert all(len(sample.parts) == len(cell.parts) for sample in cell.samples)
         assert all(sample.latency > 0 for sample in cell.samples)
         assert cell.generated_tokens == 3
-        assert len(cell.visual_per_layer) == run.request.layers
-        assert sum(1 for part in cell.parts if part.part == "layer") == run.request.layers
+        assert len(cell.visual_per_layer) == run.prepare.request.layers
+        assert sum(1 for part in cell.parts if part.part == "layer") == run.prepare.request.layers
         assert [part.index for part in cell.parts if part.phase == "decode"] == [0, 1]
         assert sum(item.flops for item in cell.flops) > 0
     phases = {part.phase for part in record.cells[1].parts}
@@ -91,17 +99,17 @@ def test_a_record_holds_every_sample_and_count(model: Model) -> None:
 
 
 def test_the_order_of_methods_turns(model: Model) -> None:
-    record = comparison(model, "random", "pooling", rounds=6).run()
+    record = comparison(model, "random", "pooling", **fixed(6)).run()
     for cell in record.cells:
         assert {sample.place for sample in cell.samples} == {0, 1, 2}
         assert sum(sample.place for sample in cell.samples) == 6
 
 
 def test_parts_account_for_the_latency(model: Model) -> None:
-    record = comparison(model, "fastv", rounds=6).run()
+    record = comparison(model, "fastv", **fixed(6)).run()
     for row in rows(record):
         assert row.parts_sum is not None
-        assert row.parts_sum.median <= 1.0
+        assert row.parts_sum.value <= 1.0
 
 
 def test_a_budget_that_cannot_be_met_is_refused_before_measuring(model: Model) -> None:
@@ -123,7 +131,7 @@ def test_equalized_methods_share_one_layer_mean(model: Model) -> None:
 
 
 def test_solved_knobs_are_recorded_and_frozen(llava_next: Model) -> None:
-    run = comparison(llava_next, "mustdrop", attention=("rows",), rounds=3)
+    run = comparison(llava_next, "mustdrop", attention=["rows"], **fixed(3))
     record = run.run()
     solved = record.cells[1].solved
     assert len(solved) == 4
@@ -139,65 +147,115 @@ def test_a_method_that_fails_ends_its_own_row(model: Model, broken: str) -> None
     assert len(record.cells[0].samples) == 2
 
 
+def fail_at(monkeypatch: pytest.MonkeyPatch, name: str, timed: int, error: BaseException) -> None:
+    """Let the timed request number `timed` of the cell `name` raise `error`."""
+    original, seen = Bench.request, [0]
+
+    def request(self: Bench, cell: Cell, lap: Lap) -> Trace:
+        if cell.method.name == name and lap == self.watch.lap:
+            seen[0] += 1
+            if seen[0] == timed:
+                raise error
+        return original(self, cell, lap)
+
+    monkeypatch.setattr(Bench, "request", request)
+
+
 def test_a_method_that_fails_late_keeps_its_samples(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = comparison(model, "random", rounds=4)
-    original = run._timed
-
-    def failing(cell):  # type: ignore[no-untyped-def]
-        if cell.method.name == "random" and len(cell.timings) == 2:
-            raise torch.OutOfMemoryError
-        return original(cell)
-
-    monkeypatch.setattr(run, "_timed", failing)
-    vanilla, random = run.run().cells
+    fail_at(monkeypatch, "random", 3, torch.OutOfMemoryError())
+    vanilla, random = comparison(model, "random", **fixed(4)).run().cells
     assert random.error == "OutOfMemoryError: no details"
     assert len(random.samples) == 2
     assert len(vanilla.samples) == 4
 
 
-def test_ctrl_c_keeps_what_was_measured(
+def test_an_interrupted_run_can_be_taken_up_again(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = comparison(model, "random", rounds=5)
-    calls, original = [0], run._timed
+    """The third round breaks off after vanilla or random; the next run starts a new one."""
+    path = tmp_path / "run.json"
+    run = comparison(model, "random", **fixed(5))
+    run.journal = Journal.begin(journal_of(path), run.record)
+    with monkeypatch.context() as patched:
+        fail_at(patched, "random", 3, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            run.run()
+    earlier = load(path)
+    assert not earlier.complete
+    taken = [len(cell.samples) for cell in earlier.cells]
+    assert taken[1] == 2
+    again = comparison(model, "random", **fixed(5))
+    again.journal = Journal.begin(journal_of(path), earlier)
+    again.adopt(load(path))
+    again.run()
+    record = load(path)
+    assert record.complete
+    assert record.cells[1].samples[:2] == earlier.cells[1].samples
+    assert [sample.round for sample in record.cells[1].samples] == [0, 1, *range(taken[0], 5)]
+    assert [sample.process for sample in record.cells[1].samples[1:]] == [0, *[1] * (5 - taken[0])]
+    assert len(record.processes) == 2
+    assert all(process.seconds is not None for process in record.processes)
 
-    def interrupted(cell):  # type: ignore[no-untyped-def]
-        calls[0] += 1
-        if calls[0] == 6:
-            raise KeyboardInterrupt
-        return original(cell)
 
-    monkeypatch.setattr(run, "_timed", interrupted)
-    record, path, stopped = measure(run, tmp_path)
-    assert stopped
-    assert load(path) == record
-    assert not record.complete
-    assert sum(len(cell.samples) for cell in record.cells) == 5
+def test_the_journal_says_what_the_record_says(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    run = comparison(model, "fastv", **fixed(3))
+    run.journal = Journal.begin(journal_of(path), run.record)
+    assert run.run() == load(path)
 
 
-def test_the_record_is_on_disk_after_every_round(model: Model, tmp_path: Path) -> None:
-    run = comparison(model, "random", rounds=3)
-    seen = []
-
-    def look(record: Record) -> None:
-        path = tmp_path / "run.json"
-        save(record, path)
-        seen.append(len(load(path).cells[0].samples))
-
-    run.run(after_round=look)
-    assert seen == [1, 2, 3]
+def test_a_run_that_is_complete_measures_nothing_more(model: Model) -> None:
+    first = comparison(model, "random", **fixed(2))
+    record = first.run()
+    again = comparison(model, "random", **fixed(2))
+    again.adopt(record)
+    assert again.run().cells == record.cells
 
 
 def test_rounds_stop_when_time_is_up_but_never_before_six(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert len(comparison(model, rounds=None, seconds=0.0).run().cells[0].samples) == 6
+    limits = {"min_rounds": 6, "max_rounds": 40, "target": 1e-9}
+    record = comparison(model, **limits, max_seconds=0.0).run()  # type: ignore[arg-type]
+    assert len(record.cells[0].samples) == 6
     ticks = iter(range(1000))
     monkeypatch.setattr("tpprof.profiler.compare.now", lambda: next(ticks))
-    measured = comparison(model, rounds=None, seconds=20.0).run().cells[0].samples
-    assert 6 < len(measured) <= 30
+    record = comparison(model, **limits, max_seconds=20.0).run()  # type: ignore[arg-type]
+    assert 6 < len(record.cells[0].samples) <= 30
+
+
+def test_rounds_stop_when_all_intervals_are_narrow_enough(model: Model) -> None:
+    record = comparison(model, "random", target=100.0, min_rounds=1, max_rounds=40).run()
+    assert [len(cell.samples) for cell in record.cells] == [6, 6]
+    assert all(row.reached for row in rows(record))
+
+
+def test_a_method_is_measured_twice_under_a_tag(model: Model) -> None:
+    record = comparison(model, "vanilla", "vanilla:tag=a", "random:tag=b", "random").run()
+    assert [cell.method for cell in record.cells] == [
+        "vanilla", "vanilla:tag=a", "random:tag=b,keep=1/2", "random:keep=1/2",
+    ]  # fmt: skip
+    twice = rows(record)[1]
+    assert twice.flops_share == 1.0
+    assert twice.speedup is not None
+    with pytest.raises(InputError, match="random:keep=1/2,tag=again"):
+        comparison(model, "random", "random")
+
+
+def test_activity_counts_every_phase(model: Model) -> None:
+    record = comparison(model, "fastv").run()
+    vanilla, maps, by_rows = record.cells
+    assert [activity.phase for activity in vanilla.activity] == [
+        "preprocess", "transfer", "vision", "embed", "prefill", "head", "decode",
+    ]  # fmt: skip
+    counts = {activity.phase: activity.operators for activity in vanilla.activity}
+    assert counts["prefill"] > 10 * record.request.new_tokens
+    assert all(activity.launches is None for activity in vanilla.activity), "no GPU, no launches"
+    assert maps.kernels.count("softmax map") == 1
+    assert len(by_rows.kernels) == record.model.layers
+    assert all("scaled_dot_product" in kernel for kernel in by_rows.kernels + vanilla.kernels)
 
 
 def test_the_api_refuses_what_it_cannot_use(model: Model) -> None:

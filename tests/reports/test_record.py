@@ -9,77 +9,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from made import cell, record
 
 from tpprof.reports import formats, table, text
-from tpprof.reports.record import (
-    SCHEMA,
-    Cell,
-    Flops,
-    Memory,
-    ModelInfo,
-    Part,
-    Record,
-    RecordError,
-    RequestInfo,
-    Sample,
-    load,
-    save,
-)
+from tpprof.reports.files import load, save
+from tpprof.reports.record import Memory, Record, RecordError
 from tpprof.reports.summary import rows
 from tpprof.reports.terminal import show
-
-PARTS = [
-    Part(phase="vision", part="tower"),
-    Part(phase="prefill", part="layer", index=0),
-    Part(phase="prefill", part="score", index=0),
-    Part(phase="head", part="head"),
-    Part(phase="decode", part="token", index=0),
-]
-
-
-def cell(method: str, attention: str, seconds: float, flops: int, **more: object) -> Cell:
-    """A cell whose every sample takes `seconds`, most of it in prefill."""
-    name = method.partition(":")[0]
-    samples = [
-        Sample(
-            round=number, place=0, latency=seconds,
-            parts=[0.1, seconds - 0.4, 0.1, 0.1, 0.1],
-        )
-        for number in range(6)
-    ]  # fmt: skip
-    given: dict[str, object] = {
-        "method": method,
-        "name": name,
-        "attention": attention,
-        "reads_attention": name != "vanilla",
-        "visual_per_layer": [2880, 320],
-        "kv_bytes_prefill": [1_000_000, 500_000],
-        "flops": [Flops(phase="prefill", part="layer", index=0, operator="ffn", flops=flops)],
-        "memory": Memory(resident=2**30),
-        "parts": PARTS,
-        "samples": samples,
-    }
-    return Cell(**{**given, **more})  # type: ignore[arg-type]
-
-
-def record(*cells: Cell) -> Record:
-    return Record(
-        schema=SCHEMA,
-        tpprof="0",
-        created="2026-01-01T00:00:00+00:00",
-        command="tpprof compare",
-        complete=True,
-        environment={"device": "a machine"},
-        model=ModelInfo(
-            name="tiny", architecture="llava-next", source="random weights", reason="chosen",
-            parameters=30_000_000, layers=2, dtype="float32", backend="sdpa",
-        ),
-        workload={},
-        request=RequestInfo(
-            before=35, visual=2880, after=25, batch=1, new_tokens=2, tiles=5, patches=576
-        ),
-        cells=list(cells),
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -116,7 +52,7 @@ def test_a_failed_save_leaves_the_old_file(run: Record, tmp_path: Path) -> None:
         (b"not json", "no tpprof record"),
         (b"{}", "no tpprof record"),
         (b'{"schema": 99}', "schema 99 is unknown"),
-        (b'{"schema": 1}', "no tpprof record"),
+        (b'{"schema": 2}', "no tpprof record"),
         (b"\xff\xfe", "no tpprof record"),
     ],
 )
@@ -147,10 +83,10 @@ def test_truncated_and_mistyped_records_are_refused(run: Record, tmp_path: Path)
 def test_rows_derive_what_the_samples_say(run: Record) -> None:
     vanilla, maps, fastv, _ = rows(run)
     assert vanilla.speedup is not None
-    assert vanilla.speedup.median == 1.0
+    assert vanilla.speedup.value == 1.0
     assert vanilla.realised is None
     assert fastv.speedup is not None
-    assert fastv.speedup.median == pytest.approx(2.0)
+    assert fastv.speedup.value == pytest.approx(2.0)
     assert fastv.flops_share == pytest.approx(0.2)
     assert fastv.promised == pytest.approx(5.0)
     assert fastv.realised == pytest.approx((1 - 0.5) / (1 - 0.2))
@@ -160,11 +96,11 @@ def test_rows_derive_what_the_samples_say(run: Record) -> None:
     assert fastv.kv_bytes == 1_500_000
     assert fastv.peak_bytes == 2**30
     assert fastv.prefill is not None
-    assert fastv.prefill.median == pytest.approx(0.7)
+    assert fastv.prefill.value == pytest.approx(0.7)
     assert fastv.decode is not None
-    assert fastv.decode.median == pytest.approx(0.1)
+    assert fastv.decode.value == pytest.approx(0.1)
     assert fastv.parts_sum is not None
-    assert fastv.parts_sum.median == pytest.approx(1.0)
+    assert fastv.parts_sum.value == pytest.approx(1.0)
 
 
 def test_speedups_pair_samples_of_one_round(run: Record) -> None:
@@ -173,7 +109,7 @@ def test_speedups_pair_samples_of_one_round(run: Record) -> None:
     row = rows(run)[2]
     assert row.speedup is not None
     assert row.speedup.samples == 3
-    assert row.speedup.median == pytest.approx(2.0)
+    assert row.speedup.value == pytest.approx(2.0)
 
 
 def test_what_is_missing_is_not_available_and_never_zero() -> None:
@@ -183,7 +119,7 @@ def test_what_is_missing_is_not_available_and_never_zero() -> None:
     )
     headings, lines = table.texts(empty)
     assert len(headings) == len(lines[0]) == len(lines[1])
-    assert lines[0][3:7] == ["n/a"] * 4
+    assert lines[0][3:6] == ["n/a"] * 3
     assert lines[0][-1] == "n/a"
     assert lines[1][2] == "failed: boom"
     assert table.plain(empty)[0]["latency_seconds"] is None
@@ -250,13 +186,13 @@ def test_notes_and_interruption_are_shown(run: Record) -> None:
     assert "interrupted" in text.header(run)[1]
 
 
-@pytest.mark.parametrize("damage", ["parts", "latency"])
+@pytest.mark.parametrize(("damage", "value"), [("parts", [0.1]), ("latency", 0.0), ("process", 7)])
 def test_samples_that_contradict_their_cell_are_refused(
-    run: Record, tmp_path: Path, damage: str
+    run: Record, tmp_path: Path, damage: str, value: object
 ) -> None:
     path = tmp_path / "run.json"
     changed = msgspec.json.decode(msgspec.json.encode(run))
-    changed["cells"][1]["samples"][2][damage] = [0.1] if damage == "parts" else 0.0
+    changed["cells"][1]["samples"][2][damage] = value
     path.write_bytes(msgspec.json.encode(changed))
     with pytest.raises(RecordError, match="fastv"):
         load(path)

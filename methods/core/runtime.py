@@ -1,0 +1,103 @@
+"""Under what the decoder layers run: eager, decode as a CUDA graph, or compiled.
+
+A runtime belongs to one series of requests (one method, policy and workload) and is never mixed:
+where it cannot do what its name says, it runs eagerly from then on and says why in `fallback`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import Tensor
+
+from .attention import Attention, in_force
+from .decode import decode
+from .decoder import Decoder
+from .ledger import RUNTIMES, RuntimeName, check_runtime
+
+if TYPE_CHECKING:
+    from .context import Context
+
+__all__ = ["RUNTIMES", "Runtime", "RuntimeName", "check_runtime", "make_runtime"]
+Place = tuple[Tensor, Tensor]
+"""Cosine and sine of the tokens at hand, each [B or 1, S, head_dim]."""
+Result = TypeVar("Result")
+
+
+class Runtime:
+    """The eager runtime, and what the others change of it.
+
+    fallback: why it runs eagerly although its name says otherwise; "" while it does not.
+    """
+
+    name: RuntimeName = "eager"
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self.fallback = ""
+
+    @property
+    def setups(self) -> int:
+        """How often it has compiled or captured so far: not to be done in a timed request."""
+        return 0
+
+    def request(self, once: Callable[[], Result]) -> Result:
+        """What `once`, a whole request, gives. It may be run a second time after a fallback."""
+        return once()
+
+    def in_force(self) -> AbstractContextManager[None]:
+        """The engine's attention under the decoder and the vision tower, while a request runs."""
+        return in_force(self.decoder.text_config, self.decoder.vision_config)
+
+    def new_cache(self) -> Any:
+        """An empty cache: `layers[i].keys` and `.values` are [B, Hkv, tokens, head_dim]."""
+        from transformers import DynamicCache
+
+        return DynamicCache()
+
+    def layer(
+        self,
+        index: int,
+        hidden: Tensor,
+        *,
+        cache: Any,
+        place: Place,
+        attention: Attention,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Decoder layer `index` on hidden [B, S, d]: [B, S, d]. `mask` as `attend` takes it."""
+        output: Tensor = self.decoder.layers[index](
+            hidden,
+            attention_mask=mask,
+            position_ids=None,
+            past_key_values=cache,
+            use_cache=True,
+            position_embeddings=place,
+            tpprof=attention,
+        )
+        return output
+
+    def decode(
+        self, context: Context, cache: Any, tokens: list[Tensor], new_tokens: int
+    ) -> list[Tensor]:
+        """Greedy decode, appending to `tokens`; returns the logits [B, vocabulary] of each step.
+
+        Afterwards `cache` holds the keys and values of all tokens but the last.
+        """
+        return decode(context, cache, tokens, new_tokens)
+
+
+def make_runtime(name: str, decoder: Decoder) -> Runtime:
+    """A runtime for one series of requests; raises InputError for an unknown name."""
+    checked = check_runtime(name)
+    if checked == "graph":
+        from .static import GraphRuntime
+
+        return GraphRuntime(decoder)
+    if checked == "compile":
+        from .compiled import CompileRuntime
+
+        return CompileRuntime(decoder)
+    return Runtime(decoder)

@@ -1,0 +1,170 @@
+"""What a request asks of torch and of the device: operators, launches, waits, busy time, by phase.
+
+Counted by torch.profiler in a pass of its own: its presence slows the host down, so that no time
+is taken from it but the time for which the device was busy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..methods.core.context import Lap
+from ..reports.record import Activity
+
+MARK = "tpprof|"
+LAUNCHES = ("cudaLaunch", "cuLaunch", "cudaGraphLaunch")
+WAITS = ("Synchronize",)  # of a stream, an event or the device
+BLOCKING = ("cudaMemcpy", "cudaMemcpy2D", "cudaFree")  # wait, though their names do not say so
+ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
+ATTENTION = ("scaled_dot_product", "flash_attn", "_attention_forward")
+
+Event = dict[str, Any]
+Result = tuple[list[Activity], list[str]]
+
+
+def count(device: Any, request: Callable[[Lap], object]) -> Result:
+    """Run `request` once under torch.profiler; returns the activity of each phase, and the
+    attention kernel of each decoder layer in prefill."""
+    return analyse(trace(device, request), on_gpu=device.type == "cuda")
+
+
+def trace(device: Any, request: Callable[[Lap], object]) -> list[Event]:
+    """The events of one request, in the format of chrome://tracing; every lap is a mark."""
+    from torch.profiler import ProfilerActivity, profile, record_function
+
+    def lap(phase: str, part: str, index: int | None = None) -> None:
+        with record_function(f"{MARK}{phase}|{part}|{'' if index is None else index}"):
+            pass
+
+    kinds = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        kinds.append(ProfilerActivity.CUDA)
+    with _quiet(), profile(activities=kinds) as profiled:
+        lap("start", "start")
+        request(lap)
+        if device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize(device)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiled.export_chrome_trace(str(path))
+        events: list[Event] = json.loads(path.read_bytes())["traceEvents"]
+    return [event for event in events if event.get("ph") == "X"]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The profiler's library writes a line to stderr as it starts and stops, whatever is asked."""
+    sys.stderr.flush()
+    with open(os.devnull, "w") as nowhere:
+        before = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+
+
+@dataclass
+class _Tally:
+    """Counts of one phase."""
+
+    operators: int = 0
+    launches: int = 0
+    kernels: int = 0
+    syncs: int = 0
+    busy: list[tuple[float, float]] = field(default_factory=list)
+
+
+def analyse(events: Iterable[Event], *, on_gpu: bool) -> Result:
+    """Activity by phase and attention kernels by decoder layer, from the events of a trace.
+
+    What the host did belongs to the part at whose end the next mark stands; what the device did,
+    to the part in which the host launched it.
+    """
+    listed = list(events)
+    marks = sorted(
+        (e["ts"], e["name"].removeprefix(MARK).split("|"), e["tid"])
+        for e in listed
+        if e["name"].startswith(MARK) and e.get("cat") == "user_annotation"
+    )
+    times, thread = [at for at, _, _ in marks], marks[0][2]
+    tallies = {name[0]: _Tally() for _, name, _ in marks[1:]}
+    kernels: dict[int, str] = {}
+    launched: dict[int, float] = {}
+
+    def part_at(at: float) -> list[str] | None:
+        place = bisect_left(times, at)
+        return marks[place][1] if 0 < place < len(marks) else None
+
+    for event in _outermost([e for e in listed if e.get("cat") == "cpu_op"], thread):
+        part = part_at(event["ts"])
+        if part:
+            tallies[part[0]].operators += 1
+    for event in listed:
+        part = part_at(event["ts"])
+        name, category = event["name"], event.get("cat")
+        if category == "cpu_op" and part and part[:2] == ["prefill", "layer"]:
+            if any(word in name for word in ATTENTION):
+                kernels[int(part[2])] = name  # the innermost comes last
+        elif category in ("cuda_runtime", "cuda_driver"):
+            launched[event["args"].get("correlation", -1)] = event["ts"]
+            if part:
+                _count_call(tallies[part[0]], name)
+    for event in listed:
+        if event.get("cat") in ON_DEVICE:
+            part = part_at(launched.get(event["args"].get("correlation", -1), -1.0))
+            if part:
+                tallies[part[0]].kernels += event["cat"] == "kernel"
+                tallies[part[0]].busy.append((event["ts"], event["ts"] + event["dur"]))
+    layers = [int(name[2]) for _, name, _ in marks if name[:2] == ["prefill", "layer"]]
+    found = [kernels.get(layer, "softmax map") for layer in sorted(set(layers))]
+    return [_activity(phase, tally, on_gpu) for phase, tally in tallies.items()], found
+
+
+def _count_call(tally: _Tally, name: str) -> None:
+    tally.launches += name.startswith(LAUNCHES)
+    tally.syncs += name.endswith(WAITS) or name in BLOCKING
+
+
+def _activity(phase: str, tally: _Tally, on_gpu: bool) -> Activity:
+    if not on_gpu:
+        return Activity(phase=phase, operators=tally.operators)
+    return Activity(
+        phase=phase,
+        operators=tally.operators,
+        launches=tally.launches,
+        kernels=tally.kernels,
+        syncs=tally.syncs,
+        busy_seconds=_union(tally.busy) * 1e-6,
+    )
+
+
+def _outermost(events: list[Event], thread: Any) -> Iterable[Event]:
+    """The operators that the host called, without those that they called in turn."""
+    end = float("-inf")
+    own = [event for event in events if event["tid"] == thread]
+    for event in sorted(own, key=lambda e: (e["ts"], -e["dur"])):
+        if event["ts"] >= end:
+            end = event["ts"] + event["dur"]
+            yield event
+
+
+def _union(spans: list[tuple[float, float]]) -> float:
+    """Length of what `spans` cover together: streams may overlap."""
+    covered, end = 0.0, float("-inf")
+    for start, stop in sorted(spans):
+        covered += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return covered

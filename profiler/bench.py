@@ -1,0 +1,205 @@
+"""The bench: one process that measures cells. Each figure comes from a pass of its own."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import gc
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from ..methods.core.context import Lap, no_lap
+from ..methods.core.engine import Trace, run
+from ..methods.core.errors import InputError, first_line
+from ..reports import record as schema
+from . import activity, memory
+from .cells import Cell, keep_counts
+from .clock import Stopwatch, Timing, now, on_device, unix_time, wait_for
+from .gpu import Gpu, energy_per_request
+from .models.model import Model
+from .sampler import Sampler
+from .workload import Preparation
+
+SETTLED = 0.02  # warm-up ends when the last three requests lie this close together
+FEWEST_WARMUPS = {"cpu": 1, "cuda": 4}
+MOST_WARMUPS = {"cpu": 1, "cuda": 20}
+COMPILED_WARMUPS = 4  # requests that may compile, capture or recompile
+
+
+class Bench:
+    """A model, a request, the clock, and what watches the device. Use it as a context manager."""
+
+    def __init__(self, model: Model, prepare: Preparation) -> None:
+        self.model = model
+        self.prepare = prepare
+        self.device = model.device
+        self.watch = Stopwatch(model.device)
+        self._gpu: Gpu | None = None
+        self._sampler: Sampler | None = None
+
+    def __enter__(self) -> Bench:
+        self._stack = ExitStack()
+        self._stack.enter_context(on_device(self.device))
+        if self.device.type == "cuda":
+            import torch
+
+            uuid = str(torch.cuda.get_device_properties(self.device).uuid)
+            self._gpu = self._stack.enter_context(Gpu(uuid))
+            self._sampler = self._stack.enter_context(Sampler(uuid))
+        self._began = now()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def joined(self, cell: int | None = None, number: int | None = None) -> schema.Process:
+        """This process, as it begins to measure."""
+        started = datetime.datetime.fromtimestamp(unix_time(), datetime.timezone.utc)
+        return schema.Process(
+            pid=os.getpid(), started=started.isoformat(timespec="seconds"), cell=cell, round=number,
+            load_before=_load(), gpu_before=self._state(),
+        )  # fmt: skip
+
+    def left(self, process: schema.Process, outcome: str = "") -> schema.Process:
+        """The same process, as it ends."""
+        process.seconds = now() - self._began
+        process.load_after = _load()
+        process.gpu_after = self._state()
+        process.outcome = outcome
+        return process
+
+    def warm_up(self, cell: Cell, least: int = 1) -> None:
+        """Run until times settle, and save counts and peak memory; a failure is saved instead."""
+        with self._kept_alive(cell):
+            kind, eager = self.device.type, cell.runtime.name == "eager"
+            fewest = max(FEWEST_WARMUPS[kind], least, 1 if eager else COMPILED_WARMUPS)
+            times: list[float] = []
+            while len(times) < fewest - 1 or not _settled(times, max(MOST_WARMUPS[kind], fewest)):
+                times.append(self._untimed(cell))
+            began = now()
+            peak, trace = memory.peak(self.device, functools.partial(self.request, cell))
+            times.append(now() - began)
+            cell.saved.warmups = times
+            cell.saved.memory = schema.Memory(**vars(peak))
+            keep_counts(cell, trace, self.model, self.prepare.request)
+
+    def sample(self, cell: Cell, number: int, place: int, process: int) -> schema.Sample | None:
+        """One timed request; None if it failed, which the cell then says."""
+        with self._kept_alive(cell):
+            before, fallback = self._asked(cell), cell.runtime.fallback
+            self.watch.start()
+            trace = self.request(cell, self.watch.lap)
+            timing = self.watch.stop()
+            asked = self._asked(cell)
+            if trace.tokens.shape[1] != self.prepare.request.new_tokens:
+                raise RuntimeError(f"it gave {trace.tokens.shape[1]} tokens")
+            if cell.runtime.fallback != fallback:
+                raise RuntimeError(f"{cell.runtime.name} gave up late: {cell.runtime.fallback}")
+            marks = [f"{name} in the window" for name in asked if asked[name] > before[name]]
+            return self._sample(cell, timing, marks, number, place, process)
+        return None
+
+    def _asked(self, cell: Cell) -> dict[str, int]:
+        """What must not be asked for in a timed window, and how often it has been so far."""
+        counts = memory.allocations(self.device)
+        return {**counts, "compiling or capturing": cell.runtime.setups}
+
+    def passes(self, cell: Cell) -> None:
+        """What must not be measured beside the clock: energy, then what torch.profiler counts.
+
+        The profiler comes last: once attached, it may slow down what follows.
+        """
+        request = functools.partial(self.request, cell, no_lap)
+        if self._gpu is None:
+            cell.saved.energy = schema.Energy(reason="no GPU: no energy counter is read")
+        else:
+            with self._kept_alive(cell):
+                wait = functools.partial(wait_for, self.device)
+                cell.saved.energy = energy_per_request(self._gpu, request, wait)
+        try:
+            counted = activity.count(self.device, functools.partial(self.request, cell))
+            cell.saved.activity, cell.saved.kernels = counted
+        except Exception as error:
+            cell.saved.missing["activity"] = first_line(error)
+
+    def request(self, cell: Cell, lap: Lap) -> Trace:
+        """One request from picture to last token."""
+        inputs = self.prepare()
+        lap("preprocess", "preprocess")
+        inputs = inputs.to(self.device)
+        lap("transfer", "transfer")
+        return run(
+            self.model, inputs, cell.method, attention=cell.policy, solved=cell.saved.solved,
+            lap=lap, runtime=cell.runtime,
+        )  # fmt: skip
+
+    def _sample(
+        self, cell: Cell, timing: Timing, marks: list[str], number: int, place: int, process: int
+    ) -> schema.Sample:
+        names = [schema.Part(phase=p, part=q, index=i) for p, q, i in timing.parts]
+        if cell.saved.parts and cell.saved.parts != names:
+            raise RuntimeError("its requests do not consist of the same parts")
+        cell.saved.parts = names
+        telemetry = None
+        if self._sampler is not None:
+            telemetry = self._sampler.telemetry(timing.began, timing.ended)
+            if telemetry is None:
+                cell.saved.missing["telemetry"] = self._sampler.reason
+        marks += [f"throttled ({reason})" for reason in telemetry.throttled] if telemetry else []
+        return schema.Sample(
+            round=number, place=place, process=process, began=unix_time() - timing.latency,
+            latency=timing.latency, parts=list(timing.parts.values()), host=timing.host,
+            marks=marks, telemetry=telemetry,
+        )  # fmt: skip
+
+    def _untimed(self, cell: Cell) -> float:
+        wait_for(self.device)
+        began = now()
+        self.request(cell, no_lap)
+        wait_for(self.device)
+        return now() - began
+
+    def _state(self) -> schema.GpuState | None:
+        return self._gpu.state([os.getpid()], has_context=True) if self._gpu else None
+
+    @contextmanager
+    def _kept_alive(self, cell: Cell) -> Iterator[None]:
+        """What fails inside ends this cell, not the run; what it held is given back."""
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            cell.saved.error = first_line(error)
+        if cell.saved.error:
+            gc.collect()
+            if self.device.type == "cuda":
+                import torch
+
+                torch.cuda.empty_cache()
+
+
+@contextmanager
+def steady() -> Iterator[None]:
+    """No garbage collection while the clock runs."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _settled(times: list[float], most: int) -> bool:
+    last = times[-3:]
+    close = len(last) == 3 and max(last) - min(last) <= SETTLED * min(last)
+    return close or len(times) >= most - 1
+
+
+def _load() -> float | None:
+    get: Callable[[], Any] | None = getattr(os, "getloadavg", None)
+    return float(get()[0]) if get else None

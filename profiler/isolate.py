@@ -1,0 +1,104 @@
+"""Every cell in a fresh process: allocator state, autotuning and luck of the process show.
+
+This process loads neither torch nor the model; while one measures it only waits.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from ..methods.core.errors import InputError
+from ..reports import files
+from ..reports.phases import name
+from ..reports.record import Record
+from . import rounds
+from .clock import now
+from .worker import Job, Task
+
+Progress = Callable[[str, int, int], None]
+
+
+def empty_record(job: Job) -> Record:
+    """The record of the job before anything is measured; raises InputError as the job would."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "record"
+        failed = _run(Task(job=job, out=str(path)))
+        if failed:
+            raise InputError(failed)
+        return msgspec.json.decode(path.read_bytes(), type=Record)
+
+
+def run(job: Job, journal: files.Journal, record: Record, tell: Progress) -> None:
+    """Measure round by round until it is enough; what becomes known is in the journal."""
+    path, began = journal.path, now()
+    if job.model is None:  # chosen by the memory that was free: no process may choose another
+        job.model = record.model.name
+    done = first = rounds.begun(record)
+    while not all(cell.error for cell in record.cells):
+        spent = now() - began
+        if rounds.enough(record, done, spent):
+            break
+        left = rounds.left(job.settings, done - first, spent)
+        alive = [index for index, cell in enumerate(record.cells) if not cell.error]
+        for place, turn in enumerate(rounds.order(len(alive), done)):
+            index = alive[turn]
+            label = f"process {done + 1} of {name(record.cells[index])}"
+            tell(label, done * len(alive) + place, (done + left) * len(alive))
+            failed = _run(Task(job=job, out=str(path), cell=index, round=done, place=place))
+            record = files.load(path)
+            if failed:
+                _note_failure(journal, record, index, done, failed)
+        record = files.load(path)
+        done += 1
+    journal.append(files.Ended())
+
+
+def _run(task: Task) -> str:
+    """Do the task in a fresh process; returns "" or how it failed."""
+    program = [sys.executable, "-c", "from tpprof.profiler.worker import main; main()"]
+    # The folder that the user is in must not hide modules from the worker.
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    with tempfile.TemporaryFile() as told:
+        process = subprocess.Popen(
+            program, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=told, env=environment
+        )
+        try:
+            process.communicate(msgspec.json.encode(task))
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        told.seek(0)
+        lines = told.read().decode(errors="replace").strip().splitlines()
+    return _reason(process.returncode, lines[-1] if lines else "")
+
+
+def _reason(code: int, last_line: str) -> str:
+    if code == 0:
+        return ""
+    if code < 0:
+        killer = signal.Signals(-code).name
+        hint = " (out of memory?)" if killer == "SIGKILL" else ""
+        return f"its process was ended by {killer}{hint}"
+    return last_line or f"its process ended with exit code {code}"
+
+
+def _note_failure(
+    journal: files.Journal, record: Record, index: int, number: int, reason: str
+) -> None:
+    """The cell ends with a reason; so does its process, if it had come to measure."""
+    cell = record.cells[index]
+    cell.error = cell.error or reason
+    journal.append(files.Known.of(index, cell))
+    for place, process in enumerate(record.processes):
+        if (process.cell, process.round) == (index, number) and process.seconds is None:
+            process.outcome = reason
+            journal.append(files.Joined(index=place, process=process))

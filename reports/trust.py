@@ -1,0 +1,109 @@
+"""What a reader must know before believing the table: said above it, made from the record."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from statistics import median
+
+from . import units
+from .phases import name
+from .record import Cell, Process, Record
+from .summary import rows
+
+CLOCK_SPREAD = 0.03  # SM clocks of two cells further apart than this were not the same machine
+BUSY_HOST = 0.5  # runnable tasks per core before the run: others were at work
+
+
+def warnings(record: Record) -> list[str]:
+    """One line for each thing that makes the numbers worth less; empty for a clean run."""
+    found = [
+        _marks(record),
+        _others(record),
+        _clocks(record),
+        _load(record),
+        _outcomes(record),
+        _precision(record),
+    ]
+    return [line for line in found if line]
+
+
+def _marks(record: Record) -> str:
+    samples = [sample for cell in record.cells for sample in cell.samples]
+    counts = Counter(mark for sample in samples for mark in set(sample.marks))
+    if not counts:
+        return ""
+    listed = ", ".join(f"{mark} in {number}" for mark, number in counts.most_common())
+    return f"suspect samples: {listed} of {len(samples)}. They are kept and count."
+
+
+def _others(record: Record) -> str:
+    states = [s for p in record.processes for s in (p.gpu_before, p.gpu_after) if s is not None]
+    seen = {other.pid: other.bytes for state in states for other in state.others or []}
+    if not seen:
+        return ""
+    listed = ", ".join(
+        f"{pid} ({units.gibibytes(size)})" if size is not None else str(pid)
+        for pid, size in sorted(seen.items())
+    )
+    return f"other processes used the GPU: {listed}. Times beside them are not this machine's best."
+
+
+def _clocks(record: Record) -> str:
+    clocks = {name(cell): clock for cell in record.cells if (clock := _clock(cell)) is not None}
+    if not clocks:
+        return ""
+    slow, fast = min(clocks, key=lambda c: clocks[c]), max(clocks, key=lambda c: clocks[c])
+    spread = 1 - clocks[slow] / clocks[fast]
+    if spread <= CLOCK_SPREAD:
+        return ""
+    return (
+        f"the SM clock ran {units.percent(spread)} lower in {slow} than in {fast}: their times are "
+        "not of one machine. Lock the clocks (nvidia-smi --lock-gpu-clocks)."
+    )
+
+
+def _clock(cell: Cell) -> float | None:
+    """Median SM clock of the cell's samples, Hz."""
+    known = [s.telemetry.sm_clock_hz for s in cell.samples if s.telemetry and s.telemetry.readings]
+    values = [clock for clock in known if clock is not None]
+    return median(values) if values else None
+
+
+def _load(record: Record) -> str:
+    """Load before the first process only: later ones see the load of this very run."""
+    cores = record.environment.get("cores")
+    before = record.processes[0].load_before if record.processes else None
+    if not cores or before is None or before <= BUSY_HOST * cores:
+        return ""
+    return (
+        f"other work ran on this machine: load {before:.1f} on {cores} cores before the start. "
+        "Intervals are wide and medians high; measure on a quiet machine."
+    )
+
+
+def _outcomes(record: Record) -> str:
+    ended = [p for p in record.processes if p.outcome]
+    if not ended:
+        return ""
+    listed = ", ".join(dict.fromkeys(_outcome(record, process) for process in ended))
+    return f"processes that did not end well: {listed}."
+
+
+def _outcome(record: Record, process: Process) -> str:
+    cell = "" if process.cell is None else f"{name(record.cells[process.cell])} "
+    return cell + process.outcome
+
+
+def _precision(record: Record) -> str:
+    measured = [row for row in rows(record) if not row.cell.error]
+    missed = {name(row.cell): row.precision for row in measured if not row.reached}
+    if not missed:
+        return ""
+    widest = max(missed, key=lambda cell: missed[cell] or math.inf)
+    target = f"{record.settings.target * 100:g} %"
+    return (
+        f"{len(missed)} of {len(measured)} rows missed the target of ±{target}, most of all "
+        f"{widest} (±{units.percent(missed[widest])}): more --max-seconds or a quieter machine "
+        "narrows them."
+    )

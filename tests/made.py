@@ -1,0 +1,72 @@
+"""Records made up for the tests of reports."""
+
+from __future__ import annotations
+
+from tpprof.reports.record import (
+    SCHEMA,
+    Cell,
+    Flops,
+    Memory,
+    ModelInfo,
+    Part,
+    Process,
+    Record,
+    RequestInfo,
+    Sample,
+)
+
+PARTS = [
+    Part(phase="vision", part="tower"),
+    Part(phase="prefill", part="layer", index=0),
+    Part(phase="prefill", part="score", index=0),
+    Part(phase="head", part="head"),
+    Part(phase="decode", part="token", index=0),
+]
+
+
+def sample(number: int, seconds: float, **more: object) -> Sample:
+    """A sample of `seconds`, most of it in prefill."""
+    given: dict[str, object] = {
+        "round": number, "place": 0, "process": 0, "began": 1.8e9 + number, "latency": seconds,
+        "parts": [0.1, seconds - 0.4, 0.1, 0.1, 0.1],
+    }  # fmt: skip
+    return Sample(**{**given, **more})  # type: ignore[arg-type]
+
+
+def cell(method: str, attention: str, seconds: float, flops: int, **more: object) -> Cell:
+    """A cell with six samples that all take `seconds`."""
+    name = method.partition(":")[0]
+    given: dict[str, object] = {
+        "method": method,
+        "name": name,
+        "attention": attention,
+        "reads_attention": name != "vanilla",
+        "visual_per_layer": [2880, 320],
+        "kv_bytes_prefill": [1_000_000, 500_000],
+        "flops": [Flops(phase="prefill", part="layer", index=0, operator="ffn", flops=flops)],
+        "memory": Memory(resident=2**30),
+        "parts": PARTS,
+        "samples": [sample(number, seconds) for number in range(6)],
+    }
+    return Cell(**{**given, **more})  # type: ignore[arg-type]
+
+
+def record(*cells: Cell) -> Record:
+    return Record(
+        schema=SCHEMA,
+        tpprof="0",
+        created="2026-01-01T00:00:00+00:00",
+        command="tpprof compare",
+        complete=True,
+        environment={"device": "a machine"},
+        model=ModelInfo(
+            name="tiny", architecture="llava-next", source="random weights", reason="chosen",
+            parameters=30_000_000, layers=2, dtype="float32", backend="sdpa",
+        ),
+        workload={},
+        request=RequestInfo(
+            before=35, visual=2880, after=25, batch=1, new_tokens=2, tiles=5, patches=576
+        ),
+        cells=list(cells),
+        processes=[Process(pid=1, started="2026-01-01T00:00:00+00:00", seconds=60.0)],
+    )  # fmt: skip

@@ -1,0 +1,64 @@
+"""A plug-in with methods that misbehave on purpose. Load it with --plugin tests/plugged.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+import torch
+
+from tpprof.methods import Keep, Method, Plan, Request, Stage, knob, register
+from tpprof.methods.core.plan import single_prune
+from tpprof.methods.core.view import View
+
+
+@dataclass(frozen=True)
+class Misbehaving(Method):
+    """Keep every token, and do something else on the way."""
+
+    def plan(self, request: Request) -> Plan:
+        return single_prune(request, request.visual, None, rows=None)
+
+    def select(self, view: View, stage: Stage) -> Keep | None:
+        self.misbehave()
+        return None
+
+    def misbehave(self) -> None:
+        raise NotImplementedError
+
+
+@register("burn")
+@dataclass(frozen=True)
+class Burn(Misbehaving):
+    """Spin on the host for a given time."""
+
+    seconds: float = knob(0.01, "seconds to burn")
+
+    def misbehave(self) -> None:
+        end = time.monotonic() + self.seconds
+        while time.monotonic() < end:
+            pass
+
+
+@register("devour")
+@dataclass(frozen=True)
+class Devour(Misbehaving):
+    """Allocate without bound."""
+
+    def misbehave(self) -> None:
+        held = []
+        while True:
+            held.append(torch.zeros(64 * 2**20, dtype=torch.uint8))
+
+
+@register("die")
+@dataclass(frozen=True)
+class Die(Misbehaving):
+    """End the process by a signal, as a crash or the kernel would."""
+
+    signal: int = knob(int(signal.SIGKILL), "number of the signal")
+
+    def misbehave(self) -> None:
+        os.kill(os.getpid(), self.signal)
