@@ -18,7 +18,7 @@ compare: $(VENV)/ready  ## set up, then compare METHODS on the default model
 	$(BIN)/tpprof compare $(METHODS)
 
 test: $(VENV)/ready  ## set up, then run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 test-oldest:  ## the tests with the oldest supported transformers
 	$(MAKE) test VENV=.venv-oldest TRANSFORMERS=$(OLDEST)
@@ -37,12 +37,14 @@ types: $(VENV)/ready  ## static types, strict
 	mkdir -p build/types && ln -sfn ../.. build/types/tpprof
 	$(BIN)/mypy
 
-bench: $(VENV)/ready  ## what the engine and the stopwatch cost, side by side
+bench: $(VENV)/ready  ## what tpprof costs itself, and whether its intervals hold, side by side
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/aa.py
 
 bench-gpu: $(VENV)/ready  ## Table 7 on llava-next-7b; saved under benchmarks/results
 	$(BIN)/tpprof compare $(METHODS) --model llava-next-7b --device cuda --keep 320 \
-		--attention rows,maps,published --rounds 20 --out benchmarks/results
+		--attention rows,maps,published --runtime eager,graph --new-tokens 16 --phases \
+		--min-rounds 20 --max-seconds 300 --out benchmarks/results
 
 picture: $(VENV)/ready  ## the picture in the README, from a real run
 	$(BIN)/python benchmarks/picture.py docs/compare.svg

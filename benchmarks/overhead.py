@@ -1,14 +1,18 @@
 """What tpprof itself costs, measured side by side in one run: ratios, never absolute claims.
 
-Each pair runs in turns on the default small model; the ratio is the median over rounds of the
-paired ratios, with its 95 % interval.
+Each pair runs in turns on the default small model; the ratio is that of `tpprof compare`: the
+trimmed mean of paired ratios, with its studentised 95 % interval.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -22,7 +26,8 @@ from tpprof.methods.core.spec import parse
 from tpprof.profiler import cost
 from tpprof.profiler.clock import Stopwatch, now, wait_for
 from tpprof.profiler.models.model import Model
-from tpprof.reports.statistics import Estimate, ratios
+from tpprof.reports.files import save
+from tpprof.reports.statistics import Estimate, median, speedup
 
 METHODS = ("fastv", "fastv-alpha", "fastv-window", "sparsevlm", "mustdrop")
 
@@ -40,6 +45,7 @@ def main() -> None:
         subject = model if name == options.model else small
         against_transformers(subject, layout, options.rounds)
     instrumented_against_bare(small, options.rounds * 3)
+    starts(options.rounds)
     rows_against_maps(model, max(7, options.rounds // 2))
 
 
@@ -71,6 +77,24 @@ def instrumented_against_bare(model: Model, n: int) -> None:
         run(model, inputs, method, lap=no_lap)
 
     show(f"instrumented / bare, {model.name}", paired(model, instrumented, bare, n))
+
+
+def starts(n: int) -> None:
+    """How long the command takes where it measures nothing, against a Python that does nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.json"
+        save(tpprof.compare("random", model="tiny-llava", visual_tokens=64, rounds=6), path)
+        for arguments in (["--help"], ["report", str(path)]):
+            seconds = []
+            for _ in range(n):
+                began = now()
+                call = f"sys.argv = ['tpprof', *{arguments!r}]; main()"
+                program = f"import sys; from tpprof.profiler.cli import main; {call}"
+                subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL)
+                seconds.append(now() - began)
+            estimate = median(seconds)
+            assert estimate is not None
+            print(f"tpprof {arguments[0]:45} {estimate.value:.2f} s (fastest {min(seconds):.2f} s)")
 
 
 def rows_against_maps(model: Model, n: int) -> None:
@@ -130,7 +154,7 @@ def paired(
             sides[place]()
             wait_for(model.device)
             seconds[place].append(now() - began)
-    estimate = ratios(*seconds)
+    estimate = speedup(list(zip(*seconds, strict=True)))
     assert estimate is not None
     return estimate
 

@@ -4,15 +4,51 @@ from __future__ import annotations
 
 import shlex
 import sys
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .options import (
+    BackendOption,
+    BatchOption,
+    DeviceOption,
+    DtypeOption,
+    EqualizeOption,
+    Format,
+    FormatOption,
+    ImageOption,
+    IsolateOption,
+    KeepOption,
+    LayoutOption,
+    MaxRoundsOption,
+    MaxSecondsOption,
+    Methods,
+    MinRoundsOption,
+    ModelOption,
+    NewTokensOption,
+    OutOption,
+    PhasesOption,
+    PluginOption,
+    PoliciesOption,
+    PromptOption,
+    ResumeOption,
+    RoundsOption,
+    RuntimeOption,
+    SamplesOption,
+    SeedOption,
+    SizeOption,
+    TargetOption,
+    TextOption,
+    VisualOption,
+    WorkloadOption,
+    fail,
+    share,
+    workload_of,
+)
+
 if TYPE_CHECKING:
     from ..reports.record import Record
-    from .workload import Workload
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,58 +58,14 @@ app = typer.Typer(
 )
 
 
-class Format(str, Enum):
-    """How a record is printed."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
-    markdown = "markdown"
-
-
-ModelOption = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="Shape (see `tpprof models`), checkpoint folder or hub id."),
-]
-KeepOption = Annotated[
-    str | None, typer.Option(help="Budget of all methods: a count (320) or a share (0.25, 1/9).")
-]
-Methods = Annotated[
-    list[str], typer.Argument(help="Spec strings: fastv, sparsevlm:version=1.5, fastv:keep=320")
-]
-FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print the result.")]
-ImageOption = Annotated[str | None, typer.Option(help="Picture; default: matplotlib's sample.")]
-SizeOption = Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels the picture is resized to.")]
-PromptOption = Annotated[str | None, typer.Option(help="Question (needs a tokenizer).")]
-TextOption = Annotated[
-    str | None, typer.Option(help="BEFORE,AFTER: random text tokens instead of a prompt.")
-]
-LayoutOption = Annotated[str, typer.Option(help="LLaVA-NeXT: flat (2880) or anyres (newlines).")]
-VisualOption = Annotated[
-    int | None, typer.Option(help="Synthetic visual tokens, skipping the vision tower.")
-]
-NewTokensOption = Annotated[int, typer.Option(help="Tokens to generate, greedy, exactly.")]
-BatchOption = Annotated[int, typer.Option(help="Equal prompts in one batch.")]
-PluginOption = Annotated[
-    list[str] | None, typer.Option("--plugin", help="A .py file or module that registers methods.")
-]
-PhasesOption = Annotated[
-    bool, typer.Option("--phases", help="Add a row for every phase: launches, waits, busy time.")
-]
-
-
 @app.command()
 def compare(
     methods: Methods,
     model: ModelOption = None,
     keep: KeepOption = None,
-    equalize: Annotated[
-        str | None, typer.Option(help="layer-mean: solve all budgets for one mean over layers.")
-    ] = None,
-    attention: Annotated[
-        str, typer.Option(help="Comma-separated: rows, maps, published.")
-    ] = "maps,rows",
-    workload: Annotated[str, typer.Option(help="Workload: pope.")] = "pope",
+    equalize: EqualizeOption = None,
+    attention: PoliciesOption = "maps,rows",
+    workload: WorkloadOption = "pope",
     image: ImageOption = None,
     image_size: SizeOption = "672x672",
     prompt: PromptOption = None,
@@ -82,42 +74,28 @@ def compare(
     visual_tokens: VisualOption = None,
     new_tokens: NewTokensOption = 2,
     batch_size: BatchOption = 1,
-    runtime: Annotated[
-        str, typer.Option(help="Comma-separated: eager, graph (decode), compile (layers).")
-    ] = "eager",
-    target_ci: Annotated[
-        str, typer.Option(help="Stop when every 95 % interval is within +- this (0.02, 2%).")
-    ] = "2%",
-    min_rounds: Annotated[int, typer.Option(help="Rounds at least (6 give an interval).")] = 6,
-    max_rounds: Annotated[int, typer.Option(help="Rounds at most.")] = 200,
-    max_seconds: Annotated[float, typer.Option(help="Time for the rounds.")] = 25.0,
-    rounds: Annotated[
-        int | None, typer.Option(help="Just so many rounds, however long they take.")
-    ] = None,
-    isolate: Annotated[
-        bool, typer.Option("--isolate", help="A fresh process for each cell in each round.")
-    ] = False,
-    samples: Annotated[int, typer.Option(help="Requests per process (--isolate).")] = 1,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out that did not end.")
-    ] = False,
+    runtime: RuntimeOption = "eager",
+    target_ci: TargetOption = "2%",
+    min_rounds: MinRoundsOption = 6,
+    max_rounds: MaxRoundsOption = 200,
+    max_seconds: MaxSecondsOption = 25.0,
+    rounds: RoundsOption = None,
+    isolate: IsolateOption = False,
+    samples: SamplesOption = 1,
+    resume: ResumeOption = False,
     plugin: PluginOption = None,
     phases: PhasesOption = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
-    backend: Annotated[
-        str, typer.Option(help="Attention kernel: sdpa, flash_attention_2 or eager.")
-    ] = "sdpa",
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Seed of random weights and text.")
-    ] = 0,
-    out: Annotated[Path, typer.Option(help="Record: a .json file, or a folder.")] = Path("runs"),
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    backend: BackendOption = "sdpa",
+    seed: SeedOption = 0,
+    out: OutOption = Path("runs"),
     format_: FormatOption = Format.table,
 ) -> None:
     """Measure methods side by side and print Table 7: time beside FLOPs."""
     if equalize not in (None, "layer-mean"):
-        _fail(f"unknown --equalize {equalize!r}; known: layer-mean")
-    settings = _workload(
+        fail(f"unknown --equalize {equalize!r}; known: layer-mean")
+    settings = workload_of(
         workload, image, image_size, prompt, text_tokens, layout, visual_tokens, new_tokens,
         batch_size, seed,
     )  # fmt: skip
@@ -130,10 +108,11 @@ def compare(
     measured = Settings(
         attention=attention.split(","), runtimes=runtime.split(","), keep=keep,
         equalize=equalize is not None, isolate=isolate, samples=samples,
-        target=_share("--target-ci", target_ci), min_rounds=rounds or min_rounds,
-        max_rounds=rounds or max_rounds, max_seconds=None if rounds else max_seconds, seed=seed,
-        plugins=plugin or [],
+        target=share("--target-ci", target_ci), min_rounds=min_rounds, max_rounds=max_rounds,
+        max_seconds=max_seconds, seed=seed, plugins=plugin or [],
     )  # fmt: skip
+    if rounds is not None:
+        measured.min_rounds, measured.max_rounds, measured.max_seconds = rounds, rounds, None
     job = Job(
         methods=methods, model=model, device=device, dtype=dtype, backend=backend,
         workload=describe(settings), settings=check(measured),
@@ -176,7 +155,7 @@ def flops(
     from ..methods.core.plugins import load_plugins
 
     load_plugins(plugin or [])
-    settings = _workload(
+    settings = workload_of(
         "pope", None, image_size, None, text_tokens, layout, visual_tokens, new_tokens,
         batch_size, 0,
     )  # fmt: skip
@@ -210,7 +189,7 @@ def show_environment(
 ) -> None:
     """Print what a record keeps of this machine, and what here would spoil a measurement."""
     if format_ not in (Format.table, Format.json):
-        _fail(f"unknown --format {format_.value!r} for env; known: table, json")
+        fail(f"unknown --format {format_.value!r} for env; known: table, json")
     from .doctor import show
 
     show(device, format_.value)
@@ -239,53 +218,8 @@ def main() -> None:
         from ..reports.record import RecordError
 
         if isinstance(error, (InputError, RecordError)):
-            _fail(str(error))
+            fail(str(error))
         raise
-
-
-def _workload(
-    name: str,
-    image: str | None,
-    size: str,
-    prompt: str | None,
-    text_tokens: str | None,
-    layout: str,
-    visual_tokens: int | None,
-    new_tokens: int,
-    batch_size: int,
-    seed: int,
-) -> Workload:
-    from .workload import Workload
-
-    height, width = _pair("--image-size", size, "x", "HEIGHTxWIDTH, as 672x672")
-    return Workload(
-        name=name,
-        image=image,
-        size=(height, width),
-        prompt=prompt,
-        text_tokens=_pair("--text-tokens", text_tokens, ",", "BEFORE,AFTER, as 35,25")
-        if text_tokens
-        else None,
-        layout=layout,  # type: ignore[arg-type]
-        visual_tokens=visual_tokens,
-        new_tokens=new_tokens,
-        batch_size=batch_size,
-        seed=seed,
-    )
-
-
-def _pair(option: str, text: str, separator: str, wanted: str) -> tuple[int, int]:
-    parts = text.split(separator)
-    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
-        _fail(f"{option} {text!r} is not {wanted}")
-    return int(parts[0]), int(parts[1])
-
-
-def _share(option: str, text: str) -> float:
-    try:
-        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        _fail(f"{option} {text!r} is not a share, as 0.02 or 2%")
 
 
 def _print(record: Record, format_: Format, *, by_phase: bool) -> None:
@@ -304,8 +238,3 @@ def _print(record: Record, format_: Format, *, by_phase: bool) -> None:
         from ..reports.terminal import show
 
         show(record, formats.console(), by_phase=by_phase)
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"tpprof: {message}", file=sys.stderr)
-    raise SystemExit(2)

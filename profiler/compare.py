@@ -14,7 +14,7 @@ from ..methods.core.ledger import Policy, RuntimeName
 from ..reports import files
 from ..reports import record as schema
 from ..reports.phases import name
-from . import rounds
+from . import doctor, rounds
 from .bench import Bench, steady
 from .cells import make_cells
 from .clock import now
@@ -170,13 +170,14 @@ class Comparison:
         model, request = self.model, self.prepare.request
         encoder = request.encoder
         created = datetime.datetime.now(datetime.timezone.utc)
+        surroundings = environment(model.device)
         return schema.Record(
             schema=schema.SCHEMA,
             tpprof=version("tpprof"),
             created=created.isoformat(timespec="seconds"),
             command=command,
             complete=False,
-            environment=environment(model.device),
+            environment=surroundings | {"warnings": doctor.warnings(surroundings)},
             model=schema.ModelInfo(
                 name=model.name,
                 architecture=model.shape.architecture,

@@ -16,6 +16,12 @@ def check(settings: Settings) -> Settings:
         check_policy(policy)
     for runtime in settings.runtimes:
         check_runtime(runtime)
+    for option, listed in (
+        ("--attention", settings.attention),
+        ("--runtime", settings.runtimes),
+    ):
+        if len(set(listed)) < len(listed):
+            raise InputError(f"{option} {','.join(listed)} names one twice")
     for option, count in (
         ("--min-rounds", settings.min_rounds),
         ("--max-rounds", settings.max_rounds),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from . import units
 from .phases import host_bound, name
 from .record import Record
@@ -54,6 +56,11 @@ def footnotes(record: Record) -> list[str]:
             f"{_count(min(samples), unit)} a row; the parts of a request sum to its latency to "
             f"{units.percent(off, 2)} ({verdict})."
         )
+    if table and table[0].cell.kernels:
+        counts = Counter(kernel.removeprefix("aten::") for kernel in table[0].cell.kernels)
+        listed = ", ".join(f"{kernel} in {number}" for kernel, number in counts.items())
+        layers = len(table[0].cell.kernels)
+        lines.append(f"attention kernel of {name(table[0].cell)}: {listed} of {layers} layers.")
     return lines
 
 

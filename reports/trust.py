@@ -12,16 +12,15 @@ from .record import Cell, Process, Record
 from .summary import rows
 
 CLOCK_SPREAD = 0.03  # SM clocks of two cells further apart than this were not the same machine
-BUSY_HOST = 0.5  # runnable tasks per core before the run: others were at work
 
 
 def warnings(record: Record) -> list[str]:
     """One line for each thing that makes the numbers worth less; empty for a clean run."""
     found = [
+        *record.environment.get("warnings", []),
         _marks(record),
         _others(record),
         _clocks(record),
-        _load(record),
         _outcomes(record),
         _precision(record),
     ]
@@ -68,18 +67,6 @@ def _clock(cell: Cell) -> float | None:
     known = [s.telemetry.sm_clock_hz for s in cell.samples if s.telemetry and s.telemetry.readings]
     values = [clock for clock in known if clock is not None]
     return median(values) if values else None
-
-
-def _load(record: Record) -> str:
-    """Load before the first process only: later ones see the load of this very run."""
-    cores = record.environment.get("cores")
-    before = record.processes[0].load_before if record.processes else None
-    if not cores or before is None or before <= BUSY_HOST * cores:
-        return ""
-    return (
-        f"other work ran on this machine: load {before:.1f} on {cores} cores before the start. "
-        "Intervals are wide and medians high; measure on a quiet machine."
-    )
 
 
 def _outcomes(record: Record) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from micro import MICRO, load
@@ -10,6 +12,7 @@ from tpprof.profiler.models.model import Model
 
 # Models this small gain nothing from a second thread, and lose much on a busy machine.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

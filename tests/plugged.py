@@ -50,7 +50,7 @@ class Devour(Misbehaving):
     def misbehave(self) -> None:
         held = []
         while True:
-            held.append(torch.zeros(64 * 2**20, dtype=torch.uint8))
+            held.append(torch.empty(256 * 2**20, dtype=torch.uint8))
 
 
 @register("die")

@@ -11,10 +11,12 @@ from micro import MICRO, SIZE, sharpen
 
 import tpprof
 from tpprof import methods
-from tpprof.profiler.compare import Comparison, Options
+from tpprof.profiler.compare import Comparison
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.workload import Workload
-from tpprof.reports.record import load, save
+from tpprof.reports.files import load, save
+from tpprof.reports.phases import phase_rows
+from tpprof.reports.record import Settings
 from tpprof.reports.summary import rows
 
 pytestmark = pytest.mark.gpu
@@ -74,15 +76,36 @@ def test_policies_agree_on_the_gpu(on_gpu: Model, spec: str) -> None:
     assert all(map(torch.equal, by_rows.kept, by_maps.kept))
 
 
-def test_a_comparison_has_events_and_allocator_peaks(on_gpu: Model, tmp_path: Path) -> None:
-    workload, options = Workload(size=SIZE), Options(keep="1/2", rounds=6)
-    record = Comparison(["fastv"], model=on_gpu, workload=workload, options=options).run()
+def test_a_comparison_has_all_that_a_gpu_tells(on_gpu: Model, tmp_path: Path) -> None:
+    settings = Settings(
+        keep="1/2", min_rounds=6, max_rounds=6, runtimes=["eager", "graph"], max_seconds=None
+    )
+    workload = Workload(size=SIZE, new_tokens=4)
+    record = Comparison(["fastv"], model=on_gpu, workload=workload, settings=settings).run()
     for cell in record.cells:
         assert not cell.error
+        assert not cell.fallback
         assert cell.memory.allocator is not None
         assert set(cell.memory.allocator_by_phase) >= {"vision", "prefill", "head", "decode"}
+        assert not [mark for sample in cell.samples for mark in sample.marks if "cuda" in mark]
+        assert all(set(sample.host) >= {"vision", "prefill"} for sample in cell.samples)
+        assert cell.energy.joules is not None or cell.energy.reason
     for row in rows(record):
         assert row.parts_sum is not None
         assert 0 < row.parts_sum.value <= 1.02
+    decode = {
+        (row.cell.method, row.cell.attention, row.cell.runtime): row.activity
+        for row in phase_rows(record)
+        if row.phase == "decode"
+    }
+    eager, graph = decode["vanilla", "rows", "eager"], decode["vanilla", "rows", "graph"]
+    assert eager is not None
+    assert graph is not None
+    assert eager.launches is not None
+    assert graph.launches is not None
+    assert graph.launches < eager.launches / 4, "a replay is one launch"
+    assert graph.busy_seconds is not None
+    assert (eager.syncs, graph.syncs) == (0, 0)
+    assert record.processes[0].gpu_before is not None
     save(record, tmp_path / "run.json")
     assert load(tmp_path / "run.json") == record

@@ -75,6 +75,7 @@ def test_failed_cells_hold_nothing_up() -> None:
     [
         ({"attention": ["all"]}, "known: rows, maps, published"),
         ({"runtimes": ["fast"]}, "known: eager, graph, compile"),
+        ({"runtimes": ["eager", "eager"]}, "--runtime eager,eager names one twice"),
         ({"min_rounds": 0}, "--min-rounds must be at least 1"),
         ({"max_rounds": 3}, "--max-rounds 3 is below --min-rounds 6"),
         ({"target": 0.0}, "--target-ci 0 is not a share above 0"),

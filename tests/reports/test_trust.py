@@ -31,8 +31,7 @@ def clocked(hertz: float | None, **more: object) -> list[object]:
 
 
 def test_a_clean_run_has_no_warnings(run: Record) -> None:
-    run.environment["cores"] = 8
-    run.processes[0].load_before = 0.4
+    run.environment["warnings"] = []
     run.processes[0].gpu_before = GpuState(others=[])
     run.cells[0].samples = clocked(1.98e9)  # type: ignore[assignment]
     run.cells[1].samples = clocked(1.95e9)  # type: ignore[assignment]
@@ -63,12 +62,9 @@ def test_clocks_that_differ_between_cells_are_told(run: Record) -> None:
     assert trust.warnings(run) == []
 
 
-def test_load_before_the_first_process_is_told(run: Record) -> None:
-    run.environment["cores"] = 2
-    run.processes[0].load_before = 2.5
-    run.processes.append(Process(pid=2, started="later", load_before=9.0))
-    (warning,) = trust.warnings(run)
-    assert "load 2.5 on 2 cores" in warning
+def test_what_was_wrong_with_the_machine_is_told(run: Record) -> None:
+    run.environment["warnings"] = ["the load average is 2.5 on 2 cores"]
+    assert trust.warnings(run) == ["the load average is 2.5 on 2 cores"]
 
 
 def test_processes_that_ended_badly_are_told(run: Record) -> None:
@@ -172,3 +168,11 @@ def test_runtimes_are_shown_where_there_are_any(run: Record) -> None:
     assert lines[1][headings.index("runtime")] == "eager, not graph"
     assert lines[0][headings.index("first call\nms")] == "3,500"
     assert "fastv with maps under graph ran eager: needs a CUDA device." in text.sentences(run)
+
+
+def test_the_attention_kernels_are_told(run: Record) -> None:
+    run.cells[0].kernels = ["aten::_flash_attention_forward"] * 2 + ["softmax map"]
+    told = text.footnotes(run)[-1]
+    assert told == (
+        "attention kernel of vanilla: _flash_attention_forward in 2, softmax map in 1 of 3 layers."
+    )

@@ -1,0 +1,86 @@
+"""Does the interval of a speed-up hold what it says? A/A runs, and runs with a known slow-down.
+
+A/A: vanilla against itself, many times; the interval should cover 1 in 95 of 100 runs. Then against
+a plug-in that burns a known share of vanilla's time: the interval should cover the true ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import tpprof
+from tpprof.methods.core.plugins import load_plugins
+from tpprof.profiler.models.model import Model
+from tpprof.reports.summary import Row, rows
+
+PLUGIN = Path(__file__).parent.parent / "tests" / "plugged.py"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--slow-runs", type=int, default=20)
+    parser.add_argument("--slow", type=float, default=0.05, help="share of vanilla's time to burn")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for the rounds of one run")
+    options = parser.parse_args()
+    load_plugins([str(PLUGIN)])
+    model = tpprof.load("tiny-llava")
+    print(f"{model.name}, 64 visual tokens, on {model.device}; {options.seconds:g} s a run")
+    against_itself(model, options.runs, options.seconds)
+    against_a_slower_one(model, options.slow_runs, options.slow, options.seconds)
+
+
+def against_itself(model: Model, runs: int, seconds: float) -> None:
+    covered, widths, rounds = 0, [], []
+    for _ in range(runs):
+        _, again = measured(model, "vanilla:tag=again", seconds)
+        low, value, high = interval(again)
+        covered += low <= 1 <= high
+        widths.append((high - low) / 2 / value)
+        rounds.append(again.speedup.samples if again.speedup else 0)
+    print(
+        f"A/A: the interval of the speed-up covers 1 in {covered} of {runs} runs; half its width "
+        f"is {middle(widths):.1%} (median), from {min(rounds)} to {max(rounds)} rounds"
+    )
+
+
+def against_a_slower_one(model: Model, runs: int, share: float, seconds: float) -> None:
+    vanilla, _ = measured(model, "vanilla:tag=again", seconds)
+    assert vanilla.latency is not None
+    burnt = share * vanilla.latency.value
+    covered, found, sizes = 0, 0, []
+    for _ in range(runs):
+        vanilla, slow = measured(model, f"burn:seconds={burnt:.6f}", seconds)
+        assert vanilla.latency is not None
+        low, value, high = interval(slow)
+        true = vanilla.latency.value / (vanilla.latency.value + burnt)
+        covered += low <= true <= high
+        found += high < 1
+        sizes.append(1 / value - 1)
+    print(
+        f"{burnt * 1e3:.2f} ms burnt ({share:.0%} of vanilla): the interval covers the true ratio "
+        f"in {covered} of {runs} runs and excludes 1 in {found}; median slow-down found "
+        f"{middle(sizes):.1%}"
+    )
+
+
+def measured(model: Model, method: str, seconds: float) -> tuple[Row, Row]:
+    record = tpprof.compare([method], model=model, visual_tokens=64, max_seconds=seconds)
+    vanilla, other = rows(record)
+    return vanilla, other
+
+
+def interval(row: Row) -> tuple[float, float, float]:
+    assert row.speedup is not None
+    assert row.speedup.low is not None
+    assert row.speedup.high is not None
+    return row.speedup.low, row.speedup.value, row.speedup.high
+
+
+def middle(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+if __name__ == "__main__":
+    main()

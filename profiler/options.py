@@ -1,0 +1,136 @@
+"""The options of the command, and how their texts are read."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from .workload import Workload
+
+
+class Format(str, Enum):
+    """How a record is printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+    markdown = "markdown"
+
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Shape (see `tpprof models`), checkpoint folder or hub id."),
+]
+KeepOption = Annotated[
+    str | None, typer.Option(help="Budget of all methods: a count (320) or a share (0.25, 1/9).")
+]
+Methods = Annotated[
+    list[str], typer.Argument(help="Spec strings: fastv, sparsevlm:version=1.5, fastv:keep=320")
+]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print the result.")]
+ImageOption = Annotated[str | None, typer.Option(help="Picture; default: matplotlib's sample.")]
+SizeOption = Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels the picture is resized to.")]
+PromptOption = Annotated[str | None, typer.Option(help="Question (needs a tokenizer).")]
+TextOption = Annotated[
+    str | None, typer.Option(help="BEFORE,AFTER: random text tokens instead of a prompt.")
+]
+LayoutOption = Annotated[str, typer.Option(help="LLaVA-NeXT: flat (2880) or anyres (newlines).")]
+VisualOption = Annotated[
+    int | None, typer.Option(help="Synthetic visual tokens, skipping the vision tower.")
+]
+NewTokensOption = Annotated[int, typer.Option(help="Tokens to generate, greedy, exactly.")]
+BatchOption = Annotated[int, typer.Option(help="Equal prompts in one batch.")]
+PluginOption = Annotated[
+    list[str] | None, typer.Option("--plugin", help="A .py file or module that registers methods.")
+]
+PhasesOption = Annotated[
+    bool, typer.Option("--phases", help="Add a row for every phase: launches, waits, busy time.")
+]
+EqualizeOption = Annotated[
+    str | None, typer.Option(help="layer-mean: solve all budgets for one mean over layers.")
+]
+PoliciesOption = Annotated[str, typer.Option(help="Comma-separated: rows, maps, published.")]
+WorkloadOption = Annotated[str, typer.Option(help="Workload: pope.")]
+RuntimeOption = Annotated[
+    str, typer.Option(help="Comma-separated: eager, graph (decode), compile (layers).")
+]
+TargetOption = Annotated[
+    str, typer.Option(help="Stop when every 95 % interval is within +- this (0.02, 2%).")
+]
+MinRoundsOption = Annotated[int, typer.Option(help="Rounds at least (6 give an interval).")]
+MaxRoundsOption = Annotated[int, typer.Option(help="Rounds at most.")]
+MaxSecondsOption = Annotated[float, typer.Option(help="Time for the rounds.")]
+RoundsOption = Annotated[
+    int | None, typer.Option(help="Just so many rounds, however long they take.")
+]
+IsolateOption = Annotated[
+    bool, typer.Option("--isolate", help="A fresh process for each cell in each round.")
+]
+SamplesOption = Annotated[int, typer.Option(help="Requests per process (--isolate).")]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run in --out that did not end.")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
+DtypeOption = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
+BackendOption = Annotated[
+    str, typer.Option(help="Attention kernel: sdpa, flash_attention_2 or eager.")
+]
+SeedOption = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="Seed of random weights and text.")
+]
+OutOption = Annotated[Path, typer.Option(help="Record: a .json file, or a folder.")]
+
+
+def workload_of(
+    name: str,
+    image: str | None,
+    size: str,
+    prompt: str | None,
+    text_tokens: str | None,
+    layout: str,
+    visual_tokens: int | None,
+    new_tokens: int,
+    batch_size: int,
+    seed: int,
+) -> Workload:
+    from .workload import Workload
+
+    height, width = pair("--image-size", size, "x", "HEIGHTxWIDTH, as 672x672")
+    return Workload(
+        name=name,
+        image=image,
+        size=(height, width),
+        prompt=prompt,
+        text_tokens=pair("--text-tokens", text_tokens, ",", "BEFORE,AFTER, as 35,25")
+        if text_tokens
+        else None,
+        layout=layout,  # type: ignore[arg-type]
+        visual_tokens=visual_tokens,
+        new_tokens=new_tokens,
+        batch_size=batch_size,
+        seed=seed,
+    )
+
+
+def pair(option: str, text: str, separator: str, wanted: str) -> tuple[int, int]:
+    parts = text.split(separator)
+    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
+        fail(f"{option} {text!r} is not {wanted}")
+    return int(parts[0]), int(parts[1])
+
+
+def share(option: str, text: str) -> float:
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        fail(f"{option} {text!r} is not a share, as 0.02 or 2%")
+
+
+def fail(message: str) -> NoReturn:
+    print(f"tpprof: {message}", file=sys.stderr)
+    raise SystemExit(2)

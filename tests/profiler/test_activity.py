@@ -1,0 +1,131 @@
+"""Counting what a request asks of the host and of the device, from real and made-up traces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tpprof.methods.core.context import Lap
+from tpprof.profiler import activity
+
+HOST, DEVICE = 11, 7
+
+
+def mark(at: float, name: str) -> dict[str, Any]:
+    return {
+        "cat": "user_annotation", "name": activity.MARK + name, "ts": at, "dur": 0.5, "tid": HOST
+    }  # fmt: skip
+
+
+def operator(at: float, length: float, name: str = "aten::mm", tid: int = HOST) -> dict[str, Any]:
+    return {"cat": "cpu_op", "name": name, "ts": at, "dur": length, "tid": tid, "args": {}}
+
+
+def call(at: float, name: str, correlation: int = 0) -> dict[str, Any]:
+    return {
+        "cat": "cuda_runtime", "name": name, "ts": at, "dur": 1.0, "tid": HOST,
+        "args": {"correlation": correlation},
+    }  # fmt: skip
+
+
+def ran(at: float, length: float, correlation: int, category: str = "kernel") -> dict[str, Any]:
+    return {
+        "cat": category, "name": "k", "ts": at, "dur": length, "tid": DEVICE,
+        "args": {"correlation": correlation},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def events() -> list[dict[str, Any]]:
+    """Prefill of two layers from 0 to 100 us, decode until 200 us; the device lags behind."""
+    attention = "aten::_scaled_dot_product_flash_attention"
+    return [
+        mark(0, "start|start|"),
+        operator(10, 20, "aten::linear"),
+        operator(12, 5, "aten::mm"),
+        operator(40, 10, "aten::scaled_dot_product_attention"),
+        operator(42, 6, attention),
+        operator(44, 3, "aten::_flash_attention_forward"),
+        operator(15, 2, tid=HOST + 1),  # another thread
+        call(13, "cudaLaunchKernel", 1),
+        call(43, "cuLaunchKernelEx", 2),
+        call(46, "cudaStreamSynchronize"),
+        mark(60, "prefill|layer|0"),
+        call(70, "cudaMemcpyAsync", 3),
+        call(75, "cudaMemcpy", 4),
+        mark(100, "prefill|layer|1"),
+        call(110, "cudaGraphLaunch", 5),
+        call(190, "cudaDeviceSynchronize"),
+        mark(200, "decode|token|0"),
+        ran(30, 40, 1),
+        ran(60, 20, 2),  # overlaps the first, on another stream
+        ran(150, 10, 3, "gpu_memcpy"),  # runs in decode, was asked for in prefill
+        ran(160, 10, 5),
+        ran(170, 10, 5),
+        ran(250, 10, 99),  # launched outside the request
+        call(300, "cudaDeviceSynchronize"),  # after the last mark
+    ]
+
+
+def test_what_the_host_asked_for_belongs_to_the_part_that_was_under_way(
+    events: list[dict[str, Any]],
+) -> None:
+    (prefill, decode), kernels = activity.analyse(events, on_gpu=True)
+    assert (prefill.phase, decode.phase) == ("prefill", "decode")
+    assert (prefill.operators, decode.operators) == (2, 0)
+    assert (prefill.launches, decode.launches) == (2, 1)
+    assert (prefill.syncs, decode.syncs) == (2, 1)
+    assert kernels == ["aten::_flash_attention_forward", "softmax map"]
+
+
+def test_what_the_device_did_belongs_to_the_phase_that_launched_it(
+    events: list[dict[str, Any]],
+) -> None:
+    (prefill, decode), _ = activity.analyse(events, on_gpu=True)
+    assert (prefill.kernels, decode.kernels) == (2, 2)
+    assert prefill.busy_seconds == pytest.approx((50 + 10) * 1e-6), "overlap counts once"
+    assert decode.busy_seconds == pytest.approx(20e-6)
+
+
+def test_without_a_gpu_there_are_operators_alone(events: list[dict[str, Any]]) -> None:
+    (prefill, _), _ = activity.analyse(events, on_gpu=False)
+    assert prefill.operators == 2
+    assert prefill.launches is prefill.syncs is prefill.busy_seconds is None
+
+
+def test_a_real_trace_counts_what_torch_was_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
+    def request(lap: Lap) -> None:
+        torch.ones(3) + 1  # aten::ones, aten::add
+        lap("vision", "tower")
+        for step in range(2):
+            torch.zeros(2).sum()  # aten::zeros, aten::sum
+            lap("decode", "token", step)
+        torch.ones(3)  # after the last part
+
+    counted, kernels = activity.count(torch.device("cpu"), request)
+    assert [(phase.phase, phase.operators) for phase in counted] == [("vision", 2), ("decode", 4)]
+    assert kernels == []
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_trace_sees_launches_waits_and_busy_time() -> None:
+    device = torch.device("cuda")
+    values = torch.ones(4096, 4096, device=device)
+    values @ values
+
+    def request(lap: Lap) -> None:
+        values @ values
+        lap("prefill", "layer", 0)
+        (values + 1).sum().item()
+        lap("decode", "token", 0)
+
+    (prefill, decode), _ = activity.count(device, request)
+    assert prefill.launches == prefill.kernels == 1
+    assert prefill.syncs == 0
+    assert prefill.busy_seconds is not None
+    assert prefill.busy_seconds > 1e-5
+    assert decode.launches == 2
+    assert decode.syncs == 1

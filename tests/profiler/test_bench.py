@@ -1,0 +1,135 @@
+"""The bench: what makes a sample suspect, and how long it warms up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from micro import SIZE
+
+from tpprof.methods import parse
+from tpprof.profiler import bench as module
+from tpprof.profiler import memory
+from tpprof.profiler.bench import Bench
+from tpprof.profiler.cells import Cell, make_cells
+from tpprof.profiler.models.model import Model
+from tpprof.profiler.workload import Preparation, Workload
+from tpprof.reports.record import Telemetry
+
+
+class FakeSampler:
+    """Tells of every sample what it is given."""
+
+    def __init__(self, telemetry: Telemetry | None) -> None:
+        self.given = telemetry
+        self.reason = "it could not be started"
+        self.windows: list[tuple[float, float]] = []
+
+    def telemetry(self, began: float, ended: float) -> Telemetry | None:
+        self.windows.append((began, ended))
+        return self.given
+
+
+@pytest.fixture
+def bench(llava_next: Model) -> Iterator[Bench]:
+    with Bench(llava_next, Preparation(llava_next, Workload(size=SIZE))) as bench:
+        yield bench
+
+
+@pytest.fixture
+def cell(bench: Bench) -> Cell:
+    method = parse("random:keep=1/2")
+    cells = make_cells([method], ("rows",), ("eager",), bench.prepare.request, bench.model)
+    return cells[1]
+
+
+def test_a_good_sample_has_no_marks(bench: Bench, cell: Cell) -> None:
+    bench.warm_up(cell)
+    sample = bench.sample(cell, 3, 1, 0)
+    assert sample is not None
+    assert (sample.round, sample.place, sample.process) == (3, 1, 0)
+    assert sample.marks == []
+    assert sample.telemetry is None
+    assert sample.host == {}, "on a CPU the host's time is the phase's"
+    assert len(sample.parts) == len(cell.saved.parts)
+
+
+def test_asking_the_driver_for_memory_in_the_window_marks_the_sample(
+    bench: Bench, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = iter(
+        [{"cudaMalloc": 4, "allocator retry": 0}, {"cudaMalloc": 5, "allocator retry": 0}]
+    )
+    monkeypatch.setattr(memory, "allocations", lambda device: next(counts))
+    sample = bench.sample(cell, 0, 0, 0)
+    assert sample is not None
+    assert sample.marks == ["cudaMalloc in the window"]
+
+
+def test_compiling_in_the_window_marks_the_sample(
+    bench: Bench, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = iter([1, 2])
+    monkeypatch.setattr(type(cell.runtime), "setups", property(lambda self: next(counts)))
+    sample = bench.sample(cell, 0, 0, 0)
+    assert sample is not None
+    assert sample.marks == ["compiling or capturing in the window"]
+
+
+def test_a_runtime_that_gives_up_in_the_window_is_never_mixed_in(
+    bench: Bench, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = module.run
+
+    def run(*arguments: object, **options: object) -> object:
+        cell.runtime.fallback = "no memory for it"
+        return original(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "run", run)
+    assert bench.sample(cell, 0, 0, 0) is None
+    assert cell.saved.error == "RuntimeError: eager gave up late: no memory for it"
+
+
+def test_throttling_marks_the_sample(bench: Bench, cell: Cell) -> None:
+    hot = Telemetry(readings=2, throttled=["hardware thermal slowdown"])
+    sampler = FakeSampler(hot)
+    bench._sampler = sampler  # type: ignore[assignment]
+    sample = bench.sample(cell, 0, 0, 0)
+    assert sample is not None
+    assert sample.telemetry == hot
+    assert sample.marks == ["throttled (hardware thermal slowdown)"]
+    ((began, ended),) = sampler.windows
+    assert ended - began == pytest.approx(sample.latency)
+
+
+def test_a_sampler_that_tells_nothing_leaves_its_reason(bench: Bench, cell: Cell) -> None:
+    bench._sampler = FakeSampler(None)  # type: ignore[assignment]
+    sample = bench.sample(cell, 0, 0, 0)
+    assert sample is not None
+    assert sample.telemetry is None
+    assert cell.saved.missing == {"telemetry": "it could not be started"}
+
+
+def test_a_pass_that_fails_says_why_and_costs_nothing_else(
+    bench: Bench, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no profiler here")
+
+    monkeypatch.setattr(module.activity, "count", broken)
+    bench.warm_up(cell)
+    bench.passes(cell)
+    assert cell.saved.missing["activity"] == "RuntimeError: no profiler here"
+    assert not cell.saved.error
+    assert cell.saved.energy.joules is None
+    assert "no GPU" in cell.saved.energy.reason
+
+
+@pytest.mark.parametrize(
+    ("times", "settled"),
+    [([], False), ([3.0, 1.0], False), ([3.0, 1.0, 1.01, 1.0], True), ([1.0, 1.0, 1.1], False),
+     ([1.0, 2.0] * 10, True)],
+    ids=str,
+)  # fmt: skip
+def test_warm_up_ends_when_times_settle_or_never_will(times: list[float], settled: bool) -> None:
+    assert module._settled(times, most=20) == settled
