@@ -20,15 +20,17 @@ PLUGIN = Path(__file__).parent.parent / "tests" / "plugged.py"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--slow-runs", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=3.0, help="for the rounds of one A/A run")
     parser.add_argument("--slow", type=float, default=0.05, help="share of vanilla's time to burn")
-    parser.add_argument("--seconds", type=float, default=3.0, help="for the rounds of one run")
+    parser.add_argument("--slow-runs", type=int, default=5)
+    parser.add_argument("--slow-seconds", type=float, default=40.0, help="for one run against it")
     options = parser.parse_args()
     load_plugins([str(PLUGIN)])
     model = tpprof.load("tiny-llava")
-    print(f"{model.name}, 64 visual tokens, on {model.device}; {options.seconds:g} s a run")
-    against_itself(model, options.runs, options.seconds)
-    against_a_slower_one(model, options.slow_runs, options.slow, options.seconds)
+    print(f"{model.name}, 64 visual tokens, on {model.device}")
+    if options.runs:
+        against_itself(model, options.runs, options.seconds)
+    against_a_slower_one(model, options.slow_runs, options.slow, options.slow_seconds)
 
 
 def against_itself(model: Model, runs: int, seconds: float) -> None:
@@ -40,8 +42,9 @@ def against_itself(model: Model, runs: int, seconds: float) -> None:
         widths.append((high - low) / 2 / value)
         rounds.append(again.speedup.samples if again.speedup else 0)
     print(
-        f"A/A: the interval of the speed-up covers 1 in {covered} of {runs} runs; half its width "
-        f"is {middle(widths):.1%} (median), from {min(rounds)} to {max(rounds)} rounds"
+        f"A/A, {seconds:g} s a run: the interval of the speed-up covers 1 in {covered} of {runs} "
+        f"runs;\n  half its width is {middle(widths):.1%} (median), from {min(rounds)} to "
+        f"{max(rounds)} rounds"
     )
 
 
@@ -59,9 +62,9 @@ def against_a_slower_one(model: Model, runs: int, share: float, seconds: float) 
         found += high < 1
         sizes.append(1 / value - 1)
     print(
-        f"{burnt * 1e3:.2f} ms burnt ({share:.0%} of vanilla): the interval covers the true ratio "
-        f"in {covered} of {runs} runs and excludes 1 in {found}; median slow-down found "
-        f"{middle(sizes):.1%}"
+        f"{burnt * 1e3:.2f} ms burnt ({share:.0%} of vanilla), {seconds:g} s a run: the interval "
+        f"covers the true ratio in {covered} of {runs}\n  runs and excludes 1 in {found}; "
+        f"slow-downs found: {', '.join(f'{size:.1%}' for size in sizes)}"
     )
 
 

@@ -116,8 +116,11 @@ def analyse(events: Iterable[Event], *, on_gpu: bool) -> Result:
         part = part_at(event["ts"])
         name, category = event["name"], event.get("cat")
         if category == "cpu_op" and part and part[:2] == ["prefill", "layer"]:
+            layer = int(part[2])
             if any(word in name for word in ATTENTION):
-                kernels[int(part[2])] = name  # the innermost comes last
+                kernels[layer] = name  # the innermost comes last
+            elif "softmax" in name:
+                kernels.setdefault(layer, "softmax map")
         elif category in ("cuda_runtime", "cuda_driver"):
             launched[event["args"].get("correlation", -1)] = event["ts"]
             if part:
@@ -129,7 +132,7 @@ def analyse(events: Iterable[Event], *, on_gpu: bool) -> Result:
                 tallies[part[0]].kernels += event["cat"] == "kernel"
                 tallies[part[0]].busy.append((event["ts"], event["ts"] + event["dur"]))
     layers = [int(name[2]) for _, name, _ in marks if name[:2] == ["prefill", "layer"]]
-    found = [kernels.get(layer, "softmax map") for layer in sorted(set(layers))]
+    found = [kernels.get(layer, "unknown") for layer in sorted(set(layers))]
     return [_activity(phase, tally, on_gpu) for phase, tally in tallies.items()], found
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from ..methods.core.context import Lap, no_lap
 from ..methods.core.engine import Trace, run
 from ..methods.core.errors import InputError, first_line
+from ..methods.core.runtime import make_runtime
 from ..reports import record as schema
 from . import activity, memory
 from .cells import Cell, keep_counts
@@ -48,6 +49,7 @@ class Bench:
             uuid = str(torch.cuda.get_device_properties(self.device).uuid)
             self._gpu = self._stack.enter_context(Gpu(uuid))
             self._sampler = self._stack.enter_context(Sampler(uuid))
+        self._allocated = memory.allocated(self.device)
         self._began = now()
         return self
 
@@ -73,25 +75,32 @@ class Bench:
     def warm_up(self, cell: Cell, least: int = 1) -> None:
         """Run until times settle, and save counts and peak memory; a failure is saved instead."""
         with self._kept_alive(cell):
+            foreign = memory.allocated(self.device) - self._allocated
             kind, eager = self.device.type, cell.runtime.name == "eager"
             fewest = max(FEWEST_WARMUPS[kind], least, 1 if eager else COMPILED_WARMUPS)
             times: list[float] = []
             while len(times) < fewest - 1 or not _settled(times, max(MOST_WARMUPS[kind], fewest)):
-                times.append(self._untimed(cell))
+                times.append(self._timing(cell)[0].latency)
             began = now()
-            peak, trace = memory.peak(self.device, functools.partial(self.request, cell))
+            request = functools.partial(self.request, cell)
+            peak, trace = memory.peak(self.device, request, foreign)
             times.append(now() - began)
-            cell.saved.warmups = times
+            cell.saved.warmups = cell.saved.warmups or times
             cell.saved.memory = schema.Memory(**vars(peak))
             keep_counts(cell, trace, self.model, self.prepare.request)
+
+    def settle(self, cell: Cell) -> None:
+        """One more untimed request, behind the warm-ups of all cells: capturing a graph empties
+        torch's allocator, whose memory the others then have to ask for again."""
+        if cell.alive and self.device.type == "cuda":
+            with self._kept_alive(cell):
+                self._timing(cell)
 
     def sample(self, cell: Cell, number: int, place: int, process: int) -> schema.Sample | None:
         """One timed request; None if it failed, which the cell then says."""
         with self._kept_alive(cell):
             before, fallback = self._asked(cell), cell.runtime.fallback
-            self.watch.start()
-            trace = self.request(cell, self.watch.lap)
-            timing = self.watch.stop()
+            timing, trace = self._timing(cell)
             asked = self._asked(cell)
             if trace.tokens.shape[1] != self.prepare.request.new_tokens:
                 raise RuntimeError(f"it gave {trace.tokens.shape[1]} tokens")
@@ -101,23 +110,25 @@ class Bench:
             return self._sample(cell, timing, marks, number, place, process)
         return None
 
-    def _asked(self, cell: Cell) -> dict[str, int]:
-        """What must not be asked for in a timed window, and how often it has been so far."""
-        counts = memory.allocations(self.device)
-        return {**counts, "compiling or capturing": cell.runtime.setups}
-
-    def passes(self, cell: Cell) -> None:
-        """What must not be measured beside the clock: energy, then what torch.profiler counts.
-
-        The profiler comes last: once attached, it may slow down what follows.
-        """
-        request = functools.partial(self.request, cell, no_lap)
+    def energy(self, cell: Cell) -> None:
+        """Joules of a request, in a pass of its own; where unknown, the reason."""
         if self._gpu is None:
             cell.saved.energy = schema.Energy(reason="no GPU: no energy counter is read")
-        else:
-            with self._kept_alive(cell):
-                wait = functools.partial(wait_for, self.device)
-                cell.saved.energy = energy_per_request(self._gpu, request, wait)
+            return
+        wait = functools.partial(wait_for, self.device)
+
+        def request() -> None:
+            self.request(cell, no_lap)
+            wait()  # as a timed request does: the device idles while the host prepares the next
+
+        try:
+            cell.saved.energy = energy_per_request(self._gpu, request, wait)
+        except Exception as error:
+            cell.saved.energy = schema.Energy(reason=first_line(error))
+
+    def activity(self, cell: Cell) -> None:
+        """What torch.profiler counts. The last pass: once attached, it slows down what follows."""
+        cell.saved.setups = cell.runtime.setups
         try:
             counted = activity.count(self.device, functools.partial(self.request, cell))
             cell.saved.activity, cell.saved.kernels = counted
@@ -145,21 +156,26 @@ class Bench:
         telemetry = None
         if self._sampler is not None:
             telemetry = self._sampler.telemetry(timing.began, timing.ended)
-            if telemetry is None:
-                cell.saved.missing["telemetry"] = self._sampler.reason
-        marks += [f"throttled ({reason})" for reason in telemetry.throttled] if telemetry else []
+            if telemetry is None or not telemetry.readings:
+                reason = self._sampler.reason or "no reading fell into some samples"
+                cell.saved.missing["telemetry"] = reason
+        if telemetry is not None:
+            marks += [f"throttled ({reason})" for reason in telemetry.throttled]
+            marks += [f"process {pid} on the GPU" for pid in telemetry.others]
         return schema.Sample(
             round=number, place=place, process=process, began=unix_time() - timing.latency,
             latency=timing.latency, parts=list(timing.parts.values()), host=timing.host,
             marks=marks, telemetry=telemetry,
         )  # fmt: skip
 
-    def _untimed(self, cell: Cell) -> float:
-        wait_for(self.device)
-        began = now()
-        self.request(cell, no_lap)
-        wait_for(self.device)
-        return now() - began
+    def _timing(self, cell: Cell) -> tuple[Timing, Trace]:
+        self.watch.start()
+        trace = self.request(cell, self.watch.lap)
+        return self.watch.stop(), trace
+
+    def _asked(self, cell: Cell) -> dict[str, int]:
+        """What must not be asked for in a timed window, and how often it has been so far."""
+        return {**memory.allocations(self.device), **cell.runtime.setups}
 
     def _state(self) -> schema.GpuState | None:
         return self._gpu.state([os.getpid()], has_context=True) if self._gpu else None
@@ -174,6 +190,7 @@ class Bench:
         except Exception as error:
             cell.saved.error = first_line(error)
         if cell.saved.error:
+            cell.runtime = make_runtime(cell.runtime.name, self.model)
             gc.collect()
             if self.device.type == "cuda":
                 import torch

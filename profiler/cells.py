@@ -40,7 +40,8 @@ def make_cells(
     """Vanilla first; a method that reads attention once under each policy; all of them once under
     each runtime. Raises InputError for a method that is listed twice."""
     vanilla = parse("vanilla")
-    listed = [vanilla, *(method for method in methods if method != vanilla)]
+    listed = methods if vanilla in methods else [vanilla, *methods]
+    listed = sorted(listed, key=lambda method: method != vanilla)  # stable: the rest as given
     for place, method in enumerate(listed):
         if method in listed[:place]:
             spec = format_spec(method)

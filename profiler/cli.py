@@ -225,14 +225,18 @@ def main() -> None:
 def _print(record: Record, format_: Format, *, by_phase: bool) -> None:
     """The table of methods; `by_phase`: for people beside it, for machines instead of it, the
     table of phases."""
-    from ..reports import formats, phases, table
+    from ..reports import formats, phases, table, trust
 
+    warnings = trust.warnings(record)
+    if format_ in (Format.json, Format.csv):  # which a program reads, without lines of ours
+        print("".join(f"! {warning}\n" for warning in warnings), end="", file=sys.stderr)
     source = phases if by_phase else table
     if format_ is Format.json:
         print(formats.as_json(source.plain(record)), end="")
     elif format_ is Format.csv:
         print(formats.as_csv(source.plain(record)), end="")
     elif format_ is Format.markdown:
+        print("".join(f"> {warning}\n\n" for warning in warnings), end="")
         print(formats.as_markdown(*source.texts(record)), end="")
     else:
         from ..reports.terminal import show

@@ -11,12 +11,13 @@ from typing import Any
 from ..methods import Method, parse, with_keep
 from ..methods.core.errors import InputError
 from ..methods.core.ledger import Policy, RuntimeName
+from ..methods.core.plugins import contents
 from ..reports import files
 from ..reports import record as schema
-from ..reports.phases import name
+from ..reports.names import name
 from . import doctor, rounds
 from .bench import Bench, steady
-from .cells import make_cells
+from .cells import Cell, make_cells
 from .clock import now
 from .environment import environment
 from .equalize import equalize
@@ -79,35 +80,54 @@ class Comparison:
         """Warm up, measure round by round until it is enough, and return the record."""
         tell = progress or _tell_nobody
         done = rounds.begun(self.record)
-        if done and rounds.enough(self.record, done, 0.0):
-            return self._ended()
-        with self._joined() as (bench, process):
-            for number, cell in enumerate(self.cells):
-                tell(f"warm-up {name(cell.saved)}", number, len(self.cells))
-                bench.warm_up(cell)
-                self._write_cell(number)
-            self._rounds(bench, process, done, tell)
-            for number, cell in enumerate(self.cells):
-                tell(f"counting {name(cell.saved)}", number, len(self.cells))
-                if cell.alive:
-                    bench.passes(cell)
-                self._write_cell(number)
-        return self._ended()
+        enough = bool(done) and rounds.enough(self.record, done, 0.0)
+        wanted = [
+            number for number, cell in enumerate(self.cells) if not enough or _uncounted(cell)
+        ]
+        if wanted:
+            with self._joined() as (bench, process):
+                self._warm_up(bench, wanted, tell)
+                if not enough:
+                    self._rounds(bench, process, done, tell)
+                self._passes(bench, wanted, tell)
+        self.record.complete = True
+        self._write(files.Ended())
+        return self.record
 
     def run_cell(
         self, index: int, number: int, place: int, wanted: Callable[[], bool] = lambda: True
     ) -> None:
         """Measure one cell for round `number`, as the only one of this process, while `wanted`."""
-        cell, first = self.cells[index], not self.cells[index].saved.samples
+        cell = self.cells[index]
         with self._joined(index, number) as (bench, process):
             bench.warm_up(cell, least=ISOLATED_WARMUPS)
             for _ in range(self.settings.samples):
                 if wanted():
                     with steady():
                         self._sample(bench, index, number, place, process)
-            if first and cell.alive and wanted():
-                bench.passes(cell)
-            self._write_cell(index)
+            if wanted():
+                self._passes(bench, [index] if _uncounted(cell) else [], _tell_nobody)
+                self._write_cell(index)
+
+    def _warm_up(self, bench: Bench, wanted: list[int], tell: Progress) -> None:
+        for place, number in enumerate(wanted):
+            cell = self.cells[number]
+            cell.saved.error = ""  # of an earlier run: it is given another try
+            tell(f"warm-up {name(cell.saved)}", place, len(wanted))
+            bench.warm_up(cell)
+            self._write_cell(number)
+        for number in wanted:
+            bench.settle(self.cells[number])
+
+    def _passes(self, bench: Bench, wanted: list[int], tell: Progress) -> None:
+        """Energy of all cells, and only then what the profiler counts."""
+        for measure in (bench.energy, bench.activity):
+            for place, number in enumerate(wanted):
+                cell = self.cells[number]
+                tell(f"{measure.__name__} of {name(cell.saved)}", place, len(wanted))
+                if cell.alive:
+                    measure(cell)
+                self._write_cell(number)
 
     def _rounds(self, bench: Bench, process: int, done: int, tell: Progress) -> None:
         began, first = now(), done
@@ -150,11 +170,6 @@ class Comparison:
             finally:
                 self._write(files.Joined(index=index, process=bench.left(process)))
 
-    def _ended(self) -> schema.Record:
-        self.record.complete = True
-        self._write(files.Ended())
-        return self.record
-
     def _write_cell(self, index: int) -> None:
         self._write(files.Known.of(index, self.cells[index].saved))
 
@@ -177,7 +192,11 @@ class Comparison:
             created=created.isoformat(timespec="seconds"),
             command=command,
             complete=False,
-            environment=surroundings | {"warnings": doctor.warnings(surroundings)},
+            environment=surroundings
+            | {
+                "warnings": doctor.warnings(surroundings, broken=doctor.broken_packages()),
+                "plugins": contents(self.settings.plugins),
+            },
             model=schema.ModelInfo(
                 name=model.name,
                 architecture=model.shape.architecture,
@@ -240,6 +259,12 @@ def compare(
         methods, model=model, device=device, dtype=dtype, backend=backend,
         workload=make_workload(seed=seed, **workload), settings=settings,
     ).run()  # fmt: skip
+
+
+def _uncounted(cell: Cell) -> bool:
+    """Whether the passes behind the rounds are still to be made."""
+    counted = cell.saved.activity or "activity" in cell.saved.missing
+    return cell.alive and not counted
 
 
 def _tell_nobody(label: str, done: int, total: int) -> None:

@@ -128,9 +128,10 @@ def _journal(path: Path, record: Record, earlier: Record | None) -> files.Journa
         raise InputError(f"{place} belongs to a run that still goes on; give another --out")
     if earlier is not None:
         return files.Journal.begin(place, _continued(earlier, record))
-    if place.exists():
+    if place.exists() or (path.exists() and not files.load(path).complete):
+        kept = place if place.exists() else path
         raise InputError(
-            f"{place} holds a run that did not end; continue it with --resume, or remove it"
+            f"{kept} holds a run that did not end; continue it with --resume, or remove it"
         )
     return files.Journal.begin(place, record)
 
@@ -141,8 +142,8 @@ def _continued(earlier: Record, record: Record) -> Record:
     for process in earlier.processes:
         if process.seconds is None and not process.outcome:
             process.outcome = "was killed"
-    for cell in earlier.cells:
-        cell.error = ""  # it is given another try
+    told = earlier.environment.setdefault("warnings", [])
+    told += [line for line in record.environment["warnings"] if line not in told]
     return earlier
 
 

@@ -70,7 +70,7 @@ def warnings(
 def examine(device: str | None = None) -> tuple[dict[str, Any], list[str]]:
     """The environment of a run on `device` (default: as `tpprof compare` chooses) and its
     warnings; raises InputError for a device that does not exist."""
-    broken = _broken()
+    broken = broken_packages()
     target = _target(device, broken)
     environment = describe(target)
     uuid = environment.get("device_uuid")
@@ -236,7 +236,7 @@ def _gpu_now(gpu: GpuState | None) -> Iterator[str]:
         )
 
 
-def _broken() -> dict[str, str]:
+def broken_packages() -> dict[str, str]:
     """Packages that a run needs, or that spoil it, and that do not import."""
     broken: dict[str, str] = {}
     for name in ("torch", "transformers", "torchvision"):

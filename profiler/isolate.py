@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +16,10 @@ import msgspec
 
 from ..methods.core.errors import InputError
 from ..reports import files
-from ..reports.phases import name
+from ..reports.names import name
 from ..reports.record import Record
 from . import rounds
+from .child import python
 from .clock import now
 from .worker import Job, Task
 
@@ -30,7 +30,7 @@ def empty_record(job: Job) -> Record:
     """The record of the job before anything is measured; raises InputError as the job would."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "record"
-        failed = _run(Task(job=job, out=str(path)))
+        failed = _run(Task(job=job, out=str(path), parent=os.getpid()))
         if failed:
             raise InputError(failed)
         return msgspec.json.decode(path.read_bytes(), type=Record)
@@ -42,6 +42,13 @@ def run(job: Job, journal: files.Journal, record: Record, tell: Progress) -> Non
     if job.model is None:  # chosen by the memory that was free: no process may choose another
         job.model = record.model.name
     done = first = rounds.begun(record)
+    if done and rounds.enough(record, done, 0.0):
+        journal.append(files.Ended())
+        return
+    for index, cell in enumerate(record.cells):
+        if cell.error:  # of an earlier run: it is given another try
+            cell.error = ""
+            journal.append(files.Known.of(index, cell))
     while not all(cell.error for cell in record.cells):
         spent = now() - began
         if rounds.enough(record, done, spent):
@@ -52,9 +59,13 @@ def run(job: Job, journal: files.Journal, record: Record, tell: Progress) -> Non
             index = alive[turn]
             label = f"process {done + 1} of {name(record.cells[index])}"
             tell(label, done * len(alive) + place, (done + left) * len(alive))
-            failed = _run(Task(job=job, out=str(path), cell=index, round=done, place=place))
+            task = Task(
+                job=job, out=str(path), parent=os.getpid(), cell=index, round=done, place=place
+            )
+            failed = _run(task)
             record = files.load(path)
             if failed:
+                journal.mend()
                 _note_failure(journal, record, index, done, failed)
         record = files.load(path)
         done += 1
@@ -63,13 +74,11 @@ def run(job: Job, journal: files.Journal, record: Record, tell: Progress) -> Non
 
 def _run(task: Task) -> str:
     """Do the task in a fresh process; returns "" or how it failed."""
-    program = [sys.executable, "-c", "from tpprof.profiler.worker import main; main()"]
-    # The folder that the user is in must not hide modules from the worker.
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     with tempfile.TemporaryFile() as told:
         process = subprocess.Popen(
-            program, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=told, env=environment
-        )
+            python("from tpprof.profiler.worker import main; main()"),
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=told,
+        )  # fmt: skip
         try:
             process.communicate(msgspec.json.encode(task))
         finally:

@@ -35,10 +35,13 @@ class Peak:
     reasons: dict[str, str]
 
 
-def peak(device: Any, request: Callable[[Lap], Result]) -> tuple[Peak, Result]:
-    """Run `request` once, handing it a lap function; returns its peak memory and its result."""
+def peak(device: Any, request: Callable[[Lap], Result], foreign: int = 0) -> tuple[Peak, Result]:
+    """Run `request` once, handing it a lap function; returns its peak memory and its result.
+
+    foreign: bytes that other cells hold in the allocator, which are not this one's.
+    """
     if device.type == "cuda":
-        return _gpu_peak(device, request)
+        return _gpu_peak(device, request, foreign)
     reasons = {"allocator": "no CUDA device", "device": "no CUDA device"}
     reset = _reset_resident_peak()
     result = request(no_lap)
@@ -87,13 +90,22 @@ def allocations(device: Any) -> dict[str, int]:
     return {name: int(stats[key]) for name, key in named.items() if key in stats}
 
 
-def _gpu_peak(device: Any, request: Callable[[Lap], Result]) -> tuple[Peak, Result]:
+def allocated(device: Any) -> int:
+    """Bytes that torch's CUDA allocator has given out; 0 on a CPU, which has no such allocator."""
+    if device.type != "cuda":
+        return 0
+    import torch
+
+    return int(torch.cuda.memory_allocated(device))
+
+
+def _gpu_peak(device: Any, request: Callable[[Lap], Result], foreign: int) -> tuple[Peak, Result]:
     import torch
 
     by_phase: dict[str, int] = {}
 
     def lap(phase: str, part: str, index: int | None = None) -> None:
-        reached = torch.cuda.max_memory_allocated(device)
+        reached = torch.cuda.max_memory_allocated(device) - foreign
         by_phase[phase] = max(by_phase.get(phase, 0), reached)
         torch.cuda.reset_peak_memory_stats(device)
 

@@ -1,12 +1,13 @@
 """Samples NVML from another process, so that the timed one does no NVML work.
 
-`python -m tpprof.profiler.sampler UUID INTERVAL_SECONDS` is that process: a JSON line per reading,
-until its parent is gone, its standard input closes or it is terminated. It imports no torch.
+`main` is what that process runs: a JSON line per reading, until its parent is gone, its standard
+input closes or it is terminated. It imports no torch.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import statistics
 import subprocess
@@ -22,16 +23,20 @@ from typing import BinaryIO
 import msgspec
 
 from ..reports.record import Telemetry
+from .child import python
 from .clock import now
 from .gpu import Gpu
 
+OTHERS = 1.0
+"""Seconds between looks for other processes on the GPU: the driver takes longer over them."""
 SHORTEST = 0.010
 """Seconds between readings: more often disturbs what is measured, and shows nothing new."""
 
 
 class Reading(msgspec.Struct):
     """One line of the sampler. at: seconds of `clock.now`, which all processes of a machine share.
-    Clocks in Hz, temperature in degrees Celsius, power in W; None where unknown."""
+    Clocks in Hz, temperature in degrees Celsius, power in W; None where unknown. others: PIDs of
+    other processes on the GPU, when last looked for."""
 
     at: float
     sm: float | None = None
@@ -39,6 +44,7 @@ class Reading(msgspec.Struct):
     temperature: float | None = None
     power: float | None = None
     throttled: list[str] | None = None
+    others: list[int] = []
 
 
 class Sampler:
@@ -129,7 +135,7 @@ class Sampler:
         return _summary(inside)
 
     def _start(self, uuid: str) -> None:
-        module = [sys.executable, "-m", "tpprof.profiler.sampler", uuid, str(self._interval)]
+        program = f"from tpprof.profiler.sampler import main; main({uuid!r}, {self._interval})"
         # The folder goes at once and the open file lives on: nothing is left, however we end.
         with tempfile.TemporaryDirectory(prefix="tpprof-", ignore_cleanup_errors=True) as folder:
             path = Path(folder) / "readings"
@@ -137,7 +143,7 @@ class Sampler:
                 # Opened twice: through a shared handle our reading would move its writing.
                 self._reader = path.open("rb")
                 self._process = subprocess.Popen(
-                    self._command or module,
+                    self._command or python(program),
                     stdin=subprocess.PIPE,
                     stdout=file,
                     stderr=subprocess.STDOUT,
@@ -176,6 +182,7 @@ def _summary(readings: list[Reading]) -> Telemetry:
         temperature_celsius=_of(max, [reading.temperature for reading in readings]),
         power_watts=_of(statistics.fmean, [reading.power for reading in readings]),
         throttled=sorted({name for reading in readings for name in reading.throttled or []}),
+        others=sorted({pid for reading in readings for pid in reading.others}),
     )
 
 
@@ -184,16 +191,28 @@ def _of(function: Callable[[list[float]], float], values: Sequence[float | None]
     return function(known) if known else None
 
 
-def _main(uuid: str, interval: float) -> None:
+def main(uuid: str, interval: float) -> None:
+    """Print a reading every `interval` seconds until the parent has gone."""
+    with contextlib.suppress(OSError, KeyboardInterrupt):
+        _watch(uuid, interval)
+
+
+def _watch(uuid: str, interval: float) -> None:
     parent = os.getppid()
+    seldom, others = max(1, round(OTHERS / interval)), []
     orphaned = threading.Event()
     threading.Thread(target=_await_end_of_input, args=(orphaned,), daemon=True).start()
     with Gpu(uuid) as gpu:
         if gpu.reason:
             sys.exit(gpu.reason)
-        while os.getppid() == parent:
+        for number in itertools.count():
+            if os.getppid() != parent:
+                return
             at = now()
             state = gpu.reading()
+            if number % seldom == 0:
+                found = gpu.state([parent], has_context=True).others
+                others = [process.pid for process in found or []]
             reading = Reading(
                 at=at,
                 sm=state.sm_clock_hz,
@@ -201,6 +220,7 @@ def _main(uuid: str, interval: float) -> None:
                 temperature=state.temperature_celsius,
                 power=state.power_watts,
                 throttled=state.throttled,
+                others=others,
             )
             os.write(1, msgspec.json.encode(reading) + b"\n")  # one write, so never half a line
             if orphaned.wait(interval):
@@ -212,8 +232,3 @@ def _await_end_of_input(ended: threading.Event) -> None:
         while os.read(0, 1024):
             pass
     ended.set()
-
-
-if __name__ == "__main__":
-    with contextlib.suppress(OSError, KeyboardInterrupt):
-        _main(sys.argv[1], float(sys.argv[2]))

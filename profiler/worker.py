@@ -47,10 +47,14 @@ class Job(Struct):
 
 
 class Task(Struct):
-    """One cell of a job in one round; without a cell, only the empty record is asked for."""
+    """One cell of a job in one round; without a cell, only the empty record is asked for.
+
+    out: the journal, or where the empty record goes. parent: PID of the process that asks.
+    """
 
     job: Job
     out: str
+    parent: int
     cell: int | None = None
     round: int = 0
     place: int = 0
@@ -58,7 +62,6 @@ class Task(Struct):
 
 def main() -> None:
     """Do the task on stdin. Exit code 2 and one line for bad input."""
-    parent = os.getppid()  # another one later means that it was killed
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=Task)
     try:
         comparison = task.job.comparison()
@@ -69,6 +72,11 @@ def main() -> None:
     if task.cell is None:
         path.write_bytes(msgspec.json.encode(comparison.record))
         return
-    comparison.adopt(files.load(path))
-    comparison.journal = files.Journal(path)
-    comparison.run_cell(task.cell, task.round, task.place, wanted=lambda: os.getppid() == parent)
+
+    def wanted() -> bool:
+        return os.getppid() == task.parent
+
+    if wanted():  # else the parent was killed, and the journal may be another run's by now
+        comparison.adopt(files.load(path))
+        comparison.journal = files.Journal(path)
+        comparison.run_cell(task.cell, task.round, task.place, wanted)

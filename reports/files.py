@@ -60,6 +60,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("ab")
+        self.mend()
 
     @classmethod
     def begin(cls, path: Path, record: Record) -> Journal:
@@ -68,6 +69,12 @@ class Journal:
         journal = cls(path)
         _lock(journal._file)
         return journal
+
+    def mend(self) -> None:
+        """Drop half a last line, that of a process which was killed as it wrote."""
+        content = self.path.read_bytes()
+        if not content.endswith(b"\n"):
+            os.truncate(self.path, content.rfind(b"\n") + 1)
 
     def append(self, line: Line) -> None:
         self._file.write(_line(line))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import units
+from .names import name, runtime
 from .record import Activity, Cell, Record
 from .statistics import Estimate, median
 from .summary import by_round, phase
@@ -55,12 +56,6 @@ def plain(record: Record) -> list[dict[str, Any]]:
     return [_plain(row) for row in phase_rows(record)]
 
 
-def name(cell: Cell) -> str:
-    """A cell as sentences name it."""
-    policy = f" with {cell.attention}" if cell.reads_attention else ""
-    return cell.method + policy + (f" under {cell.runtime}" if cell.runtime != "eager" else "")
-
-
 def host_bound(record: Record) -> str:
     """Which phases of vanilla leave the GPU waiting for the host; empty where none or unknown."""
     waiting = [
@@ -101,7 +96,7 @@ def _line(row: PhaseRow) -> list[str]:
     return [
         cell.method,
         cell.attention if cell.reads_attention else "-",
-        cell.runtime,
+        runtime(cell),
         row.phase,
         units.milliseconds(row.span.value),
         units.milliseconds(row.host.value if row.host else None),
@@ -117,6 +112,7 @@ def _plain(row: PhaseRow) -> dict[str, Any]:
         "method": cell.method,
         "attention": cell.attention if cell.reads_attention else None,
         "runtime": cell.runtime,
+        "fallback": cell.fallback or None,
         "phase": row.phase,
         "span_seconds": row.span.value,
         "host_seconds": row.host.value if row.host else None,

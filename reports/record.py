@@ -40,6 +40,7 @@ class Telemetry(Struct):
 
     readings: how many fell into the sample; none are n/a for what they would tell. Clocks in Hz
     (medians, and the lowest SM clock), highest temperature, mean power. throttled: reasons seen.
+    others: PIDs of other processes on the GPU.
     """
 
     readings: int
@@ -49,6 +50,7 @@ class Telemetry(Struct):
     temperature_celsius: float | None = None
     power_watts: float | None = None
     throttled: list[str] = []
+    others: list[int] = []
 
 
 class Sample(Struct):
@@ -111,8 +113,9 @@ class Energy(Struct):
 class Cell(Struct):
     """One method under one attention policy and runtime: its counts, its cost and its samples.
 
-    fallback: why it ran eager where another runtime was asked for. warmups: seconds of the untimed
-    requests, the first call first. visual_per_layer: visual tokens entering each decoder layer.
+    fallback: why it ran eager where another runtime was asked for. setups: graphs compiled or
+    captured, recompilations, graph breaks. warmups: seconds of the untimed requests of the first
+    process, the first call first. visual_per_layer: visual tokens entering each decoder layer.
     kv_bytes_*: per decoder layer, from the cache tensors, whole batch. kernels: the attention
     kernel of each decoder layer in prefill, as torch names it. solved: knobs solved on the warm-up
     request. note: where the method could not do what its knobs ask. missing: what could not be
@@ -125,6 +128,7 @@ class Cell(Struct):
     reads_attention: bool
     runtime: str = "eager"
     fallback: str = ""
+    setups: dict[str, int] = {}
     warmups: list[float] = []
     visual_per_layer: list[int] = []
     tokens_per_layer: list[int] = []

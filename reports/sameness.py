@@ -10,7 +10,8 @@ from .record import Record
 
 MACHINE = (
     ("device",), ("device_uuid",), ("cpu",), ("threads",), ("packages",), ("cuda",),
-    ("gpu", "driver"), ("git", "tpprof", "commit"),
+    ("gpu", "driver"), ("git", "tpprof", "commit"), ("git", "tpprof", "dirty"), ("plugins",),
+    ("determinism",), ("variables",),
 )  # fmt: skip
 """Places in the environment that must agree for samples to be put together."""
 SETTINGS = ("attention", "runtimes", "keep", "equalize", "isolate", "samples", "seed", "plugins")

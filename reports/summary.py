@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median as middle
 
-from .record import Cell, Record, Sample
+from .names import ran
+from .record import Cell, Record, Sample, Settings
 from .statistics import Estimate, median, percentile, speedup
 
 
@@ -15,8 +16,9 @@ class Row:
     """One cell of the record in numbers; None where there is nothing to derive it from.
 
     latency, prefill: seconds. decode: seconds per token. p95, p99: of the latency. speedup:
-    measured, end to end, round by round against vanilla. precision: the wider of the intervals of
-    latency and prefill, as half its width over the median; reached: whether it met the target.
+    measured, end to end, round by round against vanilla under the same runtime. precision: the
+    wider of the intervals of latency and prefill, as half its width over the median; reached:
+    whether it met the target.
     flops: of the whole request. promised: vanilla's FLOPs over this cell's. realised: the share of
     the promised saving of time that the clock confirms, (1 - T / T0) / (1 - F / F0). parts_sum:
     the parts of a request over its latency.
@@ -52,9 +54,8 @@ class Row:
 
 
 def rows(record: Record) -> list[Row]:
-    """One row per cell, in the record's order; vanilla, running eager, is the first."""
-    vanilla = next((cell for cell in record.cells if cell.name == "vanilla"), None)
-    return [_row(cell, vanilla, record.settings.target) for cell in record.cells]
+    """One row per cell, in the record's order."""
+    return [_row(cell, _vanilla(record, cell), record.settings) for cell in record.cells]
 
 
 def seconds(cell: Cell, sample: Sample, wanted: Callable[[str, str], bool]) -> float:
@@ -91,7 +92,14 @@ def precision(cell: Cell) -> float | None:
     return max(known) if known and len(known) == len(widths) else None
 
 
-def _row(cell: Cell, vanilla: Cell | None, target: float) -> Row:
+def _vanilla(record: Record, cell: Cell) -> Cell | None:
+    """The first vanilla cell that ran under the same runtime as `cell`: what a runtime gains is
+    no merit of a method."""
+    vanillas = [other for other in record.cells if other.name == "vanilla"]
+    return next((other for other in vanillas if ran(other) == ran(cell)), None)
+
+
+def _row(cell: Cell, vanilla: Cell | None, settings: Settings) -> Row:
     gain = _speedup(cell, vanilla)
     flops = sum(item.flops for item in cell.flops)
     full = sum(item.flops for item in vanilla.flops) if vanilla else 0
@@ -100,18 +108,19 @@ def _row(cell: Cell, vanilla: Cell | None, target: float) -> Row:
     if gain and share is not None and share < 1 and cell is not vanilla:
         realised = (1 - 1 / gain.value) / (1 - share)
     width, memory = precision(cell), cell.memory
-    latencies = [sample.latency for sample in cell.samples]
+    by_rounds = list(by_round(cell, lambda sample: sample.latency).values())
+    latencies = by_rounds if settings.isolate else [sample.latency for sample in cell.samples]
     sums = by_round(cell, lambda sample: sum(sample.parts) / sample.latency)
     return Row(
         cell=cell,
-        latency=median(list(by_round(cell, lambda sample: sample.latency).values())),
+        latency=median(by_rounds),
         prefill=phase(cell, "prefill"),
         decode=_per_token(cell),
         p95=percentile(latencies, 0.95),
         p99=percentile(latencies, 0.99),
         speedup=gain,
         precision=width,
-        reached=width is not None and width <= target,
+        reached=width is not None and width <= settings.target,
         flops=flops,
         flops_share=share,
         promised=1 / share if share else None,

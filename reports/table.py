@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import units
+from .names import runtime
 from .record import Record
 from .statistics import Estimate
 from .summary import Row, rows
@@ -69,7 +70,7 @@ def _what(record: Record) -> list[Column]:
         ),
         Column(
             "runtime",
-            lambda r: f"eager, not {r.cell.runtime}" if r.cell.fallback else r.cell.runtime,
+            lambda r: runtime(r.cell),
             {"runtime": lambda r: r.cell.runtime, "fallback": lambda r: r.cell.fallback or None},
             shown=any(cell.runtime != "eager" for cell in record.cells),
         ),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from . import units
-from .phases import host_bound, name
+from .names import name, ran
+from .phases import host_bound
 from .record import Record
 from .summary import Row, phase, rows
 
@@ -101,6 +102,8 @@ def _ranking(measured: list[Row]) -> str:
     best, wrong = "", 1.0
     for less in measured:
         for more in measured:
+            if ran(less.cell) != ran(more.cell):
+                continue
             if not (less.flops_share and more.flops_share and less.latency and more.latency):
                 continue
             if less.flops_share > more.flops_share - 0.01 or not _apart(more, less):

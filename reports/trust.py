@@ -7,7 +7,7 @@ from collections import Counter
 from statistics import median
 
 from . import units
-from .phases import name
+from .names import name
 from .record import Cell, Process, Record
 from .summary import rows
 
@@ -19,6 +19,7 @@ def warnings(record: Record) -> list[str]:
     found = [
         *record.environment.get("warnings", []),
         _marks(record),
+        _throttled(record),
         _others(record),
         _clocks(record),
         _outcomes(record),
@@ -34,6 +35,18 @@ def _marks(record: Record) -> str:
         return ""
     listed = ", ".join(f"{mark} in {number}" for mark, number in counts.most_common())
     return f"suspect samples: {listed} of {len(samples)}. They are kept and count."
+
+
+def _throttled(record: Record) -> str:
+    before = {
+        reason
+        for process in record.processes
+        if process.gpu_before is not None
+        for reason in process.gpu_before.throttled or []
+    }
+    if not before:
+        return ""
+    return f"the GPU was throttled before anything ran: {', '.join(sorted(before))}."
 
 
 def _others(record: Record) -> str:

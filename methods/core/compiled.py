@@ -94,8 +94,12 @@ class CompileRuntime(Runtime):
         self._requests = 0
 
     @property
-    def setups(self) -> int:
-        return self._counter.graphs
+    def setups(self) -> dict[str, int]:
+        return {
+            "graphs": self._counter.graphs,
+            "recompiles": self.recompiles,
+            "graph breaks": self.graph_breaks,
+        }
 
     def request(self, once: Callable[[], Result]) -> Result:
         """What `once` gives; where the compiler fails, what it gives eagerly from the start."""

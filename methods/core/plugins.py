@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -29,9 +30,18 @@ def load_plugins(names: Iterable[str]) -> None:
             ) from error
 
 
+def contents(names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of the file of each plug-in, "" where it has none: edited, it is another one."""
+    found = {}
+    for name in names:
+        path = name if name.endswith(".py") else getattr(sys.modules.get(name), "__file__", None)
+        found[name] = hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+    return found
+
+
 def _load_file(path: Path) -> None:
     """Import a file once, under a name of its own: two plug-ins may be called alike."""
-    name = "tpprof_plugin" + "".join(c if c.isalnum() else "_" for c in str(path.with_suffix("")))
+    name = f"tpprof_plugin_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
     if name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(name, path)

@@ -39,9 +39,9 @@ class Runtime:
         self.fallback = ""
 
     @property
-    def setups(self) -> int:
+    def setups(self) -> dict[str, int]:
         """How often it has compiled or captured so far: not to be done in a timed request."""
-        return 0
+        return {}
 
     def request(self, once: Callable[[], Result]) -> Result:
         """What `once`, a whole request, gives. It may be run a second time after a fallback."""

@@ -150,8 +150,8 @@ class GraphRuntime(Runtime):
             self.fallback = f"{decoder.backend} takes no additive mask, which static caches need"
 
     @property
-    def setups(self) -> int:
-        return self.captures
+    def setups(self) -> dict[str, int]:
+        return {"captures": self.captures}
 
     def decode(
         self, context: Context, cache: Any, tokens: list[Tensor], new_tokens: int

@@ -55,6 +55,7 @@ def events() -> list[dict[str, Any]]:
         mark(60, "prefill|layer|0"),
         call(70, "cudaMemcpyAsync", 3),
         call(75, "cudaMemcpy", 4),
+        operator(80, 5, "aten::softmax"),
         mark(100, "prefill|layer|1"),
         call(110, "cudaGraphLaunch", 5),
         call(190, "cudaDeviceSynchronize"),
@@ -74,7 +75,7 @@ def test_what_the_host_asked_for_belongs_to_the_part_that_was_under_way(
 ) -> None:
     (prefill, decode), kernels = activity.analyse(events, on_gpu=True)
     assert (prefill.phase, decode.phase) == ("prefill", "decode")
-    assert (prefill.operators, decode.operators) == (2, 0)
+    assert (prefill.operators, decode.operators) == (3, 0)
     assert (prefill.launches, decode.launches) == (2, 1)
     assert (prefill.syncs, decode.syncs) == (2, 1)
     assert kernels == ["aten::_flash_attention_forward", "softmax map"]
@@ -89,9 +90,14 @@ def test_what_the_device_did_belongs_to_the_phase_that_launched_it(
     assert decode.busy_seconds == pytest.approx(20e-6)
 
 
+def test_an_attention_that_is_not_recognised_is_unknown(events: list[dict[str, Any]]) -> None:
+    plain = [event for event in events if "attention" not in event["name"]]
+    assert activity.analyse(plain, on_gpu=True)[1] == ["unknown", "softmax map"]
+
+
 def test_without_a_gpu_there_are_operators_alone(events: list[dict[str, Any]]) -> None:
     (prefill, _), _ = activity.analyse(events, on_gpu=False)
-    assert prefill.operators == 2
+    assert prefill.operators == 3
     assert prefill.launches is prefill.syncs is prefill.busy_seconds is None
 
 

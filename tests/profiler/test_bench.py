@@ -69,11 +69,11 @@ def test_asking_the_driver_for_memory_in_the_window_marks_the_sample(
 def test_compiling_in_the_window_marks_the_sample(
     bench: Bench, cell: Cell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counts = iter([1, 2])
+    counts = iter([{"captures": 1}, {"captures": 2}])
     monkeypatch.setattr(type(cell.runtime), "setups", property(lambda self: next(counts)))
     sample = bench.sample(cell, 0, 0, 0)
     assert sample is not None
-    assert sample.marks == ["compiling or capturing in the window"]
+    assert sample.marks == ["captures in the window"]
 
 
 def test_a_runtime_that_gives_up_in_the_window_is_never_mixed_in(
@@ -91,13 +91,13 @@ def test_a_runtime_that_gives_up_in_the_window_is_never_mixed_in(
 
 
 def test_throttling_marks_the_sample(bench: Bench, cell: Cell) -> None:
-    hot = Telemetry(readings=2, throttled=["hardware thermal slowdown"])
+    hot = Telemetry(readings=2, throttled=["hardware thermal slowdown"], others=[42])
     sampler = FakeSampler(hot)
     bench._sampler = sampler  # type: ignore[assignment]
     sample = bench.sample(cell, 0, 0, 0)
     assert sample is not None
     assert sample.telemetry == hot
-    assert sample.marks == ["throttled (hardware thermal slowdown)"]
+    assert sample.marks == ["throttled (hardware thermal slowdown)", "process 42 on the GPU"]
     ((began, ended),) = sampler.windows
     assert ended - began == pytest.approx(sample.latency)
 
@@ -118,11 +118,33 @@ def test_a_pass_that_fails_says_why_and_costs_nothing_else(
 
     monkeypatch.setattr(module.activity, "count", broken)
     bench.warm_up(cell)
-    bench.passes(cell)
+    bench.activity(cell)
+    bench.energy(cell)
     assert cell.saved.missing["activity"] == "RuntimeError: no profiler here"
     assert not cell.saved.error
     assert cell.saved.energy.joules is None
     assert "no GPU" in cell.saved.energy.reason
+
+
+def test_a_failing_energy_pass_leaves_its_reason_and_the_row(
+    bench: Bench, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("the counter went away")
+
+    monkeypatch.setattr(module, "energy_per_request", broken)
+    bench._gpu = object()  # type: ignore[assignment]
+    bench.energy(cell)
+    bench._gpu = None
+    assert cell.saved.energy.joules is None
+    assert cell.saved.energy.reason == "RuntimeError: the counter went away"
+    assert not cell.saved.error
+
+
+def test_a_sampler_without_a_reading_leaves_its_reason(bench: Bench, cell: Cell) -> None:
+    bench._sampler = FakeSampler(Telemetry(readings=0))  # type: ignore[assignment]
+    assert bench.sample(cell, 0, 0, 0) is not None
+    assert cell.saved.missing == {"telemetry": "it could not be started"}
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,10 @@ def test_report_formats(recorded: Path, form: str) -> None:
     elif form == "csv":
         names = [row["method"] for row in csv.DictReader(io.StringIO(done.stdout))]
     else:
-        names = [line.split("|")[1].strip() for line in done.stdout.splitlines()[2:]]
+        told = done.stdout.splitlines()
+        assert told[0].startswith("> "), "what to know first stands above the table"
+        lines = [line for line in told if line.startswith("|")]
+        names = [line.split("|")[1].strip() for line in lines[2:]]
     assert names == ["vanilla", "fastv", "fastv", "random"]
 
 

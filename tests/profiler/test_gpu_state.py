@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tpprof.profiler import sampler
+from tpprof.profiler.child import python
 from tpprof.profiler.clock import now
 from tpprof.profiler.gpu import Gpu, energy_per_request
 from tpprof.profiler.sampler import Sampler
@@ -408,14 +409,14 @@ def test_the_real_sampler_reads_nvml_on_the_clock_of_this_process() -> None:
 
 def test_the_real_sampler_without_nvml_says_why() -> None:
     program = "import sys; sys.modules['pynvml'] = None; import tpprof.profiler.sampler as s; "
-    command = [sys.executable, "-c", program + "s._main('abc', 0.01)"]
+    command = [sys.executable, "-c", program + "s.main('abc', 0.01)"]
     with Sampler("abc", 0.01, command=command) as watching:
         assert watching.telemetry(0, 1e12) is None
     assert "pynvml" in watching.reason
 
 
 def _start(**streams: Any) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tpprof.profiler.sampler", "abc", "0.01"]
+    command = python("from tpprof.profiler.sampler import main; main('abc', 0.01)")
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **streams)
 
 
@@ -436,10 +437,10 @@ def test_the_real_sampler_ends_silently(how: str) -> None:
 @pytest.mark.usefixtures("packaged_nvml")
 def test_the_real_sampler_ends_when_its_parent_is_gone() -> None:
     parent = (
-        "import subprocess, sys; subprocess.run("
-        "[sys.executable, '-m', 'tpprof.profiler.sampler', 'abc', '0.01'])"
+        "import subprocess; from tpprof.profiler.child import python; "
+        "subprocess.run(python('from tpprof.profiler.sampler import main; main(\"abc\", 0.01)'))"
     )
-    command = [sys.executable, "-c", parent]
+    command = python(parent)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()

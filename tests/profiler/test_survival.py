@@ -90,6 +90,9 @@ def test_a_run_that_is_ended_loses_no_sample_and_goes_on(
     assert report.returncode == 0
     assert "interrupted" in report.stdout
 
+    anew = tpprof(*arguments, out=out)
+    assert anew.returncode == 2
+    assert "continue it with --resume" in anew.stderr
     again = tpprof(*arguments, "--rounds", "12", "--resume", out=out)
     assert again.returncode == 0, again.stderr
     after = load(out)
@@ -100,7 +103,7 @@ def test_a_run_that_is_ended_loses_no_sample_and_goes_on(
     assert not journal_of(out).exists()
 
 
-def test_a_run_that_did_not_end_is_not_overwritten_nor_mixed(tmp_path: Path) -> None:
+def test_a_run_that_did_not_end_is_not_mixed(tmp_path: Path) -> None:
     out = tmp_path / "run.json"
     code, complaints = interrupted(
         signal.SIGKILL, lambda record: taken(record) > 0, "compare", "random", *SMALL, *ENDLESS,
@@ -108,9 +111,6 @@ def test_a_run_that_did_not_end_is_not_overwritten_nor_mixed(tmp_path: Path) -> 
     )  # fmt: skip
     assert code == -signal.SIGKILL, complaints
     kept = journal_of(out).read_bytes()
-    anew = tpprof("compare", "random", *SMALL, out=out)
-    assert anew.returncode == 2
-    assert "continue it with --resume" in anew.stderr
     other = tpprof("compare", "random", *SMALL, "--keep", "9", "--resume", out=out)
     assert other.returncode == 2
     assert "keep is 9, was None" in other.stderr
@@ -161,6 +161,12 @@ def test_a_cell_that_runs_out_of_memory_ends_alone(tmp_path: Path) -> None:
     assert devour.samples == []
     assert len(vanilla.samples) == len(random.samples) == 1
     assert "failed:" in done.stdout
+    resumed = tpprof(
+        "compare", "devour", "random", *SMALL, "--rounds", "1", "--plugin", PLUGIN, "--resume",
+        out=out,
+    )  # fmt: skip
+    assert resumed.returncode == 1, "it is complete: nothing is tried again, nothing is forgotten"
+    assert load(out).cells[1].error == devour.error
 
 
 def test_isolated_cells_run_in_processes_of_their_own(tmp_path: Path) -> None:

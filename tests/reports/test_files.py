@@ -57,6 +57,20 @@ def test_half_a_line_at_the_end_is_dropped(empty: Record, tmp_path: Path) -> Non
     assert latencies(load(path)) == [[1.0, 3.0], [2.0]]
 
 
+def test_a_writer_that_is_killed_costs_its_own_line_only(empty: Record, tmp_path: Path) -> None:
+    """A worker dies as it writes; the process that started it goes on with the same journal."""
+    path = tmp_path / "run.json"
+    journal = written(path, empty)
+    with journal_of(path).open("ab") as worker:
+        worker.write(b'{"type":"cell","index":0,"ce')
+    journal.mend()
+    journal.append(Taken(index=0, sample=sample(1, 3.0)))
+    with journal_of(path).open("ab") as worker:
+        worker.write(b'{"type":"cell"')
+    Journal(journal_of(path)).append(Taken(index=1, sample=sample(1, 4.0)))
+    assert latencies(load(path)) == [[1.0, 3.0], [2.0, 4.0]]
+
+
 def test_what_becomes_known_of_a_cell_keeps_its_samples(empty: Record, tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     journal = written(path, empty)

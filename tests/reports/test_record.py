@@ -112,6 +112,31 @@ def test_speedups_pair_samples_of_one_round(run: Record) -> None:
     assert row.speedup.value == pytest.approx(2.0)
 
 
+def test_a_runtime_is_measured_against_its_own_vanilla(run: Record) -> None:
+    run.cells += [
+        cell("vanilla", "rows", 1.0, 1000, runtime="graph"),
+        cell("fastv", "rows", 0.8, 200, runtime="graph"),
+        cell("random", "rows", 1.0, 250, runtime="graph", fallback="no"),
+    ]
+    *_, vanilla, fastv, fallen = rows(run)
+    assert vanilla.speedup is not None
+    assert vanilla.speedup.value == 1.0
+    assert fastv.speedup is not None
+    assert fastv.speedup.value == pytest.approx(1.25)
+    assert fastv.realised == pytest.approx((1 - 0.8) / (1 - 0.2))
+    assert fallen.speedup is not None
+    assert fallen.speedup.value == pytest.approx(2.0), "it ran eager, and so did the first vanilla"
+
+
+def test_methods_under_different_runtimes_are_not_ranked(run: Record) -> None:
+    run.cells = [
+        cell("vanilla", "rows", 2.0, 1000),
+        cell("fastv", "rows", 1.0, 200),
+        cell("random", "rows", 0.5, 400, runtime="graph"),
+    ]
+    assert not any("do not rank" in sentence for sentence in text.sentences(run))
+
+
 def test_what_is_missing_is_not_available_and_never_zero() -> None:
     empty = record(
         cell("vanilla", "rows", 1.0, 10, samples=[], parts=[], memory=Memory()),

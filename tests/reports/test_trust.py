@@ -75,6 +75,12 @@ def test_processes_that_ended_badly_are_told(run: Record) -> None:
     assert "fastv with maps its process was ended by SIGKILL" in warning
 
 
+def test_throttling_before_the_run_is_told(run: Record) -> None:
+    run.processes[0].gpu_before = GpuState(throttled=["hardware slowdown"])
+    (warning,) = trust.warnings(run)
+    assert "throttled before anything ran: hardware slowdown" in warning
+
+
 def test_a_row_says_when_it_missed_the_target(run: Record) -> None:
     run.cells[1].samples = [sample(number, 1.0 + number / 10) for number in range(6)]
     vanilla, fastv = rows(run)
@@ -105,6 +111,11 @@ def test_samples_of_one_process_count_as_one(run: Record) -> None:
     assert row.precision is None
     assert row.speedup is not None
     assert row.speedup.samples == 3
+    for measured in run.cells:
+        measured.samples = [sample(n // 10, 1.0 + n / 100) for n in range(300)]
+    assert rows(run)[1].p95 is not None
+    run.settings.isolate = True
+    assert rows(run)[1].p95 is None, "thirty processes, not three hundred samples"
 
 
 def test_percentiles_are_shown_from_enough_samples_only(run: Record) -> None:
