@@ -34,7 +34,8 @@ def main() -> None:
     print(f"{model.name}, 64 visual tokens, on {model.device}, one thread")
     if options.runs:
         against_itself(model, options.runs, options.seconds)
-    against_a_slower_one(model, options.slow_runs, options.slow, options.slow_seconds)
+    if options.slow_runs:
+        against_a_slower_one(model, options.slow_runs, options.slow, options.slow_seconds)
 
 
 def against_itself(model: Model, runs: int, seconds: float) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 import tpprof
-from tpprof.reports.record import load
+from tpprof.reports.files import load
 from tpprof.reports.terminal import show
 
 

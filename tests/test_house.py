@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,11 @@ def test_only_the_clock_reads_time() -> None:
         if path.name != "clock.py":
             assert "perf_counter" not in text, path
             assert "cuda.Event" not in text, path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
+def test_benchmarks_find_what_they_import(path: Path) -> None:
+    assert callable(runpy.run_path(str(path), run_name="imported")["main"])
 
 
 def test_nothing_else_lies_at_the_root() -> None:
