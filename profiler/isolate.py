@@ -96,8 +96,8 @@ def _reason(code: int, last_line: str) -> str:
     if code < 0:
         killer = signal.Signals(-code).name
         hint = " (out of memory?)" if killer == "SIGKILL" else ""
-        return f"its process was ended by {killer}{hint}"
-    return last_line or f"its process ended with exit code {code}"
+        return f"process ended by {killer}{hint}"
+    return last_line or f"process ended with exit code {code}"
 
 
 def _note_failure(

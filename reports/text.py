@@ -62,6 +62,9 @@ def footnotes(record: Record) -> list[str]:
         listed = ", ".join(f"{kernel} in {number}" for kernel, number in counts.items())
         layers = len(table[0].cell.kernels)
         lines.append(f"attention kernel of {name(table[0].cell)}: {listed} of {layers} layers.")
+    missing = {f"{what} ({why})": None for row in table for what, why in row.cell.missing.items()}
+    if missing:
+        lines.append(f"not measured: {', '.join(missing)}.")
     return lines
 
 

@@ -91,8 +91,8 @@ def _outcomes(record: Record) -> str:
 
 
 def _outcome(record: Record, process: Process) -> str:
-    cell = "" if process.cell is None else f"{name(record.cells[process.cell])} "
-    return cell + process.outcome
+    subject = f"PID {process.pid}" if process.cell is None else name(record.cells[process.cell])
+    return f"{subject}: {process.outcome}"
 
 
 def _precision(record: Record) -> str:

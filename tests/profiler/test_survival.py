@@ -179,7 +179,7 @@ def test_isolated_cells_run_in_processes_of_their_own(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     record = load(out)
     vanilla, random, die, devour = record.cells
-    assert die.error == "its process was ended by SIGKILL (out of memory?)"
+    assert die.error == "process ended by SIGKILL (out of memory?)"
     assert "memory" in devour.error
     assert devour.samples == []
     for alive in (vanilla, random):

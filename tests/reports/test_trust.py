@@ -69,10 +69,10 @@ def test_what_was_wrong_with_the_machine_is_told(run: Record) -> None:
 
 def test_processes_that_ended_badly_are_told(run: Record) -> None:
     run.processes.append(
-        Process(pid=2, started="later", cell=1, outcome="its process was ended by SIGKILL")
+        Process(pid=2, started="later", cell=1, outcome="process ended by SIGKILL")
     )
     (warning,) = trust.warnings(run)
-    assert "fastv with maps its process was ended by SIGKILL" in warning
+    assert "fastv with maps: process ended by SIGKILL" in warning
 
 
 def test_throttling_before_the_run_is_told(run: Record) -> None:
@@ -187,3 +187,9 @@ def test_the_attention_kernels_are_told(run: Record) -> None:
     assert told == (
         "attention kernel of vanilla: _flash_attention_forward in 2, softmax map in 1 of 3 layers."
     )
+
+
+def test_what_could_not_be_measured_is_told_once(run: Record) -> None:
+    for measured in run.cells:
+        measured.missing = {"activity": "no profiler here"}
+    assert text.footnotes(run)[-1] == "not measured: activity (no profiler here)."
