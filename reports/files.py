@@ -135,6 +135,8 @@ def save(record: Record, path: Path) -> None:
 def load(path: Path) -> Record:
     """Read a record, or the journal of one whose run did not end; raises RecordError with one line
     for anything else."""
+    if path.is_dir():
+        raise RecordError(f"{path} is a folder; give one of the records in it")
     journal = journal_of(path)
     if journal.exists():
         return _checked(path, _from_journal(journal))

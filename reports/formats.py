@@ -45,8 +45,8 @@ def as_table(headings: Sequence[str], lines: Sequence[Sequence[str]], left: int 
     return table
 
 
-def console(width: int = 160) -> Console:
-    """A page wide enough for the table: a narrower terminal wraps its lines, and cuts nothing."""
+def console(width: int = 220) -> Console:
+    """A page wide enough for any table: a narrower terminal wraps its lines, and cuts nothing."""
     return Console(width=max(width, Console().width))
 
 

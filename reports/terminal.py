@@ -10,20 +10,22 @@ from .formats import as_table
 from .record import Record
 from .table import texts
 
+LINE = 160  # columns of a line of text
+
 
 def show(record: Record, console: Console, *, by_phase: bool = False) -> None:
     """Print the table and what it says; `by_phase` adds one row for every phase of every cell."""
     for line in text.header(record):
         console.print(Text(line), soft_wrap=True)
     for warning in trust.warnings(record):
-        console.print(Text(f"! {warning}", style="yellow"))
+        console.print(Text(f"! {warning}", style="yellow"), width=LINE)
     headings, lines = texts(record)
     console.print(as_table(headings, lines, left=2))
     if by_phase:
         headings, lines = phases.texts(record)
         console.print(as_table(headings, lines, left=4))
     for sentence in text.sentences(record):
-        console.print(Text(sentence))
+        console.print(Text(sentence), width=LINE)
     console.print()
     for line in text.footnotes(record):
-        console.print(Text(line, style="dim"))
+        console.print(Text(line, style="dim"), width=LINE)

@@ -49,6 +49,8 @@ def footnotes(record: Record) -> list[str]:
         "attention. realised: share of the promised saving that the clock confirms. ±: half the "
         "wider 95 % interval of latency and prefill."
     ]
+    if any(row.cell.runtime != "eager" for row in table):
+        lines[0] += " speed-ups: against vanilla under the same runtime."
     if sums:
         off = max(abs(1 - share) for share in sums)
         verdict = "within 2 %" if off <= 0.02 else "NOT within 2 %: distrust the parts"

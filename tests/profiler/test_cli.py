@@ -96,6 +96,7 @@ def test_report_formats(recorded: Path, form: str) -> None:
         (["flops", "fastv", "--model", "gpt"], "known: tiny"),
         (["flops", "fastv", "--keep", "2"  "9" * 9], "this request has 2880"),
         (["report", "none.json"], "No such file"),
+        (["report", "."], "is a folder"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )  # fmt: skip
