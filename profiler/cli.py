@@ -111,6 +111,8 @@ def compare(
         target=share("--target-ci", target_ci), min_rounds=min_rounds, max_rounds=max_rounds,
         max_seconds=max_seconds, seed=seed, plugins=plugin or [],
     )  # fmt: skip
+    if rounds is not None and rounds < 1:
+        fail(f"--rounds must be at least 1, not {rounds}")
     if rounds is not None:
         measured.min_rounds, measured.max_rounds, measured.max_seconds = rounds, rounds, None
     job = Job(

@@ -79,7 +79,7 @@ class Comparison:
     def run(self, progress: Progress | None = None) -> schema.Record:
         """Warm up, measure round by round until it is enough, and return the record."""
         tell = progress or _tell_nobody
-        done = rounds.begun(self.record)
+        done = rounds.complete(self.record)
         enough = bool(done) and rounds.enough(self.record, done, 0.0)
         wanted = [
             number for number, cell in enumerate(self.cells) if not enough or _uncounted(cell)
@@ -88,7 +88,7 @@ class Comparison:
             with self._joined() as (bench, process):
                 self._warm_up(bench, wanted, tell)
                 if not enough:
-                    self._rounds(bench, process, done, tell)
+                    self._rounds(bench, process, tell)
                 self._passes(bench, wanted, tell)
         self.record.complete = True
         self._write(files.Ended())
@@ -129,20 +129,20 @@ class Comparison:
                     measure(cell)
                 self._write_cell(number)
 
-    def _rounds(self, bench: Bench, process: int, done: int, tell: Progress) -> None:
-        began, first = now(), done
+    def _rounds(self, bench: Bench, process: int, tell: Progress) -> None:
+        began, first, number = now(), rounds.complete(self.record), rounds.begun(self.record)
         while any(cell.alive for cell in self.cells):
-            spent = now() - began
+            spent, done = now() - began, rounds.complete(self.record)
             if rounds.enough(self.record, done, spent):
                 break
             left = rounds.left(self.settings, done - first, spent)
-            alive = [number for number, cell in enumerate(self.cells) if cell.alive]
+            alive = [index for index, cell in enumerate(self.cells) if cell.alive]
             with steady():
-                for place, turn in enumerate(rounds.order(len(alive), done)):
+                for place, turn in enumerate(rounds.order(len(alive), number)):
                     steps = (done * len(alive) + place, (done + left) * len(alive))
                     tell(name(self.cells[alive[turn]].saved), *steps)
-                    self._sample(bench, alive[turn], done, place, process)
-            done += 1
+                    self._sample(bench, alive[turn], number, place, process)
+            number += 1
 
     def _sample(self, bench: Bench, index: int, number: int, place: int, process: int) -> None:
         cell = self.cells[index]

@@ -141,7 +141,7 @@ def _continued(earlier: Record, record: Record) -> Record:
     earlier.settings, earlier.complete = record.settings, False
     for process in earlier.processes:
         if process.seconds is None and not process.outcome:
-            process.outcome = "was killed"
+            process.outcome = "did not come to its end"
     told = earlier.environment.setdefault("warnings", [])
     told += [line for line in record.environment["warnings"] if line not in told]
     return earlier

@@ -41,7 +41,7 @@ def run(job: Job, journal: files.Journal, record: Record, tell: Progress) -> Non
     path, began = journal.path, now()
     if job.model is None:  # chosen by the memory that was free: no process may choose another
         job.model = record.model.name
-    done = first = rounds.begun(record)
+    done = first = rounds.complete(record)
     if done and rounds.enough(record, done, 0.0):
         journal.append(files.Ended())
         return
@@ -49,26 +49,27 @@ def run(job: Job, journal: files.Journal, record: Record, tell: Progress) -> Non
         if cell.error:  # of an earlier run: it is given another try
             cell.error = ""
             journal.append(files.Known.of(index, cell))
+    number = rounds.begun(record)
     while not all(cell.error for cell in record.cells):
-        spent = now() - began
+        spent, done = now() - began, rounds.complete(record)
         if rounds.enough(record, done, spent):
             break
         left = rounds.left(job.settings, done - first, spent)
         alive = [index for index, cell in enumerate(record.cells) if not cell.error]
-        for place, turn in enumerate(rounds.order(len(alive), done)):
+        for place, turn in enumerate(rounds.order(len(alive), number)):
             index = alive[turn]
-            label = f"process {done + 1} of {name(record.cells[index])}"
+            label = f"process {number + 1} of {name(record.cells[index])}"
             tell(label, done * len(alive) + place, (done + left) * len(alive))
             task = Task(
-                job=job, out=str(path), parent=os.getpid(), cell=index, round=done, place=place
+                job=job, out=str(path), parent=os.getpid(), cell=index, round=number, place=place
             )
             failed = _run(task)
             record = files.load(path)
             if failed:
                 journal.mend()
-                _note_failure(journal, record, index, done, failed)
+                _note_failure(journal, record, index, number, failed)
         record = files.load(path)
-        done += 1
+        number += 1
     journal.append(files.Ended())
 
 

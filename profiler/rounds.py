@@ -60,6 +60,14 @@ def begun(record: Record) -> int:
     return max(numbers, default=-1) + 1
 
 
+def complete(record: Record) -> int:
+    """How many rounds every cell that did not fail has a sample of: what an earlier run broke off
+    in the middle does not count."""
+    alive = [cell for cell in record.cells if not cell.error]
+    held = [{sample.round for sample in cell.samples} for cell in alive]
+    return len(set.intersection(*held)) if held else 0
+
+
 def enough(record: Record, done: int, spent: float) -> bool:
     """Whether to stop after `done` rounds in `spent` seconds.
 

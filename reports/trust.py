@@ -37,6 +37,10 @@ def _marks(record: Record) -> str:
     return f"suspect samples: {listed} of {len(samples)}. They are kept and count."
 
 
+def _width(precision: float | None) -> str:
+    return "too few rounds" if precision is None else f"±{units.percent(precision)}"
+
+
 def _throttled(record: Record) -> str:
     before = {
         reason
@@ -104,6 +108,5 @@ def _precision(record: Record) -> str:
     target = f"{record.settings.target * 100:g} %"
     return (
         f"{len(missed)} of {len(measured)} rows missed the target of ±{target}, most of all "
-        f"{widest} (±{units.percent(missed[widest])}): more --max-seconds or a quieter machine "
-        "narrows them."
+        f"{widest} ({_width(missed[widest])}): more rounds or a quieter machine narrow them."
     )

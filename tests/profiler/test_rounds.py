@@ -94,3 +94,15 @@ def test_settings_that_cannot_be_met_are_refused(settings: dict[str, object], to
 def test_the_next_round_lies_behind_all_that_have_samples() -> None:
     assert rounds.begun(noisy(0.1, 4)) == 4
     assert rounds.begun(noisy(0.1, 0)) == 0
+
+
+def test_a_round_that_was_broken_off_does_not_count() -> None:
+    run = noisy(0.001, 6)
+    run.cells.append(cell("random", "rows", 1.0, 1))
+    del run.cells[1].samples[2]
+    assert rounds.complete(run) == 5
+    run.cells.append(cell("pooling", "rows", 1.0, 1, samples=[], error="boom"))
+    assert rounds.complete(run) == 5, "a failed cell holds nothing up"
+    for failed in run.cells:
+        failed.error = "boom"
+    assert rounds.complete(run) == 0
