@@ -64,12 +64,11 @@ class Bench:
             load_before=_load(), gpu_before=self._state(),
         )  # fmt: skip
 
-    def left(self, process: schema.Process, outcome: str = "") -> schema.Process:
+    def left(self, process: schema.Process) -> schema.Process:
         """The same process, as it ends."""
         process.seconds = now() - self._began
         process.load_after = _load()
         process.gpu_after = self._state()
-        process.outcome = outcome
         return process
 
     def warm_up(self, cell: Cell, least: int = 1) -> None:

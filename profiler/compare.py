@@ -23,12 +23,10 @@ from .environment import environment
 from .equalize import equalize
 from .models.load import default_name, load
 from .models.model import Model
+from .rounds import Progress
 from .workload import Preparation, Workload, describe, make_workload
 
 ISOLATED_WARMUPS = 2  # a fresh process is colder than its first request shows
-
-Progress = Callable[[str, int, int], None]
-"""Told what runs now, how many steps are done, and how many there are about."""
 
 
 class Comparison:

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -21,9 +20,8 @@ from ..reports.record import Record
 from . import rounds
 from .child import python
 from .clock import now
+from .rounds import Progress
 from .worker import Job, Task
-
-Progress = Callable[[str, int, int], None]
 
 
 def empty_record(job: Job) -> Record:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..methods.core.context import Lap, no_lap
+from .gpu import Gpu
 
 Result = TypeVar("Result")
 
@@ -64,18 +64,9 @@ def device_memory(uuid: str, nvml: Any | None = None) -> tuple[int | None, str]:
 
     By UUID: torch and NVML number the GPUs of a machine differently.
     """
-    try:
-        library = nvml or importlib.import_module("pynvml")
-        library.nvmlInit()
-    except Exception as error:  # no package, no driver, no permission
-        return None, f"NVML: {error}"
-    try:
-        handle = library.nvmlDeviceGetHandleByUUID(uuid)
-        return int(library.nvmlDeviceGetMemoryInfo(handle).used), ""
-    except Exception as error:  # MIG, a lost device
-        return None, f"NVML: {error}"
-    finally:
-        library.nvmlShutdown()
+    with Gpu(uuid.removeprefix("GPU-"), nvml) as gpu:
+        state = gpu.state([], has_context=False)
+    return state.memory_bytes, state.reasons.get("memory_bytes", "")
 
 
 def allocations(device: Any) -> dict[str, int]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from ..methods.core.errors import InputError
 from ..methods.core.ledger import check_policy, check_runtime
 from ..reports.record import Record, Settings
 from ..reports.summary import precision
+
+Progress = Callable[[str, int, int], None]
+"""Told what runs now, how many steps are done, and how many there are about."""
 
 
 def check(settings: Settings) -> Settings:

@@ -20,7 +20,7 @@ from .attention import Attention, attend, in_force
 from .decoder import Decoder
 from .errors import InputError, first_line
 from .ledger import RuntimeName
-from .runtime import Place, Result, Runtime
+from .runtime import Place, Result, Runtime, call_layer
 
 NAME = "tpprof-compiled"
 SETTINGS = {
@@ -122,7 +122,7 @@ class CompileRuntime(Runtime):
 
         breaks, graphs = _breaks(), self._counter.graphs
         if self._compiled is None:
-            self._compiled = torch.compile(_own_code(_layer), backend=self._counter)
+            self._compiled = torch.compile(_own_code(call_layer), backend=self._counter)
         with config.patch(SETTINGS):
             result = once()
         self.graphs = self._counter.graphs
@@ -175,26 +175,6 @@ def _may_vary(dimension: int, *tensors: Tensor) -> None:
     """Compile for any length along `dimension`; all else is fixed until it is seen to change."""
     for tensor in tensors:
         torch._dynamo.maybe_mark_dynamic(tensor, dimension)
-
-
-def _layer(
-    layer: nn.Module,
-    hidden: Tensor,
-    slot: Slot,
-    place: Place,
-    attention: Attention,
-    mask: Tensor | None,
-) -> Tensor:
-    output: Tensor = layer(
-        hidden,
-        attention_mask=mask,
-        position_ids=None,
-        past_key_values=slot,
-        use_cache=True,
-        position_embeddings=place,
-        tpprof=attention,
-    )
-    return output
 
 
 def _own_code(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .attention import Attention, in_force
 from .decode import decode
@@ -68,16 +68,7 @@ class Runtime:
         mask: Tensor | None = None,
     ) -> Tensor:
         """Decoder layer `index` on hidden [B, S, d]: [B, S, d]. `mask` as `attend` takes it."""
-        output: Tensor = self.decoder.layers[index](
-            hidden,
-            attention_mask=mask,
-            position_ids=None,
-            past_key_values=cache,
-            use_cache=True,
-            position_embeddings=place,
-            tpprof=attention,
-        )
-        return output
+        return call_layer(self.decoder.layers[index], hidden, cache, place, attention, mask)
 
     def decode(
         self, context: Context, cache: Any, tokens: list[Tensor], new_tokens: int
@@ -87,6 +78,27 @@ class Runtime:
         Afterwards `cache` holds the keys and values of all tokens but the last.
         """
         return decode(context, cache, tokens, new_tokens)
+
+
+def call_layer(
+    layer: nn.Module,
+    hidden: Tensor,
+    cache: Any,
+    place: Place,
+    attention: Attention,
+    mask: Tensor | None,
+) -> Tensor:
+    """A decoder layer, called as transformers calls it."""
+    output: Tensor = layer(
+        hidden,
+        attention_mask=mask,
+        position_ids=None,
+        past_key_values=cache,
+        use_cache=True,
+        position_embeddings=place,
+        tpprof=attention,
+    )
+    return output
 
 
 def make_runtime(name: str, decoder: Decoder) -> Runtime:
