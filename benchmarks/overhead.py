@@ -132,7 +132,8 @@ def flops(model: Model, spec: str) -> int:
     inputs, method = tpprof.inputs(model), parse(spec)
     trace = run(model, inputs, method)
     plan = method.plan(inputs.request)
-    return cost.total(cost.flops(model.shape, inputs.request, plan, trace.ledger))
+    items = cost.items(model.shape, inputs.request, plan, trace.ledger, model.dtype.itemsize)
+    return cost.total(items).flops
 
 
 def paired(

@@ -4,7 +4,7 @@ from .core.method import Keep, Method, knob
 from .core.plan import EncoderStage, Plan, Published, Stage
 from .core.registry import UnknownMethodError, method_class, names, register
 from .core.request import Budget, BudgetError, Request
-from .core.spec import SpecError, format_spec, parse, with_keep
+from .core.spec import SpecError, format_spec, has_budget, parse, with_keep
 
 __all__ = [
     "Budget",
@@ -19,6 +19,7 @@ __all__ = [
     "Stage",
     "UnknownMethodError",
     "format_spec",
+    "has_budget",
     "knob",
     "method_class",
     "names",

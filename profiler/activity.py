@@ -32,7 +32,7 @@ Result = tuple[list[Activity], list[str]]
 
 
 def count(device: Any, request: Callable[[Lap], object]) -> Result:
-    """Run `request` once under torch.profiler; returns the activity of each phase, and the
+    """Run `request` once under torch.profiler; returns the activity of each part, and the
     attention kernel of each decoder layer in prefill."""
     return analyse(trace(device, request), on_gpu=device.type == "cuda")
 
@@ -78,7 +78,7 @@ def _quiet() -> Iterator[None]:
 
 @dataclass
 class _Tally:
-    """Counts of one phase."""
+    """Counts of one part."""
 
     operators: int = 0
     launches: int = 0
@@ -88,7 +88,7 @@ class _Tally:
 
 
 def analyse(events: Iterable[Event], *, on_gpu: bool) -> Result:
-    """Activity by phase and attention kernels by decoder layer, from the events of a trace.
+    """Activity by part and attention kernels by decoder layer, from the events of a trace.
 
     What the host did belongs to the part at whose end the next mark stands; what the device did,
     to the part in which the host launched it.
@@ -100,7 +100,7 @@ def analyse(events: Iterable[Event], *, on_gpu: bool) -> Result:
         if e["name"].startswith(MARK) and e.get("cat") == "user_annotation"
     )
     times, thread = [at for at, _, _ in marks], marks[0][2]
-    tallies = {name[0]: _Tally() for _, name, _ in marks[1:]}
+    tallies = {tuple(name): _Tally() for _, name, _ in marks[1:]}
     kernels: dict[int, str] = {}
     launched: dict[int, float] = {}
 
@@ -111,7 +111,7 @@ def analyse(events: Iterable[Event], *, on_gpu: bool) -> Result:
     for event in _outermost([e for e in listed if e.get("cat") == "cpu_op"], thread):
         part = part_at(event["ts"])
         if part:
-            tallies[part[0]].operators += 1
+            tallies[tuple(part)].operators += 1
     for event in listed:
         part = part_at(event["ts"])
         name, category = event["name"], event.get("cat")
@@ -124,16 +124,16 @@ def analyse(events: Iterable[Event], *, on_gpu: bool) -> Result:
         elif category in ("cuda_runtime", "cuda_driver"):
             launched[event["args"].get("correlation", -1)] = event["ts"]
             if part:
-                _count_call(tallies[part[0]], name)
+                _count_call(tallies[tuple(part)], name)
     for event in listed:
         if event.get("cat") in ON_DEVICE:
             part = part_at(launched.get(event["args"].get("correlation", -1), -1.0))
             if part:
-                tallies[part[0]].kernels += event["cat"] == "kernel"
-                tallies[part[0]].busy.append((event["ts"], event["ts"] + event["dur"]))
+                tallies[tuple(part)].kernels += event["cat"] == "kernel"
+                tallies[tuple(part)].busy.append((event["ts"], event["ts"] + event["dur"]))
     layers = [int(name[2]) for _, name, _ in marks if name[:2] == ["prefill", "layer"]]
     found = [kernels.get(layer, "unknown") for layer in sorted(set(layers))]
-    return [_activity(phase, tally, on_gpu) for phase, tally in tallies.items()], found
+    return [_activity(part, tally, on_gpu) for part, tally in tallies.items()], found
 
 
 def _count_call(tally: _Tally, name: str) -> None:
@@ -141,17 +141,15 @@ def _count_call(tally: _Tally, name: str) -> None:
     tally.syncs += name.endswith(WAITS) or name in BLOCKING
 
 
-def _activity(phase: str, tally: _Tally, on_gpu: bool) -> Activity:
-    if not on_gpu:
-        return Activity(phase=phase, operators=tally.operators)
-    return Activity(
-        phase=phase,
-        operators=tally.operators,
-        launches=tally.launches,
-        kernels=tally.kernels,
-        syncs=tally.syncs,
-        busy_seconds=_union(tally.busy) * 1e-6,
+def _activity(name: tuple[str, ...], tally: _Tally, on_gpu: bool) -> Activity:
+    phase, part, index = name
+    counted = Activity(
+        phase=phase, part=part, index=int(index) if index else None, operators=tally.operators
     )
+    if on_gpu:
+        counted.launches, counted.kernels = tally.launches, tally.kernels
+        counted.syncs, counted.busy_seconds = tally.syncs, _union(tally.busy) * 1e-6
+    return counted
 
 
 def _outermost(events: list[Event], thread: Any) -> Iterable[Event]:

@@ -78,12 +78,12 @@ def reads_attention(method: Method, request: Request) -> bool:
 def keep_counts(cell: Cell, trace: Trace, model: Model, request: Request) -> None:
     """Save what a request of the cell showed, but for its times."""
     plan, saved = cell.method.plan(request), cell.saved
-    items = cost.flops(model.shape, request, plan, trace.ledger)
+    items = cost.items(model.shape, request, plan, trace.ledger, model.dtype.itemsize)
     saved.fallback = cell.runtime.fallback
     saved.visual_per_layer = list(trace.visual_per_layer)
     saved.tokens_per_layer = list(trace.ledger.tokens)
     saved.kv_bytes_prefill = list(trace.kv_bytes.prefill)
     saved.kv_bytes_decode = list(trace.kv_bytes.decode)
     saved.generated_tokens = trace.tokens.shape[1]
-    saved.flops = [schema.Flops(**vars(item)) for item in items]
+    saved.cost = cost.as_record(items)
     saved.note = plan.note

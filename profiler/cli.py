@@ -12,11 +12,14 @@ import typer
 from .options import (
     BackendOption,
     BatchOption,
+    ConventionOption,
     DeviceOption,
     DtypeOption,
     EqualizeOption,
     Format,
     FormatOption,
+    ForMemoryOption,
+    ForSpeedupOption,
     ImageOption,
     IsolateOption,
     KeepOption,
@@ -29,6 +32,8 @@ from .options import (
     NewTokensOption,
     OutOption,
     PhasesOption,
+    PlanDeviceOption,
+    PlanDtypeOption,
     PluginOption,
     PoliciesOption,
     PromptOption,
@@ -38,12 +43,14 @@ from .options import (
     SamplesOption,
     SeedOption,
     SizeOption,
+    SweepOption,
     TargetOption,
     TextOption,
     VisualOption,
     WorkloadOption,
     fail,
     share,
+    wanted_of,
     workload_of,
 )
 
@@ -139,6 +146,29 @@ def report(
 
 
 @app.command()
+def explain(
+    file: Annotated[Path, typer.Argument(help="A record that `tpprof compare` saved.")],
+    method: Annotated[
+        str | None, typer.Argument(help="A method of it, by name or spec; default: all.")
+    ] = None,
+    format_: FormatOption = Format.table,
+) -> None:
+    """Show where the time between the FLOPs promise and the clock went, and what to do."""
+    from ..reports import formats, waterfall
+    from ..reports.files import load
+
+    record = load(file)
+    if format_ in (Format.json, Format.csv):
+        rows = waterfall.plain(record, method)
+        print(formats.as_json(rows) if format_ is Format.json else formats.as_csv(rows), end="")
+    elif format_ is Format.markdown:
+        found = waterfall.chosen(record, method)
+        print(formats.as_markdown(*waterfall.side_by_side(found)), end="")
+    else:
+        waterfall.show(record, formats.console(), method)
+
+
+@app.command()
 def flops(
     methods: Methods,
     model: ModelOption = "llava-next-7b",
@@ -150,10 +180,16 @@ def flops(
     visual_tokens: VisualOption = None,
     new_tokens: NewTokensOption = 2,
     batch_size: BatchOption = 1,
+    device: PlanDeviceOption = None,
+    dtype: PlanDtypeOption = None,
+    sweep: SweepOption = None,
+    for_speedup: ForSpeedupOption = None,
+    for_memory: ForMemoryOption = None,
+    convention: ConventionOption = None,
     plugin: PluginOption = None,
     format_: FormatOption = Format.table,
 ) -> None:
-    """Plan FLOPs, tokens and KV bytes without building the model."""
+    """Plan tokens, FLOPs, bytes, memory and the least time, without GPU or weights."""
     from ..methods.core.plugins import load_plugins
 
     load_plugins(plugin or [])
@@ -161,9 +197,30 @@ def flops(
         "pope", None, image_size, None, text_tokens, layout, visual_tokens, new_tokens,
         batch_size, 0,
     )  # fmt: skip
-    from .planning import plan, show
+    from . import calibrate, planning
+    from .cost.conventions import convention as named_convention
+    from .plan_table import show
 
-    show(plan(methods, model or "", settings, keep=keep, attention=attention), format_.value)
+    conventions = [named_convention(name) for name in convention.split(",")] if convention else []
+    peaks = calibrate.named(device) if device else None
+    on_cpu = peaks is not None and peaks.threads is not None
+    planner = planning.Planner(
+        model or "", settings, attention=attention, peaks=peaks, conventions=conventions,
+        dtype=dtype or ("float32" if on_cpu else "bfloat16"),
+    )  # fmt: skip
+    wanted = wanted_of(sweep, for_speedup, for_memory)
+    show(planner.table(methods, keep, wanted), format_.value, peaks, conventions)
+
+
+@app.command("calibrate")
+def calibrate_device(
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
+    format_: FormatOption = Format.table,
+) -> None:
+    """Measure what this device can do at best, for the roofline; kept for later runs."""
+    from .calibration_table import show
+
+    show(device, format_.value)
 
 
 @app.command("methods")

@@ -14,9 +14,11 @@ from ..methods.core.ledger import Policy, RuntimeName
 from ..methods.core.plugins import contents
 from ..reports import files
 from ..reports import record as schema
+from ..reports.explain import attach
 from ..reports.names import name
 from . import doctor, rounds
 from .bench import Bench, steady
+from .calibrate import cached
 from .cells import Cell, make_cells
 from .clock import now
 from .environment import environment
@@ -217,6 +219,7 @@ class Comparison:
             ),
             settings=self.settings,
             cells=[cell.saved for cell in self.cells],
+            peaks=cached(model.device),
         )
 
 
@@ -253,10 +256,12 @@ def compare(
         settings.min_rounds = settings.max_rounds = rounds
     if rounds is not None and rounds < 1:
         raise InputError(f"rounds must be at least 1, not {rounds}")
-    return Comparison(
+    record = Comparison(
         methods, model=model, device=device, dtype=dtype, backend=backend,
         workload=make_workload(seed=seed, **workload), settings=settings,
     ).run()  # fmt: skip
+    attach(record)
+    return record
 
 
 def _uncounted(cell: Cell) -> bool:

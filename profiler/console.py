@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..methods.core.errors import InputError
 from ..reports import files
+from ..reports.explain import attach
 from ..reports.record import Record, RecordError
 from ..reports.sameness import differences
 from . import isolate
@@ -69,6 +70,7 @@ def measure(job: Job, out: Path, *, resume: bool = False) -> Outcome:
         except KeyboardInterrupt as stopped:
             code = 143 if isinstance(stopped, Terminated) else 130
     record = files.load(path)
+    attach(record)
     journal.finish(record, path)
     failed = any(cell.error for cell in record.cells)
     return Outcome(record, path, code or int(failed))

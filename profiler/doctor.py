@@ -84,7 +84,7 @@ def show(device: str | None, form: str) -> None:
     if form == "json":
         print(json.dumps({"environment": environment, "warnings": found}, indent=2))
         return
-    formats.console().print(formats.as_table(("environment", ""), list(lines(environment)), 2))
+    formats.console().print(formats.as_table(("environment", ""), list(lines(environment)), (0, 1)))
     print("what would spoil a measurement:" if found else "nothing found that would spoil one")
     for line in found:
         print(f"  - {line}")
@@ -254,11 +254,11 @@ def _target(device: str | None, broken: dict[str, str]) -> torch.device | None:
     if "torch" in broken:
         return None
     try:
-        from .models.load import _device
+        from .models.load import default_device
     except Exception as error:
         broken.setdefault("transformers", first_line(error))
         return None
-    return _device(device)
+    return default_device(device)
 
 
 def _state(device: torch.device, uuid: str) -> GpuState:

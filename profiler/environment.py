@@ -137,7 +137,7 @@ def _host(torch: Any, root: Path) -> dict[str, Any]:
             "platform": platform.platform,
             "python": platform.python_version,
             "container": lambda: _container(root),
-            "cpu": lambda: _cpu_name(root),
+            "cpu": lambda: cpu_name(root),
             "cores": os.cpu_count,
             "cores_physical": lambda: psutil.cpu_count(logical=False),
             "cores_usable": lambda: len(os.sched_getaffinity(0)),
@@ -155,7 +155,7 @@ def _host(torch: Any, root: Path) -> dict[str, Any]:
     )
 
 
-def _cpu_name(root: Path) -> str:
+def cpu_name(root: Path = Path("/")) -> str:
     try:
         lines = (root / "proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ..methods import Method, format_spec
+from ..methods import Method, format_spec, has_budget
 from ..methods.core.request import BudgetError, Request
 
 
@@ -13,19 +13,19 @@ def equalize(methods: list[Method], request: Request) -> list[Method]:
 
     Methods without a budget, and those whose counts only the data tells, stay as they are.
     """
-    means = [_mean(method, request) for method in methods if _has_budget(method)]
+    means = [_mean(method, request) for method in methods if has_budget(method)]
     known = [mean for mean in means if mean is not None]
     if not known:
         return methods
     wanted = min(known)
     return [
-        _solved(method, request, wanted) if _has_budget(method) else method for method in methods
+        _solved(method, request, wanted) if has_budget(method) else method for method in methods
     ]
 
 
 def _solved(method: Method, request: Request, wanted: float) -> Method:
     """`method` with the budget whose layer mean comes nearest to `wanted` tokens."""
-    if not _has_budget(method) or _mean(method, request) is None:
+    if not has_budget(method) or _mean(method, request) is None:
         return method
     low, high = 1, request.visual
     while low < high:
@@ -50,10 +50,6 @@ def _mean(method: Method, request: Request) -> float | None:
         return None
     counts = plan.visual_per_layer(request.layers)
     return sum(counts) / len(counts)
-
-
-def _has_budget(method: Method) -> bool:
-    return any(field.name == "keep" for field in method.knobs())
 
 
 def _with(method: Method, keep: int) -> Method:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from .planning import Wanted
     from .workload import Workload
 
 
@@ -83,6 +84,24 @@ BackendOption = Annotated[
 SeedOption = Annotated[
     int, typer.Option(min=0, max=2**32 - 1, help="Seed of random weights and text.")
 ]
+PlanDeviceOption = Annotated[
+    str | None, typer.Option("--device", help="h100, a100-80gb, ...; cpu or cuda as calibrated.")
+]
+PlanDtypeOption = Annotated[
+    str | None,
+    typer.Option("--dtype", help="float32, float16, bfloat16 (default; on a CPU float32)."),
+]
+SweepOption = Annotated[str | None, typer.Option(help="keep: each method over many budgets.")]
+ForSpeedupOption = Annotated[
+    str | None, typer.Option(help="Find the largest budget for this speed-up (3x).")
+]
+ForMemoryOption = Annotated[
+    str | None, typer.Option(help="Find the largest budget whose peak fits (24GiB, 24GB).")
+]
+ConventionOption = Annotated[
+    str | None,
+    typer.Option(help="Comma-separated: default, prefill, causal, fastv, sparsevlm, paper-kv."),
+]
 OutOption = Annotated[Path, typer.Option(help="Record: a .json file, or a folder.")]
 
 
@@ -129,6 +148,38 @@ def share(option: str, text: str) -> float:
         return float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
         fail(f"{option} {text!r} is not a share, as 0.02 or 2%")
+
+
+def wanted_of(sweep: str | None, speedup: str | None, memory: str | None) -> Wanted | None:
+    """What budget is looked for; None for the one given."""
+    from .planning import Wanted
+
+    given = [option for option in (sweep, speedup, memory) if option is not None]
+    if len(given) > 1:
+        fail("--sweep, --for-speedup and --for-memory exclude each other")
+    if sweep is not None and sweep != "keep":
+        fail(f"unknown --sweep {sweep!r}; known: keep")
+    if sweep is not None:
+        return Wanted()
+    if speedup is not None:
+        return Wanted(speedup=_positive("--for-speedup", speedup, {"x": 1.0}, "3x"))
+    if memory is not None:
+        scales = {"gib": 2.0**30, "mib": 2.0**20, "gb": 1e9, "mb": 1e6}
+        return Wanted(memory_bytes=_positive("--for-memory", memory, scales, "24GiB or 24GB"))
+    return None
+
+
+def _positive(option: str, text: str, scales: dict[str, float], example: str) -> float:
+    """A number above 0 with one of the suffixes of `scales`; the first one if it has none."""
+    word = text.strip().lower()
+    suffix = next((suffix for suffix in scales if word.endswith(suffix)), "")
+    try:
+        value = float(word.removesuffix(suffix)) * scales.get(suffix, next(iter(scales.values())))
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        fail(f"{option} {text!r} is not a number above 0, as {example}")
+    return value
 
 
 def fail(message: str) -> NoReturn:

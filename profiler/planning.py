@@ -1,123 +1,237 @@
-"""Planning without running: tokens, FLOPs and KV bytes of methods on any shape. No torch here."""
+"""Planning without running: what methods cost on any shape and device. No torch here."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
-from ..methods import Method, format_spec, parse, with_keep
-from ..methods.core.ledger import Policy, check_policy, planned
-from ..methods.core.request import BudgetError, Request
-from ..reports import formats, units
+from ..methods import Method, format_spec, has_budget, parse, with_keep
+from ..methods.core.errors import InputError
+from ..methods.core.ledger import Ledger, Policy, check_policy, planned
+from ..methods.core.plan import Plan
+from ..methods.core.request import BudgetError
+from ..reports import roofline, units
+from ..reports.record import Peaks
 from . import cost
+from .cost import memory
+from .cost.conventions import Convention, Counting
 from .models.shapes import SHAPES, Shape
 from .workload import SYNTHETIC_TEXT, Workload, plan_request
 
-HEADINGS = (
-    "method",
-    "visual tokens\nlast / mean",
-    "FLOPs",
-    "of vanilla",
-    "prefill\nof vanilla",
-    "KV MB\n(16 bit)",
-)
+ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+SWEEP = tuple(Fraction(1, n) for n in (1, 2, 3, 4, 6, 9, 18, 36))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which budget is looked for: the largest that gives a speed-up, or whose peak fits so many
+    bytes; neither of them asks for the whole curve."""
+
+    speedup: float | None = None
+    memory_bytes: float | None = None
+
+    def __str__(self) -> str:
+        if self.speedup is not None:
+            return f"a speed-up of {self.speedup:g}x"
+        return f"a peak within {units.gibibytes(self.memory_bytes)}"
+
+    def met(self, row: Planned) -> bool:
+        if self.speedup is not None:
+            return row.speedup is not None and row.speedup >= self.speedup
+        return row.peak_bytes is not None and row.peak_bytes <= (self.memory_bytes or 0.0)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What a method will cost: FLOPs of the whole request, and of its decoder's prefill alone;
-    KV bytes after prefill in 16 bits, batch included. None where only the data tells."""
+    """What a method will cost; None where only the data tells, or where no device was named.
+
+    visual_per_layer: visual tokens entering each decoder layer. flops: whole request;
+    prefill_flops: its decoder layers in prefill. kv_bytes: after prefill. weight_bytes, peak_bytes:
+    see `cost.memory`. floor_seconds: the least time that the device allows, and floor_speedup:
+    vanilla's over it. largest_batch: that fits the memory of the device. counted: by convention.
+    All for the whole batch.
+    """
 
     method: str
-    visual_last: int | None
-    visual_mean: float | None
-    flops: int | None
-    flops_share: float | None
-    prefill_flops: int | None
-    prefill_flops_share: float | None
-    kv_bytes: int | None
-    note: str
+    visual_per_layer: list[int] | None = None
+    flops: int | None = None
+    flops_share: float | None = None
+    prefill_flops: int | None = None
+    prefill_flops_share: float | None = None
+    kv_bytes: int | None = None
+    weight_bytes: int | None = None
+    peak_bytes: int | None = None
+    floor_seconds: float | None = None
+    floor_speedup: float | None = None
+    largest_batch: int | None = None
+    counted: dict[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def visual_last(self) -> int | None:
+        return self.visual_per_layer[-1] if self.visual_per_layer else None
+
+    @property
+    def visual_mean(self) -> float | None:
+        counts = self.visual_per_layer
+        return sum(counts) / len(counts) if counts else None
+
+    @property
+    def speedup(self) -> float | None:
+        """That of the floor if a device was named, else that of the FLOPs."""
+        if self.floor_speedup is not None or self.flops_share is None:
+            return self.floor_speedup
+        return 1 / self.flops_share
 
 
-def plan(
-    methods: list[str],
-    model: str,
-    workload: Workload,
-    *,
-    keep: str | None = None,
-    attention: str = "rows",
-) -> list[Planned]:
-    """Plan vanilla and `methods` on a shape, a checkpoint folder or a hub id."""
-    policy = check_policy(attention)
-    shape = _shape(model)
-    before, after = workload.text_tokens or SYNTHETIC_TEXT
-    request = plan_request(shape, workload, before=before, after=after)
-    vanilla = parse("vanilla")
-    schedule = vanilla.plan(request)
-    full = cost.flops(shape, request, schedule, planned(schedule, request, policy))
-    chosen = [vanilla, *(parse(spec) for spec in methods if spec != "vanilla")]
-    budgeted = [with_keep(method, keep) if keep else method for method in chosen]
-    return [_planned(shape, request, method, policy, full) for method in budgeted]
+@dataclass(frozen=True)
+class _Cost:
+    items: list[cost.Item]
+    floor: float | None
+
+    @property
+    def flops(self) -> int:
+        return cost.total(self.items).flops
+
+    @property
+    def prefill(self) -> int:
+        return cost.total(self.items, "prefill").flops
 
 
-def show(table: list[Planned], format_: str) -> None:
-    """Print the plan as a table, JSON, CSV or Markdown."""
-    rows = [asdict(row) for row in table]
-    texts = [_texts(row) for row in table]
-    if format_ == "json":
-        print(formats.as_json(rows), end="")
-    elif format_ == "csv":
-        print(formats.as_csv(rows), end="")
-    elif format_ == "markdown":
-        print(formats.as_markdown(HEADINGS, texts), end="")
-    else:
-        console = formats.console()
-        console.print(formats.as_table(HEADINGS, texts))
-        for row in table:
-            if row.note:
-                console.print(f"{row.method}: {row.note}", markup=False)
+class Planner:
+    """Plans methods on one shape (a name, a checkpoint folder or a hub id) and request, perhaps for
+    a device. Raises InputError for what does not exist."""
+
+    def __init__(
+        self,
+        model: str,
+        workload: Workload,
+        *,
+        attention: str = "rows",
+        dtype: str = "bfloat16",
+        peaks: Peaks | None = None,
+        conventions: Sequence[Convention] = (),
+    ) -> None:
+        if dtype not in ITEMSIZES:
+            raise InputError(f"unknown dtype {dtype!r}; known: {', '.join(ITEMSIZES)}")
+        self.policy: Policy = check_policy(attention)
+        self.shape = _shape(model)
+        before, after = workload.text_tokens or SYNTHETIC_TEXT
+        self.request = plan_request(self.shape, workload, before=before, after=after)
+        self.dtype, self.itemsize = dtype, ITEMSIZES[dtype]
+        self.peaks, self.conventions = peaks, conventions
+        whole = parse("vanilla").plan(self.request)
+        self.vanilla = self._cost(whole, planned(whole, self.request, self.policy))
+
+    def table(
+        self, specs: Sequence[str], keep: str | None, wanted: Wanted | None = None
+    ) -> list[Planned]:
+        """Vanilla, then each method of `specs`: with its own budget or `keep`, or as `wanted`."""
+        rows = [self.plan(parse("vanilla"))]
+        for method in (parse(spec) for spec in specs if spec != "vanilla"):
+            if wanted is None or not has_budget(method):
+                rows.append(self.plan(with_keep(method, keep) if keep else method))
+            elif wanted == Wanted():
+                rows += self.sweep(method)
+            else:
+                rows.append(self.solve(method, wanted))
+        return rows
+
+    def plan(self, method: Method) -> Planned:
+        """What `method` costs; raises BudgetError where its budget cannot be met."""
+        name = format_spec(method)
+        try:
+            schedule = method.plan(self.request)
+            ledger = planned(schedule, self.request, self.policy)
+        except BudgetError as error:
+            raise BudgetError(f"{name}: {error}") from error
+        except ValueError as error:
+            return Planned(name, note=str(error))
+        own, full = self._cost(schedule, ledger), self.vanilla
+        flops, prefill = own.flops, own.prefill
+        counting = Counting(self.shape, self.request, ledger, own.items, self._budget(method))
+        return Planned(
+            method=name,
+            visual_per_layer=ledger.visual,
+            flops=flops,
+            flops_share=flops / full.flops,
+            prefill_flops=prefill,
+            prefill_flops_share=prefill / full.prefill,
+            kv_bytes=sum(cost.kv_bytes(self.shape, self.request, ledger.cached, self.itemsize)),
+            weight_bytes=memory.weight_bytes(self.shape, self.itemsize),
+            peak_bytes=self._peak(schedule, ledger),
+            floor_seconds=own.floor,
+            floor_speedup=full.floor / own.floor if full.floor and own.floor else None,
+            largest_batch=self._largest_batch(schedule, ledger),
+            counted={c.name: c.count(counting) for c in self.conventions},
+            note=schedule.note,
+        )
+
+    def sweep(self, method: Method) -> list[Planned]:
+        """`method` over budgets from all visual tokens down; those it cannot meet are left out."""
+        found = []
+        for share in SWEEP:
+            keep = f"{share.numerator}/{share.denominator}"
+            try:
+                row = self.plan(with_keep(method, keep))
+            except BudgetError:
+                continue
+            spec = row.method if "keep=" in row.method else _with_knob(row.method, f"keep={keep}")
+            found.append(replace(row, method=spec))
+        return found
+
+    def solve(self, method: Method, wanted: Wanted) -> Planned:
+        """`method` with the largest budget that gives what is wanted; a note where none does."""
+        low, high = 0, self.request.visual  # low is known to do, or too small for the method
+        if self._does(method, high, wanted):
+            low = high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._does(method, middle, wanted) else (low, middle)
+        try:
+            best = self.plan(with_keep(method, str(max(low, 1))))
+        except BudgetError as error:
+            return Planned(format_spec(method), note=f"no budget gives {wanted}: {error}")
+        if not wanted.met(best):
+            return replace(best, note=f"no budget gives {wanted}: this is the nearest. {best.note}")
+        return best
+
+    def _does(self, method: Method, keep: int, wanted: Wanted) -> bool:
+        try:
+            return wanted.met(self.plan(with_keep(method, str(keep))))
+        except BudgetError:  # too small for this method: a larger one may do
+            return True
+
+    def _cost(self, schedule: Plan, ledger: Ledger) -> _Cost:
+        items = cost.items(self.shape, self.request, schedule, ledger, self.itemsize)
+        floor = None
+        if self.peaks is not None:
+            works = cost.as_record(items)
+            floor = roofline.request_seconds(self.peaks, works, self.dtype, eager=True)
+        return _Cost(items, floor)
+
+    def _peak(self, schedule: Plan, ledger: Ledger) -> int | None:
+        if self.policy == "published" and schedule.stages:
+            return None  # released code holds whatever it likes while it decides
+        return memory.peak_bytes(self.shape, self.request, ledger, self.itemsize)
+
+    def _largest_batch(self, schedule: Plan, ledger: Ledger) -> int | None:
+        if self.peaks is None or self.peaks.memory_bytes is None:
+            return None
+        if self._peak(schedule, ledger) is None:
+            return None
+        return memory.largest_batch(
+            self.shape, self.request, ledger, self.itemsize, self.peaks.memory_bytes
+        )
+
+    def _budget(self, method: Method) -> int | None:
+        keep = getattr(method, "keep", None)
+        return None if keep is None else self.request.budget(keep)
 
 
-def _texts(row: Planned) -> list[str]:
-    return [
-        row.method,
-        _tokens(row),
-        units.teraflops(row.flops),
-        units.percent(row.flops_share),
-        units.percent(row.prefill_flops_share),
-        units.megabytes(row.kv_bytes),
-    ]
-
-
-def _tokens(row: Planned) -> str:
-    if row.visual_last is None or row.visual_mean is None:
-        return units.NA
-    return f"{row.visual_last} / {row.visual_mean:.0f}"
-
-
-def _planned(
-    shape: Shape, request: Request, method: Method, policy: Policy, full: list[cost.Item]
-) -> Planned:
-    name = format_spec(method)
-    try:
-        schedule = method.plan(request)
-        ledger = planned(schedule, request, policy)
-    except BudgetError as error:
-        raise BudgetError(f"{name}: {error}") from error
-    except ValueError as error:
-        return Planned(name, None, None, None, None, None, None, None, str(error))
-    items = cost.flops(shape, request, schedule, ledger)
-    flops, prefill = cost.total(items), cost.total(items, "prefill")
-    return Planned(
-        method=name,
-        visual_last=ledger.visual[-1],
-        visual_mean=sum(ledger.visual) / len(ledger.visual),
-        flops=flops,
-        flops_share=flops / cost.total(full),
-        prefill_flops=prefill,
-        prefill_flops_share=prefill / cost.total(full, "prefill"),
-        kv_bytes=sum(cost.kv_bytes(shape, request, ledger.cached, itemsize=2)),
-        note=schedule.note,
-    )
+def _with_knob(spec: str, knob: str) -> str:
+    return f"{spec},{knob}" if ":" in spec else f"{spec}:{knob}"
 
 
 def _shape(model: str) -> Shape:

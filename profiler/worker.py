@@ -35,15 +35,22 @@ class Job(Struct):
     command: str = ""
 
     def comparison(self) -> Comparison:
-        """The comparison that this job describes: loads torch and the model."""
+        """The comparison that this job describes: loads torch and the model, and calibrates a
+        device that never was."""
         load_plugins(self.settings.plugins)
+        from .calibrate import calibrate
         from .compare import Comparison
 
-        return Comparison(
+        comparison = Comparison(
             self.methods, model=self.model, device=self.device, dtype=self.dtype,
             backend=self.backend, workload=msgspec.convert(self.workload, Workload, strict=False),
             settings=self.settings, command=self.command,
         )  # fmt: skip
+        if comparison.record.peaks is None:
+            device = comparison.model.device
+            print(f"calibrating {device}, once: a few seconds", file=sys.stderr)
+            comparison.record.peaks = calibrate(device)
+        return comparison
 
 
 class Task(Struct):

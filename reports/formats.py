@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -34,11 +34,13 @@ def as_markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(map(_escaped, line)) + " |\n" for line in table)
 
 
-def as_table(headings: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> Table:
-    """A table for the terminal; the first `left` columns hold text, the others numbers."""
+def as_table(
+    headings: Sequence[str], lines: Sequence[Sequence[str]], words: Collection[int] = (0,)
+) -> Table:
+    """A table for the terminal; the columns `words` hold text, the others numbers."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for number, heading in enumerate(headings):
-        justify: JustifyMethod = "left" if number < left else "right"
+        justify: JustifyMethod = "left" if number in words else "right"
         table.add_column(heading, justify=justify, no_wrap=number == 0)
     for line in lines:
         table.add_row(*(Text(text) for text in line))

@@ -73,7 +73,6 @@ def host_bound(record: Record) -> str:
 
 
 def _of_cell(cell: Cell) -> list[PhaseRow]:
-    counted = {activity.phase: activity for activity in cell.activity}
     found = []
     for label in dict.fromkeys(part.phase for part in cell.parts):
         span = phase(cell, label)
@@ -82,8 +81,21 @@ def _of_cell(cell: Cell) -> list[PhaseRow]:
         host = None
         if all(label in sample.host for sample in cell.samples):
             host = median(list(by_round(cell, _host(label)).values()))
-        found.append(PhaseRow(cell, label, span, host, counted.get(label)))
+        found.append(PhaseRow(cell, label, span, host, activity(cell, label)))
     return found
+
+
+def activity(cell: Cell, label: str) -> Activity | None:
+    """The activity of a whole phase: the sum over its parts; None where none was counted."""
+    parts = [part for part in cell.activity if part.phase == label]
+    if not parts:
+        return None
+    whole = Activity(phase=label, part="", index=None, operators=sum(p.operators for p in parts))
+    for field in ("launches", "kernels", "syncs", "busy_seconds"):
+        values = [getattr(part, field) for part in parts]
+        if None not in values:
+            setattr(whole, field, sum(values))
+    return whole
 
 
 def _host(label: str) -> Callable[[Any], float]:

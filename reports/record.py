@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 class RecordError(ValueError):
@@ -25,14 +25,53 @@ class Part(Struct):
     index: int | None = None
 
 
-class Flops(Struct):
-    """Analytic FLOPs of one operator class in one part, whole batch."""
+class Cost(Struct):
+    """Analytic work of one operator class in one part, whole batch.
+
+    flops: dense attention; causal_flops: without the half that a causal kernel may skip. Bytes and
+    launches are the least that the operators need, each reading its inputs once and writing its
+    results once, element-wise neighbours fused.
+    """
 
     phase: str
     part: str
     index: int | None
     operator: str
     flops: int
+    causal_flops: int
+    read_bytes: int
+    written_bytes: int
+    launches: int
+
+
+class Bandwidth(Struct):
+    """Bytes per second, read and written together, on a working set of so many bytes."""
+
+    footprint_bytes: int
+    bytes_per_second: float
+
+
+class Peaks(Struct):
+    """What a device can do at best.
+
+    source: "measured" or the datasheet. flops_per_second: of matrix products, by dtype.
+    kernel_seconds: least time that each operator adds where it runs. launch_seconds: least time
+    that the host takes to launch one, eagerly; on a CPU it is the same. Both are 0 in a datasheet,
+    which does not tell. threads: of torch on a CPU. created, torch: when and with what measured.
+    notes: what could not be measured.
+    """
+
+    device: str
+    source: str
+    flops_per_second: dict[str, float]
+    bandwidth: list[Bandwidth]
+    kernel_seconds: float = 0.0
+    launch_seconds: float = 0.0
+    memory_bytes: int | None = None
+    threads: int | None = None
+    torch: str = ""
+    created: str = ""
+    notes: list[str] = []
 
 
 class Telemetry(Struct):
@@ -85,7 +124,7 @@ class Memory(Struct):
 
 
 class Activity(Struct):
-    """What one phase asked of torch and of the device, counted in a pass of its own.
+    """What one part asked of torch and of the device, counted in a pass of its own.
 
     operators: outermost operators that the host called. launches: kernel and graph launches.
     kernels: kernels that ran. syncs: calls that made the host wait for the device.
@@ -93,6 +132,8 @@ class Activity(Struct):
     """
 
     phase: str
+    part: str
+    index: int | None
     operators: int
     launches: int | None = None
     kernels: int | None = None
@@ -110,6 +151,28 @@ class Energy(Struct):
     reason: str = ""
 
 
+class Contribution(Struct):
+    """What one cause adds to the promised time, in seconds (negative: it saves). low, high: 95 %
+    interval over rounds, where there are enough. about: what it is."""
+
+    name: str
+    seconds: float
+    low: float | None = None
+    high: float | None = None
+    about: str = ""
+
+
+class Explanation(Struct):
+    """Where the time between promise and clock went: promised_seconds and all contributions sum to
+    measured_seconds. advice follows from the data; notes say what could not be told apart."""
+
+    promised_seconds: float
+    measured_seconds: float
+    contributions: list[Contribution]
+    advice: list[str] = []
+    notes: list[str] = []
+
+
 class Cell(Struct):
     """One method under one attention policy and runtime: its counts, its cost and its samples.
 
@@ -119,7 +182,8 @@ class Cell(Struct):
     kv_bytes_*: per decoder layer, from the cache tensors, whole batch. kernels: the attention
     kernel of each decoder layer in prefill, as torch names it. solved: knobs solved on the warm-up
     request. note: where the method could not do what its knobs ask. missing: what could not be
-    measured, and why. error: why the cell was not measured.
+    measured, and why. error: why the cell was not measured. explanation: derived from the samples
+    when the run ended.
     """
 
     method: str
@@ -135,7 +199,7 @@ class Cell(Struct):
     kv_bytes_prefill: list[int] = []
     kv_bytes_decode: list[int] = []
     generated_tokens: int = 0
-    flops: list[Flops] = []
+    cost: list[Cost] = []
     solved: dict[str, float] = {}
     memory: Memory = msgspec.field(default_factory=Memory)
     activity: list[Activity] = []
@@ -146,6 +210,7 @@ class Cell(Struct):
     note: str = ""
     missing: dict[str, str] = {}
     error: str = ""
+    explanation: Explanation | None = None
 
 
 class ModelInfo(Struct):
@@ -237,7 +302,7 @@ class Settings(Struct):
 
 
 class Record(Struct):
-    """A run. Seconds, bytes and FLOPs throughout."""
+    """A run. Seconds, bytes and FLOPs throughout. peaks: of the device, if it was calibrated."""
 
     schema: int
     tpprof: str
@@ -250,4 +315,5 @@ class Record(Struct):
     request: RequestInfo
     cells: list[Cell]
     processes: list[Process] = []
+    peaks: Peaks | None = None
     settings: Settings = msgspec.field(default_factory=Settings)

@@ -55,7 +55,7 @@ class Row:
 
 def rows(record: Record) -> list[Row]:
     """One row per cell, in the record's order."""
-    return [_row(cell, _vanilla(record, cell), record.settings) for cell in record.cells]
+    return [_row(cell, baseline(record, cell), record.settings) for cell in record.cells]
 
 
 def seconds(cell: Cell, sample: Sample, wanted: Callable[[str, str], bool]) -> float:
@@ -86,13 +86,17 @@ def phase(cell: Cell, name: str) -> Estimate | None:
 
 def precision(cell: Cell) -> float | None:
     """The wider of the relative intervals of latency and prefill; None from too few rounds."""
-    latency = median(list(by_round(cell, lambda sample: sample.latency).values()))
-    widths = [e.precision for e in (latency, phase(cell, "prefill")) if e is not None]
+    widths = [e.precision for e in (latency(cell), phase(cell, "prefill")) if e is not None]
     known = [width for width in widths if width is not None]
     return max(known) if known and len(known) == len(widths) else None
 
 
-def _vanilla(record: Record, cell: Cell) -> Cell | None:
+def latency(cell: Cell) -> Estimate | None:
+    """Seconds of a whole request; None without samples."""
+    return median(list(by_round(cell, lambda sample: sample.latency).values()))
+
+
+def baseline(record: Record, cell: Cell) -> Cell | None:
     """The first vanilla cell that ran under the same runtime as `cell`: what a runtime gains is
     no merit of a method."""
     vanillas = [other for other in record.cells if other.name == "vanilla"]
@@ -101,19 +105,20 @@ def _vanilla(record: Record, cell: Cell) -> Cell | None:
 
 def _row(cell: Cell, vanilla: Cell | None, settings: Settings) -> Row:
     gain = _speedup(cell, vanilla)
-    flops = sum(item.flops for item in cell.flops)
-    full = sum(item.flops for item in vanilla.flops) if vanilla else 0
+    flops = sum(item.flops for item in cell.cost)
+    full = sum(item.flops for item in vanilla.cost) if vanilla else 0
     share = flops / full if flops and full else None
     realised = None
     if gain and share is not None and share < 1 and cell is not vanilla:
         realised = (1 - 1 / gain.value) / (1 - share)
     width, memory = precision(cell), cell.memory
-    by_rounds = list(by_round(cell, lambda sample: sample.latency).values())
-    latencies = by_rounds if settings.isolate else [sample.latency for sample in cell.samples]
+    latencies = [sample.latency for sample in cell.samples]
+    if settings.isolate:
+        latencies = list(by_round(cell, lambda sample: sample.latency).values())
     sums = by_round(cell, lambda sample: sum(sample.parts) / sample.latency)
     return Row(
         cell=cell,
-        latency=median(by_rounds),
+        latency=latency(cell),
         prefill=phase(cell, "prefill"),
         decode=_per_token(cell),
         p95=percentile(latencies, 0.95),

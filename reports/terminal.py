@@ -20,10 +20,10 @@ def show(record: Record, console: Console, *, by_phase: bool = False) -> None:
     for warning in trust.warnings(record):
         console.print(Text(f"! {warning}", style="yellow"), width=LINE)
     headings, lines = texts(record)
-    console.print(as_table(headings, lines, left=2))
+    console.print(as_table(headings, lines, words=range(2)))
     if by_phase:
         headings, lines = phases.texts(record)
-        console.print(as_table(headings, lines, left=4))
+        console.print(as_table(headings, lines, words=range(4)))
     for sentence in text.sentences(record):
         console.print(Text(sentence), width=LINE)
     console.print()

@@ -31,7 +31,31 @@ def times(ratio: float | None) -> str:
 
 
 def teraflops(count: float | None) -> str:
-    return NA if count is None else f"{count / 1e12:,.{_digits(count / 1e12)}f} TFLOPs"
+    return NA if count is None else f"{tera(count)}FLOPs"
+
+
+def microseconds(seconds: float | None) -> str:
+    return NA if seconds is None else f"{seconds * 1e6:,.{_digits(seconds * 1e6)}f} us"
+
+
+def bandwidth(bytes_per_second: float | None) -> str:
+    if bytes_per_second is None:
+        return NA
+    return f"{bytes_per_second / 1e9:,.{_digits(bytes_per_second / 1e9)}f} GB/s"
+
+
+def tera(count: float | None) -> str:
+    """Units of 10^12, whatever is counted."""
+    return NA if count is None else f"{count / 1e12:,.{_digits(count / 1e12)}f} T"
+
+
+def rate(flops_per_second: float | None) -> str:
+    """FLOP/s in the fitting unit."""
+    if flops_per_second is None:
+        return NA
+    large = flops_per_second >= 1e12
+    value = flops_per_second / (1e12 if large else 1e9)
+    return f"{value:,.{_digits(value)}f} {'TFLOP/s' if large else 'GFLOP/s'}"
 
 
 def _digits(value: float) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from tpprof.profiler.models.model import Model
 # Models this small gain nothing from a second thread, and lose much on a busy machine.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests run
+# Calibrations: none of the user's, one for all tests of a run.
+os.environ["XDG_CACHE_HOME"] = f"{tempfile.gettempdir()}/tpprof-tests-{os.getppid()}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

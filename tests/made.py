@@ -5,7 +5,7 @@ from __future__ import annotations
 from tpprof.reports.record import (
     SCHEMA,
     Cell,
-    Flops,
+    Cost,
     Memory,
     ModelInfo,
     Part,
@@ -33,6 +33,14 @@ def sample(number: int, seconds: float, **more: object) -> Sample:
     return Sample(**{**given, **more})  # type: ignore[arg-type]
 
 
+def work(phase: str, part: str, index: int | None, operator: str, flops: int) -> Cost:
+    """Work of `flops` FLOPs that moves a byte for each of them, in one launch."""
+    return Cost(
+        phase=phase, part=part, index=index, operator=operator, flops=flops, causal_flops=flops,
+        read_bytes=flops, written_bytes=0, launches=1,
+    )  # fmt: skip
+
+
 def cell(method: str, attention: str, seconds: float, flops: int, **more: object) -> Cell:
     """A cell with six samples that all take `seconds`."""
     name = method.partition(":")[0]
@@ -43,7 +51,7 @@ def cell(method: str, attention: str, seconds: float, flops: int, **more: object
         "reads_attention": name != "vanilla",
         "visual_per_layer": [2880, 320],
         "kv_bytes_prefill": [1_000_000, 500_000],
-        "flops": [Flops(phase="prefill", part="layer", index=0, operator="ffn", flops=flops)],
+        "cost": [work("prefill", "layer", 0, "ffn", flops)],
         "memory": Memory(resident=2**30),
         "parts": PARTS,
         "samples": [sample(number, seconds) for number in range(6)],

@@ -19,13 +19,13 @@ def decode(context: Context, cache: Any, tokens: list[Tensor], new_tokens: int) 
     starts = first_positions(context, ledger.cached)
     tables = rotary_tables(context, starts, new_tokens - 1)
     released = plan.published if context.published else None
+    ledger.decode_maps = book.decode_maps(plan, context.policy, len(decoder.layers))
     all_logits = []
     for step in range(new_tokens - 1):
         hidden = decoder.embed(tokens[-1])
         ledger.decode_keys.append([count + step + 1 for count in ledger.cached])
         for index in range(len(decoder.layers)):
-            use_map = book.builds_map(plan, context.policy, index, decode=True)
-            context.set_attention(use_map=use_map, reading=None)
+            context.set_attention(use_map=index in ledger.decode_maps, reading=None)
             cos, sin = tables[starts[index]]
             place = (cos[:, step : step + 1], sin[:, step : step + 1])
             if released and released.decode:  # one position built on the host for every layer

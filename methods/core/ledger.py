@@ -47,7 +47,8 @@ class Ledger:
     prefill. encoder_tokens: entering each tower layer, per tile, class token included.
     select: matrix-product FLOPs of each decoder stage's decision, per sample.
     rows, encoder_rows: rows computed beside the kernel. maps, encoder_maps: layers that built a
-    full attention map. decode_keys: keys that each layer attends to, per decode step.
+    full attention map. decode_keys: keys that each layer attends to, per decode step; decode_maps:
+    layers that build a full map in each of them.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -59,6 +60,7 @@ class Ledger:
     encoder_rows: dict[int, RowsRead] = field(default_factory=dict)
     encoder_maps: list[int] = field(default_factory=list)
     decode_keys: list[list[int]] = field(default_factory=list)
+    decode_maps: list[int] = field(default_factory=list)
     select: list[int] = field(default_factory=list)
 
 
@@ -68,6 +70,11 @@ def builds_map(plan: Plan, policy: Policy, layer: int, *, decode: bool = False) 
     if published and layer in published.maps and (published.decode or not decode):
         return True
     return policy != "rows" and not decode and bool(stages_reading(plan, layer))
+
+
+def decode_maps(plan: Plan, policy: Policy, layers: int) -> list[int]:
+    """The decoder layers that build a full attention map in each decode step."""
+    return [layer for layer in range(layers) if builds_map(plan, policy, layer, decode=True)]
 
 
 def stages_reading(plan: Plan, layer: int) -> list[Stage]:
@@ -106,6 +113,8 @@ def planned(plan: Plan, request: Request, policy: Policy) -> Ledger:
     ledger.select = [decision_flops(stage, policy) for stage in plan.stages]
     steps = range(1, request.new_tokens)
     ledger.decode_keys = [[count + step for count in cached] for step in steps]
+    if steps:
+        ledger.decode_maps = decode_maps(plan, policy, request.layers)
     return ledger
 
 

@@ -36,9 +36,14 @@ def parse(spec: str) -> Method:
     return _build(cls, spec, values)
 
 
+def has_budget(method: Method) -> bool:
+    """Whether `method` has the knob `keep`."""
+    return any(knob.name == "keep" for knob in method.knobs())
+
+
 def with_keep(method: Method, keep: str) -> Method:
     """The same method with its budget set; methods without a budget are returned as they are."""
-    if not any(field.name == "keep" for field in method.knobs()):
+    if not has_budget(method):
         return method
     return dataclasses.replace(method, keep=_value(type(method), "keep", keep))  # type: ignore[call-arg]
 

@@ -48,7 +48,7 @@ def load(
     backend: the attention kernel, `sdpa`, `flash_attention_2` or `eager`.
     Raises ModelError with one clear line.
     """
-    target = _device(device)
+    target = default_device(device)
     precision = _dtype(dtype, target)
     _check_backend(backend, target, precision)
     shape = SHAPES.get(name) if isinstance(name, str) else name
@@ -61,7 +61,7 @@ def default_name(
     device: str | torch.device | None = None, dtype: str | None = None
 ) -> tuple[str, str]:
     """The model for a run that names none, and why it is this one."""
-    target = _device(device)
+    target = default_device(device)
     if target.type != "cuda":
         return "tiny", "the default without a GPU"
     needed = _dtype(dtype, target).itemsize * SHAPES["llava-next-7b"].parameters + 6 * 2**30
@@ -73,7 +73,8 @@ def default_name(
     )
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def default_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name, or CUDA if there is one; raises ModelError."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

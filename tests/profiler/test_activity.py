@@ -73,20 +73,23 @@ def events() -> list[dict[str, Any]]:
 def test_what_the_host_asked_for_belongs_to_the_part_that_was_under_way(
     events: list[dict[str, Any]],
 ) -> None:
-    (prefill, decode), kernels = activity.analyse(events, on_gpu=True)
-    assert (prefill.phase, decode.phase) == ("prefill", "decode")
-    assert (prefill.operators, decode.operators) == (3, 0)
-    assert (prefill.launches, decode.launches) == (2, 1)
-    assert (prefill.syncs, decode.syncs) == (2, 1)
+    parts, kernels = activity.analyse(events, on_gpu=True)
+    assert [(part.phase, part.part, part.index) for part in parts] == [
+        ("prefill", "layer", 0), ("prefill", "layer", 1), ("decode", "token", 0)
+    ]  # fmt: skip
+    assert [part.operators for part in parts] == [2, 1, 0]
+    assert [part.launches for part in parts] == [2, 0, 1]
+    assert [part.syncs for part in parts] == [1, 1, 1]
     assert kernels == ["aten::_flash_attention_forward", "softmax map"]
 
 
-def test_what_the_device_did_belongs_to_the_phase_that_launched_it(
+def test_what_the_device_did_belongs_to_the_part_that_launched_it(
     events: list[dict[str, Any]],
 ) -> None:
-    (prefill, decode), _ = activity.analyse(events, on_gpu=True)
-    assert (prefill.kernels, decode.kernels) == (2, 2)
-    assert prefill.busy_seconds == pytest.approx((50 + 10) * 1e-6), "overlap counts once"
+    first, second, decode = activity.analyse(events, on_gpu=True)[0]
+    assert (first.kernels, second.kernels, decode.kernels) == (2, 0, 2)
+    assert first.busy_seconds == pytest.approx(50e-6), "overlap counts once"
+    assert second.busy_seconds == pytest.approx(10e-6)
     assert decode.busy_seconds == pytest.approx(20e-6)
 
 
@@ -96,8 +99,8 @@ def test_an_attention_that_is_not_recognised_is_unknown(events: list[dict[str, A
 
 
 def test_without_a_gpu_there_are_operators_alone(events: list[dict[str, Any]]) -> None:
-    (prefill, _), _ = activity.analyse(events, on_gpu=False)
-    assert prefill.operators == 3
+    prefill, *_ = activity.analyse(events, on_gpu=False)[0]
+    assert prefill.operators == 2
     assert prefill.launches is prefill.syncs is prefill.busy_seconds is None
 
 
@@ -111,7 +114,9 @@ def test_a_real_trace_counts_what_torch_was_asked_for(capfd: pytest.CaptureFixtu
         torch.ones(3)  # after the last part
 
     counted, kernels = activity.count(torch.device("cpu"), request)
-    assert [(phase.phase, phase.operators) for phase in counted] == [("vision", 2), ("decode", 4)]
+    assert [(part.phase, part.index, part.operators) for part in counted] == [
+        ("vision", None, 2), ("decode", 0, 2), ("decode", 1, 2)
+    ]  # fmt: skip
     assert kernels == []
     assert capfd.readouterr().err == ""
 

@@ -93,7 +93,7 @@ def test_a_record_holds_every_sample_and_count(model: Model) -> None:
         assert len(cell.visual_per_layer) == run.prepare.request.layers
         assert sum(1 for part in cell.parts if part.part == "layer") == run.prepare.request.layers
         assert [part.index for part in cell.parts if part.phase == "decode"] == [0, 1]
-        assert sum(item.flops for item in cell.flops) > 0
+        assert sum(item.flops for item in cell.cost) > 0
     phases = {part.phase for part in record.cells[1].parts}
     assert phases == {"preprocess", "transfer", "vision", "embed", "prefill", "head", "decode"}
     assert {part.part for part in record.cells[1].parts if part.phase == "prefill"} == {

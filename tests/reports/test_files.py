@@ -106,7 +106,7 @@ def test_the_record_takes_the_journals_place(empty: Record, tmp_path: Path) -> N
         (lambda lines: [lines[0], b"x", *lines[1:]], "damaged"),
         (lambda lines: [lines[0], lines[2].replace(b'"index":0', b'"index":9'), b""], "damaged"),
         (lambda lines: [lines[0], lines[2], b""], "damaged"),  # a sample of no known process
-        (lambda lines: [lines[0].replace(b'"schema":2', b'"schema":99'), b""], "schema 99"),
+        (lambda lines: [lines[0].replace(b'"schema":3', b'"schema":99'), b""], "schema 99"),
     ],
 )
 def test_a_damaged_journal_is_refused(

@@ -52,7 +52,7 @@ def test_a_failed_save_leaves_the_old_file(run: Record, tmp_path: Path) -> None:
         (b"not json", "no tpprof record"),
         (b"{}", "no tpprof record"),
         (b'{"schema": 99}', "schema 99 is unknown"),
-        (b'{"schema": 2}', "no tpprof record"),
+        (b'{"schema": 3}', "no tpprof record"),
         (b"\xff\xfe", "no tpprof record"),
     ],
 )
@@ -185,9 +185,9 @@ def test_sentences_say_what_the_data_says(run: Record) -> None:
 
 
 def test_methods_of_like_cost_or_time_are_not_ranked(run: Record) -> None:
-    run.cells[3].flops[0].flops = 205
+    run.cells[3].cost[0].flops = 205
     assert not any("do not rank" in sentence for sentence in text.sentences(run))
-    run.cells[3].flops[0].flops = 250
+    run.cells[3].cost[0].flops = 250
     run.cells[3].samples[0].latency = 1.7
     assert not any("do not rank" in sentence for sentence in text.sentences(run))
 

@@ -1,0 +1,153 @@
+"""Work of one layer: of the decoder, of the vision tower, and of what stands around them.
+
+Sizes: t tokens (batch included), q queries and k keys a sample, d = hidden width, H heads, kv =
+kv_heads * head_dim, m = FFN width, w = bytes of an element. A product counts as `matmul` says.
+"""
+
+from __future__ import annotations
+
+from ..models.shapes import Shape, Text, Vision
+from .work import Operators, Work, elementwise, matmul
+
+
+def decoder_layer(
+    text: Text, batch: int, queries: int, keys: int, itemsize: int, *, full_map: bool = False
+) -> Operators:
+    """One decoder layer over `queries` tokens a sample, which attend to `keys` tokens.
+
+    projections: q, k, v and o, 2td(2d + 2kv) FLOPs. attention: 4 * batch * qkd FLOPs dense; causal
+    q * k - q(q - 1)/2 pairs in place of q * k. With `full_map` it is called `attention map`: dense,
+    and the map [batch, H, q, k] is written and read for the softmax and for the values. ffn: three
+    products, 6tdm. elementwise: two norms, rotary embedding, activation, two residual sums.
+    """
+    width, inner, kv = text.hidden, text.intermediate, text.kv_heads * text.head_dim
+    tokens = batch * queries
+
+    def linear(wide: int, narrow: int, *, bias: bool = False) -> Work:
+        return matmul(tokens, wide, narrow, itemsize, bias=bias)
+
+    keys_values = linear(width, kv, bias=text.qkv_bias).times(2)
+    name = "attention map" if full_map else "attention"
+    pairs = queries * keys if full_map else queries * keys - queries * (queries - 1) // 2
+    return {
+        "projections": linear(width, width, bias=text.qkv_bias)
+        + keys_values
+        + linear(width, width),
+        name: _attention(
+            batch, text.heads, width, kv, queries, keys, pairs, itemsize, full_map=full_map
+        ),
+        "ffn": linear(width, inner).times(2) + linear(inner, width),
+        "elementwise": elementwise(
+            tokens * (6 * width + kv + 2 * inner) + 2 * width,
+            tokens * (5 * width + kv + inner),
+            itemsize,
+            launches=5,
+        ),
+    }
+
+
+def attention_rows(
+    batch: int, heads: int, width: int, kv: int, rows: int, keys: int, itemsize: int
+) -> Work:
+    """Attention rows computed beside the kernel: 2 * batch * rows * keys * d FLOPs.
+
+    Reads the queries of the rows and all keys; writes and reads the scores once for the softmax.
+    """
+    flops = 2 * batch * rows * keys * width
+    scores = batch * heads * rows * keys
+    read = batch * (rows * width + keys * kv) + scores
+    return Work(flops, flops, read * itemsize, scores * itemsize, 2)
+
+
+def head(text: Text, batch: int, itemsize: int) -> Operators:
+    """Final norm, LM head and greedy choice of one token a sample."""
+    wide, words = batch * text.hidden, batch * text.vocabulary
+    return {
+        "head": matmul(batch, text.hidden, text.vocabulary, itemsize),
+        "elementwise": elementwise(wide + text.hidden + words, wide, itemsize, launches=2),
+    }
+
+
+def embedding(text: Text, batch: int, tokens: int, itemsize: int) -> Work:
+    """The sequence put together from text embeddings and visual features."""
+    states = batch * tokens * text.hidden
+    return elementwise(states, states, itemsize)
+
+
+def patch_embedding(vision: Vision, patches: int, itemsize: int) -> Work:
+    """The convolution that turns `patches` patches (all tiles) into tokens."""
+    pixels = vision.patch_weights // vision.hidden
+    return matmul(patches, pixels, vision.hidden, itemsize)
+
+
+def tower_layer(
+    shape: Shape, tiles: int, tokens: int, itemsize: int, *, full_map: bool = False
+) -> Operators:
+    """One layer of the vision tower over `tokens` tokens in each of `tiles` tiles.
+
+    As `decoder_layer`, but attention is not causal, every product has a bias and the FFN has two.
+    """
+    vision = shape.vision
+    width, inner, all_ = vision.hidden, vision.intermediate, tiles * tokens
+
+    def linear(wide: int, narrow: int) -> Work:
+        return matmul(all_, wide, narrow, itemsize, bias=True)
+
+    joined = shape.architecture == "qwen2-vl"  # one product for q, k and v; rotary positions
+    query_key_value = linear(width, 3 * width) if joined else linear(width, width).times(3)
+    name, pairs = "attention map" if full_map else "attention", tokens * tokens
+    rotary = 2 * width * all_ if joined else 0
+    return {
+        "projections": query_key_value + linear(width, width),
+        name: _attention(
+            tiles, vision.heads, width, width, tokens, tokens, pairs, itemsize, full_map=full_map
+        ),
+        "ffn": linear(width, inner) + linear(inner, width),
+        "elementwise": elementwise(
+            all_ * (5 * width + inner) + 4 * width + rotary,
+            all_ * (4 * width + inner) + rotary,
+            itemsize,
+            launches=5 if joined else 4,
+        ),
+    }
+
+
+def projector(shape: Shape, patches: int, itemsize: int) -> Operators:
+    """What turns `patches` patches (all tiles) into visual tokens: two products with biases."""
+    width = shape.vision.hidden * shape.vision.merge**2
+    tokens = patches // shape.vision.merge**2
+    joined = shape.architecture == "qwen2-vl"
+    inner = width if joined else shape.text.hidden
+    norm = tokens * width if joined else 0
+    return {
+        "projector": matmul(tokens, width, inner, itemsize, bias=True)
+        + matmul(tokens, inner, shape.text.hidden, itemsize, bias=True),
+        "elementwise": elementwise(
+            tokens * inner + norm, tokens * inner + norm, itemsize, launches=1 + int(joined)
+        ),
+    }
+
+
+def _attention(
+    batch: int,
+    heads: int,
+    width: int,
+    kv: int,
+    queries: int,
+    keys: int,
+    pairs: int,
+    itemsize: int,
+    *,
+    full_map: bool,
+) -> Work:
+    dense = 4 * batch * queries * keys * width
+    read = batch * (queries * width + 2 * keys * kv)
+    written = batch * queries * width
+    weights = batch * heads * queries * keys if full_map else 0
+    return Work(
+        dense,
+        4 * batch * pairs * width,
+        (read + 2 * weights) * itemsize,
+        (written + 2 * weights) * itemsize,
+        3 if full_map else 1,
+    )

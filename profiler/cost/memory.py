@@ -1,0 +1,86 @@
+"""Peak memory of a request by formula: weights, KV cache, and the tensors alive at once.
+
+In the eager engine, without what decisions and kernels take as scratch, the allocator's rounding
+and the context of the device. Sizes as in `layers`; everything in bytes, whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...methods.core.ledger import Ledger
+from ...methods.core.request import Request
+from ..models.shapes import Shape
+from .request import kv_bytes
+
+MAP_BYTES = (
+    8  # of each weight of a full map: twice in float32, or twice in half and once in float32
+)
+SCORE_BYTES = 8  # of each weight of rows computed beside the kernel: scores and softmax in float32
+
+
+def weight_bytes(shape: Shape, itemsize: int) -> int:
+    """Bytes of all weights."""
+    return shape.parameters * itemsize
+
+
+def peak_bytes(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> int:
+    """The most that weights, caches and live tensors take at any time of the request."""
+    moments = [*_vision(shape, request, ledger, itemsize)]
+    moments += _prefill(shape, request, ledger, itemsize)
+    return weight_bytes(shape, itemsize) + max(moments)
+
+
+def largest_batch(
+    shape: Shape, request: Request, ledger: Ledger, itemsize: int, memory: int
+) -> int:
+    """The largest batch whose peak fits `memory` bytes; 0 if not even one sample does.
+
+    All but the weights grows with the batch.
+    """
+    weights = weight_bytes(shape, itemsize)
+    sample = (peak_bytes(shape, request, ledger, itemsize) - weights) / request.batch
+    return max(0, int((memory - weights) / sample))
+
+
+def _vision(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> Iterator[int]:
+    """Pixels in float32 and in the model's dtype; three of width d and three of the FFN's width a
+    token; or maps, or rows."""
+    encoder, vision = request.encoder, shape.vision
+    if encoder is None:
+        return
+    tiles = request.batch * encoder.tiles
+    pixels = tiles * encoder.patches * vision.patch_weights // vision.hidden
+    pixels *= 4 if itemsize == 4 else 4 + itemsize
+    for layer, tokens in enumerate(ledger.encoder_tokens):
+        states = tiles * tokens * itemsize
+        weights, read = tiles * vision.heads, ledger.encoder_rows.get(layer)
+        full = weights * tokens**2 * MAP_BYTES if layer in ledger.encoder_maps else 0
+        rows = weights * read.rows * read.keys * SCORE_BYTES if read else 0
+        feed_forward = states * 3 * (vision.hidden + vision.intermediate)
+        attention = states * 3 * vision.hidden + max(full, rows, states * 4 * vision.hidden)
+        yield pixels + max(feed_forward, attention)
+
+
+def _prefill(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> Iterator[int]:
+    """The caches so far, and in the layer at hand the larger of its two halves.
+
+    FFN: input, residual and norm of width d, and gate, up and their product. Attention: input, norm
+    and queries of width d, and beside them a full map with its mask, rows, or what the rotary
+    embedding makes of queries, keys and values.
+    """
+    text, batch = shape.text, request.batch
+    kv = text.kv_heads * text.head_dim
+    full_caches = kv_bytes(shape, request, ledger.tokens, itemsize)
+    for layer, tokens in enumerate(ledger.tokens):
+        caches = sum(full_caches[: layer + 1])
+        states = batch * tokens * itemsize
+        full = 0
+        if layer in ledger.maps:
+            full = batch * text.heads * tokens**2 * MAP_BYTES + tokens**2 * itemsize
+        read = ledger.rows.get(layer)
+        rows = batch * text.heads * read.rows * read.keys * SCORE_BYTES if read else 0
+        feed_forward = states * 3 * (text.hidden + text.intermediate)
+        rotary = states * (3 * text.hidden + 2 * kv)
+        attention = states * 3 * text.hidden + max(full, rows, rotary)
+        yield caches + max(feed_forward, attention)

@@ -1,0 +1,118 @@
+"""The table of `tpprof flops`: what was planned, as text and as plain rows."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict
+from typing import Any
+
+from ..reports import formats, units
+from ..reports.record import Peaks
+from .cost.conventions import Convention
+from .planning import Planned
+
+
+def show(
+    table: list[Planned], format_: str, peaks: Peaks | None, conventions: list[Convention]
+) -> None:
+    """Print the plan as a table, JSON, CSV or Markdown."""
+    if format_ == "json":
+        print(formats.as_json([_plain(row) for row in table]), end="")
+        return
+    if format_ == "csv":
+        print(formats.as_csv([_flat(row) for row in table]), end="")
+        return
+    headings, lines = texts(table, peaks, conventions)
+    if format_ == "markdown":
+        print(formats.as_markdown(headings, lines), end="")
+        return
+    console = formats.console()
+    console.print(formats.as_table(headings, lines, words=(0, 1)))
+    for note in notes(table, peaks, conventions):
+        console.print(note, markup=False, highlight=False)
+
+
+def texts(
+    table: list[Planned], peaks: Peaks | None, conventions: list[Convention]
+) -> tuple[list[str], list[list[str]]]:
+    """Headings, and one line per method."""
+    headings = [
+        "method", "visual tokens by layer", "mean", "FLOPs", "of vanilla", "prefill\nof vanilla",
+        "KV MB", "weights", "peak memory",
+    ]  # fmt: skip
+    if peaks is not None:
+        headings += ["floor ms", "floor\nspeed-up", "largest\nbatch"]
+    headings += [f"by {c.name}\n(of vanilla)" for c in conventions]
+    return headings, [_line(row, table[0], peaks is not None, conventions) for row in table]
+
+
+def notes(table: list[Planned], peaks: Peaks | None, conventions: list[Convention]) -> list[str]:
+    """What the figures mean, and what could not be planned."""
+    told = [
+        "peak memory: weights, caches and live tensors of the eager engine; kernels' scratch, "
+        "fragmentation and the device's own context come on top."
+    ]
+    if peaks is not None:
+        launches = "" if peaks.launch_seconds else ", launches not counted"
+        told.append(
+            f"floor: the least time that {peaks.device} ({peaks.source}{launches}) allows for "
+            "vision, prefill and decode. A real run takes longer."
+        )
+    told += [f"{c.name}: {c.about} ({c.source})." for c in conventions]
+    return told + [f"{row.method}: {row.note}" for row in table if row.note]
+
+
+def schedule(visual_per_layer: list[int] | None) -> str:
+    """Visual tokens by layer in runs, as `0-1: 2880, 2-31: 320`."""
+    if not visual_per_layer:
+        return units.NA
+    runs, first = [], 0
+    for count, group in itertools.groupby(visual_per_layer):
+        last = first + len(list(group)) - 1
+        runs.append(f"{first if first == last else f'{first}-{last}'}: {count}")
+        first = last + 1
+    return ", ".join(runs)
+
+
+def _line(
+    row: Planned, vanilla: Planned, on_device: bool, conventions: list[Convention]
+) -> list[str]:
+    mean = row.visual_mean
+    line = [
+        row.method,
+        schedule(row.visual_per_layer),
+        units.NA if mean is None else f"{mean:.0f}",
+        units.teraflops(row.flops),
+        units.percent(row.flops_share),
+        units.percent(row.prefill_flops_share),
+        units.megabytes(row.kv_bytes),
+        units.gibibytes(row.weight_bytes),
+        units.gibibytes(row.peak_bytes),
+    ]
+    if on_device:
+        batch = units.NA if row.largest_batch is None else str(row.largest_batch or "none fits")
+        line += [units.milliseconds(row.floor_seconds), units.times(row.floor_speedup), batch]
+    for c in conventions:
+        own, full = row.counted.get(c.name), vanilla.counted.get(c.name)
+        share = own / full if own is not None and full else None
+        line.append(f"{_counted(own, c.unit)} ({units.percent(share)})")
+    return line
+
+
+def _counted(value: float | None, unit: str) -> str:
+    if value is None:
+        return units.NA
+    return f"{units.megabytes(value)} MB" if unit == "bytes" else f"{units.tera(value)} {unit}"
+
+
+def _plain(row: Planned) -> dict[str, Any]:
+    derived = {"visual_last": row.visual_last, "visual_mean": row.visual_mean}
+    return asdict(row) | derived
+
+
+def _flat(row: Planned) -> dict[str, Any]:
+    """One level, as a CSV file wants it."""
+    plain = _plain(row)
+    counted: dict[str, float] = plain.pop("counted")
+    plain["visual_per_layer"] = schedule(row.visual_per_layer)
+    return plain | {f"counted_{name}": value for name, value in counted.items()}

@@ -1,0 +1,125 @@
+"""The cells that a cell is compared with, and what its full attention maps touch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+
+from .names import ran
+from .record import Activity, Cell, Record
+from .summary import baseline, by_round
+
+Place = tuple[str, str, int | None]
+"""Phase, part and layer or step of a part of a request."""
+SCORING = ("score", "select", "compress")
+MAP = "attention map"
+
+
+@dataclass(frozen=True)
+class Twins:
+    """A measured cell beside vanilla, and the same method under the cheaper attention policies.
+
+    vanilla ran under the same runtime. rows, maps: the method under that policy, where `cell` is
+    under a dearer one and they were measured. mapped: the places that full attention maps make
+    dearer than rows; released: those that the released code makes dearer than maps.
+    """
+
+    cell: Cell
+    vanilla: Cell
+    rows: Cell | None
+    maps: Cell | None
+
+    @functools.cached_property
+    def mapped(self) -> set[Place]:
+        dearer = self.cell if self.cell.attention == "maps" else self.maps
+        return _touched(dearer) if dearer and self.rows else set()
+
+    @functools.cached_property
+    def released(self) -> set[Place]:
+        cheaper = self.maps or self.rows
+        if self.cell.attention != "published" or cheaper is None:
+            return set()
+        decided = {place for place in places(self.cell) if place[1] in ("select", "compress")}
+        return _touched(self.cell) | _touched(cheaper) | decided
+
+    def plain(self, place: Place) -> Cell:
+        """The cell in whose time at `place` there are neither maps nor released code, if any is."""
+        if self.rows and place in self.mapped:
+            return self.rows
+        cheaper = self.maps or self.rows
+        return cheaper if cheaper and place in self.released else self.cell
+
+    @functools.cached_property
+    def pruned(self) -> list[int]:
+        """The decoder layers that see fewer tokens than vanilla's."""
+        pairs = zip(self.cell.tokens_per_layer, self.vanilla.tokens_per_layer, strict=True)
+        return [layer for layer, (own, full) in enumerate(pairs) if own < full]
+
+    @property
+    def flops_share(self) -> float | None:
+        """The FLOPs of the cell over vanilla's, whole request."""
+        own, full = (sum(work.flops for work in c.cost) for c in (self.cell, self.vanilla))
+        return own / full if own and full else None
+
+
+def twins(record: Record, cell: Cell) -> Twins | None:
+    """The cells to compare `cell` with; None where vanilla was not measured."""
+
+    def same(other: Cell) -> bool:
+        return (other.method, ran(other)) == (cell.method, ran(cell)) and bool(other.samples)
+
+    def under(policy: str) -> Cell | None:
+        return next((c for c in record.cells if c.attention == policy and same(c)), None)
+
+    vanilla = baseline(record, cell)
+    if vanilla is None or not vanilla.samples:
+        return None
+    order = ("rows", "maps", "published")
+    cheaper = order[: order.index(cell.attention)]
+    rows, maps = (under(policy) if policy in cheaper else None for policy in ("rows", "maps"))
+    return Twins(cell, vanilla, rows, maps)
+
+
+def places(cell: Cell) -> list[Place]:
+    return [(part.phase, part.part, part.index) for part in cell.parts]
+
+
+def weighted(cell: Cell, weights: dict[Place, float]) -> dict[int, float]:
+    """By round, the weighted sum over the places of `cell`, in seconds; a place that it lacks
+    takes no time."""
+    terms = [(n, weights[place]) for n, place in enumerate(places(cell)) if place in weights]
+    return by_round(cell, lambda sample: sum(w * sample.parts[n] for n, w in terms))
+
+
+def layer_flops(cell: Cell) -> dict[int, int]:
+    """FLOPs of each decoder layer in prefill."""
+    flops: dict[int, int] = {}
+    for work in cell.cost:
+        if (work.phase, work.part) == ("prefill", "layer") and work.index is not None:
+            flops[work.index] = flops.get(work.index, 0) + work.flops
+    return flops
+
+
+def layer_seconds(cell: Cell, layers: Iterable[int]) -> float:
+    """Seconds that the given decoder layers take in prefill: the median over rounds."""
+    return median(weighted(cell, {("prefill", "layer", layer): 1.0 for layer in layers}).values())
+
+
+def activity(cell: Cell) -> dict[Place, Activity]:
+    """What was counted of each part of `cell`."""
+    return {(part.phase, part.part, part.index): part for part in cell.activity}
+
+
+def _touched(cell: Cell) -> set[Place]:
+    """Where `cell` builds full maps: decoder layers and their scores; the tower or decode whole."""
+    built = [(work.phase, work.index) for work in cell.cost if work.operator == MAP]
+    layers = {index for phase, index in built if phase == "prefill"}
+    phases = {phase for phase, _ in built} - {"prefill"}
+    return {
+        (phase, part, index)
+        for phase, part, index in places(cell)
+        if (phase == "prefill" and part in ("layer", "score") and index in layers)
+        or (phase in phases and part not in ("select", "compress"))
+    }
