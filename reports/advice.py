@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from . import units
 from .names import ran
@@ -20,37 +21,37 @@ def advice(record: Record, beside: Twins, contributions: list[Contribution]) -> 
     """One sentence for each change that the data says is worth making, the largest first."""
     measured = latency(beside.cell)
     assert measured is not None
-    found = {part.name: part.seconds for part in contributions}
-    worth = WORTH * measured.value
-    told = [
-        (found.get("attention maps", 0.0), _rows(beside, found)),
-        (found.get("released code", 0.0), _released(found)),
-        (found.get("layers before the prune", 0.0), _earlier(beside)),
-        (found.get("scoring", 0.0) + found.get("selection", 0.0), _stages(beside, found)),
-        (found.get("waiting for the host", 0.0), _launching(record, beside)),
-        (_seconds(phase(beside.cell, "decode")), _decode(record, beside)),
-        (sum(found.get(name, 0.0) for name in ("preprocess", "vision")), _limit(beside)),
+    spent = {part.name: part.seconds for part in contributions}
+
+    def of(*names: str) -> float:
+        return sum(spent.get(name, 0.0) for name in names)
+
+    decode = phase(beside.cell, "decode")
+    found: list[tuple[float, Callable[[], str]]] = [
+        (of("attention maps"), lambda: _rows(of("attention maps"))),
+        (of("released code"), lambda: _released(of("released code"))),
+        (of("layers before the prune"), lambda: _earlier(beside)),
+        (of("scoring", "selection"), lambda: _stages(beside, of("scoring"), of("selection"))),
+        (of("waiting for the host"), lambda: _launching(record, beside)),
+        (decode.value if decode else 0.0, lambda: _decode(beside, decode)),
+        (of("preprocess", "vision"), lambda: _limit(beside)),
     ]
-    ranked = sorted((pair for pair in told if pair[0] > worth and pair[1]), reverse=True)
-    return [sentence for _, sentence in ranked]
+    found.sort(key=lambda pair: -pair[0])
+    worth = [say() for seconds, say in found if seconds > WORTH * measured.value]
+    return [sentence for sentence in worth if sentence]
 
 
-def _rows(beside: Twins, found: dict[str, float]) -> str:
+def _rows(spent: float) -> str:
     return (
-        f"Read rows instead of maps: {_ms(found['attention maps'])} less, measured in this run. "
-        "The score needs a few attention rows; the map is what keeps the fast kernel out."
-        if beside.rows
-        else ""
+        f"Read rows instead of maps: {_ms(spent)} less, measured in this run. The score needs a "
+        "few attention rows; the map is what keeps the fast kernel out."
     )
 
 
-def _released(found: dict[str, float]) -> str:
+def _released(spent: float) -> str:
     return (
-        f"The released code takes {_ms(found['released code'])} more than the same method with "
-        "maps in the scored layers alone: keep the fast kernel in all others, and masks off the "
-        "host."
-        if "released code" in found
-        else ""
+        f"The released code takes {_ms(spent)} more than the same method without its detours: keep "
+        "the fast kernel in the layers that are not scored, and masks and positions off the host."
     )
 
 
@@ -69,14 +70,12 @@ def _earlier(beside: Twins) -> str:
     )
 
 
-def _stages(beside: Twins, found: dict[str, float]) -> str:
-    stages = [place for place in places(beside.cell) if place[1] in ("score", "select")]
-    layers = len({(phase_, index) for phase_, _, index in stages})
-    scoring, selection = found.get("scoring", 0.0), found.get("selection", 0.0)
-    cheaper = "Fewer stages" if layers > 1 else "A cheaper selection"
+def _stages(beside: Twins, scoring: float, selection: float) -> str:
+    stages = {place[:1] + place[2:] for place in places(beside.cell) if place[1] == "select"}
+    cheaper = "Fewer stages" if len(stages) > 1 else "A cheaper selection"
     return (
-        f"{cheaper}: scoring takes {_ms(scoring)} and selection {_ms(selection)} at "
-        f"{layers} place{'s' if layers > 1 else ''}."
+        f"{cheaper}: scoring takes {_ms(scoring)} and selection {_ms(selection)}, at "
+        f"{len(stages)} place{'s' if len(stages) > 1 else ''}."
     )
 
 
@@ -118,20 +117,18 @@ def kept_from_batch(record: Record, beside: Twins) -> int | None:
     return max(record.request.batch, math.ceil(wanted * record.request.batch))
 
 
-def _decode(record: Record, beside: Twins) -> str:
-    """Whether decode waits for the host: by busy time on a GPU, by operators on a CPU."""
-    if ran(beside.cell) != "eager":
-        return ""
-    spent = _seconds(phase(beside.cell, "decode"))
+def _decode(beside: Twins, decode: Estimate | None) -> str:
+    """Where a GPU idles in decode; graphs that are captured already, or no GPU, say nothing."""
     parts = [part for part in beside.cell.activity if part.phase == "decode"]
     busy = [part.busy_seconds for part in parts if part.busy_seconds is not None]
-    if not parts or not spent or len(busy) < len(parts):
+    if ran(beside.cell) != "eager" or decode is None or not busy or len(busy) < len(parts):
         return ""
-    if sum(busy) >= BUSY * spent:
+    share = sum(busy) / decode.value
+    if share >= BUSY:
         return ""
     return (
-        f"Decode is launch-bound: the device is busy for {units.percent(sum(busy) / spent, 0)} of "
-        f"its {_ms(spent)}. Capture it as a CUDA graph (`--runtime graph`); pruning cannot help it."
+        f"Decode is launch-bound: the device is busy for {units.percent(share, 0)} of its "
+        f"{_ms(decode.value)}. Capture it as a CUDA graph (`--runtime graph`); pruning cannot help."
     )
 
 
@@ -146,10 +143,6 @@ def _limit(beside: Twins) -> str:
         f"{_ms(whole.value - prefill.value)} of vanilla's {_ms(whole.value)} lie outside its "
         "layers. Prune in the vision tower, or make it faster."
     )
-
-
-def _seconds(estimate: Estimate | None) -> float:
-    return estimate.value if estimate else 0.0
 
 
 def _ms(spent: float) -> str:

@@ -37,7 +37,6 @@ PHASES = {
 CAUSES = {
     "layers before the prune": "they see every token",
     "attention maps": "measured: `maps` minus `rows`, where maps are built",
-    "released code": "measured: `published` minus `maps`",
     "scoring": "attention rows, or reading them from the map",
     "selection": "deciding, moving and merging tokens",
     "waiting for the host": "launching and waits in the layers after the prune",
@@ -227,6 +226,8 @@ def _about(name: str, beside: Twins) -> str:
             for cell, count in zip((plain, vanilla), flops, strict=True)
         ]
         return f"layers after the prune: {rates[0]}; in vanilla: {rates[1]}"
+    if name == "released code":
+        return f"measured: `published` minus `{'maps' if beside.maps else 'rows'}`"
     if name in PHASES:
         own, full = (_phase_flops(cell, name) for cell in (beside.cell, vanilla))
         return PHASES[name] + (": not pruned" if own == full else "")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import units
+from . import roofline, units
 from .names import name, runtime
 from .record import Activity, Cell, Record
 from .statistics import Estimate, median
@@ -15,7 +15,7 @@ from .summary import by_round, phase
 HOST_BOUND = 0.7  # busy for less of a phase than this: the device waits for the host
 HEADINGS = (
     "method", "attention", "runtime", "phase", "span\nms", "host\nms", "GPU busy\nms", "busy",
-    "launches", "syncs", "operators",
+    "launches", "syncs", "operators", "floor\nms", "over\nfloor",
 )  # fmt: skip
 
 
@@ -25,7 +25,8 @@ class PhaseRow:
 
     span: seconds from its first to its last event. host: seconds until the host had queued it
     (None on a CPU, where it is the span). busy: seconds in which the device ran something, and its
-    counts, from a pass of its own with torch.profiler; None where not known.
+    counts, from a pass of its own with torch.profiler; None where not known. floor: the least
+    seconds that the hardware allows (see roofline); None on a device that was not calibrated.
     """
 
     cell: Cell
@@ -33,6 +34,12 @@ class PhaseRow:
     span: Estimate
     host: Estimate | None
     activity: Activity | None
+    floor: float | None
+
+    @property
+    def over_floor(self) -> float | None:
+        """How many times its floor the span is; below 1, the floor is wrong."""
+        return self.span.value / self.floor if self.floor else None
 
     @property
     def busy_share(self) -> float | None:
@@ -43,7 +50,7 @@ class PhaseRow:
 
 def phase_rows(record: Record) -> list[PhaseRow]:
     """One row for every phase of every measured cell, in the order in which they run."""
-    return [row for cell in record.cells for row in _of_cell(cell)]
+    return [row for cell in record.cells for row in _of_cell(record, cell)]
 
 
 def texts(record: Record) -> tuple[list[str], list[list[str]]]:
@@ -72,7 +79,10 @@ def host_bound(record: Record) -> str:
     )
 
 
-def _of_cell(cell: Cell) -> list[PhaseRow]:
+def _of_cell(record: Record, cell: Cell) -> list[PhaseRow]:
+    floors = {}
+    if record.peaks is not None:
+        floors = roofline.phase_seconds(record.peaks, cell.cost, record.model.dtype)
     found = []
     for label in dict.fromkeys(part.phase for part in cell.parts):
         span = phase(cell, label)
@@ -81,7 +91,8 @@ def _of_cell(cell: Cell) -> list[PhaseRow]:
         host = None
         if all(label in sample.host for sample in cell.samples):
             host = median(list(by_round(cell, _host(label)).values()))
-        found.append(PhaseRow(cell, label, span, host, activity(cell, label)))
+        counted = activity(cell, label)
+        found.append(PhaseRow(cell, label, span, host, counted, floors.get(label)))
     return found
 
 
@@ -115,6 +126,8 @@ def _line(row: PhaseRow) -> list[str]:
         units.milliseconds(activity.busy_seconds if activity else None),
         units.percent(row.busy_share, 0),
         *(units.NA if count is None else f"{count:,}" for count in counts),
+        units.milliseconds(row.floor),
+        units.times(row.over_floor),
     ]
 
 
@@ -133,4 +146,5 @@ def _plain(row: PhaseRow) -> dict[str, Any]:
         "kernels": activity.kernels if activity else None,
         "syncs": activity.syncs if activity else None,
         "operators": activity.operators if activity else None,
+        "floor_seconds": row.floor,
     }

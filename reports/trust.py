@@ -8,6 +8,7 @@ from statistics import median
 
 from . import units
 from .names import name
+from .phases import phase_rows
 from .record import Cell, Process, Record
 from .summary import rows
 
@@ -24,6 +25,7 @@ def warnings(record: Record) -> list[str]:
         _clocks(record),
         _outcomes(record),
         _precision(record),
+        _floors(record),
     ]
     return [line for line in found if line]
 
@@ -109,4 +111,19 @@ def _precision(record: Record) -> str:
     return (
         f"{len(missed)} of {len(measured)} rows missed the target of ±{target}, most of all "
         f"{widest} ({_width(missed[widest])}): more rounds or a quieter machine narrow them."
+    )
+
+
+def _floors(record: Record) -> str:
+    """A time below the least that the hardware allows: the hardware is better than it was told."""
+    beaten = [
+        row for row in phase_rows(record) if row.over_floor is not None and row.over_floor < 1
+    ]
+    if not beaten:
+        return ""
+    worst = min(beaten, key=lambda row: row.over_floor or 1.0)
+    return (
+        f"{len(beaten)} phases were faster than their floor, most of all {worst.phase} of "
+        f"{name(worst.cell)} ({units.percent(worst.over_floor, 0)} of it): the floors are too "
+        "high; run `tpprof calibrate` on a quiet machine."
     )

@@ -9,10 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from . import roofline, units
+from . import units
 from .explain import explain
 from .formats import as_table
 from .names import name
+from .phases import phase_rows
 from .record import Cell, Explanation, Record, RecordError
 from .summary import baseline, phase
 from .terminal import LINE
@@ -143,26 +144,22 @@ def _roofline(record: Record, cells: list[Cell], console: Console) -> None:
 
 def roofline_texts(record: Record, cells: list[Cell]) -> tuple[list[str], list[list[str]]]:
     """Phase by phase: measured time, the least that the hardware allows, and the FLOPs promise."""
-    headings = ["method", "phase", "measured\nms", "floor\nms", "measured\nover floor",
-                "promised\nms"]  # fmt: skip
-    lines: list[list[str]] = []
-    if record.peaks is None:
-        return headings, lines
-    listed = [cell for cell in [baseline(record, cells[0]), *cells] if cell is not None]
-    for cell in listed:
-        vanilla = baseline(record, cell)
-        floors = roofline.phase_seconds(record.peaks, cell.cost, record.model.dtype)
-        for label, floor in floors.items():
-            spent = phase(cell, label)
-            whole = phase(vanilla, label) if vanilla else None
-            if spent is None:
-                continue
-            full = _flops(vanilla, label) if vanilla else 0
-            promised = whole.value * _flops(cell, label) / full if whole and full else None
-            lines.append([
-                name(cell), label, units.milliseconds(spent.value), units.milliseconds(floor),
-                units.times(spent.value / floor), units.milliseconds(promised),
-            ])  # fmt: skip
+    headings = ["method", "phase", "measured\nms", "promised\nms", "floor\nms",
+                "measured\nover floor"]  # fmt: skip
+    listed = [id(cell) for cell in (baseline(record, cells[0]), *cells)]
+    lines = []
+    for row in phase_rows(record):
+        if id(row.cell) not in listed or row.floor is None:
+            continue
+        vanilla = baseline(record, row.cell)
+        whole = phase(vanilla, row.phase) if vanilla else None
+        full = _flops(vanilla, row.phase) if vanilla else 0
+        promised = whole.value * _flops(row.cell, row.phase) / full if whole and full else None
+        lines.append([
+            name(row.cell), row.phase, units.milliseconds(row.span.value),
+            units.milliseconds(promised), units.milliseconds(row.floor),
+            units.times(row.over_floor),
+        ])  # fmt: skip
     return headings, lines
 
 

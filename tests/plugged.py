@@ -6,11 +6,12 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from tpprof.methods import Keep, Method, Plan, Request, Stage, knob, register
-from tpprof.methods.core.plan import single_prune
+from tpprof.methods.core.plan import Rows, single_prune
 from tpprof.methods.core.view import View
 
 
@@ -63,3 +64,38 @@ class Die(Misbehaving):
 
     def misbehave(self) -> None:
         os.kill(os.getpid(), self.signal)
+
+
+@dataclass(frozen=True)
+class Everywhere(Method):
+    """Keep every token, at a stage on entering every layer but the first."""
+
+    rows: ClassVar[Rows | None] = None
+
+    def plan(self, request: Request) -> Plan:
+        stages = [
+            Stage(layer, "entering", request.visual, self.rows)
+            for layer in range(1, request.layers)
+        ]
+        return Plan(request.visual, tuple(stages))
+
+    def select(self, view: View, stage: Stage) -> Keep | None:
+        return None
+
+
+@register("look")
+@dataclass(frozen=True)
+class Look(Everywhere):
+    """Read attention before every layer: under `maps`, a full map in nearly every layer."""
+
+    rows = "last"
+
+
+@register("wait")
+@dataclass(frozen=True)
+class Wait(Everywhere):
+    """Make the host wait for the device before every layer."""
+
+    def select(self, view: View, stage: Stage) -> Keep | None:
+        view.hidden.sum().item()
+        return None

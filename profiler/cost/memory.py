@@ -13,10 +13,8 @@ from ...methods.core.request import Request
 from ..models.shapes import Shape
 from .request import kv_bytes
 
-MAP_BYTES = (
-    8  # of each weight of a full map: twice in float32, or twice in half and once in float32
-)
-SCORE_BYTES = 8  # of each weight of rows computed beside the kernel: scores and softmax in float32
+MAP_BYTES = 8  # of each weight of a full map: twice in float32, or in half, half and float32
+SCORE_BYTES = 8  # of each weight of rows computed beside the kernel: twice in float32
 
 
 def weight_bytes(shape: Shape, itemsize: int) -> int:
@@ -25,10 +23,10 @@ def weight_bytes(shape: Shape, itemsize: int) -> int:
 
 
 def peak_bytes(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> int:
-    """The most that weights, caches and live tensors take at any time of the request."""
+    """The most that weights, inputs, caches and live tensors take at any time of the request."""
     moments = [*_vision(shape, request, ledger, itemsize)]
     moments += _prefill(shape, request, ledger, itemsize)
-    return weight_bytes(shape, itemsize) + max(moments)
+    return weight_bytes(shape, itemsize) + _pixels(shape, request) * 4 + max(moments)
 
 
 def largest_batch(
@@ -43,23 +41,32 @@ def largest_batch(
     return max(0, int((memory - weights) / sample))
 
 
+def _pixels(shape: Shape, request: Request) -> int:
+    """Pixel values of the whole batch; they stay, in float32, as long as the request."""
+    encoder, vision = request.encoder, shape.vision
+    if encoder is None:
+        return 0
+    patches = request.batch * encoder.tiles * encoder.patches
+    return patches * vision.patch_weights // vision.hidden
+
+
 def _vision(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> Iterator[int]:
-    """Pixels in float32 and in the model's dtype; three of width d and three of the FFN's width a
-    token; or maps, or rows."""
+    """Pixels in half precision, if it is that; three of width d and three of the FFN's width a
+    token, or in attention five of width d beside a map, or seven beside rows."""
     encoder, vision = request.encoder, shape.vision
     if encoder is None:
         return
     tiles = request.batch * encoder.tiles
-    pixels = tiles * encoder.patches * vision.patch_weights // vision.hidden
-    pixels *= 4 if itemsize == 4 else 4 + itemsize
+    pixels = 0 if itemsize == 4 else _pixels(shape, request) * itemsize
     for layer, tokens in enumerate(ledger.encoder_tokens):
         states = tiles * tokens * itemsize
         weights, read = tiles * vision.heads, ledger.encoder_rows.get(layer)
         full = weights * tokens**2 * MAP_BYTES if layer in ledger.encoder_maps else 0
         rows = weights * read.rows * read.keys * SCORE_BYTES if read else 0
         feed_forward = states * 3 * (vision.hidden + vision.intermediate)
-        attention = states * 3 * vision.hidden + max(full, rows, states * 4 * vision.hidden)
-        yield pixels + max(feed_forward, attention)
+        yield pixels + max(
+            feed_forward, states * 5 * vision.hidden + full, states * 7 * vision.hidden + rows
+        )
 
 
 def _prefill(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> Iterator[int]:

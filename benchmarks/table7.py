@@ -1,0 +1,116 @@
+"""The paper's Table 7 beside ours, as Markdown: FLOPs by every convention and schedule that it may
+have meant, KV bytes nominal and real, latency ratios as measured here.
+
+FLOPs and KV are planned on llava-next-7b. Latency is that of a record (--record), or of the default
+model on this machine, measured now.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import tpprof
+from tpprof.methods import parse
+from tpprof.profiler.cost.conventions import convention
+from tpprof.profiler.planning import Planned, Planner
+from tpprof.profiler.workload import Workload
+from tpprof.reports import units
+from tpprof.reports.files import load
+from tpprof.reports.formats import as_markdown
+from tpprof.reports.paper import BUDGET, MODEL, TABLE7
+from tpprof.reports.record import Record
+from tpprof.reports.summary import Row, rows
+
+CONVENTIONS = ("default", "prefill", "causal", "fastv", "sparsevlm")
+SCHEDULES = (
+    ("fastv:layer=1,keep=320", "one whole layer, 320 kept: Algorithm 1 read from 1"),
+    ("fastv:keep=320", "two whole layers, 320 kept: the released code"),
+    ("fastv:layer=3,keep=320", "three whole layers, 320 kept: the released demo"),
+    ("fastv:keep=149", "two whole layers, 320 on average"),
+    ("fastv:layer=3,keep=55", "three whole layers, 320 on average"),
+    ("sparsevlm:keep=320", "version 1.0, four stages, 320 on average"),
+    ("sparsevlm:keep=320,version=1.5", "version 1.5, three stages, 320 on average"),
+    ("mustdrop:keep=320", "merged in the tower, four stages, 320 on average"),
+)
+METHODS = [row.method for row in TABLE7 if row.method != "vanilla"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--record", type=Path, help="measured latencies; default: measure now")
+    options = parser.parse_args()
+    for after, text in ((25, 60), (35, 70)):
+        print(f"### FLOPs, % of vanilla, with {text} text tokens\n")
+        print(flops(Workload(text_tokens=(35, after))))
+    print("### KV cache after prefill, MB\n")
+    print(kv(Workload()))
+    record = load(options.record) if options.record else tpprof.compare(METHODS)
+    request = record.request
+    print(
+        f"### Latency over vanilla's: {record.model.name} on {record.environment['device']}, "
+        f"{request.visual} visual tokens\n"
+    )
+    print(latency(record))
+
+
+def flops(workload: Workload) -> str:
+    """One line per schedule, one column per convention, and what the paper prints."""
+    planner = Planner(MODEL, workload, conventions=[convention(name) for name in CONVENTIONS])
+    whole = planner.plan(parse("vanilla"))
+    printed = {row.method: row.flops_share for row in TABLE7}
+    lines = []
+    for spec, about in SCHEDULES:
+        method = parse(spec)
+        planned = planner.plan(method)
+        shares = [planned.counted[name] / whole.counted[name] for name in CONVENTIONS]
+        lines.append(
+            [spec, about, *(units.percent(share) for share in shares),
+             units.percent(printed[method.name])]
+        )  # fmt: skip
+    return as_markdown(["schedule", "meaning", *CONVENTIONS, "paper"], lines)
+
+
+def kv(workload: Workload) -> str:
+    """The paper's nominal figure, and the bytes that the caches really hold, text included."""
+    planner = Planner(MODEL, workload, conventions=[convention("paper-kv")])
+    lines = []
+    for row in TABLE7:
+        spec = row.method if row.method == "vanilla" else f"{row.method}:keep={BUDGET}"
+        planned: Planned = planner.plan(parse(spec))
+        lines.append([
+            row.method, units.megabytes(row.kv_bytes), units.megabytes(planned.counted["paper-kv"]),
+            units.megabytes(planned.kv_bytes),
+        ])  # fmt: skip
+    headings = ["method", "paper", "0.525 MB x nominal budget", "real, by layer, text included"]
+    return as_markdown(headings, lines)
+
+
+def latency(record: Record) -> str:
+    """The paper's ratios, and those measured under every attention policy of the record."""
+    policies = list(dict.fromkeys(c.attention for c in record.cells if c.reads_attention))
+    measured: dict[tuple[str, str], Row] = {
+        (row.cell.name, row.cell.attention): row for row in rows(record) if row.speedup
+    }
+
+    def ratio(method: str, policy: str) -> str:
+        row = measured.get((method, policy))
+        gain = row.speedup if row else None
+        if gain is None or gain.low is None or gain.high is None:
+            return units.NA
+        return f"{1 / gain.value:.2f} ({1 / gain.high:.2f} - {1 / gain.low:.2f})"
+
+    def share(method: str) -> str:
+        shares = [row.flops_share for (name, _), row in measured.items() if name == method]
+        return units.percent(shares[0] if shares else None)
+
+    lines = [
+        [row.method, f"{row.seconds / TABLE7[0].seconds:.2f}",
+         *(ratio(row.method, policy) for policy in policies), share(row.method)]
+        for row in TABLE7[1:]
+    ]  # fmt: skip
+    return as_markdown(["method", "paper", *policies, "FLOPs here"], lines)
+
+
+if __name__ == "__main__":
+    main()

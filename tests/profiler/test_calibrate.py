@@ -1,0 +1,113 @@
+"""Calibration: what is measured, where it is kept, and by which name it is found again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from tpprof.methods.core.errors import InputError
+from tpprof.profiler import calibrate
+from tpprof.reports import roofline
+from tpprof.reports.hardware import DATASHEETS
+from tpprof.reports.record import Peaks
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A calibration of a fraction of a second, kept in a folder of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(calibrate, "SECONDS", 0.0)
+    monkeypatch.setattr(calibrate, "SIDES", {"cpu": (16, 64)})
+    monkeypatch.setattr(calibrate, "FOOTPRINTS", {"cpu": (2**12, 2**16)})
+    return tmp_path
+
+
+def test_a_calibration_is_kept_and_found_again(quick: Path) -> None:
+    assert calibrate.cached(CPU) is None
+    peaks = calibrate.calibrate(CPU)
+    assert peaks.source == "measured"
+    assert set(peaks.flops_per_second) == {"float32", "bfloat16", "float16"}
+    assert min(peaks.flops_per_second.values()) > 0
+    assert [level.footprint_bytes for level in peaks.bandwidth] == [2**12, 2**16]
+    assert min(level.bytes_per_second for level in peaks.bandwidth) > 0
+    assert peaks.kernel_seconds == peaks.launch_seconds > 0
+    assert peaks.threads == torch.get_num_threads()
+    assert calibrate.cached(CPU) == peaks
+    assert calibrate.named("cpu") == calibrate.named(peaks.device) == peaks
+    assert [path.parent.parent for path in quick.rglob("*.json")] == [quick / "tpprof"]
+
+
+def test_other_threads_are_another_device(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calibrate.calibrate(CPU)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 96)
+    assert calibrate.cached(CPU) is None
+
+
+def test_a_damaged_calibration_is_none(quick: Path) -> None:
+    calibrate.calibrate(CPU)
+    (path,) = quick.rglob("*.json")
+    path.write_text(path.read_text()[:50])
+    assert calibrate.cached(CPU) is None
+    with pytest.raises(InputError, match="tpprof calibrate"):
+        calibrate.named("cpu")
+
+
+def test_names_are_datasheets_and_what_was_measured(quick: Path) -> None:
+    assert calibrate.named("H100").device == "H100 SXM"
+    with pytest.raises(InputError, match=r"did you mean h100\?"):
+        calibrate.named("h10")
+    with pytest.raises(InputError, match=", ".join(DATASHEETS)):
+        calibrate.named("cuda")
+
+
+def test_the_fastest_batch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a made-up clock: the first call is slow, one batch is disturbed."""
+    spent = iter([5.0, *[1.0] * 4000])
+    clock = SimpleNamespace(now=0.0)
+
+    def call() -> None:
+        clock.now += 0.001 * next(spent)
+
+    monkeypatch.setattr(calibrate, "now", lambda: clock.now)
+    monkeypatch.setattr(calibrate, "wait_for", lambda device: None)
+    assert calibrate._best(CPU, call, calibrate._called) == pytest.approx(0.001)
+
+
+def test_a_dtype_that_the_device_refuses_is_noted_and_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
+        raise RuntimeError("no such kernel\nand more")
+
+    monkeypatch.setattr(torch, "mm", refuse)
+    notes: list[str] = []
+    assert calibrate._product_rate(CPU, "float16", calibrate._called, notes) == 0.0
+    assert notes[0] == "float16 512x512x512: no such kernel"
+
+
+def test_the_command_prints_and_keeps_it(quick: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tpprof.profiler.calibration_table import show
+
+    show("cpu", "json")
+    assert json.loads(capsys.readouterr().out)["source"] == "measured"
+    for form in ("table", "csv", "markdown"):
+        show("cpu", form)
+        assert "float32" in capsys.readouterr().out
+    assert calibrate.cached(CPU) is not None
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_calibrated_without_its_launches() -> None:
+    peaks: Peaks = calibrate.calibrate(torch.device("cuda"))
+    assert peaks.threads is None
+    assert peaks.flops_per_second["bfloat16"] > peaks.flops_per_second["float32"]
+    assert peaks.kernel_seconds < peaks.launch_seconds
+    assert roofline.move_seconds(peaks, 2**30) > 2**30 / 2e13
+    assert peaks.memory_bytes == torch.cuda.get_device_properties(0).total_memory

@@ -1,0 +1,149 @@
+"""Explanations of real runs: methods of known cost, the record, and the command."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from micro import MICRO, SIZE
+
+import tpprof
+from tpprof.methods.core import registry
+from tpprof.methods.core.plugins import load_plugins
+from tpprof.profiler import calibrate, cli
+from tpprof.profiler.compare import Comparison
+from tpprof.profiler.models.model import Model
+from tpprof.profiler.workload import Workload
+from tpprof.reports.explain import explain
+from tpprof.reports.files import load
+from tpprof.reports.record import Cell, Explanation, Record, Settings
+from tpprof.reports.twins import twins, weighted
+
+PLUGGED = Path(__file__).parent.parent / "plugged.py"
+
+
+@pytest.fixture(autouse=True)
+def plugged() -> Iterator[None]:
+    """The misbehaving methods, registered for this test alone."""
+    registry.names()  # finds those of the folder first
+    before = dict(registry._registry)
+    load_plugins([str(PLUGGED)])
+    yield
+    for name in set(registry._registry) - set(before):
+        del registry._registry[name]
+    for module in [name for name in sys.modules if name.startswith("tpprof_plugin_")]:
+        del sys.modules[module]
+
+
+def compared(model: Model, *specs: str, rounds: int = 6, **options: object) -> Record:
+    settings = Settings(min_rounds=rounds, max_rounds=rounds, max_seconds=None, **options)  # type: ignore[arg-type]
+    workload = Workload(size=SIZE, new_tokens=3)
+    return Comparison(list(specs), model=model, workload=workload, settings=settings).run()
+
+
+def told_of(record: Record, cell: Cell) -> tuple[Explanation, dict[str, float]]:
+    told = explain(record, cell)
+    assert told is not None
+    parts = {part.name: part.seconds for part in told.contributions}
+    gap = told.measured_seconds - told.promised_seconds
+    assert math.fsum(parts.values()) == pytest.approx(gap)
+    return told, parts
+
+
+def test_time_burnt_in_a_selection_is_found_in_the_selection(llava_next: Model) -> None:
+    record = compared(llava_next, "burn:seconds=0.02")
+    _, parts = told_of(record, record.cells[1])
+    assert parts["selection"] >= 0.02, "it spins at least so long"
+    least = min(sum(sample.parts) for sample in record.cells[1].samples)
+    assert parts["selection"] <= least
+
+
+def test_extra_maps_are_found_in_the_maps(llava_next: Model) -> None:
+    record = compared(llava_next, "look")
+    vanilla, maps, by_rows = record.cells
+    beside = twins(record, maps)
+    assert beside is not None
+    layers = range(record.model.layers - 1)
+    assert beside.mapped == {("prefill", part, n) for part in ("layer", "score") for n in layers}
+    _, parts = told_of(record, maps)
+    weights = dict.fromkeys(beside.mapped, 1.0)
+    own, cheap = weighted(maps, weights), weighted(by_rows, weights)
+    extra = sorted(own[number] - cheap[number] for number in own)
+    assert parts["attention maps"] == pytest.approx((extra[2] + extra[3]) / 2)
+    assert "attention maps" not in told_of(record, by_rows)[1]
+    assert explain(record, vanilla) is None
+
+
+@pytest.mark.parametrize("policies", [["rows"], ["maps", "published"], ["rows", "published"]])
+def test_every_method_is_explained_under_every_policy(model: Model, policies: list[str]) -> None:
+    specs = ["fastv", "sparsevlm", "mustdrop", "pooling"]
+    record = compared(model, *specs, keep="1/2", attention=policies)
+    for cell in record.cells[1:]:
+        told, parts = told_of(record, cell)
+        assert not cell.error
+        assert "remainder" in parts
+        assert all(math.isfinite(seconds) for seconds in parts.values())
+        assert ("released code" in parts) == (cell.attention == "published")
+        assert ("attention maps" in parts) == (cell.attention == "maps" and "rows" in policies)
+        assert told.promised_seconds > 0
+
+
+def test_the_saved_explanation_is_the_one_the_samples_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.json"
+    command(monkeypatch, "compare", "fastv", "--model", "tiny-llava", "--visual-tokens", "64",
+            "--rounds", "6", "--out", str(path))  # fmt: skip
+    record = load(path)
+    assert record.peaks is not None
+    assert record.peaks.source == "measured"
+    for cell in record.cells[1:]:
+        assert cell.explanation == explain(record, cell)
+    capsys.readouterr()
+    command(monkeypatch, "explain", str(path), "fastv", "--format", "json")
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["contribution"] for row in rows} >= {"decode", "attention maps", "remainder"}
+    command(monkeypatch, "explain", str(path))
+    shown = capsys.readouterr().out
+    assert "side by side" in shown
+    assert "against the roofline of" in shown
+    command(monkeypatch, "explain", str(path), "--format", "markdown")
+    assert "| promised |" in capsys.readouterr().out
+    command(monkeypatch, "explain", str(path), "fastw", code=2)
+    assert "did you mean fastv?" in capsys.readouterr().err
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str, code: int = 0) -> None:
+    monkeypatch.setattr(sys, "argv", ["tpprof", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == code
+
+
+@pytest.mark.gpu
+def test_a_forced_wait_per_layer_is_waiting_for_the_host() -> None:
+    model = tpprof.load(MICRO["llava-next"], device="cuda", dtype="bfloat16")
+    record = compared(model, "wait", "burn:seconds=0.01", rounds=10)
+    wait, burn = (told_of(record, cell)[1] for cell in record.cells[1:])
+    syncs = sum(part.syncs or 0 for part in record.cells[1].activity if part.phase == "prefill")
+    assert syncs >= record.model.layers - 1
+    assert wait["waiting for the host"] > wait["selection"]
+    assert burn["selection"] >= 0.01
+
+
+@pytest.mark.gpu
+def test_no_phase_beats_its_floor_on_a_gpu() -> None:
+    device = torch.device("cuda")
+    calibrate.calibrate(device)
+    model = tpprof.load("tiny", device="cuda", dtype="bfloat16")
+    record = compared(model, "fastv", "sparsevlm", rounds=10)
+    assert record.peaks is not None
+    from tpprof.reports.phases import phase_rows
+
+    beaten = [row for row in phase_rows(record) if row.over_floor and row.over_floor < 1]
+    assert not beaten

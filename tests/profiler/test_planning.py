@@ -1,0 +1,194 @@
+"""Plans: budgets looked for, conventions, memory against the allocator's, and the table."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import tpprof
+from tpprof import methods
+from tpprof.methods.core.errors import InputError
+from tpprof.methods.core.ledger import Policy, planned
+from tpprof.profiler import plan_table
+from tpprof.profiler.calibrate import named
+from tpprof.profiler.cost import memory
+from tpprof.profiler.cost.conventions import CONVENTIONS, convention
+from tpprof.profiler.models.model import Model
+from tpprof.profiler.planning import Planned, Planner, Wanted
+from tpprof.profiler.workload import Workload
+
+
+def planner(model: str = "llava-next-7b", **options: object) -> Planner:
+    return Planner(model, Workload(), **options)  # type: ignore[arg-type]
+
+
+def one(spec: str, **options: object) -> Planned:
+    return planner(**options).plan(methods.parse(spec))  # type: ignore[arg-type]
+
+
+def test_a_plan_on_a_named_device_has_floor_memory_and_batch() -> None:
+    vanilla = one("vanilla", peaks=named("h100"))
+    assert vanilla.floor_speedup == 1.0
+    assert vanilla.floor_seconds is not None
+    # 22.3 TMACs in 16 bits at 989.4 TFLOP/s, less the half of attention that causality masks.
+    assert 0.040 < vanilla.floor_seconds < 2 * 22.4e12 / 989.4e12 + 0.010
+    assert vanilla.weight_bytes == pytest.approx(7.06e9 * 2, rel=0.01)
+    assert vanilla.largest_batch is not None
+    at_most = planner(peaks=named("h100"), model="llava-next-7b")
+    whole = Workload(batch_size=vanilla.largest_batch)
+    fits = Planner("llava-next-7b", whole).plan(methods.parse("vanilla")).peak_bytes
+    over = Workload(batch_size=vanilla.largest_batch + 1)
+    too_much = Planner("llava-next-7b", over).plan(methods.parse("vanilla")).peak_bytes
+    assert at_most.peaks is not None
+    assert at_most.peaks.memory_bytes is not None
+    assert fits is not None
+    assert too_much is not None
+    assert fits <= at_most.peaks.memory_bytes < too_much
+
+
+def test_a_model_that_does_not_fit_says_so() -> None:
+    rows = planner("qwen2-vl-72b", peaks=named("h100")).table(["fastv"], "0.25")
+    assert rows[1].largest_batch == 0
+    _, lines = plan_table.texts(rows, named("h100"), [])
+    assert lines[1][-1] == "none fits"
+
+
+def test_without_a_device_there_is_no_floor() -> None:
+    row = one("fastv")
+    assert row.floor_seconds is row.floor_speedup is row.largest_batch is None
+    assert row.peak_bytes is not None
+
+
+@pytest.mark.parametrize("spec", ["fastv", "sparsevlm", "pooling", "mustdrop"])
+def test_the_largest_budget_for_a_speedup_is_found(spec: str) -> None:
+    plans = planner(peaks=named("h100"))
+    found = plans.solve(methods.parse(spec), Wanted(speedup=2.5))
+    assert found.speedup is not None
+    assert found.speedup >= 2.5
+    keep = methods.parse(found.method).keep  # type: ignore[attr-defined]
+    more = plans.plan(methods.with_keep(methods.parse(spec), str(keep + 1)))
+    assert more.speedup is not None
+    assert more.speedup < 2.5
+
+
+def test_the_largest_budget_for_a_memory_is_found() -> None:
+    plans = planner()
+    limit = 14.0 * 2**30
+    found = plans.solve(methods.parse("fastv"), Wanted(memory_bytes=limit))
+    keep = methods.parse(found.method).keep  # type: ignore[attr-defined]
+    more = plans.plan(methods.with_keep(methods.parse("fastv"), str(keep + 1)))
+    assert found.peak_bytes is not None
+    assert more.peak_bytes is not None
+    assert found.peak_bytes <= limit < more.peak_bytes
+
+
+def test_a_wish_that_no_budget_meets_is_told() -> None:
+    plans = planner(peaks=named("h100"))
+    found = plans.solve(methods.parse("fastv"), Wanted(speedup=1000))
+    assert found.method == "fastv:keep=1"
+    assert found.note.startswith("no budget gives a speed-up of 1000x")
+    full = plans.solve(methods.parse("fastv"), Wanted(speedup=0.5))
+    assert full.method == "fastv:keep=2880"
+
+
+def test_a_sweep_is_a_curve_over_budgets() -> None:
+    rows = planner().table(["fastv", "vanilla"], None, Wanted())
+    assert [row.method for row in rows[:3]] == ["vanilla", "fastv:keep=1/1", "fastv:keep=1/2"]
+    flops = [row.flops for row in rows]
+    assert flops[1] == pytest.approx(flops[0], rel=1e-6), "all but the row that it reads"
+    assert sorted(flops[1:], reverse=True) == flops[1:]  # type: ignore[type-var]
+    specs = [methods.parse(row.method) for row in rows]
+    assert len(set(specs)) == len(rows), "each row can be asked for again"
+    rows = planner().table(["sparsevlm"], None, Wanted())
+    assert "sparsevlm:keep=1/36" not in [row.method for row in rows], "it cannot average so few"
+
+
+def test_conventions_give_what_their_sources_give() -> None:
+    """The shares worked out by hand in the analysis of Table 7: 60 text tokens, budget 320."""
+    plans = planner(conventions=list(CONVENTIONS.values()))
+    vanilla, fastv, sparsevlm = plans.table(["fastv", "sparsevlm"], "320")
+    shares = {
+        name: [100 * row.counted[name] / vanilla.counted[name] for row in (fastv, sparsevlm)]
+        for name in CONVENTIONS
+    }
+    assert shares["sparsevlm"] == pytest.approx([17.25, 15.21], abs=0.02)
+    assert shares["fastv"][0] == pytest.approx(16.97, abs=0.02)
+    assert shares["paper-kv"] == pytest.approx([100 / 9, 100 / 9])
+    assert vanilla.counted["default"] == vanilla.flops
+    assert vanilla.counted["prefill"] == vanilla.prefill_flops
+    assert vanilla.counted["causal"] < vanilla.counted["default"]
+    assert vanilla.counted["paper-kv"] == pytest.approx(1512.0e6)
+    assert fastv.counted["paper-kv"] == pytest.approx(168.0e6)
+    assert vanilla.counted["sparsevlm"] == pytest.approx(21.3e12, rel=0.005)
+    with pytest.raises(InputError, match="known: default, prefill"):
+        convention("mine")
+
+
+def allocated_peak(model: Model, method: methods.Method, policy: Policy) -> int:
+    """The most that torch's CPU allocator held during one request, weights not counted."""
+    inputs = tpprof.inputs(model)
+    tpprof.forward(model, inputs, method, attention=policy)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        tpprof.forward(model, inputs, method, attention=policy)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiled.export_chrome_trace(str(path))
+        events = json.loads(path.read_bytes())["traceEvents"]
+    moves = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e.get("name") == "[memory]")
+    held = torch.tensor([size for _, size in moves]).cumsum(0).max()
+    return int(held) + sum(tensor.nbytes for tensor in inputs.values())
+
+
+@pytest.mark.parametrize("policy", ["rows", "maps"])
+@pytest.mark.parametrize("spec", ["vanilla", "fastv", "sparsevlm", "mustdrop"])
+@pytest.mark.parametrize("name", ["tiny-llava", "tiny-qwen2-vl"])
+def test_the_estimated_peak_is_what_the_allocator_held(
+    name: str, spec: str, policy: Policy
+) -> None:
+    model = _load(name)
+    method = methods.parse(spec)
+    request = tpprof.inputs(model).request
+    ledger = planned(method.plan(request), request, policy)
+    weights = memory.weight_bytes(model.shape, 4)
+    estimated = memory.peak_bytes(model.shape, request, ledger, 4) - weights
+    assert estimated == pytest.approx(allocated_peak(model, method, policy), rel=0.05)
+    held = sum(weight.nbytes for weight in model.module.parameters())
+    assert weights == pytest.approx(held, rel=0.001)
+
+
+_LOADED: dict[str, Model] = {}
+
+
+def _load(name: str) -> Model:
+    if name not in _LOADED:
+        _LOADED[name] = tpprof.load(name, device="cpu")
+    return _LOADED[name]
+
+
+def test_released_code_has_no_estimate() -> None:
+    assert one("sparsevlm", attention="published").peak_bytes is None
+    assert one("vanilla", attention="published").peak_bytes is not None
+
+
+def test_schedules_are_told_in_runs() -> None:
+    assert plan_table.schedule([2880, 2880, 320, 320, 64]) == "0-1: 2880, 2-3: 320, 4: 64"
+    assert plan_table.schedule(None) == "n/a"
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json", "markdown"])
+def test_the_table_prints_in_every_format(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    conventions = [convention("fastv"), convention("paper-kv")]
+    plans = planner(peaks=named("h100"), conventions=conventions)
+    plan_table.show(plans.table(["fastv"], "320"), form, plans.peaks, conventions)
+    printed = capsys.readouterr().out
+    assert "fastv:keep=320" in printed
+    assert "0-1: 2880, 2-31: 320" in printed or form == "json"
+    if form == "json":
+        rows = json.loads(printed)
+        assert rows[1]["visual_per_layer"] == [2880] * 2 + [320] * 30
+        assert rows[1]["counted"]["paper-kv"] == pytest.approx(168e6)

@@ -1,0 +1,303 @@
+"""The gap between promise and clock, split: on records whose every millisecond is known."""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+
+import pytest
+from made import cell, record, sample, work
+
+from tpprof.reports import formats, waterfall
+from tpprof.reports.explain import attach, explain
+from tpprof.reports.record import Activity, Cell, Part, Peaks, Record, RecordError
+from tpprof.reports.twins import twins
+
+LAYERS, PRUNE = 4, 1  # layer 1 is the first that sees fewer tokens
+PARTS = [
+    ("preprocess", "preprocess", None),
+    ("vision", "tower", None),
+    *[("prefill", "layer", layer) for layer in range(LAYERS)],
+    ("prefill", "score", PRUNE - 1),
+    ("prefill", "select", PRUNE),
+    ("head", "head", None),
+    ("decode", "token", 0),
+]
+SECONDS = {
+    "preprocess": 0.010, "vision": 0.100, "layer": 0.200, "score": 0.0, "select": 0.0,
+    "head": 0.005, "decode": 0.040,
+}  # fmt: skip
+
+
+def made(method: str = "vanilla", attention: str = "rows", **changed: float) -> Cell:
+    """A cell of known times, in seconds: by phase, part, `layer0` or `rest` (outside all parts).
+
+    Every method but vanilla keeps a quarter of the tokens, and of the FLOPs, from layer 1 on.
+    """
+    pruned = not method.startswith("vanilla")
+    cost = [work("vision", "tower", None, "ffn", 1000)]
+    times = []
+    for phase, part, index in PARTS:
+        spent = SECONDS.get(part, SECONDS.get(phase, 0.0))
+        if part == "layer":
+            assert index is not None
+            full_map = attention != "rows" and index == PRUNE - 1
+            kept = 250 if pruned and index >= PRUNE else 1000
+            operator = "attention map" if full_map else "attention"
+            cost.append(work(phase, part, index, operator, kept))
+            spent = SECONDS["layer"] * kept / 1000
+        spent = changed.get(phase, spent) if part != "layer" else spent
+        times.append(changed.get(part if index is None else f"{part}{index}", spent))
+    return cell(
+        method, attention, 1.0, 0,
+        cost=cost,
+        parts=[Part(phase=p, part=q, index=i) for p, q, i in PARTS],
+        tokens_per_layer=[100] + [25 if pruned else 100] * (LAYERS - 1),
+        samples=[
+            sample(number, sum(times) + changed.get("rest", 0.0), parts=list(times))
+            for number in range(6)
+        ],
+    )  # fmt: skip
+
+
+def parts_of(run: Record, which: int) -> dict[str, float]:
+    told = explain(run, run.cells[which])
+    assert told is not None
+    return {part.name: part.seconds for part in told.contributions}
+
+
+def counted(which: Cell, place: int, **figures: float) -> None:
+    """Activity of the part at `place` of PARTS, for a GPU or not."""
+    phase, part, index = PARTS[place]
+    which.activity.append(Activity(phase=phase, part=part, index=index, **figures))  # type: ignore[arg-type]
+
+
+VANILLA = 0.010 + 0.100 + 4 * 0.200 + 0.005 + 0.040
+SHARE = (1000 + 1000 + 3 * 250) / 5000
+
+
+def test_a_perfectly_pruned_request_is_explained_by_what_pruning_does_not_touch() -> None:
+    run = record(made(), made("fastv"))
+    told = explain(run, run.cells[1])
+    assert told is not None
+    assert told.promised_seconds == pytest.approx(SHARE * VANILLA)
+    left = 1 - SHARE
+    found = parts_of(run, 1)
+    assert found["vision"] == pytest.approx(0.100 * left)
+    assert found["decode"] == pytest.approx(0.040 * left)
+    assert found["layers before the prune"] == pytest.approx(0.200 * left)
+    assert found["layers after the prune"] == pytest.approx(3 * 0.200 * (0.25 - SHARE))
+    for name in ("scoring", "selection", "attention maps", "shorter sequences", "remainder"):
+        assert found.get(name, 0.0) == pytest.approx(0.0, abs=1e-12), name
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_contributions_sum_to_the_gap_whatever_was_measured(seed: int) -> None:
+    chance = random.Random(seed)
+    cells = [made(), made("fastv", "rows"), made("fastv", "maps"), made("fastv", "published")]
+    for one in cells:
+        for taken in one.samples:
+            taken.parts = [chance.uniform(0, 0.3) for _ in taken.parts]
+            taken.latency = sum(taken.parts) + chance.uniform(0, 0.1)
+    run = record(*cells)
+    attach(run)
+    for one in run.cells[1:]:
+        told = one.explanation
+        assert told is not None
+        gap = told.measured_seconds - told.promised_seconds
+        assert math.fsum(part.seconds for part in told.contributions) == pytest.approx(gap)
+    assert run.cells[0].explanation is None, "vanilla is what the others are compared with"
+
+
+def test_maps_are_what_they_take_beyond_rows() -> None:
+    run = record(
+        made(), made("fastv", "maps", layer0=0.500, score0=0.002), made("fastv", score0=0.001)
+    )
+    by_maps, by_rows = parts_of(run, 1), parts_of(run, 2)
+    assert by_maps["attention maps"] == pytest.approx(0.301)
+    assert by_rows.get("attention maps", 0.0) == 0
+    rest = set(by_maps) - {"attention maps", "remainder"}
+    assert {name: by_maps[name] for name in rest} == pytest.approx(
+        {name: by_rows[name] for name in rest}
+    ), "all else is told as for rows"
+    assert by_maps["remainder"] == pytest.approx(0.0, abs=1e-12)
+    advice = explain(run, run.cells[1]).advice  # type: ignore[union-attr]
+    assert "Read rows instead of maps: 301.0 ms less" in advice[0]
+
+
+def test_an_extra_map_is_an_attention_map_too() -> None:
+    maps = made("fastv", "maps", layer0=0.250, layer2=0.080)
+    maps.cost.append(work("prefill", "layer", 2, "attention map", 0))
+    run = record(made(), maps, made("fastv"))
+    assert parts_of(run, 1)["attention maps"] == pytest.approx(0.050 + 0.030)
+
+
+def test_maps_without_rows_beside_them_are_not_told_apart() -> None:
+    run = record(made(), made("fastv", "maps", layer0=0.500))
+    told = explain(run, run.cells[1])
+    assert told is not None
+    assert any("measure `rows` beside them" in note for note in told.notes)
+    assert parts_of(run, 1)["layers before the prune"] == pytest.approx(0.500 - SHARE * 0.200)
+
+
+def test_released_code_is_what_it_takes_beyond_maps() -> None:
+    published = made("fastv", "published", layer0=0.700, layer2=0.150, select1=0.030)
+    for layer in range(LAYERS):
+        published.cost.append(work("prefill", "layer", layer, "attention map", 0))
+    maps = made("fastv", "maps", layer0=0.500, select1=0.010)
+    run = record(made(), published, maps, made("fastv", select1=0.009))
+    found = parts_of(run, 1)
+    assert found["attention maps"] == pytest.approx(0.300)
+    assert found["released code"] == pytest.approx(0.200 + 0.100 + 0.020)
+    assert found["selection"] == pytest.approx(0.010)
+    assert found["remainder"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_scoring_and_selection_are_told_apart() -> None:
+    found = parts_of(record(made(), made("fastv", score0=0.003, select1=0.050)), 1)
+    assert found["scoring"] == pytest.approx(0.003)
+    assert found["selection"] == pytest.approx(0.050)
+
+
+def test_layers_that_run_less_efficiently_are_told_with_their_rates() -> None:
+    run = record(made(), made("fastv", layer1=0.060, layer2=0.060, layer3=0.060))
+    told = explain(run, run.cells[1])
+    assert told is not None
+    shorter = next(part for part in told.contributions if part.name == "shorter sequences")
+    assert shorter.seconds == pytest.approx(3 * 0.010)
+    assert "in vanilla" in shorter.about
+    assert (shorter.low, shorter.high) == pytest.approx((0.030, 0.030))
+
+
+def test_what_no_part_accounts_for_is_the_remainder() -> None:
+    found = parts_of(record(made(rest=0.020), made("fastv", rest=0.050)), 1)
+    assert found["remainder"] == pytest.approx(0.050 - SHARE * 0.020)
+
+
+def on_gpu(which: Cell, busy: float, syncs: dict[int, int] | None = None) -> None:
+    """As if the device were busy for a share of every part, but where the host waits."""
+    for place, spent in enumerate(which.samples[0].parts):
+        waits = (syncs or {}).get(place, 0)
+        share = 0.1 if waits else busy
+        counted(
+            which, place, operators=10, launches=10, kernels=10, syncs=waits,
+            busy_seconds=spent * share,
+        )  # fmt: skip
+
+
+def test_time_in_which_the_gpu_idles_is_waiting_for_the_host() -> None:
+    vanilla, fastv = made(), made("fastv", layer1=0.080, layer2=0.080, layer3=0.080)
+    on_gpu(vanilla, 1.0)
+    on_gpu(fastv, 0.625)  # 0.050 s of 0.080 s: as fast as vanilla's where it runs
+    run = record(vanilla, fastv)
+    found = parts_of(run, 1)
+    assert found["waiting for the host"] == pytest.approx(3 * 0.030)
+    assert found["shorter sequences"] == pytest.approx(0.0, abs=1e-12)
+    advice = explain(run, run.cells[1]).advice  # type: ignore[union-attr]
+    # 0.030 s of launching per layer is a tenth of it where 0.270 s are work: 5.4 samples.
+    assert any("From batch 6 on" in sentence for sentence in advice)
+
+
+def test_a_forced_wait_in_a_selection_is_waiting_for_the_host_and_a_slow_one_is_not() -> None:
+    select = PARTS.index(("prefill", "select", PRUNE))
+    vanilla, waits, slow = made(), made("fastv", select1=0.040), made("random", select1=0.040)
+    on_gpu(vanilla, 1.0)
+    on_gpu(waits, 1.0, syncs={select: 1})
+    on_gpu(slow, 1.0)
+    run = record(vanilla, waits, slow)
+    assert parts_of(run, 1)["waiting for the host"] == pytest.approx(0.036)
+    assert parts_of(run, 1)["selection"] == pytest.approx(0.004)
+    assert parts_of(run, 2).get("waiting for the host", 0.0) == pytest.approx(0.0, abs=1e-12)
+    assert parts_of(run, 2)["selection"] == pytest.approx(0.040)
+
+
+def test_on_a_cpu_launching_is_operators_times_the_least_time_of_one() -> None:
+    vanilla, fastv = made(), made("fastv", layer1=0.060, layer2=0.060, layer3=0.060)
+    for one in (vanilla, fastv):
+        for place in range(len(PARTS)):
+            counted(one, place, operators=100)
+    run = record(vanilla, fastv)
+    told = explain(run, run.cells[1])
+    assert told is not None
+    assert "tpprof calibrate" in told.notes[0]
+    run.peaks = Peaks(
+        device="a machine", source="measured", flops_per_second={}, bandwidth=[],
+        kernel_seconds=1e-5, launch_seconds=1e-5,
+    )  # fmt: skip
+    found = parts_of(run, 1)
+    assert found["waiting for the host"] == pytest.approx(3 * 100 * 1e-5 * (1 - 0.25))
+    assert found["shorter sequences"] == pytest.approx(3 * 0.010 - 3 * 100 * 1e-5 * (1 - 0.25))
+
+
+def test_a_launch_bound_decode_should_be_captured() -> None:
+    vanilla, fastv = made(), made("fastv", decode=0.200)
+    decode = PARTS.index(("decode", "token", 0))
+    counted(fastv, decode, operators=9, launches=9, kernels=9, syncs=0, busy_seconds=0.05)
+    advice = explain(record(vanilla, fastv), fastv).advice  # type: ignore[union-attr]
+    assert any("busy for 25 %" in line and "--runtime graph" in line for line in advice)
+
+
+def test_each_layer_before_the_prune_has_its_price() -> None:
+    vanilla, late = made(), made("fastv", layer1=0.200, layer2=0.200)
+    late.tokens_per_layer = [100, 100, 100, 25]
+    for item in late.cost:
+        if item.index in (1, 2):
+            item.flops = 1000
+    advice = explain(record(vanilla, late), late).advice  # type: ignore[union-attr]
+    told = next(line for line in advice if line.startswith("Prune earlier"))
+    assert "3 layers see every token" in told
+    assert "150.0 ms" in told
+
+
+def test_a_twin_is_the_same_method_under_the_same_runtime() -> None:
+    other = made("fastv", layer0=0.1)
+    other.runtime = "graph"
+    run = record(made(), made("fastv", "maps"), other, made("fastv:keep=64"))
+    beside = twins(run, run.cells[1])
+    assert beside is not None
+    assert beside.rows is None
+    run.cells.append(made("fastv"))
+    beside = twins(run, run.cells[1])
+    assert beside is not None
+    assert beside.rows is run.cells[-1]
+
+
+def test_nothing_is_explained_without_times_or_vanilla() -> None:
+    alone = record(made("fastv"))
+    assert explain(alone, alone.cells[0]) is None
+    with pytest.raises(RecordError, match="no measured cell beside a measured vanilla"):
+        waterfall.chosen(alone, None)
+    with pytest.raises(RecordError, match="did you mean fastv"):
+        waterfall.chosen(record(made(), made("fastv")), "fastw")
+    failed = record(made(), made("fastv"))
+    failed.cells[1].samples = []
+    assert explain(failed, failed.cells[1]) is None
+
+
+def test_the_waterfall_is_shown_with_bars_that_follow_one_another() -> None:
+    run = record(made(), made("fastv", "maps", layer0=0.500), made("fastv"))
+    output = io.StringIO()
+    waterfall.show(run, formats.Console(file=output, width=200))
+    shown = output.getvalue()
+    assert "attention maps" in shown
+    assert "side by side" in shown
+    assert "no roofline" in shown
+    told = explain(run, run.cells[1])
+    assert told is not None
+    _, lines = waterfall.texts(told)
+    bars = [line[3] for line in lines]
+    assert bars[0].startswith("█")
+    assert bars[-1].count("█") == waterfall.BAR, "the longest bar fills the column"
+    (credit,) = [line[3] for line in lines if line[0] == "layers after the prune"]
+    assert "░" in credit
+
+
+def test_machines_get_one_row_for_every_contribution() -> None:
+    run = record(made(), made("fastv", "maps", layer0=0.500), made("fastv"))
+    rows = waterfall.plain(run, "fastv")
+    assert {row["attention"] for row in rows} == {"maps", "rows"}
+    for policy in ("maps", "rows"):
+        own = [row for row in rows if row["attention"] == policy]
+        gap = own[0]["measured_seconds"] - own[0]["promised_seconds"]
+        assert sum(row["seconds"] for row in own) == pytest.approx(gap)
