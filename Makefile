@@ -9,7 +9,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 METHODS ?= fastv sparsevlm mustdrop
 
-.PHONY: help compare test test-oldest check format lint types bench bench-gpu picture build clean
+.PHONY: help compare test test-oldest check format lint types bench bench-gpu picture table7 build clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,8 +46,11 @@ bench-gpu: $(VENV)/ready  ## Table 7 on llava-next-7b; saved under benchmarks/re
 		--attention rows,maps,published --runtime eager,graph --new-tokens 16 --phases \
 		--min-rounds 20 --max-seconds 300 --out benchmarks/results
 
-picture: $(VENV)/ready  ## the picture in the README, from a real run
-	$(BIN)/python benchmarks/picture.py docs/compare.svg
+picture: $(VENV)/ready  ## the pictures in the README, from a real run
+	$(BIN)/python benchmarks/picture.py docs
+
+table7: $(VENV)/ready  ## the paper's Table 7 beside ours, as Markdown
+	$(BIN)/python benchmarks/table7.py
 
 build: $(VENV)/ready  ## the wheel
 	$(BIN)/python -m build --wheel

@@ -129,10 +129,8 @@ def compare(
     )  # fmt: skip
     outcome = measure(job, out, resume=resume)
     _print(outcome.record, format_, by_phase=phases)
-    print(
-        f"record: {outcome.path}\nwhere the time went: tpprof explain {shlex.quote(str(outcome.path))}",
-        file=sys.stderr,
-    )
+    again = shlex.join(["tpprof", "explain", str(outcome.path)])
+    print(f"record: {outcome.path}\nwhere the time went: {again}", file=sys.stderr)
     raise typer.Exit(outcome.code)
 
 

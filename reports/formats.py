@@ -35,7 +35,7 @@ def as_markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def as_table(
-    headings: Sequence[str], lines: Sequence[Sequence[str]], words: Collection[int] = (0,)
+    headings: Sequence[str], lines: Sequence[Sequence[str | Text]], words: Collection[int] = (0,)
 ) -> Table:
     """A table for the terminal; the columns `words` hold text, the others numbers."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
@@ -43,7 +43,7 @@ def as_table(
         justify: JustifyMethod = "left" if number in words else "right"
         table.add_column(heading, justify=justify, no_wrap=number == 0)
     for line in lines:
-        table.add_row(*(Text(text) for text in line))
+        table.add_row(*(Text(text) if isinstance(text, str) else text for text in line))
     return table
 
 

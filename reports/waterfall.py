@@ -85,22 +85,29 @@ def side_by_side(found: list[tuple[Cell, Explanation]]) -> tuple[list[str], list
 
 def _waterfall(cell: Cell, told: Explanation, console: Console) -> None:
     gap = told.measured_seconds - told.promised_seconds
+    most = max(told.contributions, key=lambda part: part.seconds)
     console.print(
         Text.assemble(
             (name(cell), "bold"),
             f": promised {units.milliseconds(told.promised_seconds)} ms, measured "
             f"{units.milliseconds(told.measured_seconds)} ms. Where {units.milliseconds(gap)} ms "
-            "went:",
+            f"went, most of all to {most.name} ({_signed(most.seconds)} ms):",
         ),
         width=LINE,
     )
     headings, lines = texts(told)
-    console.print(as_table(headings, lines, words=(0, 3, 4)))
+    console.print(as_table(headings, [_coloured(line) for line in lines], words=(0, 3, 4)))
     for note in told.notes:
         console.print(Text(f"! {note}", style="yellow"), width=LINE)
     for sentence in told.advice:
         console.print(Text(f"> {sentence}"), width=LINE)
     console.print()
+
+
+def _coloured(line: list[str]) -> list[str | Text]:
+    """The bar in the colour of what it does: red adds time, green saves it."""
+    style = {"+": "red", "-": "green"}.get(line[1][:1], "bold")
+    return [*line[:3], Text(line[3], style=style), line[4]]
 
 
 def texts(told: Explanation) -> tuple[list[str], list[list[str]]]:
