@@ -42,6 +42,7 @@ bench: $(VENV)/ready  ## what tpprof costs itself, and whether its intervals hol
 	$(BIN)/python benchmarks/aa.py
 
 bench-gpu: $(VENV)/ready  ## Table 7 on llava-next-7b; saved under benchmarks/results
+	$(BIN)/tpprof calibrate --device cuda
 	$(BIN)/tpprof compare $(METHODS) --model llava-next-7b --device cuda --keep 320 \
 		--attention rows,maps,published --runtime eager,graph --new-tokens 16 --phases \
 		--min-rounds 20 --max-seconds 300 --out benchmarks/results

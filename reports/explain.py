@@ -75,7 +75,7 @@ def explain(record: Record, cell: Cell) -> Explanation | None:
     """The explanation of one cell against vanilla; None for vanilla, and where there is no time."""
     beside = twins(record, cell)
     share = beside.flops_share if beside else None
-    if beside is None or share is None or cell is beside.vanilla or not cell.samples:
+    if beside is None or share is None or cell is beside.vanilla:
         return None
     measured, whole = latency(cell), latency(beside.vanilla)
     assert measured is not None

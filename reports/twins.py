@@ -65,21 +65,26 @@ class Twins:
 
 
 def twins(record: Record, cell: Cell) -> Twins | None:
-    """The cells to compare `cell` with; None where vanilla was not measured."""
-
-    def same(other: Cell) -> bool:
-        return (other.method, ran(other)) == (cell.method, ran(cell)) and bool(other.samples)
-
-    def under(policy: str) -> Cell | None:
-        return next((c for c in record.cells if c.attention == policy and same(c)), None)
-
+    """The cells to compare `cell` with: all were measured in some round together. None where the
+    cell and vanilla were not."""
     vanilla = baseline(record, cell)
-    if vanilla is None or not vanilla.samples:
+    shared = _rounds(cell) & _rounds(vanilla) if vanilla else set()
+    if vanilla is None or not shared:
         return None
-    order = ("rows", "maps", "published")
-    cheaper = order[: order.index(cell.attention)]
-    rows, maps = (under(policy) if policy in cheaper else None for policy in ("rows", "maps"))
-    return Twins(cell, vanilla, rows, maps)
+    found: dict[str, Cell] = {}
+    for policy in ("rows", "maps", "published"):
+        if policy == cell.attention:
+            break
+        for other in record.cells:
+            same = (other.method, ran(other)) == (cell.method, ran(cell))
+            if same and other.attention == policy and shared & _rounds(other):
+                shared &= _rounds(other)
+                found.setdefault(policy, other)
+    return Twins(cell, vanilla, found.get("rows"), found.get("maps"))
+
+
+def _rounds(cell: Cell) -> set[int]:
+    return {sample.round for sample in cell.samples}
 
 
 def places(cell: Cell) -> list[Place]:

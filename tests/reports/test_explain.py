@@ -263,6 +263,19 @@ def test_a_twin_is_the_same_method_under_the_same_runtime() -> None:
     assert beside.rows is run.cells[-1]
 
 
+def test_only_cells_that_were_measured_together_are_compared() -> None:
+    run = record(made(), made("fastv", "maps", layer0=0.5), made("fastv"))
+    for taken in run.cells[2].samples:
+        taken.round += 100
+    beside = twins(run, run.cells[1])
+    assert beside is not None
+    assert beside.rows is None
+    for taken in run.cells[0].samples:
+        taken.round += 100
+    assert explain(run, run.cells[1]) is None
+    assert explain(run, run.cells[2]) is not None
+
+
 def test_nothing_is_explained_without_times_or_vanilla() -> None:
     alone = record(made("fastv"))
     assert explain(alone, alone.cells[0]) is None
