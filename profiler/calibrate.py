@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ FOOTPRINTS = {
     "cpu": (MIB // 4, MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB),
     "cuda": (4 * MIB, 16 * MIB, 32 * MIB, 64 * MIB, 256 * MIB, 1024 * MIB),
 }
-SECONDS = 0.12  # for each figure
+SECONDS, FEWEST = 0.06, 3  # for each figure, and batches at least
 BATCH_SECONDS = 0.004  # a batch of calls is at least so long, or one call
 TOO_SLOW = 0.5  # a product that takes longer by the pace of a smaller one is left out
 
@@ -57,24 +58,49 @@ def named(name: str) -> Peaks:
     for peaks in on_file():
         if known in (peaks.device.lower(), "cuda" if peaks.threads is None else "cpu"):
             return peaks
+    if known in ("cpu", "cuda"):
+        raise InputError(
+            f"{known} was not calibrated on this machine: run `tpprof calibrate --device {known}`, "
+            f"or name one with a datasheet: {', '.join(DATASHEETS)}"
+        )
     near = difflib.get_close_matches(known, DATASHEETS, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    raise InputError(
-        f"unknown device {name!r}; known: {', '.join(DATASHEETS)}, and what `tpprof calibrate` has "
-        f"measured on this machine (cpu, cuda){hint}"
-    )
+    measured = "".join(f", {peaks.device} (measured)" for peaks in on_file())
+    raise InputError(f"unknown device {name!r}; known: {', '.join(DATASHEETS)}{measured}{hint}")
 
 
 def calibrate(device: Any) -> Peaks:
-    """Measure the peaks of `device` and keep them in the cache folder."""
+    """Measure the peaks of `device` and keep, figure by figure, the best that was ever measured.
+
+    A busy machine spoils a calibration; another one on a quiet machine mends it. What could not be
+    measured or kept is a note. Frees what it allocated.
+    """
     with on_device(device):
-        peaks = _measure(device)
+        peaks = _best_of(_measure(device), cached(device))
     path = place(device)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_bytes(msgspec.json.format(msgspec.json.encode(peaks), indent=1))
-    part.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(peaks), indent=1))
+        part.replace(path)
+    except OSError as error:
+        peaks.notes.append(f"not kept for later runs: {path}: {error.strerror or error}")
     return peaks
+
+
+def _best_of(new: Peaks, old: Peaks | None) -> Peaks:
+    """`new`, with each figure of `old` that is better."""
+    if old is None:
+        return new
+    for dtype, rate in old.flops_per_second.items():
+        new.flops_per_second[dtype] = max(rate, new.flops_per_second.get(dtype, 0.0))
+    kept = {level.footprint_bytes: level.bytes_per_second for level in old.bandwidth}
+    for level in new.bandwidth:
+        known = kept.get(level.footprint_bytes, 0.0)
+        level.bytes_per_second = max(level.bytes_per_second, known)
+    new.kernel_seconds = min(new.kernel_seconds, old.kernel_seconds)
+    new.launch_seconds = min(new.launch_seconds, old.launch_seconds)
+    return new
 
 
 def _measure(device: Any) -> Peaks:
@@ -83,14 +109,18 @@ def _measure(device: Any) -> Peaks:
     kind, notes = device.type, list[str]()
     repeat = _replayed if kind == "cuda" else _called
     flops = {dtype: _product_rate(device, dtype, repeat, notes) for dtype in DTYPES}
+    levels = (_bandwidth(device, count, repeat, notes) for count in FOOTPRINTS[kind])
+    bandwidth = [level for level in levels if level is not None]
     one = torch.ones(1, device=device)
     tiny = _best(device, lambda: torch.add(one, one, out=one), repeat)
     launch = _launch_seconds(device, lambda: torch.add(one, one, out=one)) if kind == "cuda" else 0
+    if kind == "cuda":
+        torch.cuda.empty_cache()
     return Peaks(
         device=_name(device),
         source="measured",
         flops_per_second={dtype: rate for dtype, rate in flops.items() if rate},
-        bandwidth=[_bandwidth(device, count, repeat) for count in FOOTPRINTS[kind]],
+        bandwidth=bandwidth,
         kernel_seconds=tiny,
         launch_seconds=launch or tiny,
         memory_bytes=_memory(device),
@@ -102,7 +132,8 @@ def _measure(device: Any) -> Peaks:
 
 
 def _product_rate(device: Any, dtype: str, repeat: Repeat, notes: list[str]) -> float:
-    """The most FLOP/s of square products and of flatter ones; 0 if none runs."""
+    """The most FLOP/s of products with a matrix as it lies, and with a linear layer's weights,
+    which lie transposed: other kernels serve them. 0 if none runs."""
     import torch
 
     best = 0.0
@@ -113,12 +144,13 @@ def _product_rate(device: Any, dtype: str, repeat: Repeat, notes: list[str]) -> 
         try:
             left = torch.rand(rows, inner, device=device).to(getattr(torch, dtype))
             right = torch.rand(inner, columns, device=device).to(left.dtype)
+            weights = right.t().contiguous().t()
             out = torch.empty(rows, columns, device=device, dtype=left.dtype)
-            seconds = _best(device, lambda: torch.mm(left, right, out=out), repeat)  # noqa: B023
+            for other in (right, weights):
+                call = functools.partial(torch.mm, left, other, out=out)
+                best = max(best, flops / _best(device, call, repeat))
         except RuntimeError as error:  # a dtype or size that this device does not take
             notes.append(f"{dtype} {rows}x{inner}x{columns}: {str(error).splitlines()[0]}")
-            continue
-        best = max(best, flops / seconds)
     return best
 
 
@@ -128,14 +160,18 @@ def _shapes(sides: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
     yield 2 * sides[-1], sides[0], 2 * sides[0]
 
 
-def _bandwidth(device: Any, footprint: int, repeat: Repeat) -> Bandwidth:
+def _bandwidth(device: Any, footprint: int, repeat: Repeat, notes: list[str]) -> Bandwidth | None:
     """The better of a copy, which reads half and writes half, and of a sum, which only reads."""
     import torch
 
-    whole = torch.ones(footprint // 4, device=device)
-    source, target = whole.chunk(2)
-    copied = _best(device, lambda: target.copy_(source), repeat)
-    summed = _best(device, whole.sum, repeat)
+    try:
+        whole = torch.ones(footprint // 4, device=device)
+        source, target = whole.chunk(2)
+        copied = _best(device, lambda: target.copy_(source), repeat)
+        summed = _best(device, whole.sum, repeat)
+    except RuntimeError as error:  # out of memory
+        notes.append(f"bandwidth on {footprint} bytes: {str(error).splitlines()[0]}")
+        return None
     return Bandwidth(footprint_bytes=footprint, bytes_per_second=footprint / min(copied, summed))
 
 
@@ -147,10 +183,11 @@ def _best(device: Any, call: Callable[[], object], repeat: Repeat) -> float:
     count = max(1, min(200, int(BATCH_SECONDS / max(once, 1e-9))))
     batch = repeat(call, count)
     batch()
-    best, began = _seconds(device, batch), now()
-    while now() - began < SECONDS:
-        best = min(best, _seconds(device, batch))
-    return best / count
+    times: list[float] = []
+    began = now()
+    while len(times) < FEWEST or now() - began < SECONDS:
+        times.append(_seconds(device, batch))
+    return min(times) / count
 
 
 def _seconds(device: Any, call: Callable[[], object]) -> float:

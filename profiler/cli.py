@@ -129,8 +129,10 @@ def compare(
     )  # fmt: skip
     outcome = measure(job, out, resume=resume)
     _print(outcome.record, format_, by_phase=phases)
-    again = shlex.join(["tpprof", "explain", str(outcome.path)])
-    print(f"record: {outcome.path}\nwhere the time went: {again}", file=sys.stderr)
+    print(f"record: {outcome.path}", file=sys.stderr)
+    if any(cell.explanation for cell in outcome.record.cells):
+        again = shlex.join(["tpprof", "explain", str(outcome.path)])
+        print(f"where the time went: {again}", file=sys.stderr)
     raise typer.Exit(outcome.code)
 
 
@@ -152,6 +154,7 @@ def explain(
     method: Annotated[
         str | None, typer.Argument(help="A method of it, by name or spec; default: all.")
     ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Add the decoder layers.")] = False,
     format_: FormatOption = Format.table,
 ) -> None:
     """Show where the time between the FLOPs promise and the clock went, and what to do."""
@@ -159,14 +162,14 @@ def explain(
     from ..reports.files import load
 
     record = load(file)
-    if format_ in (Format.json, Format.csv):
-        rows = waterfall.plain(record, method)
-        print(formats.as_json(rows) if format_ is Format.json else formats.as_csv(rows), end="")
+    if format_ is Format.json:
+        print(formats.as_json(waterfall.plain(record, method)), end="")
+    elif format_ is Format.csv:
+        print(formats.as_csv(waterfall.flat(record, method)), end="")
     elif format_ is Format.markdown:
-        found = waterfall.chosen(record, method)
-        print(formats.as_markdown(*waterfall.side_by_side(found)), end="")
+        print(waterfall.markdown(record, method), end="")
     else:
-        waterfall.show(record, formats.console(), method)
+        waterfall.show(record, formats.console(), method, by_layer=layers)
 
 
 @app.command()
@@ -210,7 +213,9 @@ def flops(
         dtype=dtype or ("float32" if on_cpu else "bfloat16"),
     )  # fmt: skip
     wanted = wanted_of(sweep, for_speedup, for_memory)
-    show(planner.table(methods, keep, wanted), format_.value, peaks, conventions)
+    planned = planner.table(methods, keep, wanted)
+    show(planned, format_.value, peaks, conventions)
+    raise typer.Exit(int(not all(row.met for row in planned)))
 
 
 @app.command("calibrate")

@@ -42,7 +42,7 @@ def measure(job: Job, out: Path, *, resume: bool = False) -> Outcome:
 
     Exit codes: 0, 1 if a cell failed, 130 for Ctrl-C, 143 for SIGTERM. Raises InputError.
     """
-    comparison = None if job.settings.isolate else job.comparison()
+    comparison = None if job.settings.isolate else job.calibrated()
     record = comparison.record if comparison else isolate.empty_record(job)
     path, earlier = _path(record, out), None
     if resume:
@@ -126,16 +126,20 @@ def _unfinished(folder: Path) -> list[Path]:
 def _journal(path: Path, record: Record, earlier: Record | None) -> files.Journal:
     """A journal that starts from what there is; raises InputError for one that would be lost."""
     place = files.journal_of(path)
+    start = record if earlier is None else _continued(earlier, record)
     if place.exists() and files.in_use(place):
         raise InputError(f"{place} belongs to a run that still goes on; give another --out")
-    if earlier is not None:
-        return files.Journal.begin(place, _continued(earlier, record))
-    if place.exists() or (path.exists() and not files.load(path).complete):
+    unfinished = place.exists() or (path.exists() and not files.load(path).complete)
+    if earlier is None and unfinished:
         kept = place if place.exists() else path
         raise InputError(
             f"{kept} holds a run that did not end; continue it with --resume, or remove it"
         )
-    return files.Journal.begin(place, record)
+    try:
+        return files.Journal.begin(place, start)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"--out {path} cannot be written: {reason}; give another one") from error
 
 
 def _continued(earlier: Record, record: Record) -> Record:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-from ..methods import Method, format_spec, has_budget
+from ..methods import Method, format_spec, has_budget, with_keep
 from ..methods.core.request import BudgetError, Request
 
 
@@ -30,15 +28,15 @@ def _solved(method: Method, request: Request, wanted: float) -> Method:
     low, high = 1, request.visual
     while low < high:
         middle = (low + high) // 2
-        mean = _mean(_with(method, middle), request)
+        mean = _mean(with_keep(method, str(middle)), request)
         low, high = (middle + 1, high) if mean is None or mean < wanted else (low, middle)
     candidates = [count for count in (low - 1, low) if count >= 1]
-    means = {count: _mean(_with(method, count), request) for count in candidates}
+    means = {count: _mean(with_keep(method, str(count)), request) for count in candidates}
     reached = {count: mean for count, mean in means.items() if mean is not None}
     if not reached:
         raise BudgetError(f"{format_spec(method)} cannot average {wanted:.0f} visual tokens")
     best = min(reached, key=lambda count: abs(reached[count] - wanted))
-    return _with(method, best)
+    return with_keep(method, str(best))
 
 
 def _mean(method: Method, request: Request) -> float | None:
@@ -50,7 +48,3 @@ def _mean(method: Method, request: Request) -> float | None:
         return None
     counts = plan.visual_per_layer(request.layers)
     return sum(counts) / len(counts)
-
-
-def _with(method: Method, keep: int) -> Method:
-    return dataclasses.replace(method, keep=keep)  # type: ignore[call-arg]

@@ -162,23 +162,23 @@ def wanted_of(sweep: str | None, speedup: str | None, memory: str | None) -> Wan
     if sweep is not None:
         return Wanted()
     if speedup is not None:
-        return Wanted(speedup=_positive("--for-speedup", speedup, {"x": 1.0}, "3x"))
+        return Wanted(speedup=_positive("--for-speedup", speedup, {"x": 1.0, "": 1.0}, "3x"))
     if memory is not None:
-        scales = {"gib": 2.0**30, "mib": 2.0**20, "gb": 1e9, "mb": 1e6}
+        scales = {"tib": 2.0**40, "gib": 2.0**30, "mib": 2.0**20, "tb": 1e12, "gb": 1e9, "mb": 1e6}
         return Wanted(memory_bytes=_positive("--for-memory", memory, scales, "24GiB or 24GB"))
     return None
 
 
 def _positive(option: str, text: str, scales: dict[str, float], example: str) -> float:
-    """A number above 0 with one of the suffixes of `scales`; the first one if it has none."""
+    """A number above 0 with one of the suffixes of `scales`."""
     word = text.strip().lower()
-    suffix = next((suffix for suffix in scales if word.endswith(suffix)), "")
+    suffix = next((suffix for suffix in scales if word.endswith(suffix)), None)
     try:
-        value = float(word.removesuffix(suffix)) * scales.get(suffix, next(iter(scales.values())))
+        value = 0.0 if suffix is None else float(word.removesuffix(suffix)) * scales[suffix]
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        fail(f"{option} {text!r} is not a number above 0, as {example}")
+        fail(f"{option} {text!r} is not an amount above 0, as {example}")
     return value
 
 

@@ -37,7 +37,7 @@ def texts(
 ) -> tuple[list[str], list[list[str]]]:
     """Headings, and one line per method."""
     headings = [
-        "method", "visual tokens by layer", "mean", "FLOPs", "of vanilla", "prefill\nof vanilla",
+        "method", "visual tokens by layer", "mean", "FLOPs", "FLOPs\nshare", "prefill\nshare",
         "KV MB", "weights", "peak memory",
     ]  # fmt: skip
     if peaks is not None:
@@ -52,11 +52,20 @@ def notes(table: list[Planned], peaks: Peaks | None, conventions: list[Conventio
         "peak memory: weights, caches and live tensors of the eager engine; kernels' scratch, "
         "fragmentation and the device's own context come on top."
     ]
-    if peaks is not None:
-        launches = "" if peaks.launch_seconds else ", launches not counted"
+    if len({row.method.partition(":")[0] for row in table}) > 2:
         told.append(
-            f"floor: the least time that {peaks.device} ({peaks.source}{launches}) allows for "
-            "vision, prefill and decode. A real run takes longer."
+            "budgets differ in meaning from method to method: compare the means over layers."
+        )
+    if peaks is None:
+        told.append("no device is named (--device): speed-ups looked for are those of the FLOPs.")
+    else:
+        rough = ""
+        if not peaks.launch_seconds:
+            rough = "; by datasheet: no launches, all bytes at the memory's speed, caches unknown"
+        told.append(
+            f"floor: the least time that {peaks.device} ({peaks.source}{rough}) allows for vision, "
+            "prefill and decode with torch's kernels; a real run takes longer, and the speed-up "
+            f"of floors is seldom reached. Its memory: {units.gibibytes(peaks.memory_bytes)}."
         )
     told += [f"{c.name}: {c.about} ({c.source})." for c in conventions]
     return told + [f"{row.method}: {row.note}" for row in table if row.note]
@@ -82,7 +91,7 @@ def _line(
         row.method,
         schedule(row.visual_per_layer),
         units.NA if mean is None else f"{mean:.0f}",
-        units.teraflops(row.flops),
+        units.amount(row.flops, "FLOPs"),
         units.percent(row.flops_share),
         units.percent(row.prefill_flops_share),
         units.megabytes(row.kv_bytes),
@@ -102,7 +111,7 @@ def _line(
 def _counted(value: float | None, unit: str) -> str:
     if value is None:
         return units.NA
-    return f"{units.megabytes(value)} MB" if unit == "bytes" else f"{units.tera(value)} {unit}"
+    return f"{units.megabytes(value)} MB" if unit == "bytes" else units.amount(value, unit)
 
 
 def _plain(row: Planned) -> dict[str, Any]:

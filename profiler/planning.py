@@ -36,10 +36,21 @@ class Wanted:
             return f"a speed-up of {self.speedup:g}x"
         return f"a peak within {units.gibibytes(self.memory_bytes)}"
 
+    @property
+    def name(self) -> str:
+        return "peak memory" if self.speedup is None else "the speed-up"
+
+    def figure(self, row: Planned) -> float | None:
+        return row.peak_bytes if self.speedup is None else row.speedup
+
     def met(self, row: Planned) -> bool:
+        """Whether `row` gives what is wanted; what is not known does not."""
+        figure = self.figure(row)
+        if figure is None:
+            return False
         if self.speedup is not None:
-            return row.speedup is not None and row.speedup >= self.speedup
-        return row.peak_bytes is not None and row.peak_bytes <= (self.memory_bytes or 0.0)
+            return figure >= self.speedup
+        return figure <= (self.memory_bytes or 0.0)
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,7 @@ class Planned:
     prefill_flops: its decoder layers in prefill. kv_bytes: after prefill. weight_bytes, peak_bytes:
     see `cost.memory`. floor_seconds: the least time that the device allows, and floor_speedup:
     vanilla's over it. largest_batch: that fits the memory of the device. counted: by convention.
-    All for the whole batch.
+    met: whether a budget gives what was wanted. All for the whole batch.
     """
 
     method: str
@@ -67,6 +78,7 @@ class Planned:
     largest_batch: int | None = None
     counted: dict[str, float] = field(default_factory=dict)
     note: str = ""
+    met: bool = True
 
     @property
     def visual_last(self) -> int | None:
@@ -115,6 +127,8 @@ class Planner:
     ) -> None:
         if dtype not in ITEMSIZES:
             raise InputError(f"unknown dtype {dtype!r}; known: {', '.join(ITEMSIZES)}")
+        if "," in attention:
+            raise InputError(f"--attention {attention}: a plan takes one policy, rows or another")
         self.policy: Policy = check_policy(attention)
         self.shape = _shape(model)
         before, after = workload.text_tokens or SYNTHETIC_TEXT
@@ -130,8 +144,16 @@ class Planner:
         """Vanilla, then each method of `specs`: with its own budget or `keep`, or as `wanted`."""
         rows = [self.plan(parse("vanilla"))]
         for method in (parse(spec) for spec in specs if spec != "vanilla"):
-            if wanted is None or not has_budget(method):
+            if wanted is None:
                 rows.append(self.plan(with_keep(method, keep) if keep else method))
+            elif not has_budget(method):
+                note = "it has no budget: its row is as it stands"
+                rows.append(replace(self.plan(method), note=note, met=wanted == Wanted()))
+            elif keep or method != with_keep(method, _default_keep(method)):
+                raise InputError(
+                    f"{format_spec(method)}: the budget is looked for; leave keep out, or leave "
+                    "--sweep, --for-speedup and --for-memory out"
+                )
             elif wanted == Wanted():
                 rows += self.sweep(method)
             else:
@@ -169,13 +191,15 @@ class Planner:
         )
 
     def sweep(self, method: Method) -> list[Planned]:
-        """`method` over budgets from all visual tokens down; those it cannot meet are left out."""
-        found = []
+        """`method` over budgets from all visual tokens down; of those it cannot meet, a note."""
+        found: list[Planned] = []
         for share in SWEEP:
             keep = f"{share.numerator}/{share.denominator}"
             try:
                 row = self.plan(with_keep(method, keep))
-            except BudgetError:
+            except BudgetError as error:
+                name = _with_knob(format_spec(method), f"keep={keep}")
+                found.append(Planned(name, note=str(error).removeprefix(f"{name}: ")))
                 continue
             spec = row.method if "keep=" in row.method else _with_knob(row.method, f"keep={keep}")
             found.append(replace(row, method=spec))
@@ -192,10 +216,15 @@ class Planner:
         try:
             best = self.plan(with_keep(method, str(max(low, 1))))
         except BudgetError as error:
-            return Planned(format_spec(method), note=f"no budget gives {wanted}: {error}")
-        if not wanted.met(best):
-            return replace(best, note=f"no budget gives {wanted}: this is the nearest. {best.note}")
-        return best
+            note = f"no budget gives {wanted}: {error}"
+            return Planned(format_spec(method), note=note, met=False)
+        if wanted.met(best):
+            return best
+        if wanted.figure(best) is None:
+            unknown = best.note or f"{wanted.name} is not known under {self.policy}"
+            return replace(best, note=f"{wanted} cannot be planned: {unknown}", met=False)
+        note = f"no budget gives {wanted}: this is the nearest. {best.note}".rstrip()
+        return replace(best, note=note, met=False)
 
     def _does(self, method: Method, keep: int, wanted: Wanted) -> bool:
         try:
@@ -228,6 +257,11 @@ class Planner:
     def _budget(self, method: Method) -> int | None:
         keep = getattr(method, "keep", None)
         return None if keep is None else self.request.budget(keep)
+
+
+def _default_keep(method: Method) -> str:
+    default = next(knob.default for knob in method.knobs() if knob.name == "keep")
+    return f"{default.numerator}/{default.denominator}" if isinstance(default, Fraction) else "1"
 
 
 def _with_knob(spec: str, knob: str) -> str:

@@ -35,18 +35,22 @@ class Job(Struct):
     command: str = ""
 
     def comparison(self) -> Comparison:
-        """The comparison that this job describes: loads torch and the model, and calibrates a
-        device that never was."""
+        """The comparison that this job describes: loads torch and the model."""
         load_plugins(self.settings.plugins)
-        from .calibrate import calibrate
         from .compare import Comparison
 
-        comparison = Comparison(
+        return Comparison(
             self.methods, model=self.model, device=self.device, dtype=self.dtype,
             backend=self.backend, workload=msgspec.convert(self.workload, Workload, strict=False),
             settings=self.settings, command=self.command,
         )  # fmt: skip
+
+    def calibrated(self) -> Comparison:
+        """The comparison, of whose device the peaks are known: measured now if they never were."""
+        comparison = self.comparison()
         if comparison.record.peaks is None:
+            from .calibrate import calibrate
+
             device = comparison.model.device
             print(f"calibrating {device}, once: a few seconds", file=sys.stderr)
             comparison.record.peaks = calibrate(device)
@@ -71,7 +75,8 @@ def main() -> None:
     """Do the task on stdin. Exit code 2 and one line for bad input."""
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=Task)
     try:
-        comparison = task.job.comparison()
+        job = task.job
+        comparison = job.calibrated() if task.cell is None else job.comparison()
     except InputError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None

@@ -10,8 +10,9 @@ from .names import ran
 from .record import Contribution, Record
 from .statistics import Estimate
 from .summary import latency, phase
-from .twins import Place, Twins, activity, layer_flops, layer_seconds, places
+from .twins import Place, Twins, counted, layer_flops, layer_seconds, places
 
+OUTSIDE = ("preprocess", "transfer", "vision", "embed", "head", "decode")
 WORTH = 0.05  # of the cell's latency: less is not worth a change
 BUSY = 0.7  # busy for less of decode than this: the device waits for the host
 KEPT = 0.1  # launching takes less of the layers than this: the promise is kept
@@ -21,24 +22,30 @@ def advice(record: Record, beside: Twins, contributions: list[Contribution]) -> 
     """One sentence for each change that the data says is worth making, the largest first."""
     measured = latency(beside.cell)
     assert measured is not None
-    spent = {part.name: part.seconds for part in contributions}
+    known = {part.name: part for part in contributions}
 
     def of(*names: str) -> float:
-        return sum(spent.get(name, 0.0) for name in names)
+        """Seconds of these parts that are there for sure: not those that may be noise."""
+        return sum(known[name].seconds for name in names if name in known and _sure(known[name]))
 
     decode = phase(beside.cell, "decode")
     found: list[tuple[float, Callable[[], str]]] = [
         (of("attention maps"), lambda: _rows(of("attention maps"))),
         (of("released code"), lambda: _released(of("released code"))),
-        (of("layers before the prune"), lambda: _earlier(beside)),
+        (of("unpruned layers"), lambda: _earlier(beside)),
         (of("scoring", "selection"), lambda: _stages(beside, of("scoring"), of("selection"))),
         (of("waiting for the host"), lambda: _launching(record, beside)),
         (decode.value if decode else 0.0, lambda: _decode(beside, decode)),
-        (of("preprocess", "vision"), lambda: _limit(beside)),
+        (of(*OUTSIDE), lambda: _limit(beside)),
     ]
     found.sort(key=lambda pair: -pair[0])
     worth = [say() for seconds, say in found if seconds > WORTH * measured.value]
     return [sentence for sentence in worth if sentence]
+
+
+def _sure(part: Contribution) -> bool:
+    """Whether a part is more than noise; what is derived from counts has no interval."""
+    return part.name == "waiting for the host" or (part.low is not None and part.low > 0)
 
 
 def _rows(spent: float) -> str:
@@ -60,13 +67,14 @@ def _earlier(beside: Twins) -> str:
     pruned = beside.pruned
     if not pruned or pruned[0] < 2:
         return ""
-    own, full = layer_flops(beside.cell), layer_flops(beside.vanilla)
+    own, full = (layer_flops(cell, causal=True) for cell in (beside.cell, beside.vanilla))
     first = pruned[0]
     layer = layer_seconds(beside.plain(("prefill", "layer", first - 1)), [first - 1])
     saved = layer * (1 - own[first] / full[first])
     return (
         f"Prune earlier: {first} layers see every token; each one less saves about {_ms(saved)} "
-        "(its time, cut by the FLOPs that the next layer saves)."
+        "(its time, cut by the FLOPs that the next layer saves). What it does to accuracy is not "
+        "measured here."
     )
 
 
@@ -75,7 +83,7 @@ def _stages(beside: Twins, scoring: float, selection: float) -> str:
     cheaper = "Fewer stages" if len(stages) > 1 else "A cheaper selection"
     return (
         f"{cheaper}: scoring takes {_ms(scoring)} and selection {_ms(selection)}, at "
-        f"{len(stages)} place{'s' if len(stages) > 1 else ''}."
+        f"{len(stages)} place{'s' if len(stages) > 1 else ''}. Accuracy is not measured here."
     )
 
 
@@ -86,34 +94,35 @@ def _launching(record: Record, beside: Twins) -> str:
     if batch is None:
         return ""
     return (
-        "The layers after the prune wait for the host: fewer tokens do not launch faster. From "
-        f"batch {batch} on, launching takes less than {units.percent(KEPT, 0)} of them "
+        "The decoder layers wait for the host: fewer tokens do not launch faster. From batch "
+        f"{batch} on, launching takes less than {units.percent(KEPT, 0)} of the pruned ones "
         f"(this run: {record.request.batch}).{stopped}"
     )
 
 
 def kept_from_batch(record: Record, beside: Twins) -> int | None:
-    """The batch size from which launching takes less than a tenth of the layers after the prune.
+    """The batch size from which launching takes less than a tenth of the pruned layers; None if
+    unknown.
 
-    Launching takes the same time whatever the batch, the rest grows with it; None if unknown.
+    Work grows with the batch, launching does not. On a GPU the two overlap: it waits while the
+    host is the slower, for the span of this run. On a CPU they add up.
     """
-    launching = working = 0.0
+    launching = spent = busy = 0.0
     for layer in beside.pruned:
         place: Place = ("prefill", "layer", layer)
         plain = beside.plain(place)
-        spent, counted = layer_seconds(plain, [layer]), activity(plain).get(place)
-        if counted is None:
+        asked = counted(plain).get(place)
+        if asked is None or (asked.busy_seconds is None and record.peaks is None):
             return None
-        if counted.busy_seconds is not None:
-            waited = spent - counted.busy_seconds
-        elif record.peaks is not None:
-            waited = counted.operators * record.peaks.launch_seconds
-        else:
-            return None
-        launching, working = launching + waited, working + spent - waited
-    if working <= 0:
+        spent += layer_seconds(plain, [layer])
+        busy += asked.busy_seconds or 0.0
+        launching += asked.operators * (record.peaks.launch_seconds if record.peaks else 0.0)
+    if busy:
+        wanted = (1 - KEPT) * spent / busy
+    elif spent > launching:
+        wanted = launching * (1 - KEPT) / KEPT / (spent - launching)
+    else:
         return None
-    wanted = launching * (1 - KEPT) / KEPT / working
     return max(record.request.batch, math.ceil(wanted * record.request.batch))
 
 
@@ -137,12 +146,20 @@ def _limit(beside: Twins) -> str:
     whole, prefill = latency(beside.vanilla), phase(beside.vanilla, "prefill")
     if whole is None or prefill is None:
         return ""
-    limit = whole.value / (whole.value - prefill.value)
+    outside = whole.value - prefill.value
+    if outside <= 0:
+        return ""
+    spent = {name: estimate.value for name in OUTSIDE if (estimate := phase(beside.vanilla, name))}
+    largest = max(spent, key=lambda name: spent[name])
+    remedy = {
+        "vision": "Prune in the vision tower, or make it faster.",
+        "decode": "Pruning hardly shortens it: decode larger batches, or `--runtime graph`.",
+    }
     return (
-        f"Pruning in the decoder cannot exceed {units.times(limit)} here: "
-        f"{_ms(whole.value - prefill.value)} of vanilla's {_ms(whole.value)} lie outside its "
-        "layers. Prune in the vision tower, or make it faster."
-    )
+        f"Pruning in the decoder cannot exceed {units.times(whole.value / outside)} here: "
+        f"{_ms(outside)} of vanilla's {_ms(whole.value)} lie outside its layers, most of it "
+        f"{largest}. {remedy.get(largest, '')}"
+    ).rstrip()
 
 
 def _ms(spent: float) -> str:

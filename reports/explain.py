@@ -7,20 +7,21 @@ its own share of vanilla's time; what stays unexplained is the remainder, and is
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from . import units
 from .advice import advice
 from .record import Cell, Contribution, Explanation, Record
-from .statistics import median
-from .summary import latency
+from .statistics import Estimate, median
+from .summary import by_round, latency
 from .twins import (
     SCORING,
     Place,
     Twins,
-    activity,
+    counted,
     layer_flops,
-    layer_seconds,
+    layer_rate,
     places,
     twins,
     weighted,
@@ -35,11 +36,12 @@ PHASES = {
     "decode": "the tokens after the first",
 }
 CAUSES = {
-    "layers before the prune": "they see every token",
+    "unpruned layers": "they see every token",
+    "causal attention": "the promise counts both halves of attention, the kernel computes one",
     "attention maps": "measured: `maps` minus `rows`, where maps are built",
     "scoring": "attention rows, or reading them from the map",
     "selection": "deciding, moving and merging tokens",
-    "waiting for the host": "launching and waits in the layers after the prune",
+    "waiting for the host": "at least: launching, and waits, in the decoder layers",
     "remainder": "what no part accounts for",
 }
 
@@ -53,6 +55,11 @@ class _Sum:
 
     def add(self, cell: Cell, place: Place, weight: float = 1.0) -> None:
         self.weights.append((cell, place, weight))
+
+    def subtract(self, other: _Sum, weight: float) -> None:
+        for cell, place, own in other.weights:
+            self.add(cell, place, -weight * own)
+        self.constant -= weight * other.constant
 
     def contribution(self, name: str, about: str) -> Contribution:
         """The median over rounds, with its interval."""
@@ -87,17 +94,28 @@ def explain(record: Record, cell: Cell) -> Explanation | None:
     found = [part for part in found if part.seconds or part.low is not None]
     rest = measured.value - promised - sum(part.seconds for part in found)
     found.append(Contribution(name="remainder", seconds=rest, about=CAUSES["remainder"]))
-    told = advice(record, beside, found)
+    gap = _gap(beside, share)
     return Explanation(
         promised_seconds=promised, measured_seconds=measured.value, contributions=found,
-        advice=told, notes=notes,
+        gap_low=gap.low if gap else None, gap_high=gap.high if gap else None,
+        advice=advice(record, beside, found), notes=notes,
     )  # fmt: skip
 
 
+def _gap(beside: Twins, share: float) -> Estimate | None:
+    """Measured less promised time, round by round."""
+    own, full = (by_round(c, lambda sample: sample.latency) for c in (beside.cell, beside.vanilla))
+    return median([own[number] - share * full[number] for number in own if number in full])
+
+
 def attach(record: Record) -> None:
-    """Put the explanation of every measured cell into the record."""
+    """Put the explanation of every measured cell into the record. What is only derived must not
+    cost the record: where it fails, the cell says so."""
     for cell in record.cells:
-        cell.explanation = explain(record, cell)
+        try:
+            cell.explanation = explain(record, cell)
+        except (ArithmeticError, LookupError, ValueError) as error:
+            cell.missing["explanation"] = f"{type(error).__name__}: {error}"
 
 
 def _sums(record: Record, beside: Twins, share: float, notes: list[str]) -> dict[str, _Sum]:
@@ -123,11 +141,11 @@ def _decide(plain: Cell, place: Place, sums: dict[str, _Sum]) -> None:
     """The time of a score or selection. Where it made the host wait, the device idles until the
     host has launched more: that is waiting for the host."""
     target = sums["scoring" if place[1] == "score" else "selection"]
-    counted = activity(plain).get(place)
-    if counted and counted.syncs and counted.busy_seconds is not None:
-        target.constant += counted.busy_seconds
+    asked = counted(plain).get(place)
+    if asked and asked.syncs and asked.busy_seconds is not None:
+        target.constant += asked.busy_seconds
         target = sums["waiting for the host"]
-        target.constant -= counted.busy_seconds
+        target.constant -= asked.busy_seconds
     target.add(plain, place)
 
 
@@ -145,61 +163,58 @@ def _phases(beside: Twins, share: float) -> dict[str, _Sum]:
 
 def _layers(record: Record, beside: Twins, share: float, notes: list[str]) -> dict[str, _Sum]:
     names = (
-        "layers before the prune", "layers after the prune", "attention maps", "released code",
+        "unpruned layers", "pruned layers", "causal attention", "attention maps", "released code",
         "scoring", "selection", "waiting for the host", "shorter sequences",
     )  # fmt: skip
     sums = {name: _Sum() for name in names}
-    own, full, pruned = layer_flops(beside.cell), layer_flops(beside.vanilla), beside.pruned
-    split = _host_split(record, beside, pruned, notes)
+    vanilla, full = beside.vanilla, layer_flops(beside.vanilla)
+    waits = _host_split(record, beside, full, notes)
     for layer in full:
         place: Place = ("prefill", "layer", layer)
-        plain, vanilla = beside.plain(place), beside.vanilla
-        if layer not in pruned:
-            sums["layers before the prune"].add(plain, place)
-            sums["layers before the prune"].add(vanilla, place, -share)
-            continue
-        part = own[layer] / full[layer]
-        sums["layers after the prune"].add(vanilla, place, part - share)
-        target = sums["shorter sequences"]
-        target.add(plain, place)
-        target.add(vanilla, place, -part)
-        if split:
-            for cell, sign in ((plain, 1.0), (vanilla, -part)):
-                constant, timed = split[id(cell)][layer]
-                waiting = sums["waiting for the host"]
-                waiting.constant += sign * constant
-                target.constant -= sign * constant
-                if timed:
-                    waiting.add(cell, place, sign)
-                    target.add(cell, place, -sign)
+        plain = beside.plain(place)
+        kept, target = share, sums["unpruned layers"]
+        if layer in beside.pruned:
+            promised, kept = _kept(plain, vanilla, layer), _kept(plain, vanilla, layer, causal=True)
+            sums["pruned layers"].add(vanilla, place, promised - share)
+            sums["causal attention"].add(vanilla, place, kept - promised)
+            target = sums["shorter sequences"]
+        for cell, weight in ((plain, 1.0), (vanilla, -kept)):
+            target.add(cell, place, weight)
+            if waits is not None:
+                target.subtract(waits[id(cell), layer], weight)
+                sums["waiting for the host"].subtract(waits[id(cell), layer], -weight)
     return sums
 
 
-def _host_split(
-    record: Record, beside: Twins, layers: list[int], notes: list[str]
-) -> dict[int, dict[int, tuple[float, bool]]] | None:
-    """For each cell and layer, what of its time the device waited for the host.
+def _kept(own: Cell, vanilla: Cell, layer: int, *, causal: bool = False) -> float:
+    """The share of a decoder layer's FLOPs that is left."""
+    return layer_flops(own, causal=causal)[layer] / layer_flops(vanilla, causal=causal)[layer]
 
-    A constant, and whether the layer's own time is added to it: on a GPU the time less that for
-    which the device was busy; on a CPU operators times the least time that one takes. None where
-    it cannot be told.
+
+def _host_split(
+    record: Record, beside: Twins, layers: Iterable[int], notes: list[str]
+) -> dict[tuple[int, int], _Sum] | None:
+    """By cell and layer, the time in which the device waited for the host.
+
+    On a GPU the layer's time less that for which the device was busy; on a CPU operators times the
+    least time that one takes. None where it cannot be told.
     """
-    found: dict[int, dict[int, tuple[float, bool]]] = {}
+    found: dict[tuple[int, int], _Sum] = {}
     for layer in layers:
         place: Place = ("prefill", "layer", layer)
         for cell in (beside.plain(place), beside.vanilla):
-            counted = activity(cell).get(place)
-            if counted is None:
+            asked = counted(cell).get(place)
+            if asked is None:
                 notes.append("waiting for the host is not told apart: no activity was counted")
                 return None
-            if counted.busy_seconds is not None:
-                found.setdefault(id(cell), {})[layer] = (-counted.busy_seconds, True)
+            if asked.busy_seconds is not None:
+                found[id(cell), layer] = _Sum([(cell, place, 1.0)], -asked.busy_seconds)
             elif record.peaks is None:
                 notes.append("launching is not told apart: run `tpprof calibrate`, then measure")
                 return None
             else:
-                seconds = counted.operators * record.peaks.launch_seconds
-                found.setdefault(id(cell), {})[layer] = (seconds, False)
+                launching = asked.operators * record.peaks.launch_seconds
+                found[id(cell), layer] = _Sum(constant=launching)
     return found
 
 
@@ -213,19 +228,16 @@ def _all_places(beside: Twins) -> list[Place]:
 
 
 def _about(name: str, beside: Twins) -> str:
-    """What a part is; of the layers after the prune, what they keep and how fast they run."""
+    """What a part is; of the pruned layers, what they keep and how fast they run."""
     pruned, vanilla = beside.pruned, beside.vanilla
     plain = beside.plain(("prefill", "layer", pruned[-1])) if pruned else beside.cell
-    flops = [sum(layer_flops(cell)[n] for n in pruned) for cell in (plain, vanilla)]
-    if name == "layers after the prune" and flops[1]:
-        kept, whole = flops[0] / flops[1], beside.flops_share
-        return f"FLOPs kept there: {units.percent(kept)}, in the request: {units.percent(whole)}"
-    if name == "shorter sequences":
-        rates = [
-            units.rate(count / seconds if (seconds := layer_seconds(cell, pruned)) else None)
-            for cell, count in zip((plain, vanilla), flops, strict=True)
-        ]
-        return f"layers after the prune: {rates[0]}; in vanilla: {rates[1]}"
+    if name == "pruned layers" and pruned:
+        own, full = (sum(layer_flops(cell)[n] for n in pruned) for cell in (plain, vanilla))
+        whole = units.percent(beside.flops_share)
+        return f"FLOPs kept there: {units.percent(own / full)}, in the request: {whole}"
+    if name == "shorter sequences" and pruned:
+        own_rate, full_rate = (units.rate(layer_rate(cell, pruned)) for cell in (plain, vanilla))
+        return f"pruned layers run at {own_rate}, in vanilla at {full_rate}"
     if name == "released code":
         return f"measured: `published` minus `{'maps' if beside.maps else 'rows'}`"
     if name in PHASES:

@@ -54,8 +54,10 @@ def phase_rows(record: Record) -> list[PhaseRow]:
 
 
 def texts(record: Record) -> tuple[list[str], list[list[str]]]:
-    """Headings, and one line per row."""
-    return list(HEADINGS), [_line(row) for row in phase_rows(record)]
+    """Headings, and one line per row; columns of which nothing is known are left out."""
+    lines = [_line(row) for row in phase_rows(record)]
+    known = [n for n in range(len(HEADINGS)) if any(line[n] != units.NA for line in lines)]
+    return [HEADINGS[n] for n in known], [[line[n] for n in known] for line in lines]
 
 
 def plain(record: Record) -> list[dict[str, Any]]:

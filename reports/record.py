@@ -164,11 +164,15 @@ class Contribution(Struct):
 
 class Explanation(Struct):
     """Where the time between promise and clock went: promised_seconds and all contributions sum to
-    measured_seconds. advice follows from the data; notes say what could not be told apart."""
+    measured_seconds. gap_low, gap_high: 95 % interval of what was measured beyond the promise,
+    where there are enough rounds. advice follows from the data; notes say what could not be told
+    apart."""
 
     promised_seconds: float
     measured_seconds: float
     contributions: list[Contribution]
+    gap_low: float | None = None
+    gap_high: float | None = None
     advice: list[str] = []
     notes: list[str] = []
 

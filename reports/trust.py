@@ -24,6 +24,7 @@ def warnings(record: Record) -> list[str]:
         _others(record),
         _clocks(record),
         _outcomes(record),
+        _loads(record),
         _precision(record),
         _floors(record),
     ]
@@ -94,6 +95,18 @@ def _outcomes(record: Record) -> str:
         return ""
     listed = ", ".join(dict.fromkeys(_outcome(record, process) for process in ended))
     return f"processes that did not end well: {listed}."
+
+
+def _loads(record: Record) -> str:
+    """More to run at the end than cores and this run have: something else came in between."""
+    cores = record.environment.get("cores")
+    seen = [process.load_after for process in record.processes if process.load_after is not None]
+    if not cores or not seen or max(seen) <= cores + 1:
+        return ""
+    return (
+        f"the load rose to {max(seen):.1f} on {cores} cores while it was measured: something else "
+        "took part of the time."
+    )
 
 
 def _outcome(record: Record, process: Process) -> str:

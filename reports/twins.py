@@ -54,7 +54,7 @@ class Twins:
     @functools.cached_property
     def pruned(self) -> list[int]:
         """The decoder layers that see fewer tokens than vanilla's."""
-        pairs = zip(self.cell.tokens_per_layer, self.vanilla.tokens_per_layer, strict=True)
+        pairs = zip(self.cell.tokens_per_layer, self.vanilla.tokens_per_layer, strict=False)
         return [layer for layer, (own, full) in enumerate(pairs) if own < full]
 
     @property
@@ -98,12 +98,13 @@ def weighted(cell: Cell, weights: dict[Place, float]) -> dict[int, float]:
     return by_round(cell, lambda sample: sum(w * sample.parts[n] for n, w in terms))
 
 
-def layer_flops(cell: Cell) -> dict[int, int]:
-    """FLOPs of each decoder layer in prefill."""
+def layer_flops(cell: Cell, *, causal: bool = False) -> dict[int, int]:
+    """FLOPs of each decoder layer in prefill: dense, as promised, or as a causal kernel does."""
     flops: dict[int, int] = {}
     for work in cell.cost:
         if (work.phase, work.part) == ("prefill", "layer") and work.index is not None:
-            flops[work.index] = flops.get(work.index, 0) + work.flops
+            count = work.causal_flops if causal else work.flops
+            flops[work.index] = flops.get(work.index, 0) + count
     return flops
 
 
@@ -112,7 +113,14 @@ def layer_seconds(cell: Cell, layers: Iterable[int]) -> float:
     return median(weighted(cell, {("prefill", "layer", layer): 1.0 for layer in layers}).values())
 
 
-def activity(cell: Cell) -> dict[Place, Activity]:
+def layer_rate(cell: Cell, layers: Iterable[int]) -> float | None:
+    """FLOP/s of the given decoder layers in prefill, as a causal kernel does them."""
+    listed = list(layers)
+    flops, seconds = layer_flops(cell, causal=True), layer_seconds(cell, listed)
+    return sum(flops[layer] for layer in listed) / seconds if seconds else None
+
+
+def counted(cell: Cell) -> dict[Place, Activity]:
     """What was counted of each part of `cell`."""
     return {(part.phase, part.part, part.index): part for part in cell.activity}
 

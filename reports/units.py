@@ -30,8 +30,12 @@ def times(ratio: float | None) -> str:
     return NA if ratio is None else f"{ratio:.2f}x"
 
 
-def teraflops(count: float | None) -> str:
-    return NA if count is None else f"{tera(count)}FLOPs"
+def amount(count: float | None, of: str) -> str:
+    """A count of FLOPs or MACs in the fitting unit."""
+    if count is None:
+        return NA
+    scale, unit = (1e12, "T") if count >= 1e11 else (1e9, "G") if count >= 1e8 else (1e6, "M")
+    return f"{count / scale:,.{_digits(count / scale)}f} {unit}{of}"
 
 
 def microseconds(seconds: float | None) -> str:
@@ -42,11 +46,6 @@ def bandwidth(bytes_per_second: float | None) -> str:
     if bytes_per_second is None:
         return NA
     return f"{bytes_per_second / 1e9:,.{_digits(bytes_per_second / 1e9)}f} GB/s"
-
-
-def tera(count: float | None) -> str:
-    """Units of 10^12, whatever is counted."""
-    return NA if count is None else f"{count / 1e12:,.{_digits(count / 1e12)}f} T"
 
 
 def rate(flops_per_second: float | None) -> str:
@@ -60,4 +59,5 @@ def rate(flops_per_second: float | None) -> str:
 
 def _digits(value: float) -> int:
     """Decimals that leave three or four significant figures."""
-    return 0 if value >= 1000 else 1 if value >= 100 else 2 if value >= 1 else 3
+    size = abs(value)
+    return 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 3

@@ -26,6 +26,7 @@ def peak_bytes(shape: Shape, request: Request, ledger: Ledger, itemsize: int) ->
     """The most that weights, inputs, caches and live tensors take at any time of the request."""
     moments = [*_vision(shape, request, ledger, itemsize)]
     moments += _prefill(shape, request, ledger, itemsize)
+    moments += _decode(shape, request, ledger, itemsize)
     return weight_bytes(shape, itemsize) + _pixels(shape, request) * 4 + max(moments)
 
 
@@ -91,3 +92,13 @@ def _prefill(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> I
         rotary = states * (3 * text.hidden + 2 * kv)
         attention = states * 3 * text.hidden + max(full, rows, rotary)
         yield caches + max(feed_forward, attention)
+
+
+def _decode(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> Iterator[int]:
+    """All caches at their longest; with them the copy of the largest that takes the last token, or
+    the logits of all steps, kept one by one and then put together."""
+    if ledger.decode_keys:
+        caches = kv_bytes(shape, request, ledger.decode_keys[-1], itemsize)
+        logits = len(ledger.decode_keys) * request.batch * shape.text.vocabulary * itemsize
+        # Keys and values grow one after the other.
+        yield sum(caches) + max(logits + max(caches) // 2, 2 * logits)

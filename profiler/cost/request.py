@@ -7,6 +7,7 @@ FFN with three matrices; softmax, norms, rotary tables, sorting and element-wise
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from ...methods.core.ledger import Ledger
@@ -103,13 +104,14 @@ def _decode(
     shape: Shape, request: Request, plan: Plan, ledger: Ledger, itemsize: int
 ) -> Iterator[Item]:
     """The head behind prefill, and every decode step."""
-    text, batch = shape.text, request.batch
+    text, batch, maps = shape.text, request.batch, set(ledger.decode_maps)
     yield from _each("head", "head", None, layers.head(text, batch, itemsize))
     for step, keys in enumerate(ledger.decode_keys):
-        for layer, count in enumerate(keys):
-            full_map = layer in ledger.decode_maps
+        alike = Counter((count, layer in maps) for layer, count in enumerate(keys))
+        for (count, full_map), number in alike.items():
             done = layers.decoder_layer(text, batch, 1, count, itemsize, full_map=full_map)
-            yield from _each("decode", "token", step, done)
+            for operator, work in done.items():
+                yield Item("decode", "token", step, operator, work.times(number))
         yield from _each("decode", "token", step, layers.head(text, batch, itemsize))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from ...reports.record import Cost
 
@@ -39,7 +39,7 @@ class Work:
 
     def times(self, count: int) -> Work:
         """The same work `count` times."""
-        return sum((self for _ in range(count)), Work())
+        return Work(*(count * value for value in astuple(self)))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -55,8 +56,33 @@ def test_a_damaged_calibration_is_none(quick: Path) -> None:
     (path,) = quick.rglob("*.json")
     path.write_text(path.read_text()[:50])
     assert calibrate.cached(CPU) is None
-    with pytest.raises(InputError, match="tpprof calibrate"):
+    with pytest.raises(InputError, match="run `tpprof calibrate --device cpu`"):
         calibrate.named("cpu")
+
+
+def test_a_busy_machine_does_not_spoil_an_earlier_calibration(quick: Path) -> None:
+    first = calibrate.calibrate(CPU)
+    better = {dtype: 2 * rate for dtype, rate in first.flops_per_second.items()}
+    first.flops_per_second = dict(better)
+    first.kernel_seconds = first.launch_seconds = 1e-12
+    first.bandwidth[0].bytes_per_second = 1e15
+    calibrate.place(CPU).write_bytes(msgspec.json.encode(first))
+    again = calibrate.calibrate(CPU)
+    assert again.flops_per_second == better
+    assert again.kernel_seconds == again.launch_seconds == 1e-12
+    assert again.bandwidth[0].bytes_per_second == 1e15
+    assert again.bandwidth[1].bytes_per_second >= first.bandwidth[1].bytes_per_second
+
+
+def test_a_folder_that_cannot_be_written_costs_no_calibration(
+    quick: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (quick / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(quick / "file"))
+    peaks = calibrate.calibrate(CPU)
+    assert peaks.flops_per_second["float32"] > 0
+    assert any("not kept for later runs" in note for note in peaks.notes)
+    assert calibrate.cached(CPU) is None
 
 
 def test_names_are_datasheets_and_what_was_measured(quick: Path) -> None:
@@ -65,6 +91,8 @@ def test_names_are_datasheets_and_what_was_measured(quick: Path) -> None:
         calibrate.named("h10")
     with pytest.raises(InputError, match=", ".join(DATASHEETS)):
         calibrate.named("cuda")
+    with pytest.raises(InputError, match=", ".join(DATASHEETS)):
+        calibrate.named("abacus")
 
 
 def test_the_fastest_batch_counts(monkeypatch: pytest.MonkeyPatch) -> None:

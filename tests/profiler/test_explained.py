@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from tpprof.profiler.workload import Workload
 from tpprof.reports.explain import explain
 from tpprof.reports.files import load
 from tpprof.reports.record import Cell, Explanation, Record, Settings
-from tpprof.reports.twins import twins, weighted
+from tpprof.reports.twins import twins
 
 PLUGGED = Path(__file__).parent.parent / "plugged.py"
 
@@ -71,9 +72,18 @@ def test_extra_maps_are_found_in_the_maps(llava_next: Model) -> None:
     layers = range(record.model.layers - 1)
     assert beside.mapped == {("prefill", part, n) for part in ("layer", "score") for n in layers}
     _, parts = told_of(record, maps)
-    weights = dict.fromkeys(beside.mapped, 1.0)
-    own, cheap = weighted(maps, weights), weighted(by_rows, weights)
-    extra = sorted(own[number] - cheap[number] for number in own)
+    own, cheap = (
+        [
+            sum(
+                seconds
+                for part, seconds in zip(cell.parts, sample.parts, strict=True)
+                if part.part in ("layer", "score") and part.index != record.model.layers - 1
+            )
+            for sample in cell.samples
+        ]
+        for cell in (maps, by_rows)
+    )
+    extra = sorted(mine - theirs for mine, theirs in zip(own, cheap, strict=True))
     assert parts["attention maps"] == pytest.approx((extra[2] + extra[3]) / 2)
     assert "attention maps" not in told_of(record, by_rows)[1]
     assert explain(record, vanilla) is None
@@ -106,14 +116,19 @@ def test_the_saved_explanation_is_the_one_the_samples_give(
         assert cell.explanation == explain(record, cell)
     capsys.readouterr()
     command(monkeypatch, "explain", str(path), "fastv", "--format", "json")
-    rows = json.loads(capsys.readouterr().out)
-    assert {row["contribution"] for row in rows} >= {"decode", "attention maps", "remainder"}
+    cells = json.loads(capsys.readouterr().out)
+    names = {part["part"] for part in cells[0]["contributions"]}
+    assert names >= {"decode", "attention maps", "remainder"}
+    assert cells[0]["floor_seconds"]["prefill"] > 0
+    assert all(layer["floor"] > 0 for layer in cells[0]["layers"])
     command(monkeypatch, "explain", str(path))
     shown = capsys.readouterr().out
     assert "side by side" in shown
     assert "against the roofline of" in shown
     command(monkeypatch, "explain", str(path), "--format", "markdown")
     assert "| promised |" in capsys.readouterr().out
+    command(monkeypatch, "explain", str(path), "--format", "csv")
+    assert "attention maps" in capsys.readouterr().out
     command(monkeypatch, "explain", str(path), "fastw", code=2)
     assert "did you mean fastv?" in capsys.readouterr().err
 
@@ -132,6 +147,11 @@ def test_a_forced_wait_per_layer_is_waiting_for_the_host() -> None:
     wait, burn = (told_of(record, cell)[1] for cell in record.cells[1:])
     syncs = sum(part.syncs or 0 for part in record.cells[1].activity if part.phase == "prefill")
     assert syncs >= record.model.layers - 1
+    # After each wait the next layer is launched anew: most of what waiting costs is in the layers.
+    slower = statistics.median(s.latency for s in record.cells[1].samples) - statistics.median(
+        s.latency for s in record.cells[0].samples
+    )
+    assert wait["waiting for the host"] > slower / 2
     assert wait["waiting for the host"] > wait["selection"]
     assert burn["selection"] >= 0.01
 

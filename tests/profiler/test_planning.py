@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import runpy
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from made import cell, record
 from torch.profiler import ProfilerActivity, profile
 
 import tpprof
@@ -92,8 +98,34 @@ def test_a_wish_that_no_budget_meets_is_told() -> None:
     found = plans.solve(methods.parse("fastv"), Wanted(speedup=1000))
     assert found.method == "fastv:keep=1"
     assert found.note.startswith("no budget gives a speed-up of 1000x")
+    assert not found.met
     full = plans.solve(methods.parse("fastv"), Wanted(speedup=0.5))
-    assert full.method == "fastv:keep=2880"
+    assert (full.method, full.met) == ("fastv:keep=2880", True)
+
+
+def test_what_is_not_known_is_not_called_impossible() -> None:
+    published = planner(attention="published")
+    found = published.solve(methods.parse("fastv"), Wanted(memory_bytes=2**36))
+    assert not found.met
+    assert "cannot be planned: peak memory is not known under published" in found.note
+    dependent = methods.parse("mustdrop:global_threshold=0.001")
+    assert "depends on the data" in planner().solve(dependent, Wanted(speedup=2)).note
+
+
+def test_a_budget_that_is_looked_for_must_not_be_given() -> None:
+    for specs, keep in ((["fastv:keep=320"], None), (["fastv"], "100")):
+        with pytest.raises(InputError, match="leave keep out"):
+            planner().table(specs, keep, Wanted(speedup=2))
+    _, vanilla = planner().table(["vanilla:tag=a"], None, Wanted(speedup=2))
+    assert not vanilla.met
+    assert "no budget" in vanilla.note
+
+
+def test_a_plan_takes_one_policy() -> None:
+    with pytest.raises(InputError, match="one policy"):
+        planner(attention="rows,maps")
+    with pytest.raises(InputError, match="known: float32"):
+        planner(dtype="int3")
 
 
 def test_a_sweep_is_a_curve_over_budgets() -> None:
@@ -105,7 +137,9 @@ def test_a_sweep_is_a_curve_over_budgets() -> None:
     specs = [methods.parse(row.method) for row in rows]
     assert len(set(specs)) == len(rows), "each row can be asked for again"
     rows = planner().table(["sparsevlm"], None, Wanted())
-    assert "sparsevlm:keep=1/36" not in [row.method for row in rows], "it cannot average so few"
+    unmet = next(row for row in rows if row.method == "sparsevlm:keep=1/36")
+    assert unmet.flops is None
+    assert unmet.note.startswith("sparsevlm cannot average 80 of 2880"), "it is told, not dropped"
 
 
 def test_conventions_give_what_their_sources_give() -> None:
@@ -129,9 +163,9 @@ def test_conventions_give_what_their_sources_give() -> None:
         convention("mine")
 
 
-def allocated_peak(model: Model, method: methods.Method, policy: Policy) -> int:
+def allocated_peak(model: Model, method: methods.Method, policy: Policy, **options: Any) -> int:
     """The most that torch's CPU allocator held during one request, weights not counted."""
-    inputs = tpprof.inputs(model)
+    inputs = tpprof.inputs(model, **options)
     tpprof.forward(model, inputs, method, attention=policy)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         tpprof.forward(model, inputs, method, attention=policy)
@@ -144,30 +178,90 @@ def allocated_peak(model: Model, method: methods.Method, policy: Policy) -> int:
     return int(held) + sum(tensor.nbytes for tensor in inputs.values())
 
 
+def estimated_peak(model: Model, method: methods.Method, policy: Policy, **options: Any) -> int:
+    """The same by formula."""
+    request = tpprof.inputs(model, **options).request
+    ledger = planned(method.plan(request), request, policy)
+    itemsize = model.dtype.itemsize
+    whole = memory.peak_bytes(model.shape, request, ledger, itemsize)
+    return whole - memory.weight_bytes(model.shape, itemsize)
+
+
 @pytest.mark.parametrize("policy", ["rows", "maps"])
 @pytest.mark.parametrize("spec", ["vanilla", "fastv", "sparsevlm", "mustdrop"])
 @pytest.mark.parametrize("name", ["tiny-llava", "tiny-qwen2-vl"])
 def test_the_estimated_peak_is_what_the_allocator_held(
     name: str, spec: str, policy: Policy
 ) -> None:
-    model = _load(name)
-    method = methods.parse(spec)
-    request = tpprof.inputs(model).request
-    ledger = planned(method.plan(request), request, policy)
-    weights = memory.weight_bytes(model.shape, 4)
-    estimated = memory.peak_bytes(model.shape, request, ledger, 4) - weights
-    assert estimated == pytest.approx(allocated_peak(model, method, policy), rel=0.05)
-    held = sum(weight.nbytes for weight in model.module.parameters())
-    assert weights == pytest.approx(held, rel=0.001)
+    model, method = loaded(name), methods.parse(spec)
+    held = allocated_peak(model, method, policy)
+    assert estimated_peak(model, method, policy) == pytest.approx(held, rel=0.05)
+    weights = sum(weight.nbytes for weight in model.module.parameters())
+    assert memory.weight_bytes(model.shape, 4) == pytest.approx(weights, rel=0.001)
 
 
-_LOADED: dict[str, Model] = {}
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [
+        ("float32", {"batch_size": 2}),
+        ("bfloat16", {}),
+        ("float32", {"visual_tokens": 16, "new_tokens": 40}),
+        ("float32", {"visual_tokens": 64, "new_tokens": 60, "batch_size": 2}),
+    ],
+)
+def test_batches_half_precision_and_long_answers_are_estimated_too(
+    dtype: str, options: dict[str, Any]
+) -> None:
+    model, method = loaded("tiny-llava", dtype), methods.parse("fastv")
+    held = allocated_peak(model, method, "rows", **options)
+    assert estimated_peak(model, method, "rows", **options) == pytest.approx(held, rel=0.15)
 
 
-def _load(name: str) -> Model:
-    if name not in _LOADED:
-        _LOADED[name] = tpprof.load(name, device="cpu")
-    return _LOADED[name]
+def test_long_answers_need_memory_for_their_cache() -> None:
+    def peak(new_tokens: int) -> float:
+        plans = Planner("llava-1.5-7b", Workload(new_tokens=new_tokens))
+        found = plans.plan(methods.parse("vanilla")).peak_bytes
+        assert found is not None
+        return found
+
+    token = 2 * 32 * 4096 * 2
+    logits = 2 * 32064 * 2  # of each step, twice
+    assert peak(2048) - peak(1024) == pytest.approx(1024 * (token + logits), rel=0.02)
+
+
+def test_the_largest_shape_is_planned_within_little_memory() -> None:
+    program = (
+        "import re, sys; sys.argv = ['tpprof', 'flops', 'fastv', '--model', 'qwen2-vl-72b',"
+        " '--device', 'b200', '--sweep', 'keep']\n"
+        "from tpprof.profiler.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end\n"
+        "peak = int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) * 1024\n"
+        "assert peak < 1e9, peak; assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "fastv:keep=1/9" in done.stdout
+
+
+def test_table_7_stands_beside_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    script = runpy.run_path(str(Path(tpprof.__file__).parent / "benchmarks" / "table7.py"))
+    table = script["flops"](Workload(text_tokens=(35, 35)))
+    line = next(line for line in table.splitlines() if "fastv:layer=3,keep=55" in line)
+    assert "12.8 %" in line.split("|")[-3], "by SparseVLM's counter, as printed in the paper"
+    assert "| mustdrop | 168.0 | 168.0 | 147.8 |" in script["kv"](Workload())
+    run = record(
+        cell("vanilla", "rows", 2.0, 1000), cell("fastv", "maps", 1.6, 200),
+        cell("fastv", "rows", 1.0, 200),
+    )  # fmt: skip
+    ratios = script["latency"](run)
+    assert "| fastv | 0.50 | 0.80 (0.80 - 0.80) | 0.50 (0.50 - 0.50) | 20.0 % |" in ratios
+    assert "| mustdrop | 0.65 | n/a | n/a | n/a |" in ratios
+
+
+@functools.cache
+def loaded(name: str, dtype: str = "float32") -> Model:
+    return tpprof.load(name, device="cpu", dtype=dtype)
 
 
 def test_released_code_has_no_estimate() -> None:

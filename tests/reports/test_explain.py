@@ -9,7 +9,7 @@ import random
 import pytest
 from made import cell, record, sample, work
 
-from tpprof.reports import formats, waterfall
+from tpprof.reports import formats, layers, waterfall
 from tpprof.reports.explain import attach, explain
 from tpprof.reports.record import Activity, Cell, Part, Peaks, Record, RecordError
 from tpprof.reports.twins import twins
@@ -86,8 +86,8 @@ def test_a_perfectly_pruned_request_is_explained_by_what_pruning_does_not_touch(
     found = parts_of(run, 1)
     assert found["vision"] == pytest.approx(0.100 * left)
     assert found["decode"] == pytest.approx(0.040 * left)
-    assert found["layers before the prune"] == pytest.approx(0.200 * left)
-    assert found["layers after the prune"] == pytest.approx(3 * 0.200 * (0.25 - SHARE))
+    assert found["unpruned layers"] == pytest.approx(0.200 * left)
+    assert found["pruned layers"] == pytest.approx(3 * 0.200 * (0.25 - SHARE))
     for name in ("scoring", "selection", "attention maps", "shorter sequences", "remainder"):
         assert found.get(name, 0.0) == pytest.approx(0.0, abs=1e-12), name
 
@@ -138,7 +138,7 @@ def test_maps_without_rows_beside_them_are_not_told_apart() -> None:
     told = explain(run, run.cells[1])
     assert told is not None
     assert any("measure `rows` beside them" in note for note in told.notes)
-    assert parts_of(run, 1)["layers before the prune"] == pytest.approx(0.500 - SHARE * 0.200)
+    assert parts_of(run, 1)["unpruned layers"] == pytest.approx(0.500 - SHARE * 0.200)
 
 
 def test_released_code_is_what_it_takes_beyond_maps() -> None:
@@ -192,11 +192,39 @@ def test_time_in_which_the_gpu_idles_is_waiting_for_the_host() -> None:
     on_gpu(fastv, 0.625)  # 0.050 s of 0.080 s: as fast as vanilla's where it runs
     run = record(vanilla, fastv)
     found = parts_of(run, 1)
-    assert found["waiting for the host"] == pytest.approx(3 * 0.030)
+    assert found["waiting for the host"] == pytest.approx(3 * 0.030 + 0.200 * 0.375)
     assert found["shorter sequences"] == pytest.approx(0.0, abs=1e-12)
+    assert found["unpruned layers"] == pytest.approx(0.200 * 0.625 - SHARE * 0.200)
     advice = explain(run, run.cells[1]).advice  # type: ignore[union-attr]
-    # 0.030 s of launching per layer is a tenth of it where 0.270 s are work: 5.4 samples.
-    assert any("From batch 6 on" in sentence for sentence in advice)
+    # The host takes 0.240 s whatever the batch, the device 0.150 s a sample: 90 % busy at 1.44.
+    assert any("From batch 2 on" in sentence for sentence in advice)
+
+
+def test_waits_in_layers_that_see_every_token_are_found_too() -> None:
+    """A method that prunes nothing, and after each of whose waits the device idles."""
+    vanilla, waits = made(), made("vanilla:tag=a")
+    for taken in waits.samples:
+        taken.parts = [spent * 2 if p[1] == "layer" else spent
+                       for p, spent in zip(PARTS, taken.parts, strict=True)]  # fmt: skip
+        taken.latency = sum(taken.parts)
+    on_gpu(vanilla, 1.0)
+    on_gpu(waits, 0.5)
+    found = parts_of(record(vanilla, waits), 1)
+    assert found["waiting for the host"] == pytest.approx(4 * 0.200)
+    assert found["unpruned layers"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_half_of_attention_that_no_kernel_computes_is_told_apart() -> None:
+    """The pruned layers keep a quarter of the dense FLOPs, but 200 of 500 causal ones."""
+    vanilla, fastv = made(), made("fastv")
+    for cell_, causal in ((vanilla, 500), (fastv, 200)):
+        for item in cell_.cost:
+            if item.part == "layer" and item.index != 0:
+                item.causal_flops = causal
+    found = parts_of(record(vanilla, fastv), 1)
+    assert found["pruned layers"] == pytest.approx(3 * 0.200 * (0.25 - SHARE))
+    assert found["causal attention"] == pytest.approx(3 * 0.200 * (0.4 - 0.25))
+    assert found["shorter sequences"] == pytest.approx(3 * 0.200 * (0.25 - 0.4))
 
 
 def test_a_forced_wait_in_a_selection_is_waiting_for_the_host_and_a_slow_one_is_not() -> None:
@@ -226,7 +254,9 @@ def test_on_a_cpu_launching_is_operators_times_the_least_time_of_one() -> None:
         kernel_seconds=1e-5, launch_seconds=1e-5,
     )  # fmt: skip
     found = parts_of(run, 1)
-    assert found["waiting for the host"] == pytest.approx(3 * 100 * 1e-5 * (1 - 0.25))
+    launching = 100 * 1e-5
+    waiting = 3 * launching * (1 - 0.25) + launching * (1 - SHARE)
+    assert found["waiting for the host"] == pytest.approx(waiting)
     assert found["shorter sequences"] == pytest.approx(3 * 0.010 - 3 * 100 * 1e-5 * (1 - 0.25))
 
 
@@ -279,8 +309,13 @@ def test_only_cells_that_were_measured_together_are_compared() -> None:
 def test_nothing_is_explained_without_times_or_vanilla() -> None:
     alone = record(made("fastv"))
     assert explain(alone, alone.cells[0]) is None
-    with pytest.raises(RecordError, match="no measured cell beside a measured vanilla"):
+    with pytest.raises(RecordError, match="not measured together with vanilla"):
         waterfall.chosen(alone, None)
+    alone.complete = False
+    with pytest.raises(RecordError, match="--resume"):
+        waterfall.chosen(alone, "fastv")
+    with pytest.raises(RecordError, match="name another method"):
+        waterfall.chosen(record(made(), made("fastv")), "vanilla")
     with pytest.raises(RecordError, match="did you mean fastv"):
         waterfall.chosen(record(made(), made("fastv")), "fastw")
     failed = record(made(), made("fastv"))
@@ -288,12 +323,22 @@ def test_nothing_is_explained_without_times_or_vanilla() -> None:
     assert explain(failed, failed.cells[1]) is None
 
 
+def test_what_is_derived_never_costs_the_record() -> None:
+    run = record(made(), made("fastv"), made("random"))
+    run.cells[1].cost = run.cells[1].cost[:2]  # as if a layer's cost were missing
+    attach(run)
+    assert run.cells[1].explanation is None
+    assert run.cells[1].missing["explanation"].startswith("KeyError")
+    assert run.cells[2].explanation is not None
+
+
 def test_the_waterfall_is_shown_with_bars_that_follow_one_another() -> None:
     run = record(made(), made("fastv", "maps", layer0=0.500), made("fastv"))
     output = io.StringIO()
-    waterfall.show(run, formats.Console(file=output, width=200))
+    waterfall.show(run, formats.Console(file=output, width=200), by_layer=True)
     shown = output.getvalue()
     assert "attention maps" in shown
+    assert "FLOP/s" in shown
     assert "side by side" in shown
     assert "no roofline" in shown
     told = explain(run, run.cells[1])
@@ -302,15 +347,74 @@ def test_the_waterfall_is_shown_with_bars_that_follow_one_another() -> None:
     bars = [line[3] for line in lines]
     assert bars[0].startswith("█")
     assert bars[-1].count("█") == waterfall.BAR, "the longest bar fills the column"
-    (credit,) = [line[3] for line in lines if line[0] == "layers after the prune"]
+    (credit,) = [line[3] for line in lines if line[0] == "pruned layers"]
     assert "░" in credit
 
 
-def test_machines_get_one_row_for_every_contribution() -> None:
+def test_machines_get_every_part_and_its_sum() -> None:
     run = record(made(), made("fastv", "maps", layer0=0.500), made("fastv"))
-    rows = waterfall.plain(run, "fastv")
-    assert {row["attention"] for row in rows} == {"maps", "rows"}
+    cells = waterfall.plain(run, "fastv")
+    assert [cell_["attention"] for cell_ in cells] == ["maps", "rows"]
+    for cell_ in cells:
+        gap = cell_["measured_seconds"] - cell_["promised_seconds"]
+        assert sum(part["seconds"] for part in cell_["contributions"]) == pytest.approx(gap)
+        assert len(cell_["layers"]) == LAYERS
+    rows = waterfall.flat(run, "fastv")
     for policy in ("maps", "rows"):
-        own = [row for row in rows if row["attention"] == policy]
-        gap = own[0]["measured_seconds"] - own[0]["promised_seconds"]
-        assert sum(row["seconds"] for row in own) == pytest.approx(gap)
+        first, *parts, last = [row for row in rows if row["attention"] == policy]
+        assert (first["part"], last["part"]) == ("promised", "measured")
+        summed = first["seconds"] + sum(row["seconds"] for row in parts)
+        assert summed == pytest.approx(last["seconds"])
+
+
+def test_markdown_has_intervals_advice_and_the_unit() -> None:
+    run = record(made(), made("fastv", "maps", layer0=0.500), made("fastv"))
+    shown = waterfall.markdown(run, "fastv")
+    assert "|  | ms | 95 % interval |  |" in shown
+    assert "| attention maps | +300.0 | +300.0 to +300.0 |" in shown
+    assert "- > Read rows instead of maps" in shown
+
+
+def test_layers_stand_beside_those_of_vanilla() -> None:
+    run = record(made(), made("fastv", layer2=0.060))
+    first, second, third, _ = layers.layer_rows(run, run.cells[1])
+    assert (first.flops_share, first.time_share) == pytest.approx((1.0, 1.0))
+    assert (second.flops_share, second.time_share) == pytest.approx((0.25, 0.25))
+    assert third.time_share == pytest.approx(0.3)
+    assert third.rate == pytest.approx(250 / 0.060)
+    assert third.floor is None
+
+
+def noisy(which: Cell, spread: float) -> Cell:
+    """The same cell, slower and faster in turn by a share of its time."""
+    for number, taken in enumerate(which.samples):
+        taken.parts = [spent * (1 + spread * (-1) ** number) for spent in taken.parts]
+        taken.latency = sum(taken.parts)
+    return which
+
+
+def test_noise_is_called_noise_and_nothing_is_advised_from_it() -> None:
+    run = record(
+        made(), noisy(made("fastv", "maps", layer0=0.230), 0.4), noisy(made("fastv"), -0.4)
+    )
+    told = explain(run, run.cells[1])
+    assert told is not None
+    maps = next(part for part in told.contributions if part.name == "attention maps")
+    assert maps.low is not None
+    assert maps.low < 0
+    assert not any("rows instead of maps" in line for line in told.advice)
+    assert "within the noise of this run" in waterfall._headline(run.cells[1], told)
+    output = io.StringIO()
+    run.environment["warnings"] = ["the machine was busy"]
+    waterfall.show(run, formats.Console(file=output, width=200), "fastv")
+    assert "! the machine was busy" in output.getvalue()
+
+
+def test_a_request_that_beats_its_promise_is_said_to() -> None:
+    quick = made("fastv", layer1=0.001, layer2=0.001, layer3=0.001)
+    quick.cost[2:] = [work("prefill", "layer", n, "attention", 990) for n in range(1, LAYERS)]
+    quick.cost.insert(1, work("prefill", "layer", 0, "attention", 1000))
+    run = record(made(), quick)
+    told = explain(run, run.cells[1])
+    assert told is not None
+    assert "ms faster than promised, most of all by shorter" in waterfall._headline(quick, told)
