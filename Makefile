@@ -37,9 +37,10 @@ types: $(VENV)/ready  ## static types, strict
 	mkdir -p build/types && ln -sfn ../.. build/types/tpprof
 	$(BIN)/mypy
 
-bench: $(VENV)/ready  ## what tpprof costs itself, and whether its intervals hold, side by side
+bench: $(VENV)/ready  ## what tpprof costs itself, whether its intervals hold and its floors bear
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/aa.py
+	$(BIN)/python benchmarks/floors.py
 
 bench-gpu: $(VENV)/ready  ## Table 7 on llava-next-7b; saved under benchmarks/results
 	$(BIN)/tpprof calibrate --device cuda

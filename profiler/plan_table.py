@@ -6,8 +6,11 @@ import itertools
 from dataclasses import asdict
 from typing import Any
 
+from rich.text import Text
+
 from ..reports import formats, units
 from ..reports.record import Peaks
+from ..reports.terminal import LINE
 from .cost.conventions import Convention
 from .planning import Planned
 
@@ -29,7 +32,7 @@ def show(
     console = formats.console()
     console.print(formats.as_table(headings, lines, words=(0, 1)))
     for note in notes(table, peaks, conventions):
-        console.print(note, markup=False, highlight=False)
+        console.print(Text(note), width=LINE)
 
 
 def texts(
