@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,12 +43,17 @@ class PhaseRow:
 
 def phase_rows(record: Record) -> list[PhaseRow]:
     """One row for every phase of every measured cell, in the order in which they run."""
-    return [row for cell in record.cells for row in _of_cell(cell)]
+    return [row for cell in record.cells for row in of_cell(cell)]
 
 
 def texts(record: Record) -> tuple[list[str], list[list[str]]]:
     """Headings, and one line per row."""
-    return list(HEADINGS), [_line(row) for row in phase_rows(record)]
+    return list(HEADINGS), lines(phase_rows(record))
+
+
+def lines(listed: Iterable[PhaseRow]) -> list[list[str]]:
+    """The rows as texts."""
+    return [_line(row) for row in listed]
 
 
 def plain(record: Record) -> list[dict[str, Any]]:
@@ -60,8 +65,9 @@ def host_bound(record: Record) -> str:
     """Which phases of vanilla leave the GPU waiting for the host; empty where none or unknown."""
     waiting = [
         f"{row.phase} (busy for {units.percent(row.busy_share, 0)} of it)"
-        for row in phase_rows(record)
-        if row.cell is record.cells[0] and row.phase in ("vision", "prefill", "decode")
+        for cell in record.cells[:1]
+        for row in of_cell(cell)
+        if row.phase in ("vision", "prefill", "decode")
         if row.busy_share is not None and row.busy_share < HOST_BOUND
     ]
     if not waiting:
@@ -72,7 +78,8 @@ def host_bound(record: Record) -> str:
     )
 
 
-def _of_cell(cell: Cell) -> list[PhaseRow]:
+def of_cell(cell: Cell) -> list[PhaseRow]:
+    """One row for every phase of a measured cell."""
     found = []
     for label in dict.fromkeys(part.phase for part in cell.parts):
         span = phase(cell, label)

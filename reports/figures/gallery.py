@@ -1,0 +1,31 @@
+"""All figures of a record, in the order of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ..subject import Subject
+from . import layers, order, promise, roofline, stacks, waterfall
+from .canvas import Chart, save, style
+
+WATERFALLS = 6  # cells whose waterfall is drawn
+DRAWN: tuple[Callable[[Subject], Chart | None], ...] = (
+    promise.chart, stacks.phases, layers.tokens, layers.kv, layers.time, stacks.memory,
+    order.chart, roofline.chart, stacks.launches,
+)  # fmt: skip
+"""One function a figure: a subject in, a chart out, None where the record has no data for it."""
+
+
+def waterfalls(subject: Subject) -> list[Chart]:
+    """The waterfalls of the first cells that can be explained."""
+    listed = subject.explained[:WATERFALLS]
+    return [waterfall.chart(cell, told, number) for number, (cell, told) in enumerate(listed)]
+
+
+def save_all(subject: Subject, folder: Path) -> list[Path]:
+    """Write every figure as PNG and PDF into `folder`; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with style():
+        charts = [chart for draw in DRAWN if (chart := draw(subject))] + waterfalls(subject)
+        return [path for chart in charts for path in save(chart, folder)]
