@@ -143,5 +143,3 @@ def _key(row: Row) -> Key:
 def label(key: Key) -> str:
     """A method as figures name it."""
     return ", ".join(part for part in key if part and part != "eager")
-
-

@@ -15,7 +15,7 @@ MOST = 12  # cells that a figure can show and still be read
 
 @dataclass(frozen=True)
 class Subject:
-    """A record, and which of its cells are drawn one by one: the first twelve that were measured."""
+    """A record, and which of its cells are drawn one by one: the first twelve measured."""
 
     record: Record
 

@@ -61,9 +61,9 @@ def footnotes(record: Record, listed: list[Row] | None = None) -> list[str]:
         )
     if table and table[0].cell.kernels:
         counts = Counter(kernel.removeprefix("aten::") for kernel in table[0].cell.kernels)
-        listed = ", ".join(f"{kernel} in {number}" for kernel, number in counts.items())
+        used = ", ".join(f"{kernel} in {number}" for kernel, number in counts.items())
         layers = len(table[0].cell.kernels)
-        lines.append(f"attention kernel of {name(table[0].cell)}: {listed} of {layers} layers.")
+        lines.append(f"attention kernel of {name(table[0].cell)}: {used} of {layers} layers.")
     missing = {f"{what} ({why})": None for row in table for what, why in row.cell.missing.items()}
     if missing:
         lines.append(f"not measured: {', '.join(missing)}.")

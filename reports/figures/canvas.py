@@ -29,7 +29,7 @@ SERIES = (
 VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {
     colour: f"s{place}" for place, colour in enumerate(SERIES)
 }
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9,
     "text.parse_math": False, "text.color": INK, "axes.labelcolor": MUTED, "axes.labelsize": 9,
     "axes.edgecolor": GRID, "axes.linewidth": 0.8, "axes.spines.top": False,

@@ -91,7 +91,11 @@ def _dots(axes: Axes, samples: list[Sample], start: float, dot: float, colour: s
     corners = [corner for x, y in points for corner in ((x, y), (x + dot, y))]
     codes = [Path.MOVETO, Path.LINETO] * len(points)
     patch = PathPatch(
-        Path(corners, codes), edgecolor=colour, facecolor="none", linewidth=3.4, capstyle="round",
+        Path(corners, codes),
+        edgecolor=colour,
+        facecolor="none",
+        linewidth=3.4,
+        capstyle="round",
         snap=False,
     )
     return axes.add_patch(patch)

@@ -48,7 +48,7 @@ def _point(drawn: Chart, axes: Axes, row: Row, colour: str) -> None:
     if gain.low is not None and gain.high is not None:
         axes.plot([row.promised] * 2, [gain.low, gain.high], color=colour, linewidth=1.2)
     mark = MARKS.get(row.cell.attention, "o")
-    point, = axes.plot([row.promised], [gain.value], mark, color=colour, markersize=6.5)  # fmt: skip
+    (point,) = axes.plot([row.promised], [gain.value], mark, color=colour, markersize=6.5)
     interval = f" ({gain.low:.2f} to {gain.high:.2f})" if gain.low and gain.high else ""
     drawn.tip(
         point,
@@ -85,8 +85,12 @@ def _scale(axes: Axes, shown: Sequence[Row]) -> None:
 
 
 def _labels(axes: Axes, shown: Sequence[Row], subject: Subject) -> None:
-    """Names beside the points; one that would lie on another moves up until it does not."""
+    """Names beside the points; one that would lie on another name or mark moves up until it does
+    not."""
     taken: list[tuple[float, float, float]] = []  # left, right, height in points
+    for row in shown:
+        x, y = axes.transData.transform((row.promised or 1.0, row.speedup.value))  # type: ignore[union-attr]
+        taken.append((x - 5, x + 5, y))
     for row in sorted(shown, key=lambda row: row.speedup.value if row.speedup else 0.0):
         assert row.speedup is not None
         at = (row.promised or 1.0, row.speedup.value)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from ..figures.canvas import Chart, svg
+from ..figures.canvas import Chart, short, svg
+from ..figures.kept import caption
+from ..pictures import jpeg, overlay
+from ..selection import Kept, Picture
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,15 @@ class Figure:
     def of(cls, chart: Chart, salt: str) -> Figure:
         """A chart, whose ids `salt` keeps apart from those of others."""
         drawn = svg(chart, f"{salt}-{chart.name}")
-        return cls(Markup(drawn), chart.title, chart.about)  # noqa: S704 - escaped by canvas.svg
+        return cls(Markup(drawn), chart.title, chart.about)
+
+    @classmethod
+    def of_picture(cls, picture: Picture, method: str, entry: Kept, view: str) -> Figure:
+        """The picture as a method keeps it."""
+        image = jpeg(overlay(picture, view, entry))
+        about = f"{short(method)}, {caption(entry, view)}"
+        drawn = Markup('<img alt="{}" src="data:image/jpeg;base64,{}">').format(about, image)
+        return cls(drawn, about, about)
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,12 @@ class Section:
     pairs: Sequence[tuple[str, str]] = ()
     folded: Sequence[Table] = ()
     link: tuple[str, str] | None = None
-    notes: Sequence[str] = field(default_factory=tuple)
+    notes: Sequence[str] = ()
+
+    @property
+    def wide(self) -> bool:
+        """Whether it needs the whole width: it holds more than one figure."""
+        return len(self.figures) != 1 or bool(self.tables or self.pairs)
 
 
 def number(text: str) -> float | None:

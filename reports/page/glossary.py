@@ -35,7 +35,7 @@ GLOSSARY = {
     "energy": "Joules of the whole GPU per request, from its counter over two seconds of requests.",
     "pruning": "Time of scoring, selecting, moving, merging and compressing tokens, wherever.",
     "promised time": "The share of FLOPs that remains, times vanilla's latency.",
-    "layers before the prune": "What decoder layers that see every token take beyond their promise.",
+    "layers before the prune": "What layers that see every token take beyond their promise.",
     "layers after the prune": "Their share of FLOPs against the share of the whole request.",
     "attention maps": "`maps` minus `rows` of the same method, where maps are built: measured.",
     "released code": "`published` minus `maps` of the same method: measured.",

@@ -6,14 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .. import paper, phases, table, text, waterfall
-from ..figures import gallery, layers, order, promise, roofline, stacks
+from ..figures import gallery, kept, layers, order, promise, roofline, stacks
 from ..figures.canvas import Chart
+from ..pictures import pruned, views
 from ..subject import Subject
 from ..summary import Row
 from .blocks import Field, Figure, Section, Table
 from .glossary import GLOSSARY
 from .surroundings import environment, everything
 
+PICTURES = 24  # of kept tokens
 Draw = Callable[[Subject], Chart | None]
 
 
@@ -158,6 +160,29 @@ def _launches(subject: Subject, salt: str) -> Section | None:
     )  # fmt: skip
 
 
+def _kept(subject: Subject, salt: str) -> Section | None:
+    by_method = {cell.method: cell.kept for cell in reversed(subject.record.cells) if cell.kept}
+    listed = {m: entries for m in subject.methods if (entries := pruned(by_method.get(m, [])))}
+    if not listed:
+        return None
+    chart = kept.positions({method: entries[-1:] for method, entries in listed.items()})
+    figures = [Figure.of(chart, salt)] if chart else []
+    picture = subject.record.picture
+    if picture is not None:
+        shown = [
+            (method, entry, view)
+            for method, entries in listed.items()
+            for entry in entries
+            for view in views(picture)
+        ]
+        figures += [Figure.of_picture(picture, *panel) for panel in shown[:PICTURES]]
+    lead = (
+        "What is clear stays, what lies under the veil goes. Over the token index: 1 is an even "
+        "choice."
+    )
+    return Section(id="kept", title="What is pruned", lead=lead, figures=figures)
+
+
 def _glossary(subject: Subject, salt: str) -> Section:
     return Section(id="glossary", title="What the words mean", pairs=list(GLOSSARY.items()))
 
@@ -178,5 +203,5 @@ def _drawn(
 
 SECTIONS: tuple[Callable[[Subject, str], Section | None], ...] = (
     _environment, _table7, _promise, _phases, _explanation, _tokens, _layers, _memory, _order,
-    _roofline, _launches, _glossary,
+    _roofline, _launches, _kept, _glossary,
 )  # fmt: skip
