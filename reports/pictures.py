@@ -44,10 +44,11 @@ def overlay(picture: Picture, view: str, kept: Kept) -> Image.Image:
     return Image.composite(veiled, base, mask)
 
 
-def jpeg(image: Image.Image) -> str:
-    """The image as base64 of a JPEG file; the same image gives the same bytes."""
+def jpeg(image: Image.Image, longest: int) -> str:
+    """The image, no side longer than so many pixels, as base64 of a JPEG file."""
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=78)
+    image.thumbnail((longest, longest))
+    image.save(buffer, "JPEG", quality=75)
     return base64.b64encode(buffer.getvalue()).decode()
 
 

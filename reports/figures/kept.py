@@ -23,7 +23,9 @@ def positions(kept: Mapping[str, Sequence[Kept]]) -> Chart | None:
         "positions", "Where kept tokens lie",
         "Kept tokens over the token index, as a multiple of an even choice, by method.", figure,
     )  # fmt: skip
-    key(figure, [("kept", SERIES[0]), ("attention read", SERIES[1]), ("even", MUTED)], top=0.14)
+    scored = any(entry.scores for _, entries in shown for entry in entries)
+    words = [("kept", SERIES[0]), ("even", MUTED)]
+    key(figure, words + ([("attention read", SERIES[1])] if scored else []), top=0.14)
     for number, (method, entries) in enumerate(shown):
         below = 0.42 + (len(shown) - 1 - number) * PANEL
         axes = place(figure, 0.42, below, 0.12, 0.52 + number * PANEL)
@@ -33,9 +35,7 @@ def positions(kept: Mapping[str, Sequence[Kept]]) -> Chart | None:
         if scores is not None:
             axes.stairs([s * BINS for s in scores], range(BINS + 1), color=SERIES[1], linewidth=1.4)
         axes.axhline(1, color=MUTED, linewidth=0.9, dashes=(4, 3))
-        axes.set_title(
-            f"{short(method, 26)}   {bias(entries)}", loc="left", fontsize=8.5, color=INK
-        )
+        axes.set_title(f"{short(method, 24)}: {bias(entries)}", loc="left", fontsize=8.5, color=INK)
         axes.set_xlim(0, BINS)
         axes.set_ylim(bottom=0)
         axes.locator_params(axis="y", nbins=3)

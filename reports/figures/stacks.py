@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from .. import units
 from ..phases import activity
-from ..record import Cell, Sample
+from ..record import Cell
 from ..statistics import median
 from ..subject import Subject, label
 from ..summary import Row, by_round
+from ..summary import spent as sum_of
 from ..twins import SCORING
 from . import bars
 from .canvas import SERIES, Chart
@@ -53,7 +52,7 @@ def spent(cell: Cell) -> dict[str, float]:
     for word in GROUPS:
         wanted = [number for number, place in enumerate(places) if place == word]
         if wanted:
-            values = list(by_round(cell, _sum_of(wanted)).values())
+            values = list(by_round(cell, sum_of(wanted)).values())
             estimate = median(values)
             found[word] = estimate.value if estimate else 0.0
     return found
@@ -108,10 +107,6 @@ def _launches(cell: Cell, on_gpu: bool) -> bars.Bar:
     pieces = [(word, GROUPS[word], counts[word]) for word in GROUPS if word in counts]
     words = f"{sum(counts.values()):,.0f}" + (f", {waits:,} waits" if on_gpu else "")
     return bars.Bar(label(cell), pieces, words)
-
-
-def _sum_of(places: list[int]) -> Callable[[Sample], float]:
-    return lambda sample: sum(sample.parts[place] for place in places)
 
 
 def _milliseconds(row: Row) -> str:

@@ -12,6 +12,8 @@ from ..figures.kept import caption
 from ..pictures import jpeg, overlay
 from ..selection import Kept, Picture
 
+LONGEST = 240  # pixels of a picture
+
 
 @dataclass(frozen=True)
 class Field:
@@ -58,7 +60,7 @@ class Figure:
     @classmethod
     def of_picture(cls, picture: Picture, method: str, entry: Kept, view: str) -> Figure:
         """The picture as a method keeps it."""
-        image = jpeg(overlay(picture, view, entry))
+        image = jpeg(overlay(picture, view, entry), LONGEST)
         about = f"{short(method)}, {caption(entry, view)}"
         drawn = Markup('<img alt="{}" src="data:image/jpeg;base64,{}">').format(about, image)
         return cls(drawn, about, about)
