@@ -39,7 +39,7 @@ def _rows(beside: Twins, found: dict[str, float]) -> str:
     return (
         f"Read rows instead of maps: {_ms(found['attention maps'])} less, measured in this run. "
         "The score needs a few attention rows; the map is what keeps the fast kernel out."
-        if beside.rows
+        if beside.rows and "attention maps" in found
         else ""
     )
 
