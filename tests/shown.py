@@ -24,7 +24,7 @@ HOSTILE = (
     "\"'><img src=x onerror=window.pwned=1>",
     "{{ 7 * 7 }} {% raw %} $x_1$ \\textbf{x} %",
     "long " * 1000,
-    "\u202eשלום עולם\u202c مرحبا",
+    "\u202eשלום עולם\u202c مرحبا",  # noqa: RUF001
     "😀 👩‍👩‍👧 \u0000\u001b[31m",
     "</svg></title></style><!-- -->",
     "https://example.org/evil.js",
