@@ -43,9 +43,9 @@ def draw(
             (piece,) = axes.barh(y, value, left=left, height=0.42, color=colour, linewidth=0)
             drawn.tip(piece, f"{bar.label}: {word} {text(value)}")
             left += value
-        axes.text(0, y + 0.27, short(bar.label, 44), va="bottom", fontsize=8.5, color=INK)
+        axes.text(0, y + 0.27, short(bar.label, 44), va="bottom", fontsize=9.2, color=INK)
         axes.text(
-            longest * 1.01, y + 0.27, bar.total, va="bottom", ha="right", fontsize=8.5, color=MUTED
+            longest * 1.01, y + 0.27, bar.total, va="bottom", ha="right", fontsize=9.2, color=MUTED
         )
     axes.set_xlim(0, longest * 1.01)
     axes.set_ylim(-len(bars) + 0.62, 0.72)

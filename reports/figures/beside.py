@@ -51,7 +51,7 @@ def chart(subjects: Sequence[Subject], names: Sequence[str]) -> Chart | None:
             reach = max(reach, gain.value, row.promised or 1.0)
             if row.promised:
                 axes.plot([row.promised], [y], "o", mfc="none", color=colour, markersize=6)
-        axes.text(0, -number + 0.12, short(word, 44), fontsize=8.5, color=INK, va="bottom")
+        axes.text(0, -number + 0.12, short(word, 44), fontsize=9.2, color=INK, va="bottom")
     axes.axvline(1, color=MUTED, linewidth=0.8)
     axes.set_xlim(0, reach * 1.05)
     axes.set_ylim(-len(listed) + 0.3, 0.6)

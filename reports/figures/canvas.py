@@ -30,12 +30,12 @@ VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {
     colour: f"s{place}" for place, colour in enumerate(SERIES)
 }
 STYLE: Any = {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9,
-    "text.parse_math": False, "text.color": INK, "axes.labelcolor": MUTED, "axes.labelsize": 9,
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9.5,
+    "text.parse_math": False, "text.color": INK, "axes.labelcolor": MUTED, "axes.labelsize": 9.5,
     "axes.edgecolor": GRID, "axes.linewidth": 0.8, "axes.spines.top": False,
     "axes.spines.right": False, "axes.axisbelow": True, "axes.unicode_minus": False,
     "xtick.color": GRID, "ytick.color": GRID, "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5,
+    "ytick.labelcolor": MUTED, "xtick.labelsize": 9, "ytick.labelsize": 9,
     "grid.color": GRID, "grid.linewidth": 0.6, "svg.fonttype": "none", "pdf.fonttype": 42,
     "path.simplify": False, "figure.dpi": 72, "savefig.dpi": 200,
 }  # fmt: skip
@@ -99,11 +99,11 @@ def key(figure: Figure, entries: Sequence[tuple[str, str]], *, top: float) -> No
     width, height = figure.get_size_inches()
     x, y = 0.1, height - top
     for word, colour in entries:
-        reach = 0.24 + 0.075 * len(word)
+        reach = 0.24 + 0.081 * len(word)
         if x + reach > width:
             x, y = 0.1, y - 0.18
         figure.text(x / width, y / height, "■", color=colour, va="center", size=9)
-        figure.text((x + 0.14) / width, y / height, word, color=MUTED, va="center", size=8.5)
+        figure.text((x + 0.14) / width, y / height, word, color=MUTED, va="center", size=9.2)
         x += reach
 
 
@@ -111,7 +111,7 @@ def key_lines(entries: Sequence[tuple[str, str]]) -> int:
     """How many lines `key` takes."""
     lines, x = 1, 0.1
     for word, _ in entries:
-        reach = 0.24 + 0.075 * len(word)
+        reach = 0.24 + 0.081 * len(word)
         if x + reach > WIDTH:
             lines, x = lines + 1, 0.1
         x += reach

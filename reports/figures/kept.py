@@ -35,7 +35,7 @@ def positions(kept: Mapping[str, Sequence[Kept]]) -> Chart | None:
         if scores is not None:
             axes.stairs([s * BINS for s in scores], range(BINS + 1), color=SERIES[1], linewidth=1.4)
         axes.axhline(1, color=MUTED, linewidth=0.9, dashes=(4, 3))
-        axes.set_title(f"{short(method, 24)}: {bias(entries)}", loc="left", fontsize=8.5, color=INK)
+        axes.set_title(f"{short(method, 24)}: {bias(entries)}", loc="left", fontsize=9.2, color=INK)
         axes.set_xlim(0, BINS)
         axes.set_ylim(bottom=0)
         axes.locator_params(axis="y", nbins=3)
@@ -83,7 +83,7 @@ def over_picture(name: str, method: str, picture: Picture, kept: list[Kept]) -> 
             )
             axes.imshow(numpy.asarray(image), aspect="auto")
             axes.set_axis_off()
-            axes.set_title(caption(entry, view), loc="left", fontsize=8, color=MUTED, pad=3)
+            axes.set_title(caption(entry, view), loc="left", fontsize=8.6, color=MUTED, pad=3)
     return drawn
 
 

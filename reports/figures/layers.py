@@ -86,13 +86,13 @@ def _panel(drawn: Chart, axes: Axes, cell: Cell, promised: dict[int, float]) -> 
         )
     edges = [layer - 0.5 for layer in promised] + [max(promised) + 0.5]
     axes.stairs([s * 1e3 for s in promised.values()], edges, color=SERIES[1], linewidth=1.4)
-    axes.set_title(short(label(cell), 26), loc="left", fontsize=8.5, color=INK)
+    axes.set_title(short(label(cell), 26), loc="left", fontsize=9.2, color=INK)
     axes.set_xlim(-0.7, max(promised) + 0.7)
     axes.locator_params(axis="x", nbins=5, integer=True)
     axes.locator_params(axis="y", nbins=4)
     axes.grid(visible=True, axis="y")
     axes.text(
-        1.0, 0.97, "ms", transform=axes.transAxes, ha="right", va="top", fontsize=8, color=MUTED
+        1.0, 0.97, "ms", transform=axes.transAxes, ha="right", va="top", fontsize=8.6, color=MUTED
     )
 
 
@@ -123,7 +123,7 @@ def _steps(
     axes.grid(visible=True, axis="y")
     axes.spines["left"].set_color(GRID)
     axes.set_xlabel("decoder layer")
-    axes.set_title(unit, loc="left", fontsize=9, color=MUTED)
+    axes.set_title(unit, loc="left", fontsize=9.5, color=MUTED)
     return drawn
 
 

@@ -73,11 +73,11 @@ def _strip(drawn: Chart, axes: Axes, cell: Cell, start: float, span: float) -> N
     axes.set_yticks([])
     axes.grid(visible=True, axis="x")
     axes.locator_params(axis="x", nbins=6)
-    axes.set_title(short(label(cell), 44), loc="left", fontsize=8.5, color=INK, pad=2)
+    axes.set_title(short(label(cell), 44), loc="left", fontsize=9.2, color=INK, pad=2)
     for value, side in ((highest, "top"), (lowest, "bottom")):
         axes.text(
             1.015, (value - lowest + room) / (highest - lowest + 2 * room),
-            f"{units.milliseconds(value)} ms", transform=axes.transAxes, fontsize=8,
+            f"{units.milliseconds(value)} ms", transform=axes.transAxes, fontsize=8.6,
             color=MUTED, va="center" if highest - lowest > 0 else side,
         )  # fmt: skip
 
@@ -112,7 +112,7 @@ def _clocks(axes: Axes, cell: Cell, start: float) -> None:
     axes.plot(*zip(*known, strict=True), color=SERIES[2], linewidth=1)
     axes.set_ylim(min(clocks) * 0.97, max(clocks) * 1.03)
     axes.text(
-        1.015, 0.5, f"{median(clocks):,.0f} MHz", transform=axes.transAxes, fontsize=8,
+        1.015, 0.5, f"{median(clocks):,.0f} MHz", transform=axes.transAxes, fontsize=8.6,
         color=MUTED, va="center",
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MARKS = {"rows": "o", "maps": "s", "published": "D"}
 TICKS = (0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 MOST_LABELS = 10
-LINE = 11.5  # points that a label needs
+LINE = 12  # points that a label needs
 
 
 def chart(subject: Subject) -> Chart | None:
@@ -77,10 +77,10 @@ def _scale(axes: Axes, shown: Sequence[Row]) -> None:
     axes.plot([low / 2, high * 2], [low / 2, high * 2], color=MUTED, linewidth=1, dashes=(4, 3))
     axes.axhline(1, color=GRID, linewidth=1.2)
     axes.set_xlabel("promised by FLOPs")
-    axes.set_title("measured, end to end", loc="left", fontsize=9, color=MUTED)
+    axes.set_title("measured, end to end", loc="left", fontsize=9.5, color=MUTED)
     axes.text(
         0.93, 0.965, "promise kept", transform=axes.transAxes, ha="right", va="top",
-        color=MUTED, fontsize=8.5,
+        color=MUTED, fontsize=9.2,
     )  # fmt: skip
 
 
@@ -97,14 +97,14 @@ def _labels(axes: Axes, shown: Sequence[Row], subject: Subject) -> None:
         x, y = axes.transData.transform(at)
         words = f"{short(label(row.cell), 24)}  {units.percent(row.realised, 0)}"
         side = -1 if x - axes.bbox.x0 > axes.bbox.width * 0.45 else 1
-        near, far = x + side * 9, x + side * (9 + 5.2 * len(words))
+        near, far = x + side * 9, x + side * (9 + 5.6 * len(words))
         left, right, height = min(near, far), max(near, far), y
         while any(left < r and low < right and abs(height - h) < LINE for low, r, h in taken):
             height += 1
         taken.append((left, right, height))
         axes.annotate(
             words, at, xytext=(side * 9, height - y), textcoords="offset points", va="center",
-            ha="right" if side < 0 else "left", fontsize=8.5, color=INK,
+            ha="right" if side < 0 else "left", fontsize=9.2, color=INK,
             arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkB": 3}
             if height - y > 3 else None,
         )  # fmt: skip

@@ -82,5 +82,5 @@ def _roof(axes: Axes, peaks: Peaks, dtype: str, intensities: list[float]) -> Non
     axes.set_xlim(low, high)
     axes.annotate(
         f"{units.rate(peak)}, {units.bandwidth(bandwidth)}", (high, peak), xytext=(-4, 5),
-        textcoords="offset points", ha="right", fontsize=8.5, color=MUTED,
+        textcoords="offset points", ha="right", fontsize=9.2, color=MUTED,
     )  # fmt: skip

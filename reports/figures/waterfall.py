@@ -41,10 +41,10 @@ def chart(cell: Cell, told: Explanation, number: int) -> Chart:
         value = units.milliseconds(stop) if whole else _signed(stop - start)
         drawn.tip(bar, f"{word}: {value} ms{'. ' + about if about else ''}")
         axes.text(
-            -0.02 * longest, -place_, short(word, 26), ha="right", va="center", fontsize=8.5,
+            -0.02 * longest, -place_, short(word, 26), ha="right", va="center", fontsize=9.2,
             color=INK, fontweight="bold" if whole else "normal",
         )  # fmt: skip
-        axes.text(high + 0.015 * longest, -place_, value, va="center", fontsize=8.5, color=MUTED)
+        axes.text(high + 0.015 * longest, -place_, value, va="center", fontsize=9.2, color=MUTED)
     axes.set_xlim(min(0.0, *(level * 1e3 for level in levels)), longest * 1.02)
     axes.set_ylim(-count + 0.4, 0.6)
     axes.set_yticks([])

@@ -20,7 +20,7 @@ def environment(record: Record) -> list[tuple[str, str]]:
     rounds = {len({sample.round for sample in cell.samples}) for cell in record.cells}
     tokens = f"{request.before} + {request.visual} visual + {request.after}"
     pairs: list[tuple[str, Any]] = [
-        ("model", f"{model.name} ({model.architecture}), {model.source}, chosen: {model.reason}"),
+        ("model", f"{model.name} ({model.architecture}), {model.source}; {model.reason}"),
         ("parameters", f"{model.parameters / 1e6:,.0f} M, {model.layers} layers, {model.dtype}"),
         ("attention kernel", model.backend),
         ("request", f"{tokens} tokens, batch {request.batch}, {request.new_tokens} new tokens"),
