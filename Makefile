@@ -9,7 +9,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 METHODS ?= fastv sparsevlm mustdrop
 
-.PHONY: help compare test test-oldest check format lint types bench bench-gpu picture build clean
+.PHONY: help compare test test-oldest check format lint types bench bench-gpu figures build clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,17 +37,18 @@ types: $(VENV)/ready  ## static types, strict
 	mkdir -p build/types && ln -sfn ../.. build/types/tpprof
 	$(BIN)/mypy
 
-bench: $(VENV)/ready  ## what tpprof costs itself, and whether its intervals hold, side by side
+bench: $(VENV)/ready  ## what tpprof costs itself, whether its intervals hold, how long a report takes
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/aa.py
+	$(BIN)/python benchmarks/report_speed.py
 
 bench-gpu: $(VENV)/ready  ## Table 7 on llava-next-7b; saved under benchmarks/results
 	$(BIN)/tpprof compare $(METHODS) --model llava-next-7b --device cuda --keep 320 \
 		--attention rows,maps,published --runtime eager,graph --new-tokens 16 --phases \
 		--min-rounds 20 --max-seconds 300 --out benchmarks/results
 
-picture: $(VENV)/ready  ## the picture in the README, from a real run
-	$(BIN)/python benchmarks/picture.py docs/compare.svg
+figures: $(VENV)/ready  ## the pictures in README and docs, from a run now or from RECORD
+	$(BIN)/python benchmarks/picture.py docs $(if $(RECORD),--record $(RECORD))
 
 build: $(VENV)/ready  ## the wheel
 	$(BIN)/python -m build --wheel

@@ -1,4 +1,5 @@
-"""Render a saved record, or a fresh run, as the picture in the README: the real terminal output."""
+"""Draw the pictures of README and docs from a saved record, or a fresh run: the real terminal output
+and the real figures."""
 
 from __future__ import annotations
 
@@ -10,13 +11,16 @@ from pathlib import Path
 from rich.console import Console
 
 import tpprof
+from tpprof.reports.figures import layers, promise, stacks, waterfall
+from tpprof.reports.figures.canvas import save, style
 from tpprof.reports.files import load
+from tpprof.reports.subject import Subject
 from tpprof.reports.terminal import show
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path, help="the SVG to write")
+    parser.add_argument("out", type=Path, help="the folder of the pictures")
     parser.add_argument("--record", type=Path, help="a saved record; default: measure now")
     options = parser.parse_args()
     methods = ("fastv", "sparsevlm", "mustdrop")
@@ -24,7 +28,15 @@ def main() -> None:
     console = Console(width=160, record=True, file=io.StringIO())
     show(record, console)
     title = "tpprof compare " + " ".join(methods)
-    options.out.write_text(without_fonts(console.export_svg(title=title)))
+    terminal = without_fonts(console.export_svg(title=title))
+    (options.out / "compare.svg").write_text(terminal)
+    subject = Subject(record)
+    with style():
+        charts = [promise.chart(subject), stacks.phases(subject), layers.time(subject)]
+        charts += [waterfall.chart(*subject.explained[0], 0)] if subject.explained else []
+        for chart in charts:
+            if chart is not None:
+                save(chart, options.out, kinds=["svg"])
 
 
 def without_fonts(svg: str) -> str:

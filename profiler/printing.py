@@ -18,9 +18,13 @@ def show(record: Record, format_: Format, *, by_phase: bool) -> None:
     table of phases."""
     from ..reports import formats, phases, table, trust
 
+    if format_ is Format.table:
+        from ..reports.terminal import show
+
+        show(record, formats.console(), by_phase=by_phase)
+        return
     warnings = trust.warnings(record)
-    if format_ in (Format.json, Format.csv, Format.long, Format.latex):
-        # which a program reads, without lines of ours
+    if format_ is not Format.markdown:  # a program reads the rest, without lines of ours
         print("".join(f"! {warning}\n" for warning in warnings), end="", file=sys.stderr)
     source = phases if by_phase else table
     if format_ is Format.json:
@@ -32,13 +36,9 @@ def show(record: Record, format_: Format, *, by_phase: bool) -> None:
     elif format_ is Format.latex:
         headings, lines = source.texts(record)
         print(formats.as_latex(headings, lines, words=range(4 if by_phase else 2)), end="")
-    elif format_ is Format.markdown:
+    else:
         print("".join(f"> {warning}\n\n" for warning in warnings), end="")
         print(formats.as_markdown(*source.texts(record)), end="")
-    else:
-        from ..reports.terminal import show
-
-        show(record, formats.console(), by_phase=by_phase)
 
 
 def show_beside(records: Sequence[Record], names: Sequence[str], format_: Format) -> None:

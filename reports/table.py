@@ -47,11 +47,11 @@ def plain(record: Record) -> list[dict[str, Any]]:
     ]
 
 
-def texts(record: Record) -> tuple[list[str], list[list[str]]]:
-    """The table as texts: headings, and one line per row."""
-    listed = rows(record)
-    shown = [column for column in columns(record, listed) if column.shown]
-    return [column.heading for column in shown], [line(shown, row) for row in listed]
+def texts(record: Record, listed: list[Row] | None = None) -> tuple[list[str], list[list[str]]]:
+    """The table as texts: headings, and one line per row. listed: the rows, where known already."""
+    table = rows(record) if listed is None else listed
+    shown = [column for column in columns(record, table) if column.shown]
+    return [column.heading for column in shown], [line(shown, row) for row in table]
 
 
 def line(shown: list[Column], row: Row) -> list[str]:

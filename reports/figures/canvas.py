@@ -128,15 +128,20 @@ def svg(chart: Chart, salt: str) -> str:
     return _for_page(buffer.getvalue(), chart)
 
 
-def save(chart: Chart, folder: Path) -> list[Path]:
-    """Write the chart as PNG and PDF; returns the files."""
+UNDATED: dict[str, dict[str, Any]] = {
+    "png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None},
+}  # fmt: skip
+
+
+def save(chart: Chart, folder: Path, kinds: Sequence[str] = ("png", "pdf")) -> list[Path]:
+    """Write the chart in each of the kinds (png, pdf, svg); returns the files."""
     import matplotlib
 
-    files = [folder / f"{chart.name}.{kind}" for kind in ("png", "pdf")]
-    undated: list[dict[str, Any]] = [{"Software": None}, {"CreationDate": None}]
-    with matplotlib.rc_context({"pdf.compression": 9}):
-        for path, metadata in zip(files, undated, strict=True):
-            chart.figure.savefig(path, facecolor="white", metadata=metadata)
+    files = []
+    with matplotlib.rc_context({"svg.hashsalt": chart.name}):
+        for kind in kinds:
+            files.append(folder / f"{chart.name}.{kind}")
+            chart.figure.savefig(files[-1], facecolor="white", metadata=UNDATED[kind])
     return files
 
 
