@@ -1,5 +1,5 @@
-"""Draw the pictures of README and docs from a saved record, or a fresh run: the real terminal output
-and the real figures."""
+"""Draw the pictures of README and docs from a saved record, or a fresh run: what the terminal shows
+and the figures."""
 
 from __future__ import annotations
 

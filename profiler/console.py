@@ -146,6 +146,7 @@ def _journal(path: Path, record: Record, earlier: Record | None) -> files.Journa
 def _continued(earlier: Record, record: Record) -> Record:
     """The earlier record, to be gone on with for as long as the new run is asked to."""
     earlier.settings, earlier.complete = record.settings, False
+    earlier.picture = earlier.picture or record.picture
     for process in earlier.processes:
         if process.seconds is None and not process.outcome:
             process.outcome = "did not come to its end"

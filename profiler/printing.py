@@ -88,12 +88,15 @@ def write(
             html.write_text(render(records, names), encoding="utf-8")
             print(f"report: {html}", file=sys.stderr)
         if figures is not None:
-            from ..reports.figures.gallery import save_all
+            from ..reports.figures.gallery import save_all, save_beside
             from ..reports.subject import Subject
 
-            for record, name in zip(records, names, strict=True):
-                folder = figures if len(records) == 1 else figures / name.replace("/", "_")
-                written = save_all(Subject(record), folder)
+            subjects = [Subject(record) for record in records]
+            if len(records) > 1:
+                save_beside(subjects, names, figures)
+            for subject, name in zip(subjects, names, strict=True):
+                folder = figures if len(records) == 1 else figures / name
+                written = save_all(subject, folder)
                 print(f"figures: {len(written)} in {folder}", file=sys.stderr)
     except OSError as error:
         fail(f"{error.filename or html or figures}: {error.strerror or error}")

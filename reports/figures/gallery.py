@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..pictures import pruned
 from ..subject import Subject
-from . import kept, layers, order, promise, roofline, stacks, waterfall
+from . import beside, kept, layers, order, promise, roofline, stacks, waterfall
 from .canvas import Chart, save, style
 
 WATERFALLS = 6  # cells whose waterfall is drawn
@@ -34,6 +34,14 @@ def kept_tokens(subject: Subject) -> list[Chart]:
         for number, (method, cell) in enumerate(reversed(cells.items())):
             charts.append(kept.over_picture(f"kept-{number}", method, picture, cell.kept))
     return [chart for chart in charts if chart is not None]
+
+
+def save_beside(subjects: Sequence[Subject], names: Sequence[str], folder: Path) -> list[Path]:
+    """Write the figure of several records as PNG and PDF into `folder`; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with style():
+        chart = beside.chart(subjects, names)
+        return save(chart, folder) if chart else []
 
 
 def save_all(subject: Subject, folder: Path) -> list[Path]:

@@ -94,7 +94,7 @@ def _dots(axes: Axes, samples: list[Sample], start: float, dot: float, colour: s
         Path(corners, codes),
         edgecolor=colour,
         facecolor="none",
-        linewidth=3.4,
+        linewidth=4.4,
         capstyle="round",
         snap=False,
     )

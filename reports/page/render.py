@@ -32,10 +32,13 @@ class Run:
     file: str
 
 
-def render(records: Sequence[Record], names: Sequence[str]) -> str:
+def render(
+    records: Sequence[Record], names: Sequence[str], first: Sequence[Section] = ()
+) -> str:  # fmt: skip
     """The page for one record, or for several side by side; the same records give the same bytes.
 
-    names: what each record is called, in the order of `records`.
+    names: what each record is called, in the order of `records`. first: sections that are not of
+    one record, above all others.
     """
     import jinja2
 
@@ -50,9 +53,9 @@ def render(records: Sequence[Record], names: Sequence[str]) -> str:
             _run(subject, name, f"r{number}")
             for number, (subject, name) in enumerate(zip(subjects, names, strict=True))
         ]
-        beside = compared(subjects, names) if len(runs) > 1 else None
+        beside = [compared(subjects, names)] if len(runs) > 1 else []
     return environment.get_template("page.html.j2").render(
-        runs=runs, beside=beside,
+        runs=runs, first=[*first, *beside],
         warnings=side.warnings(records, names) if len(runs) > 1 else [],
         css=_source("page.css"), script=_source("page.js"),
         title=", ".join(names) if len(runs) > 1 else records[0].model.name,

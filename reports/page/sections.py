@@ -3,6 +3,7 @@ record has no data for it. To add one, write its function and list it in SECTION
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from .. import paper, phases, table, text, waterfall
@@ -13,8 +14,9 @@ from ..subject import Subject
 from ..summary import Row
 from .blocks import Field, Figure, Section, Table
 from .glossary import GLOSSARY
-from .surroundings import environment, everything
+from .surroundings import environment, everything, memory_texts
 
+PAPER = "The paper's Table 7, same budget: all of POPE; speed-ups and shares derived from it"
 PICTURES = 24  # of kept tokens
 Draw = Callable[[Subject], Chart | None]
 
@@ -38,9 +40,7 @@ def _table7(subject: Subject, salt: str) -> Section:
     tables = [Table([c.heading for c in shown], lines, words=2, sortable=True)]
     link, lead = None, "Table 7 of this run: time beside FLOPs."
     if paper.matches(record):
-        tables.append(
-            Table.of(*paper.texts(), caption="The paper's Table 7: all of POPE, same budget")
-        )
+        tables.append(Table.of(*paper.texts(), caption=PAPER))
         link = (paper.SOURCE, "the paper: Are We Solving the Right Problem?")
     return Section(
         id="table", title="Table 7", lead=lead, tables=tables, link=link,
@@ -116,7 +116,12 @@ def _layers(subject: Subject, salt: str) -> Section | None:
 
 
 def _memory(subject: Subject, salt: str) -> Section | None:
-    return _drawn(subject, salt, "memory", "Memory", "The peak of one request.", stacks.memory)
+    drawn = _drawn(subject, salt, "memory", "Memory", "The peak of one request.", stacks.memory)
+    if drawn is None:
+        return None
+    headings, lines = memory_texts(subject.cells)
+    folded = [Table.of(headings, lines, words=2, caption="Allocator, process, device and KV cache")]
+    return dataclasses.replace(drawn, folded=folded)
 
 
 def _order(subject: Subject, salt: str) -> Section | None:
@@ -136,10 +141,7 @@ def _roofline(subject: Subject, salt: str) -> Section | None:
     pruned = [cell for cell in subject.cells if cell.name != "vanilla"] or subject.cells
     headings, lines = waterfall.roofline_texts(subject.record, pruned)
     folded = [Table.of(headings, lines, words=2, caption="Measured time over its floor, by phase")]
-    return Section(
-        id=drawn.id, title=drawn.title, lead=drawn.lead, figures=drawn.figures, folded=folded,
-        notes=drawn.notes,
-    )  # fmt: skip
+    return dataclasses.replace(drawn, folded=folded)
 
 
 def _launches(subject: Subject, salt: str) -> Section | None:
@@ -154,10 +156,7 @@ def _launches(subject: Subject, salt: str) -> Section | None:
     by_phase = Table.of(
         phases.HEADINGS, phases.lines(listed), words=4, caption="Every phase of every cell"
     )
-    return Section(
-        id=drawn.id, title=drawn.title, lead=drawn.lead, figures=drawn.figures, folded=[by_phase],
-        notes=drawn.notes,
-    )  # fmt: skip
+    return dataclasses.replace(drawn, folded=[by_phase])
 
 
 def _kept(subject: Subject, salt: str) -> Section | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from .. import units
-from ..record import Record
+from ..record import Cell, Record
 from .blocks import Table
 
 
@@ -55,6 +56,26 @@ def everything(record: Record) -> Table:
     }
     lines = [[name, _said(value)] for part in parts for name, value in _flat(part, parts[part])]
     return Table.of(["what", "value"], lines, words=2, caption="All that the record says of it")
+
+
+def memory_texts(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a line per cell: peaks as each counter saw them, the allocator's by phase, and
+    the KV cache after prefill and after decode."""
+    phases = list(dict.fromkeys(phase for c in cells for phase in c.memory.allocator_by_phase))
+    headings = ["method", "attention", "allocator", "process", "device",
+                *(f"allocator\nin {phase}" for phase in phases),
+                "KV MB\nprefill", "KV MB\ndecode"]  # fmt: skip
+    lines = []
+    for cell in cells:
+        memory = cell.memory
+        peaks = [memory.allocator, memory.resident, memory.device]
+        peaks += [memory.allocator_by_phase.get(phase) for phase in phases]
+        caches = [sum(cell.kv_bytes_prefill) or None, sum(cell.kv_bytes_decode) or None]
+        lines.append([
+            cell.method, cell.attention if cell.reads_attention else "-",
+            *map(units.gibibytes, peaks), *map(units.megabytes, caches),
+        ])  # fmt: skip
+    return headings, lines
 
 
 def _flat(name: str, value: Any) -> list[tuple[str, Any]]:
