@@ -43,7 +43,14 @@ def draw(
             (piece,) = axes.barh(y, value, left=left, height=0.42, color=colour, linewidth=0)
             drawn.tip(piece, f"{bar.label}: {word} {text(value)}")
             left += value
-        axes.text(0, y + 0.27, short(bar.label, 44), va="bottom", fontsize=9.2, color=INK)
+        axes.text(
+            0,
+            y + 0.27,
+            short(bar.label, max(16, 48 - len(bar.total))),
+            va="bottom",
+            fontsize=9.2,
+            color=INK,
+        )
         axes.text(
             longest * 1.01, y + 0.27, bar.total, va="bottom", ha="right", fontsize=9.2, color=MUTED
         )

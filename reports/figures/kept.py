@@ -52,7 +52,7 @@ def bias(entries: Sequence[Kept]) -> str:
     shift, apart = offset(entries), divergence(entries)
     if shift is None or apart is None:
         return "no token has a place"
-    return f"offset {shift:+.2f}, divergence {apart:.2f} bit"
+    return f"offset {round(shift, 2) + 0.0:+.2f}, divergence {apart:.2f} bit"
 
 
 def over_picture(name: str, method: str, picture: Picture, kept: list[Kept]) -> Chart | None:

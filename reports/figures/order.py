@@ -39,13 +39,13 @@ def chart(subject: Subject) -> Chart | None:
     for number, cell in enumerate(shown):
         above = 0.5 + number * step
         below = 0.45 + (len(shown) - 1 - number) * step
-        axes = place(figure, 0.1, below + (CLOCK if clocked else 0), 0.62, above)
+        axes = place(figure, 0.1, below + (CLOCK if clocked else 0), 0.76, above)
         _strip(drawn, axes, cell, start, span)
         axes.set_xlim(-0.02 * span, 1.02 * span)
         last = number == len(shown) - 1
         axes.tick_params(labelbottom=last and not clocked)
         if clocked:
-            under = place(figure, 0.1, below, 0.62, above + STRIP - 0.2)
+            under = place(figure, 0.1, below, 0.76, above + STRIP - 0.2)
             _clocks(under, cell, start)
             under.set_xlim(axes.get_xlim())
             under.tick_params(labelbottom=last)

@@ -64,7 +64,8 @@ def _promise(subject: Subject, salt: str) -> Section | None:
     lead = (
         "Each point is a method: right is what its FLOPs promise, up is what the clock says. On "
         "the dashed line the promise is kept. The percentage is the share of the promised saving "
-        "of time that came true."
+        "of time that came true. Circles: rows, or no attention read; squares: maps; diamonds: "
+        "published."
     )
     return _drawn(subject, salt, "promise", "Promise and clock", lead, promise.chart)
 
