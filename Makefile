@@ -9,7 +9,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 METHODS ?= fastv sparsevlm mustdrop
 
-.PHONY: help compare test test-oldest check format lint types bench bench-gpu picture table7 build clean
+.PHONY: help compare test test-oldest check format lint types bench bench-gpu figures table7 build clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,10 +37,11 @@ types: $(VENV)/ready  ## static types, strict
 	mkdir -p build/types && ln -sfn ../.. build/types/tpprof
 	$(BIN)/mypy
 
-bench: $(VENV)/ready  ## what tpprof costs itself, whether its intervals hold and its floors bear
+bench: $(VENV)/ready  ## what tpprof costs itself, whether its intervals and its floors hold
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/aa.py
 	$(BIN)/python benchmarks/floors.py
+	$(BIN)/python benchmarks/report_speed.py
 
 bench-gpu: $(VENV)/ready  ## Table 7 on llava-next-7b; saved under benchmarks/results
 	$(BIN)/tpprof calibrate --device cuda
@@ -48,11 +49,11 @@ bench-gpu: $(VENV)/ready  ## Table 7 on llava-next-7b; saved under benchmarks/re
 		--attention rows,maps,published --runtime eager,graph --new-tokens 16 --phases \
 		--min-rounds 20 --max-seconds 300 --out benchmarks/results
 
-picture: $(VENV)/ready  ## the pictures in the README, from a real run
-	$(BIN)/python benchmarks/picture.py docs
+figures: $(VENV)/ready  ## the pictures in README and docs, from a run now or from RECORD
+	$(BIN)/python benchmarks/picture.py docs $(if $(RECORD),--record $(RECORD))
 
 table7: $(VENV)/ready  ## the paper's Table 7 beside ours, as Markdown
-	$(BIN)/python benchmarks/table7.py
+	$(BIN)/python benchmarks/table7.py $(if $(RECORD),--record $(RECORD))
 
 build: $(VENV)/ready  ## the wheel
 	$(BIN)/python -m build --wheel

@@ -1,4 +1,5 @@
-"""Render a saved record, or a fresh run, as the pictures in the README: real terminal output."""
+"""Draw the pictures of README and docs from a saved record, or a fresh run: what the terminal shows
+and the figures."""
 
 from __future__ import annotations
 
@@ -12,8 +13,12 @@ from rich.console import Console
 
 import tpprof
 from tpprof.reports import terminal, waterfall
+from tpprof.reports.figures import layers, promise, stacks
+from tpprof.reports.figures import waterfall as falls
+from tpprof.reports.figures.canvas import save, style
 from tpprof.reports.files import load
 from tpprof.reports.record import Record
+from tpprof.reports.subject import Subject
 
 METHODS = ("fastv", "sparsevlm", "mustdrop")
 EXPLAINED = "fastv"
@@ -21,7 +26,7 @@ EXPLAINED = "fastv"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where compare.svg and explain.svg go")
+    parser.add_argument("out", type=Path, help="the folder of the pictures")
     parser.add_argument("--record", type=Path, help="a saved record; default: measure now")
     options = parser.parse_args()
     record = load(options.record) if options.record else tpprof.compare(METHODS)
@@ -29,11 +34,18 @@ def main() -> None:
     def draw(name: str, title: str, show: Callable[[Record, Console], None], width: int) -> None:
         console = Console(width=width, record=True, file=io.StringIO())
         show(record, console)
-        (options.folder / name).write_text(without_fonts(console.export_svg(title=title)))
+        (options.out / name).write_text(without_fonts(console.export_svg(title=title)))
 
     draw("compare.svg", "tpprof compare " + " ".join(METHODS), terminal.show, 160)
     title = f"tpprof explain RUN.json {EXPLAINED}"
     draw("explain.svg", title, lambda r, c: waterfall.show(r, c, EXPLAINED), 150)
+    subject = Subject(record)
+    with style():
+        charts = [promise.chart(subject), stacks.phases(subject), layers.time(subject)]
+        charts += [falls.chart(*subject.explained[0], 0)] if subject.explained else []
+        for chart in charts:
+            if chart is not None:
+                save(chart, options.out, kinds=["svg"])
 
 
 def without_fonts(svg: str) -> str:

@@ -39,6 +39,16 @@ def count(device: Any, request: Callable[[Lap], object]) -> Result:
 
 def trace(device: Any, request: Callable[[Lap], object]) -> list[Event]:
     """The events of one request, in the format of chrome://tracing; every lap is a mark."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        export(device, request, path)
+        events: list[Event] = json.loads(path.read_bytes())["traceEvents"]
+    return [event for event in events if event.get("ph") == "X"]
+
+
+def export(device: Any, request: Callable[[Lap], object], path: Path) -> None:
+    """Run `request` once under torch.profiler and write its Chrome trace, for ui.perfetto.dev; a
+    file whose name ends in .gz is compressed."""
     from torch.profiler import ProfilerActivity, profile, record_function
 
     def lap(phase: str, part: str, index: int | None = None) -> None:
@@ -55,11 +65,7 @@ def trace(device: Any, request: Callable[[Lap], object]) -> list[Event]:
             import torch
 
             torch.cuda.synchronize(device)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        profiled.export_chrome_trace(str(path))
-        events: list[Event] = json.loads(path.read_bytes())["traceEvents"]
-    return [event for event in events if event.get("ph") == "X"]
+    profiled.export_chrome_trace(str(path))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from ..methods.core.context import Lap, no_lap
@@ -21,6 +22,7 @@ from .clock import Stopwatch, Timing, now, on_device, unix_time, wait_for
 from .gpu import Gpu, energy_per_request
 from .models.model import Model
 from .sampler import Sampler
+from .tokens import selections
 from .workload import Preparation
 
 SETTLED = 0.02  # warm-up ends when the last three requests lie this close together
@@ -32,7 +34,9 @@ COMPILED_WARMUPS = 4  # requests that may compile, capture or recompile
 class Bench:
     """A model, a request, the clock, and what watches the device. Use it as a context manager."""
 
-    def __init__(self, model: Model, prepare: Preparation) -> None:
+    def __init__(self, model: Model, prepare: Preparation, *, tokens: bool = False) -> None:
+        """tokens: keep which visual tokens each cell keeps."""
+        self.tokens = tokens
         self.model = model
         self.prepare = prepare
         self.device = model.device
@@ -87,6 +91,8 @@ class Bench:
             cell.saved.warmups = cell.saved.warmups or times
             cell.saved.memory = schema.Memory(**vars(peak))
             keep_counts(cell, trace, self.model, self.prepare.request)
+            if self.tokens:
+                cell.saved.kept = selections(trace, self.prepare.request.visual)
 
     def settle(self, cell: Cell) -> None:
         """One more untimed request, behind the warm-ups of all cells: capturing a graph empties
@@ -133,6 +139,14 @@ class Bench:
             cell.saved.activity, cell.saved.kernels = counted
         except Exception as error:
             cell.saved.missing["activity"] = first_line(error)
+
+    def trace(self, cell: Cell, path: Path) -> None:
+        """Write the Chrome trace of one request, which the profiler slows down; where it fails,
+        the reason is kept."""
+        try:
+            activity.export(self.device, functools.partial(self.request, cell), path)
+        except Exception as error:
+            cell.saved.missing["trace"] = first_line(error)
 
     def request(self, cell: Cell, lap: Lap) -> Trace:
         """One request from picture to last token."""

@@ -28,6 +28,9 @@ def show(device: str | None, format_: str) -> None:
     if format_ == "markdown":
         print(formats.as_markdown(headings, rows), end="")
         return
+    if format_ == "latex":
+        print(formats.as_latex(headings, rows), end="")
+        return
     console = formats.console()
     threads = f", {peaks.threads} threads" if peaks.threads else ""
     console.print(f"{peaks.device}{threads}, torch {peaks.torch}", markup=False, highlight=False)

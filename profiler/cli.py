@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,11 +16,14 @@ from .options import (
     DeviceOption,
     DtypeOption,
     EqualizeOption,
+    FiguresOption,
     Format,
     FormatOption,
     ForMemoryOption,
     ForSpeedupOption,
+    HtmlOption,
     ImageOption,
+    ImagesOption,
     IsolateOption,
     KeepOption,
     LayoutOption,
@@ -46,16 +49,16 @@ from .options import (
     SweepOption,
     TargetOption,
     TextOption,
+    TokensOption,
+    TraceOption,
     VisualOption,
     WorkloadOption,
+    check_trace,
     fail,
     share,
     wanted_of,
     workload_of,
 )
-
-if TYPE_CHECKING:
-    from ..reports.record import Record
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -97,6 +100,10 @@ def compare(
     backend: BackendOption = "sdpa",
     seed: SeedOption = 0,
     out: OutOption = Path("runs"),
+    tokens: TokensOption = False,
+    trace: TraceOption = None,
+    html: HtmlOption = None,
+    figures: FiguresOption = None,
     format_: FormatOption = Format.table,
 ) -> None:
     """Measure methods side by side and print Table 7: time beside FLOPs."""
@@ -107,6 +114,7 @@ def compare(
         batch_size, seed,
     )  # fmt: skip
     from ..reports.record import Settings
+    from . import printing
     from .console import measure
     from .rounds import check
     from .worker import Job
@@ -116,19 +124,22 @@ def compare(
         attention=attention.split(","), runtimes=runtime.split(","), keep=keep,
         equalize=equalize is not None, isolate=isolate, samples=samples,
         target=share("--target-ci", target_ci), min_rounds=min_rounds, max_rounds=max_rounds,
-        max_seconds=max_seconds, seed=seed, plugins=plugin or [],
+        max_seconds=max_seconds, seed=seed, plugins=plugin or [], tokens=tokens,
     )  # fmt: skip
     if rounds is not None and rounds < 1:
         fail(f"--rounds must be at least 1, not {rounds}")
     if rounds is not None:
         measured.min_rounds, measured.max_rounds, measured.max_seconds = rounds, rounds, None
+    check_trace(trace, isolate=isolate)
+    printing.can_write(html, figures)
     job = Job(
         methods=methods, model=model, device=device, dtype=dtype, backend=backend,
         workload=describe(settings), settings=check(measured),
         command=shlex.join(["tpprof", *sys.argv[1:]]),
     )  # fmt: skip
-    outcome = measure(job, out, resume=resume)
-    _print(outcome.record, format_, by_phase=phases)
+    outcome = measure(job, out, resume=resume, trace=trace)
+    printing.show(outcome.record, format_, by_phase=phases)
+    printing.write([outcome.record], [outcome.path.stem], html, figures)
     print(f"record: {outcome.path}", file=sys.stderr)
     if any(cell.explanation for cell in outcome.record.cells):
         again = shlex.join(["tpprof", "explain", str(outcome.path)])
@@ -138,14 +149,60 @@ def compare(
 
 @app.command()
 def report(
-    file: Annotated[Path, typer.Argument(help="A record that `tpprof compare` saved.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Records that `tpprof compare` saved; several: compared.")
+    ],
     format_: FormatOption = Format.table,
     phases: PhasesOption = False,
+    html: HtmlOption = None,
+    figures: FiguresOption = None,
 ) -> None:
-    """Print a saved record again, or what a run that did not end has measured."""
-    from ..reports.files import load
+    """Print saved records again, or what a run that did not end has measured; several side by
+    side."""
+    from ..reports import files as saved
+    from ..reports import side
+    from . import printing
 
-    _print(load(file), format_, by_phase=phases)
+    records, names = [saved.load(file) for file in files], side.names_of(files)
+    printing.can_write(html, figures)
+    if len(records) == 1:
+        printing.show(records[0], format_, by_phase=phases)
+    else:
+        printing.show_beside(records, names, format_)
+    printing.write(records, names, html, figures)
+
+
+@app.command("tokens")
+def show_tokens(
+    methods: Methods,
+    image: ImagesOption = None,
+    model: ModelOption = None,
+    keep: KeepOption = None,
+    attention: Annotated[str, typer.Option(help="rows, maps or published.")] = "rows",
+    image_size: SizeOption = "672x672",
+    prompt: PromptOption = None,
+    layout: LayoutOption = "flat",
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    seed: SeedOption = 0,
+    plugin: PluginOption = None,
+    out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("runs/tokens"),
+    format_: FormatOption = Format.table,
+) -> None:
+    """Draw which visual tokens methods keep of pictures, and how unevenly; nothing is timed."""
+    settings = workload_of(
+        "pope", None, image_size, prompt, None, layout, None, 1, 1, seed,
+    )  # fmt: skip
+    from . import printing, tokens_table
+    from .tokens import Look
+
+    printing.known(format_, "tokens", [Format.long])
+    printing.can_write(None, out)
+    look = Look(
+        methods, images=image or [""], workload=settings, model=model, keep=keep,
+        attention=attention, device=device, dtype=dtype, seed=seed, plugins=plugin or [],
+    )  # fmt: skip
+    tokens_table.show(look.seen(), look.pictures, out, format_)
 
 
 @app.command()
@@ -160,7 +217,9 @@ def explain(
     """Show where the time between the FLOPs promise and the clock went, and what to do."""
     from ..reports import formats, waterfall
     from ..reports.files import load
+    from .printing import known
 
+    known(format_, "explain", [Format.long])
     record = load(file)
     if format_ is Format.json:
         print(formats.as_json(waterfall.plain(record, method)), end="")
@@ -168,6 +227,9 @@ def explain(
         print(formats.as_csv(waterfall.flat(record, method)), end="")
     elif format_ is Format.markdown:
         print(waterfall.markdown(record, method), end="")
+    elif format_ is Format.latex:
+        found = waterfall.chosen(record, method)
+        print(formats.as_latex(*waterfall.side_by_side(found)), end="")
     else:
         waterfall.show(record, formats.console(), method, by_layer=layers)
 
@@ -195,7 +257,9 @@ def flops(
 ) -> None:
     """Plan tokens, FLOPs, bytes, memory and the least time, without GPU or weights."""
     from ..methods.core.plugins import load_plugins
+    from .printing import known
 
+    known(format_, "flops", [Format.long])
     load_plugins(plugin or [])
     settings = workload_of(
         "pope", None, image_size, None, text_tokens, layout, visual_tokens, new_tokens,
@@ -225,7 +289,9 @@ def calibrate_device(
 ) -> None:
     """Measure what this device can do at best, for the roofline; kept for later runs."""
     from .calibration_table import show
+    from .printing import known
 
+    known(format_, "calibrate", [Format.long])
     show(device, format_.value)
 
 
@@ -285,25 +351,3 @@ def main() -> None:
         if isinstance(error, (InputError, RecordError)):
             fail(str(error))
         raise
-
-
-def _print(record: Record, format_: Format, *, by_phase: bool) -> None:
-    """The table of methods; `by_phase`: for people beside it, for machines instead of it, the
-    table of phases."""
-    from ..reports import formats, phases, table, trust
-
-    warnings = trust.warnings(record)
-    if format_ in (Format.json, Format.csv):  # which a program reads, without lines of ours
-        print("".join(f"! {warning}\n" for warning in warnings), end="", file=sys.stderr)
-    source = phases if by_phase else table
-    if format_ is Format.json:
-        print(formats.as_json(source.plain(record)), end="")
-    elif format_ is Format.csv:
-        print(formats.as_csv(source.plain(record)), end="")
-    elif format_ is Format.markdown:
-        print("".join(f"> {warning}\n\n" for warning in warnings), end="")
-        print(formats.as_markdown(*source.texts(record)), end="")
-    else:
-        from ..reports.terminal import show
-
-        show(record, formats.console(), by_phase=by_phase)

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from ..methods import Method, parse, with_keep
@@ -26,6 +27,7 @@ from .equalize import equalize
 from .models.load import default_name, load
 from .models.model import Model
 from .rounds import Progress
+from .tokens import picture
 from .workload import Preparation, Workload, describe, make_workload
 
 ISOLATED_WARMUPS = 2  # a fresh process is colder than its first request shows
@@ -34,7 +36,8 @@ ISOLATED_WARMUPS = 2  # a fresh process is colder than its first request shows
 class Comparison:
     """A model, a workload and the cells to measure; `record` holds what is measured so far.
 
-    With a journal, each thing that becomes known is a line of it at once.
+    With a journal, each thing that becomes known is a line of it at once. With a trace, one request
+    of the first method is traced into that file when the rounds are over.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Comparison:
         self.cells = make_cells(chosen, policies, runtimes, request, self.model)
         self.record = self._record(reason, command)
         self.journal: files.Journal | None = None
+        self.trace: Path | None = None
 
     def adopt(self, record: schema.Record) -> None:
         """Go on with `record`, of an earlier run or another process of the same configuration."""
@@ -128,6 +132,13 @@ class Comparison:
                 if cell.alive:
                     measure(cell)
                 self._write_cell(number)
+        alive = [number for number in wanted if self.cells[number].alive]
+        if self.trace is not None and alive:
+            pruned = [number for number in alive if self.cells[number].method.name != "vanilla"]
+            chosen = (pruned or alive)[0]
+            tell(f"trace of {name(self.cells[chosen].saved)}", 0, 1)
+            bench.trace(self.cells[chosen], self.trace)
+            self._write_cell(chosen)
 
     def _rounds(self, bench: Bench, process: int, tell: Progress) -> None:
         began, first, number = now(), rounds.complete(self.record), rounds.begun(self.record)
@@ -161,7 +172,7 @@ class Comparison:
         self, cell: int | None = None, number: int | None = None
     ) -> Iterator[tuple[Bench, int]]:
         """A bench, and the number of this process in the record."""
-        with Bench(self.model, self.prepare) as bench:
+        with Bench(self.model, self.prepare, tokens=self.settings.tokens) as bench:
             process, index = bench.joined(cell, number), len(self.record.processes)
             self.record.processes.append(process)
             self._write(files.Joined(index=index, process=process))
@@ -220,6 +231,7 @@ class Comparison:
             settings=self.settings,
             cells=[cell.saved for cell in self.cells],
             peaks=cached(model.device),
+            picture=picture(model, self.prepare) if self.settings.tokens else None,
         )
 
 

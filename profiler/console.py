@@ -36,10 +36,13 @@ class Outcome:
     code: int
 
 
-def measure(job: Job, out: Path, *, resume: bool = False) -> Outcome:
+def measure(
+    job: Job, out: Path, *, resume: bool = False, trace: Path | None = None
+) -> Outcome:  # fmt: skip
     """Do the job. Every sample is in the journal beside the record as soon as it is taken; the
     record takes the journal's place when the run ends, by itself, by Ctrl-C or by SIGTERM.
 
+    trace: where the Chrome trace of one request goes; not with isolated cells.
     Exit codes: 0, 1 if a cell failed, 130 for Ctrl-C, 143 for SIGTERM. Raises InputError.
     """
     comparison = None if job.settings.isolate else job.calibrated()
@@ -64,7 +67,7 @@ def measure(job: Job, out: Path, *, resume: bool = False) -> Outcome:
                 if comparison is None:
                     isolate.run(job, journal, record, tell)
                 else:
-                    comparison.journal = journal
+                    comparison.journal, comparison.trace = journal, trace
                     comparison.adopt(record)
                     comparison.run(tell)
         except KeyboardInterrupt as stopped:
@@ -72,6 +75,8 @@ def measure(job: Job, out: Path, *, resume: bool = False) -> Outcome:
     record = files.load(path)
     attach(record)
     journal.finish(record, path)
+    if trace is not None and not trace.exists():
+        print(f"no trace: nothing was left to measure, or it failed ({path})", file=sys.stderr)
     failed = any(cell.error for cell in record.cells)
     return Outcome(record, path, code or int(failed))
 
@@ -145,6 +150,7 @@ def _journal(path: Path, record: Record, earlier: Record | None) -> files.Journa
 def _continued(earlier: Record, record: Record) -> Record:
     """The earlier record, to be gone on with for as long as the new run is asked to."""
     earlier.settings, earlier.complete = record.settings, False
+    earlier.picture = earlier.picture or record.picture
     for process in earlier.processes:
         if process.seconds is None and not process.outcome:
             process.outcome = "did not come to its end"

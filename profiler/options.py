@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 
 class Format(str, Enum):
-    """How a record is printed."""
+    """How a record is printed; `long` is CSV, one row for every sample, phase and method."""
 
     table = "table"
     json = "json"
     csv = "csv"
     markdown = "markdown"
+    latex = "latex"
+    long = "long"
 
 
 ModelOption = Annotated[
@@ -33,7 +35,27 @@ KeepOption = Annotated[
 Methods = Annotated[
     list[str], typer.Argument(help="Spec strings: fastv, sparsevlm:version=1.5, fastv:keep=320")
 ]
-FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print the result.")]
+FormatOption = Annotated[
+    Format,
+    typer.Option("--format", "-f", help="How to print the result; long: CSV, sample by sample."),
+]
+HtmlOption = Annotated[
+    Path | None, typer.Option("--html", help="Write the report as one HTML file too.")
+]
+FiguresOption = Annotated[
+    Path | None, typer.Option("--figures", help="Write its figures as PNG and PDF here too.")
+]
+TraceOption = Annotated[
+    Path | None,
+    typer.Option("--trace", help="Trace one request of the first method (.json, .json.gz)."),
+]
+ImagesOption = Annotated[
+    list[str] | None,
+    typer.Option("--image", help="Picture, once or more; default: matplotlib's sample."),
+]
+TokensOption = Annotated[
+    bool, typer.Option("--tokens", help="Keep which tokens stay, and a small copy of the picture.")
+]
 ImageOption = Annotated[str | None, typer.Option(help="Picture; default: matplotlib's sample.")]
 SizeOption = Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels the picture is resized to.")]
 PromptOption = Annotated[str | None, typer.Option(help="Question (needs a tokenizer).")]
@@ -167,6 +189,19 @@ def wanted_of(sweep: str | None, speedup: str | None, memory: str | None) -> Wan
         scales = {"tib": 2.0**40, "gib": 2.0**30, "mib": 2.0**20, "tb": 1e12, "gb": 1e9, "mb": 1e6}
         return Wanted(memory_bytes=_positive("--for-memory", memory, scales, "24GiB or 24GB"))
     return None
+
+
+def check_trace(trace: Path | None, *, isolate: bool) -> None:
+    """Fail before anything is measured where no trace could be written."""
+    if trace is None:
+        return
+    if isolate:
+        fail("--trace needs a run in one process: leave --isolate out")
+    if not trace.name.endswith((".json", ".json.gz")):
+        fail(f"--trace {trace}: give a .json or .json.gz file")
+    if trace.is_dir() or not trace.parent.is_dir():
+        fail(f"--trace {trace}: no such folder, or a folder itself")
+    trace.unlink(missing_ok=True)
 
 
 def _positive(option: str, text: str, scales: dict[str, float], example: str) -> float:

@@ -18,7 +18,7 @@ from .planning import Planned
 def show(
     table: list[Planned], format_: str, peaks: Peaks | None, conventions: list[Convention]
 ) -> None:
-    """Print the plan as a table, JSON, CSV or Markdown."""
+    """Print the plan as a table, JSON, CSV, Markdown or LaTeX."""
     if format_ == "json":
         print(formats.as_json([_plain(row) for row in table]), end="")
         return
@@ -28,6 +28,9 @@ def show(
     headings, lines = texts(table, peaks, conventions)
     if format_ == "markdown":
         print(formats.as_markdown(headings, lines), end="")
+        return
+    if format_ == "latex":
+        print(formats.as_latex(headings, lines, words=(0, 1)), end="")
         return
     console = formats.console()
     console.print(formats.as_table(headings, lines, words=(0, 1)))

@@ -1,4 +1,4 @@
-"""Plain rows and texts as JSON, CSV, Markdown or an aligned table."""
+"""Plain rows and texts as JSON, CSV, Markdown, LaTeX or an aligned table."""
 
 from __future__ import annotations
 
@@ -34,6 +34,27 @@ def as_markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(map(_escaped, line)) + " |\n" for line in table)
 
 
+def as_latex(
+    headings: Sequence[str], lines: Sequence[Sequence[str]], words: Collection[int] = (0,)
+) -> str:
+    """A LaTeX table for the package booktabs; the columns `words` hold text, the others numbers.
+
+    A heading of two lines becomes two rows of headings.
+    """
+    split = [[*heading.split("\n"), ""][:2] for heading in headings]
+    first, second = ([_for_latex(pair[row]) for pair in split] for row in (0, 1))
+    heads = [first, second] if any(second) else [first]
+    columns = "".join("l" if number in words else "r" for number in range(len(headings)))
+    body = [[_for_latex(text) for text in line] for line in lines]
+    rows = [" & ".join(line) + r" \\" for line in heads]
+    rows += [r"\midrule", *(" & ".join(line) + r" \\" for line in body)]
+    inner = "\n".join(rows)
+    return (
+        f"% \\usepackage{{booktabs}}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{inner}\n"
+        "\\bottomrule\n\\end{tabular}\n"
+    )
+
+
 def as_table(
     headings: Sequence[str], lines: Sequence[Sequence[str | Text]], words: Collection[int] = (0,)
 ) -> Table:
@@ -50,6 +71,18 @@ def as_table(
 def console(width: int = 220) -> Console:
     """A page wide enough for any table: a narrower terminal wraps its lines, and cuts nothing."""
     return Console(width=max(width, Console().width))
+
+
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "\n": " ",
+    "\r": " ",
+}  # fmt: skip
+
+
+def _for_latex(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in text)
 
 
 def _escaped(text: str) -> str:

@@ -1,29 +1,75 @@
-"""Table 7 of "Token Pruning in Multimodal Large Language Models: Are We Solving the Right Problem?"
-(arXiv 2502.11501), as printed: LLaVA-NeXT-7B on POPE, 2880 visual tokens and a budget of 320."""
+"""Table 7 of the paper, to stand beside a run of the same model and budget.
+
+Efficiency on POPE with LLaVA-NeXT-7B at 320 of 2880 visual tokens: "Token Pruning in Multimodal
+Large Language Models: Are We Solving the Right Problem?", https://arxiv.org/abs/2502.11501.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from . import units
+from .record import Record
+
+SOURCE = "https://arxiv.org/abs/2502.11501"
+MODEL, VISUAL, KEPT = "llava-next-7b", 2880, 320
+
 
 @dataclass(frozen=True)
-class PaperRow:
-    """A row as printed. seconds: wall time of the whole benchmark (8910 questions by our count).
-    flops_share: of vanilla's, by an unstated convention. kv_bytes: of the visual tokens alone.
-    pope_f1: percent."""
+class Published:
+    """A row as published. seconds: all of POPE. flops: share of vanilla's. kv_bytes: of one
+    request. f1: on POPE, percent."""
 
     method: str
-    visual_tokens: int
-    seconds: int
-    flops_share: float
+    visual: int
+    seconds: float
+    flops: float
     kv_bytes: float
-    pope_f1: float
+    f1: float
+
+    @property
+    def speedup(self) -> float:
+        return TABLE7[0].seconds / self.seconds
+
+    @property
+    def realised(self) -> float | None:
+        """(1 - T / T0) / (1 - F / F0), as in summary.Row."""
+        return (1 - 1 / self.speedup) / (1 - self.flops) if self.flops < 1 else None
 
 
-MODEL, VISUAL, BUDGET = "llava-next-7b", 2880, 320
 TABLE7 = (
-    PaperRow("vanilla", 2880, 36 * 60 + 16, 1.0, 1512.1e6, 86.5),
-    PaperRow("fastv", 320, 18 * 60 + 17, 0.128, 168.0e6, 78.3),
-    PaperRow("sparsevlm", 320, 23 * 60 + 11, 0.156, 168.0e6, 82.3),
-    PaperRow("mustdrop", 320, 23 * 60 + 40, 0.115, 168.0e6, 82.1),
+    Published("vanilla", 2880, 2176, 1.0, 1512.1e6, 86.5),
+    Published("fastv", 320, 1097, 0.128, 168.0e6, 78.3),
+    Published("sparsevlm", 320, 1391, 0.156, 168.0e6, 82.3),
+    Published("mustdrop", 320, 1420, 0.115, 168.0e6, 82.1),
 )
+HEADINGS = (
+    "method", "visual\ntokens", "POPE\ns", "speed-up\nmeasured", "speed-up\npromised",
+    "realised\nshare", "FLOPs", "KV MB", "POPE F1",
+)  # fmt: skip
+
+
+def matches(record: Record) -> bool:
+    """Whether the run has the model and the budget of the paper: 2880 visual tokens to 320."""
+    if record.model.name != MODEL or record.request.visual != VISUAL:
+        return False
+    return any(_budget(cell.visual_per_layer) for cell in record.cells if cell.name != "vanilla")
+
+
+def texts() -> tuple[list[str], list[list[str]]]:
+    """The paper's rows in the columns of ours."""
+    lines = [
+        [
+            row.method, str(row.visual), f"{row.seconds:,.0f}", units.times(row.speedup),
+            units.times(1 / row.flops), units.percent(row.realised, 0), units.percent(row.flops),
+            units.megabytes(row.kv_bytes), f"{row.f1:.1f}",
+        ]
+        for row in TABLE7
+    ]  # fmt: skip
+    return list(HEADINGS), lines
+
+
+def _budget(counts: list[int]) -> bool:
+    """Whether counts per layer stand for a budget of 320: at the last layer, or on average."""
+    mean = sum(counts) / len(counts) if counts else 0.0
+    return bool(counts) and (counts[-1] == KEPT or abs(mean - KEPT) <= 0.05 * KEPT)

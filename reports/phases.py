@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,14 +50,19 @@ class PhaseRow:
 
 def phase_rows(record: Record) -> list[PhaseRow]:
     """One row for every phase of every measured cell, in the order in which they run."""
-    return [row for cell in record.cells for row in _of_cell(record, cell)]
+    return [row for cell in record.cells for row in of_cell(record, cell)]
 
 
 def texts(record: Record) -> tuple[list[str], list[list[str]]]:
     """Headings, and one line per row; columns of which nothing is known are left out."""
-    lines = [_line(row) for row in phase_rows(record)]
-    known = [n for n in range(len(HEADINGS)) if any(line[n] != units.NA for line in lines)]
-    return [HEADINGS[n] for n in known], [[line[n] for n in known] for line in lines]
+    listed = lines(phase_rows(record))
+    known = [n for n in range(len(HEADINGS)) if any(line[n] != units.NA for line in listed)]
+    return [HEADINGS[n] for n in known], [[line[n] for n in known] for line in listed]
+
+
+def lines(listed: Iterable[PhaseRow]) -> list[list[str]]:
+    """The rows as texts."""
+    return [_line(row) for row in listed]
 
 
 def plain(record: Record) -> list[dict[str, Any]]:
@@ -69,8 +74,9 @@ def host_bound(record: Record) -> str:
     """Which phases of vanilla leave the GPU waiting for the host; empty where none or unknown."""
     waiting = [
         f"{row.phase} (busy for {units.percent(row.busy_share, 0)} of it)"
-        for row in phase_rows(record)
-        if row.cell is record.cells[0] and row.phase in ("vision", "prefill", "decode")
+        for cell in record.cells[:1]
+        for row in of_cell(record, cell)
+        if row.phase in ("vision", "prefill", "decode")
         if row.busy_share is not None and row.busy_share < HOST_BOUND
     ]
     if not waiting:
@@ -81,7 +87,8 @@ def host_bound(record: Record) -> str:
     )
 
 
-def _of_cell(record: Record, cell: Cell) -> list[PhaseRow]:
+def of_cell(record: Record, cell: Cell) -> list[PhaseRow]:
+    """One row for every phase of a measured cell."""
     floors = {}
     if record.peaks is not None:
         floors = roofline.phase_seconds(record.peaks, cell.cost, record.model.dtype)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from .selection import Kept, Picture
+
+if TYPE_CHECKING:
+    import pandas
 
 SCHEMA = 3
 
@@ -187,7 +192,7 @@ class Cell(Struct):
     kernel of each decoder layer in prefill, as torch names it. solved: knobs solved on the warm-up
     request. note: where the method could not do what its knobs ask. missing: what could not be
     measured, and why. error: why the cell was not measured. explanation: derived from the samples
-    when the run ended.
+    when the run ended. kept: which visual tokens stay, where that was asked for.
     """
 
     method: str
@@ -215,6 +220,7 @@ class Cell(Struct):
     missing: dict[str, str] = {}
     error: str = ""
     explanation: Explanation | None = None
+    kept: list[Kept] = []
 
 
 class ModelInfo(Struct):
@@ -303,10 +309,12 @@ class Settings(Struct):
     max_seconds: float | None = 25.0
     seed: int = 0
     plugins: list[str] = []
+    tokens: bool = False
 
 
 class Record(Struct):
-    """A run. Seconds, bytes and FLOPs throughout. peaks: of the device, if it was calibrated."""
+    """A run. Seconds, bytes and FLOPs throughout. peaks: of the device, if it was calibrated.
+    picture: a small copy, where the kept tokens were asked for."""
 
     schema: int
     tpprof: str
@@ -321,3 +329,10 @@ class Record(Struct):
     processes: list[Process] = []
     peaks: Peaks | None = None
     settings: Settings = msgspec.field(default_factory=Settings)
+    picture: Picture | None = None
+
+    def frame(self) -> pandas.DataFrame:
+        """One row for every sample, phase and method; see frame.frame."""
+        from .frame import frame
+
+        return frame(self)

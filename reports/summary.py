@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from statistics import median as middle
 
 from .names import ran
@@ -58,10 +59,12 @@ def rows(record: Record) -> list[Row]:
     return [_row(cell, baseline(record, cell), record.settings) for cell in record.cells]
 
 
-def seconds(cell: Cell, sample: Sample, wanted: Callable[[str, str], bool]) -> float:
-    """Seconds that `sample` spent in the parts for which wanted(phase, part) holds."""
-    pairs = zip(cell.parts, sample.parts, strict=True)
-    return sum(time for part, time in pairs if wanted(part.phase, part.part))
+def spent(places: Sequence[int]) -> Callable[[Sample], float]:
+    """What gives the seconds that a sample spent in the parts at `places`, one or more."""
+    if len(places) == 1:
+        return lambda sample: sample.parts[places[0]]
+    take = itemgetter(*places)
+    return lambda sample: sum(take(sample.parts))
 
 
 def by_round(cell: Cell, value: Callable[[Sample], float]) -> dict[int, float]:
@@ -73,20 +76,25 @@ def by_round(cell: Cell, value: Callable[[Sample], float]) -> dict[int, float]:
     rounds: dict[int, list[float]] = {}
     for sample in cell.samples:
         rounds.setdefault(sample.round, []).append(value(sample))
-    return {number: middle(values) for number, values in rounds.items()}
+    return {
+        number: values[0] if len(values) == 1 else middle(values)
+        for number, values in rounds.items()
+    }
 
 
 def phase(cell: Cell, name: str) -> Estimate | None:
     """Seconds of a phase; None where the cell has no such phase, or no samples."""
-    if all(part.phase != name for part in cell.parts):
-        return None
-    spent = by_round(cell, lambda sample: seconds(cell, sample, lambda p, _: p == name))
-    return median(list(spent.values()))
+    places = [number for number, part in enumerate(cell.parts) if part.phase == name]
+    return median(list(by_round(cell, spent(places)).values())) if places else None
 
 
 def precision(cell: Cell) -> float | None:
     """The wider of the relative intervals of latency and prefill; None from too few rounds."""
-    widths = [e.precision for e in (latency(cell), phase(cell, "prefill")) if e is not None]
+    return _wider(latency(cell), phase(cell, "prefill"))
+
+
+def _wider(*estimates: Estimate | None) -> float | None:
+    widths = [estimate.precision for estimate in estimates if estimate is not None]
     known = [width for width in widths if width is not None]
     return max(known) if known and len(known) == len(widths) else None
 
@@ -111,15 +119,16 @@ def _row(cell: Cell, vanilla: Cell | None, settings: Settings) -> Row:
     realised = None
     if gain and share is not None and share < 1 and cell is not vanilla:
         realised = (1 - 1 / gain.value) / (1 - share)
-    width, memory = precision(cell), cell.memory
+    whole, prefill, memory = latency(cell), phase(cell, "prefill"), cell.memory
+    width = _wider(whole, prefill)
     latencies = [sample.latency for sample in cell.samples]
     if settings.isolate:
         latencies = list(by_round(cell, lambda sample: sample.latency).values())
     sums = by_round(cell, lambda sample: sum(sample.parts) / sample.latency)
     return Row(
         cell=cell,
-        latency=latency(cell),
-        prefill=phase(cell, "prefill"),
+        latency=whole,
+        prefill=prefill,
         decode=_per_token(cell),
         p95=percentile(latencies, 0.95),
         p99=percentile(latencies, 0.99),
@@ -141,8 +150,8 @@ def _per_token(cell: Cell) -> Estimate | None:
     steps = sum(1 for part in cell.parts if (part.phase, part.part) == ("decode", "token"))
     if not steps:
         return None
-    spent = by_round(cell, lambda s: seconds(cell, s, lambda p, _: p == "decode") / steps)
-    return median(list(spent.values()))
+    whole = spent([number for number, part in enumerate(cell.parts) if part.phase == "decode"])
+    return median(list(by_round(cell, lambda sample: whole(sample) / steps).values()))
 
 
 def _speedup(cell: Cell, vanilla: Cell | None) -> Estimate | None:

@@ -28,31 +28,33 @@ class Column:
     shown: bool = True
 
 
-def columns(record: Record) -> list[Column]:
-    """The columns of Table 7, measured and derived."""
-    return [*_what(record), *_times(record), *_costs(record)]
+def columns(record: Record, listed: list[Row]) -> list[Column]:
+    """The columns of Table 7, measured and derived; `listed` are its rows."""
+    return [*_what(record), *_times(record, listed), *_costs(record)]
 
 
 def plain(record: Record) -> list[dict[str, Any]]:
     """The table as plain values in SI units, one mapping per row."""
-    listed = columns(record)
+    listed = rows(record)
+    shown = columns(record, listed)
     return [
-        {name: value(row) for column in listed for name, value in column.values.items()}
+        {name: value(row) for column in shown for name, value in column.values.items()}
         | {
             "parts_over_latency": row.parts_sum.value if row.parts_sum else None,
             "error": row.cell.error or None,
         }
-        for row in rows(record)
+        for row in listed
     ]
 
 
-def texts(record: Record) -> tuple[list[str], list[list[str]]]:
-    """The table as texts: headings, and one line per row."""
-    shown = [column for column in columns(record) if column.shown]
-    return [column.heading for column in shown], [_texts(shown, row) for row in rows(record)]
+def texts(record: Record, listed: list[Row] | None = None) -> tuple[list[str], list[list[str]]]:
+    """The table as texts: headings, and one line per row. listed: the rows, where known already."""
+    table = rows(record) if listed is None else listed
+    shown = [column for column in columns(record, table) if column.shown]
+    return [column.heading for column in shown], [line(shown, row) for row in table]
 
 
-def _texts(shown: list[Column], row: Row) -> list[str]:
+def line(shown: list[Column], row: Row) -> list[str]:
     """The texts of one row; a failed cell shows its reason in place of numbers."""
     if not row.cell.error:
         return [column.text(row) for column in shown]
@@ -82,9 +84,9 @@ def _what(record: Record) -> list[Column]:
     ]
 
 
-def _times(record: Record) -> list[Column]:
-    enough = any(row.p95 is not None for row in rows(record))
-    plenty = any(row.p99 is not None for row in rows(record))
+def _times(record: Record, listed: list[Row]) -> list[Column]:
+    enough = any(row.p95 is not None for row in listed)
+    plenty = any(row.p99 is not None for row in listed)
     target = f"{record.settings.target * 100:g} %"
     return [
         Column(

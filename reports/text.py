@@ -13,15 +13,15 @@ from .summary import Row, phase, rows
 UNTOUCHED = ("preprocess", "transfer", "vision", "embed", "head")
 
 
-def sentences(record: Record) -> list[str]:
-    """Two or three sentences on how promised and measured speed-up differ, and notes."""
-    measured = [row for row in rows(record) if row.speedup and row.cell.name != "vanilla"]
-    found = [_contrast(measured), _ranking(measured), _untouched(record), host_bound(record)]
-    notes = [f"{row.cell.method}: {row.cell.note}." for row in rows(record) if row.cell.note]
+def sentences(record: Record, listed: list[Row] | None = None) -> list[str]:
+    """Two or three sentences on how promised and measured speed-up differ, and notes. listed: the
+    rows of the record, where they are known already."""
+    table = rows(record) if listed is None else listed
+    measured = [row for row in table if row.speedup and row.cell.name != "vanilla"]
+    found = [_contrast(measured), _ranking(measured), _untouched(table), host_bound(record)]
+    notes = [f"{row.cell.method}: {row.cell.note}." for row in table if row.cell.note]
     notes += [
-        f"{name(row.cell)} ran eager: {row.cell.fallback}."
-        for row in rows(record)
-        if row.cell.fallback
+        f"{name(row.cell)} ran eager: {row.cell.fallback}." for row in table if row.cell.fallback
     ]
     return [sentence for sentence in found if sentence] + list(dict.fromkeys(notes))
 
@@ -39,9 +39,9 @@ def header(record: Record) -> list[str]:
     ]
 
 
-def footnotes(record: Record) -> list[str]:
+def footnotes(record: Record, listed: list[Row] | None = None) -> list[str]:
     """What the columns mean, and whether the parts of a request account for its latency."""
-    table = rows(record)
+    table = rows(record) if listed is None else listed
     sums = [row.parts_sum.value for row in table if row.parts_sum]
     samples = {row.latency.samples for row in table if row.latency}
     lines = [
@@ -61,9 +61,9 @@ def footnotes(record: Record) -> list[str]:
         )
     if table and table[0].cell.kernels:
         counts = Counter(kernel.removeprefix("aten::") for kernel in table[0].cell.kernels)
-        listed = ", ".join(f"{kernel} in {number}" for kernel, number in counts.items())
+        used = ", ".join(f"{kernel} in {number}" for kernel, number in counts.items())
         layers = len(table[0].cell.kernels)
-        lines.append(f"attention kernel of {name(table[0].cell)}: {listed} of {layers} layers.")
+        lines.append(f"attention kernel of {name(table[0].cell)}: {used} of {layers} layers.")
     missing = {f"{what} ({why})": None for row in table for what, why in row.cell.missing.items()}
     if missing:
         lines.append(f"not measured: {', '.join(missing)}.")
@@ -132,9 +132,9 @@ def _apart(fast: Row, slow: Row) -> bool:
     return fast.latency.high < slow.latency.low
 
 
-def _untouched(record: Record) -> str:
+def _untouched(table: list[Row]) -> str:
     """The part of vanilla's latency that pruning in the decoder cannot save."""
-    vanilla = next((row for row in rows(record) if row.cell.name == "vanilla"), None)
+    vanilla = next((row for row in table if row.cell.name == "vanilla"), None)
     if vanilla is None or vanilla.latency is None:
         return ""
     estimates = {name: phase(vanilla.cell, name) for name in UNTOUCHED}

@@ -10,13 +10,14 @@ from . import units
 from .names import name
 from .phases import phase_rows
 from .record import Cell, Process, Record
-from .summary import rows
+from .summary import Row, rows
 
 CLOCK_SPREAD = 0.03  # SM clocks of two cells further apart than this were not the same machine
 
 
-def warnings(record: Record) -> list[str]:
-    """One line for each thing that makes the numbers worth less; empty for a clean run."""
+def warnings(record: Record, listed: list[Row] | None = None) -> list[str]:
+    """One line for each thing that makes the numbers worth less; empty for a clean run. listed: the
+    rows of the record, where they are known already."""
     found = [
         *record.environment.get("warnings", []),
         _marks(record),
@@ -25,7 +26,7 @@ def warnings(record: Record) -> list[str]:
         _clocks(record),
         _outcomes(record),
         _loads(record),
-        _precision(record),
+        _precision(record, rows(record) if listed is None else listed),
         _floors(record),
     ]
     return [line for line in found if line]
@@ -114,8 +115,8 @@ def _outcome(record: Record, process: Process) -> str:
     return f"{subject}: {process.outcome}"
 
 
-def _precision(record: Record) -> str:
-    measured = [row for row in rows(record) if not row.cell.error]
+def _precision(record: Record, listed: list[Row]) -> str:
+    measured = [row for row in listed if not row.cell.error]
     missed = {name(row.cell): row.precision for row in measured if not row.reached}
     if not missed:
         return ""

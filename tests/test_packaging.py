@@ -29,7 +29,7 @@ def test_the_wheel_holds_every_module_and_starts(tmp_path: Path) -> None:
     expected = {
         str(Path("tpprof") / path.relative_to(source))
         for path in source.rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed"
+        if path.suffix == ".py" or path.name == "py.typed" or path.name.startswith("page.")
         if "build" not in path.relative_to(source).parts[:1]
         if "egg-info" not in str(path)
     }
@@ -37,6 +37,7 @@ def test_the_wheel_holds_every_module_and_starts(tmp_path: Path) -> None:
         held = set(archive.namelist())
         archive.extractall(tmp_path / "installed")
     assert expected <= held
+    assert {"page.html.j2", "page.css", "page.js"} <= {Path(name).name for name in held}
     assert not {name for name in held if name.startswith("tpprof/tests")}
     program = "from tpprof.profiler.cli import main; import sys; sys.argv[1:] = ['models']; main()"
     done = subprocess.run(

@@ -1,0 +1,99 @@
+"""What `tpprof tokens` prints and writes: the bias of each prune, and pictures of it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..reports import formats
+from ..reports.figures import kept as drawing
+from ..reports.figures.canvas import save, style
+from ..reports.pictures import pruned
+from ..reports.selection import Kept, Picture, divergence, offset
+from ..reports.units import NA
+from .options import Format
+from .tokens import Seen
+
+HEADINGS = ("method", "from\nlayer", "pictures", "kept\ntokens", "merged", "offset",
+            "divergence\nbit")  # fmt: skip
+NOTE = (
+    "offset: 2 * (mean(i / (n - 1)) - 1/2) over kept tokens i of n, 0 is even, +1 all at the end. "
+    "divergence: Jensen-Shannon, of the histogram over 32 parts of the token index from an even "
+    "one; 0 is even, 1 the most. Random weights look at nothing: give a checkpoint."
+)
+
+
+def show(seen: Sequence[Seen], pictures: Mapping[str, Picture], out: Path, format_: Format) -> None:
+    """Print the bias of each method at each prune, and draw what it keeps."""
+    rows = plain(seen)
+    if format_ is Format.json:
+        print(formats.as_json(rows), end="")
+    elif format_ is Format.csv:
+        print(formats.as_csv(rows), end="")
+    elif format_ is Format.markdown:
+        print(formats.as_markdown(HEADINGS, _texts(rows)), end="")
+    elif format_ is Format.latex:
+        print(formats.as_latex(HEADINGS, _texts(rows)), end="")
+    else:
+        console = formats.console()
+        console.print(formats.as_table(HEADINGS, _texts(rows)))
+        console.print(NOTE, markup=False, highlight=False, style="dim", width=160)
+    written = draw(seen, pictures, out)
+    print(f"figures: {len(written)} in {out}", file=sys.stderr)
+
+
+def plain(seen: Sequence[Seen]) -> list[dict[str, Any]]:
+    """One mapping per method and prune, over all pictures."""
+    stages: dict[tuple[str, int], list[Kept]] = {}
+    for one in seen:
+        for entry in pruned(one.kept):
+            stages.setdefault((one.method, entry.layer), []).append(entry)
+    return [
+        {
+            "method": method, "layer": layer, "pictures": len(entries),
+            "kept": sum(len(entry.tokens) for entry in entries) / len(entries),
+            "merged": sum(entry.merged for entry in entries) / len(entries),
+            "visual": max(entry.visual for entry in entries),
+            "offset": offset(entries), "divergence_bits": divergence(entries),
+        }
+        for (method, layer), entries in stages.items()
+    ]  # fmt: skip
+
+
+def draw(seen: Sequence[Seen], pictures: Mapping[str, Picture], out: Path) -> list[Path]:
+    """Write the histogram of all methods, and each method over each picture, as PNG and PDF."""
+    last: dict[str, list[Kept]] = {}
+    charts = []
+    with style():
+        for number, one in enumerate(seen):
+            entries = pruned(one.kept)
+            last.setdefault(one.method, []).extend(entries[-1:])
+            if one.image in pictures:
+                stem = Path(one.image).stem or "sample"
+                name = f"kept-{number}-{_plain(one.method)}-{_plain(stem)}"
+                charts.append(drawing.over_picture(name, one.method, pictures[one.image], one.kept))
+        charts.append(drawing.positions(last))
+        return [path for chart in charts if chart is not None for path in save(chart, out)]
+
+
+def _texts(rows: list[dict[str, Any]]) -> list[list[str]]:
+    return [
+        [
+            row["method"], str(row["layer"]), str(row["pictures"]), f"{row['kept']:,.0f}",
+            f"{row['merged']:,.0f}", _number(row["offset"], "+.3f"),
+            _number(row["divergence_bits"], ".3f"),
+        ]
+        for row in rows
+    ]  # fmt: skip
+
+
+def _number(value: float | None, form: str) -> str:
+    return NA if value is None else format(value, form)
+
+
+def _plain(text: str) -> str:
+    """A part of a file's name, from any text."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")[:40] or "method"

@@ -1,0 +1,61 @@
+"""Several records in one figure, aligned by method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .. import units
+from ..side import aligned, label
+from ..subject import MOST, Subject
+from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, key_lines, place, short
+
+STEP = 0.42  # inches for a method
+
+
+def chart(subjects: Sequence[Subject], names: Sequence[str]) -> Chart | None:
+    """Measured speed-up of every method in each record, with its interval; a hollow mark is what
+    FLOPs promise."""
+    listed = [
+        (label(found), rows)
+        for found, rows in aligned([subject.measured for subject in subjects])
+        if found[0].partition(":")[0] != "vanilla" and any(row and row.speedup for row in rows)
+    ][:MOST]
+    if not listed:
+        return None
+    entries = [(short(called, 40), SERIES[n % len(SERIES)]) for n, called in enumerate(names)]
+    entries.append(("hollow: promised", MUTED))
+    head = 0.15 + 0.18 * key_lines(entries)
+    figure = blank(head + STEP * len(listed) + 0.5)
+    axes = place(figure, 0.15, 0.45, 0.2, head)
+    drawn = Chart(
+        "beside", "Speed-ups side by side",
+        "Measured speed-up of each method in each record; hollow marks are promised.", figure,
+    )  # fmt: skip
+    key(figure, entries, top=0.14)
+    reach = 1.0
+    for number, (word, rows) in enumerate(listed):
+        axes.axhline(-number - 0.2, color=GRID, linewidth=0.6)
+        for place_, row in enumerate(rows):
+            gain = row.speedup if row else None
+            if row is None or gain is None:
+                continue
+            colour, y = SERIES[place_ % len(SERIES)], -number - 0.2 - 0.14 * place_ + 0.07
+            if gain.low is not None and gain.high is not None:
+                axes.plot([gain.low, gain.high], [y, y], color=colour, linewidth=1.4)
+                reach = max(reach, gain.high)
+            (point,) = axes.plot([gain.value], [y], "o", color=colour, markersize=6)
+            promised = units.times(row.promised)
+            drawn.tip(
+                point, f"{names[place_]}, {word}: {units.times(gain.value)}, promised {promised}"
+            )
+            reach = max(reach, gain.value, row.promised or 1.0)
+            if row.promised:
+                axes.plot([row.promised], [y], "o", mfc="none", color=colour, markersize=6)
+        axes.text(0, -number + 0.12, short(word, 44), fontsize=9.2, color=INK, va="bottom")
+    axes.axvline(1, color=MUTED, linewidth=0.8)
+    axes.set_xlim(0, reach * 1.05)
+    axes.set_ylim(-len(listed) + 0.3, 0.6)
+    axes.set_yticks([])
+    axes.grid(visible=True, axis="x")
+    axes.set_xlabel("speed-up over vanilla")
+    return drawn

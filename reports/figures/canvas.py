@@ -1,0 +1,186 @@
+"""Paper and pens of all figures: one width, one set of colours, one way into a page or a file.
+
+In a page the colours become CSS variables, so that a figure follows light and dark; values to be
+hovered over become `<title>`s, which every browser shows, with scripts or without.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 4.8  # inches: a phone's width, at which the letters are still read
+INK, MUTED, GRID = "#1f2328", "#59636e", "#d1d9e0"
+SERIES = (
+    "#0072b2", "#d55e00", "#009e73", "#b65a91", "#a87a00", "#2f8fc4", "#6f5fb3", "#7f7f7f",
+)  # fmt: skip
+"""Okabe and Ito's colours, which the colour-blind tell apart, darkened to be read on white."""
+VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {
+    colour: f"s{place}" for place, colour in enumerate(SERIES)
+}
+STYLE: Any = {
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9.5,
+    "text.parse_math": False, "text.color": INK, "axes.labelcolor": MUTED, "axes.labelsize": 9.5,
+    "axes.edgecolor": GRID, "axes.linewidth": 0.8, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.axisbelow": True, "axes.unicode_minus": False,
+    "xtick.color": GRID, "ytick.color": GRID, "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED, "xtick.labelsize": 9, "ytick.labelsize": 9,
+    "grid.color": GRID, "grid.linewidth": 0.6, "svg.fonttype": "none", "pdf.fonttype": 42,
+    "path.simplify": False, "figure.dpi": 72, "savefig.dpi": 200,
+}  # fmt: skip
+
+
+@dataclass
+class Chart:
+    """A figure: the stem of its file, its title, what it shows in words, and what to hover over.
+
+    tips: texts by the id (gid) of the artist that they belong to.
+    """
+
+    name: str
+    title: str
+    about: str
+    figure: Figure
+    tips: dict[str, str] = field(default_factory=dict)
+
+    def tip(self, artist: Any, text: str) -> None:
+        """Show `text` where `artist` is hovered over."""
+        gid = f"tip{len(self.tips)}"
+        artist.set_gid(gid)
+        self.tips[gid] = text
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The house style, in force inside. What no font holds (emoji, scripts) is drawn as a box in
+    PNG and PDF, and by the browser in a page: no warning."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def blank(height: float, *, width: float = WIDTH) -> Figure:
+    """An empty figure of so many inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height))
+
+
+def place(figure: Figure, left: float, bottom: float, right: float, top: float) -> Axes:
+    """Axes with so many inches around them."""
+    width, height = figure.get_size_inches()
+    box = (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)
+    return figure.add_axes(box)
+
+
+def short(text: str, most: int = 34) -> str:
+    """`text` on one line and not longer than `most`; the middle is what goes."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if len(line) <= most:
+        return line
+    return f"{line[: most - most // 3 - 1]}…{line[-(most // 3) :]}"
+
+
+def key(figure: Figure, entries: Sequence[tuple[str, str]], *, top: float) -> None:
+    """A key in one or two lines `top` inches below the upper edge: a square and a word each."""
+    width, height = figure.get_size_inches()
+    x, y = 0.1, height - top
+    for word, colour in entries:
+        reach = 0.24 + 0.081 * len(word)
+        if x + reach > width:
+            x, y = 0.1, y - 0.18
+        figure.text(x / width, y / height, "■", color=colour, va="center", size=9)
+        figure.text((x + 0.14) / width, y / height, word, color=MUTED, va="center", size=9.2)
+        x += reach
+
+
+def key_lines(entries: Sequence[tuple[str, str]]) -> int:
+    """How many lines `key` takes."""
+    lines, x = 1, 0.1
+    for word, _ in entries:
+        reach = 0.24 + 0.081 * len(word)
+        if x + reach > WIDTH:
+            lines, x = lines + 1, 0.1
+        x += reach
+    return lines
+
+
+def svg(chart: Chart, salt: str) -> str:
+    """The chart as an SVG element for a page; `salt` keeps its ids apart from other charts'."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": salt}):
+        chart.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return _for_page(buffer.getvalue(), chart)
+
+
+UNDATED: dict[str, dict[str, Any]] = {
+    "png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None},
+}  # fmt: skip
+
+
+def save(chart: Chart, folder: Path, kinds: Sequence[str] = ("png", "pdf")) -> list[Path]:
+    """Write the chart in each of the kinds (png, pdf, svg); returns the files."""
+    import matplotlib
+
+    files = []
+    with matplotlib.rc_context({"svg.hashsalt": chart.name}):
+        for kind in kinds:
+            files.append(folder / f"{chart.name}.{kind}")
+            chart.figure.savefig(files[-1], facecolor="white", metadata=UNDATED[kind])
+    return files
+
+
+def _for_page(text: str, chart: Chart) -> str:
+    """matplotlib's SVG without its head, its own ids and fonts; colours as variables."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<(metadata|style)\b.*?</\1>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="([^"]*)"([^>]*)>', lambda found: _group(found, chart.tips), text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
+    text = re.sub(r"font: (\d+ )?([\d.]+px) [^;\"]*", _without_family, text)
+    text = re.sub(r' transform="rotate\(-?0 [^"]*"', "", text)
+    for colour, name in VARIABLES.items():
+        text = text.replace(f": {colour}", f": var(--{name})")
+    text = re.sub(
+        r'\b(d|x|y|transform|width|height|points)="([^"]*)"',
+        lambda found: f'{found[1]}="{re.sub(_LONG, _rounded, found[2])}"',
+        text,
+    )
+    text = text.replace("xlink:href", "href")
+    viewed = re.search(r'viewBox="([^"]*)"', text)
+    assert viewed is not None
+    head = f'<svg viewBox="{viewed[1]}" role="img" aria-label="{html.escape(chart.about)}">'
+    return re.sub(r"\n\s*", "\n", head + text[text.index(">") + 1 :])
+
+
+_LONG = r"-?\d+\.\d{2,}"
+
+
+def _rounded(found: re.Match[str]) -> str:
+    return f"{float(found[0]):.2f}".rstrip("0").rstrip(".")
+
+
+def _without_family(found: re.Match[str]) -> str:
+    weight = f"font-weight: {found[1].strip()}; " if found[1] else ""
+    return f"{weight}font-size: {found[2]}"
+
+
+def _group(found: re.Match[str], tips: dict[str, str]) -> str:
+    """A group without its id; what is to be hovered over becomes its title."""
+    if found[1] not in tips:
+        return f"<g{found[2]}>"
+    return f'<g class="tip"{found[2]}><title>{html.escape(tips[found[1]])}</title>'

@@ -1,0 +1,53 @@
+"""All figures of a record, in the order of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..pictures import pruned
+from ..subject import Subject
+from . import beside, kept, layers, order, promise, roofline, stacks, waterfall
+from .canvas import Chart, save, style
+
+WATERFALLS = 6  # cells whose waterfall is drawn
+DRAWN: tuple[Callable[[Subject], Chart | None], ...] = (
+    promise.chart, stacks.phases, layers.tokens, layers.kv, layers.time, stacks.memory,
+    order.chart, roofline.chart, stacks.launches,
+)  # fmt: skip
+"""One function a figure: a subject in, a chart out, None where the record has no data for it."""
+
+
+def waterfalls(subject: Subject) -> list[Chart]:
+    """The waterfalls of the first cells that can be explained."""
+    listed = subject.explained[:WATERFALLS]
+    return [waterfall.chart(cell, told, number) for number, (cell, told) in enumerate(listed)]
+
+
+def kept_tokens(subject: Subject) -> list[Chart]:
+    """Kept tokens over the picture and over the token index, method by method."""
+    cells = {cell.method: cell for cell in reversed(subject.record.cells) if cell.kept}
+    picture = subject.record.picture
+    last = {method: pruned(cell.kept)[-1:] for method, cell in reversed(cells.items())}
+    charts = [kept.positions(last)]
+    if picture is not None:
+        for number, (method, cell) in enumerate(reversed(cells.items())):
+            charts.append(kept.over_picture(f"kept-{number}", method, picture, cell.kept))
+    return [chart for chart in charts if chart is not None]
+
+
+def save_beside(subjects: Sequence[Subject], names: Sequence[str], folder: Path) -> list[Path]:
+    """Write the figure of several records as PNG and PDF into `folder`; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with style():
+        chart = beside.chart(subjects, names)
+        return save(chart, folder) if chart else []
+
+
+def save_all(subject: Subject, folder: Path) -> list[Path]:
+    """Write every figure as PNG and PDF into `folder`; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with style():
+        charts = [chart for draw in DRAWN if (chart := draw(subject))]
+        charts += waterfalls(subject) + kept_tokens(subject)
+        return [path for chart in charts for path in save(chart, folder)]

@@ -1,0 +1,117 @@
+"""Bars of whole requests: where the time goes, what memory holds, what the host launches."""
+
+from __future__ import annotations
+
+from .. import units
+from ..phases import activity
+from ..record import Cell
+from ..statistics import median
+from ..subject import Subject, label
+from ..summary import Row, by_round
+from ..summary import spent as sum_of
+from ..twins import SCORING
+from . import bars
+from .canvas import SERIES, Chart
+
+GROUPS = {
+    "preprocess": SERIES[7], "vision": SERIES[5], "decoder layers": SERIES[0],
+    "pruning": SERIES[1], "decode": SERIES[4], "other": SERIES[3],
+}  # fmt: skip
+"""What a request is made of, for people: `pruning` is scoring, selecting and compressing wherever
+it happens, `decoder layers` prefill without it, `other` transfer, embedding and head."""
+
+
+def group(phase: str, part: str) -> str:
+    """The group that a part of a request belongs to."""
+    if part in SCORING:
+        return "pruning"
+    return {"prefill": "decoder layers"}.get(phase, phase if phase in GROUPS else "other")
+
+
+def phases(subject: Subject) -> Chart | None:
+    """The median time of each group, cell by cell."""
+    if not subject.drawn:
+        return None
+    times = [(row, spent(row.cell)) for row in subject.drawn]
+    seen = [word for word in GROUPS if any(word in parts for _, parts in times)]
+    listed = []
+    for row, parts in times:
+        pieces = [(word, GROUPS[word], parts.get(word, 0.0) * 1e3) for word in seen]
+        listed.append(bars.Bar(label(row.cell), pieces, _milliseconds(row)))
+    return bars.draw(
+        "phases", "Where the time goes",
+        "Time of a request, split into preprocessing, vision tower, decoder layers, pruning, "
+        "decoding and the rest; medians.", listed, "ms", lambda value: f"{_number(value)} ms",
+    )  # fmt: skip
+
+
+def spent(cell: Cell) -> dict[str, float]:
+    """Seconds of each group: the median over rounds; groups that a cell lacks are left out."""
+    places = [group(part.phase, part.part) for part in cell.parts]
+    found = {}
+    for word in GROUPS:
+        wanted = [number for number, place in enumerate(places) if place == word]
+        if wanted:
+            values = list(by_round(cell, sum_of(wanted)).values())
+            estimate = median(values)
+            found[word] = estimate.value if estimate else 0.0
+    return found
+
+
+def memory(subject: Subject) -> Chart | None:
+    """Peak memory of one request, and the KV cache in it."""
+    known = [row for row in subject.drawn if row.peak_bytes]
+    if not known:
+        return None
+    allocator = any(row.cell.memory.allocator is not None for row in known)
+    listed = []
+    for row in known:
+        peak, kv = row.peak_bytes or 0, row.kv_bytes or 0
+        words = f"{units.gibibytes(peak)}, KV {units.megabytes(row.kv_bytes)} MB"
+        pieces = [("KV cache after prefill", SERIES[1], kv / 2**30),
+                  ("the rest of the peak", SERIES[0], max(peak - kv, 0) / 2**30)]  # fmt: skip
+        listed.append(bars.Bar(label(row.cell), pieces, words))
+    what = "torch's allocator" if allocator else "the whole process, weights included"
+    return bars.draw(
+        "memory", "Peak memory", f"Peak memory of one request ({what}), and the KV cache.",
+        listed, f"GiB, {what}", lambda value: f"{value:.3f} GiB",
+    )  # fmt: skip
+
+
+def launches(subject: Subject) -> Chart | None:
+    """What the host asked for in each phase: kernel launches on a GPU, operators on a CPU."""
+    cells = [cell for cell in subject.cells if cell.activity]
+    if not cells:
+        return None
+    on_gpu = all(part.launches is not None for cell in cells for part in cell.activity)
+    listed = [_launches(cell, on_gpu) for cell in cells]
+    what = "kernel and graph launches" if on_gpu else "outermost torch operators"
+    return bars.draw(
+        "launches", "Launches" if on_gpu else "Operators",
+        f"{what.capitalize()} of one request, phase by phase.", listed, what,
+        lambda value: f"{value:,.0f}",
+    )  # fmt: skip
+
+
+def _launches(cell: Cell, on_gpu: bool) -> bars.Bar:
+    counts: dict[str, float] = {}
+    waits = 0
+    for phase in dict.fromkeys(part.phase for part in cell.activity):
+        counted = activity(cell, phase)
+        if counted is None:
+            continue
+        word = group(phase, "")
+        count = counted.launches if on_gpu else counted.operators
+        counts[word] = counts.get(word, 0) + (count or 0)
+        waits += counted.syncs or 0
+    pieces = [(word, GROUPS[word], counts[word]) for word in GROUPS if word in counts]
+    words = f"{sum(counts.values()):,.0f}" + (f", {waits:,} waits" if on_gpu else "")
+    return bars.Bar(label(cell), pieces, words)
+
+
+def _milliseconds(row: Row) -> str:
+    return f"{units.milliseconds(row.latency.value if row.latency else None)} ms"
+
+
+def _number(value: float) -> str:
+    return units.milliseconds(value / 1e3)

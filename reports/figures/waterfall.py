@@ -1,0 +1,79 @@
+"""From the promised time to the measured one: what each cause adds or saves."""
+
+from __future__ import annotations
+
+import itertools
+
+from .. import units
+from ..names import name
+from ..record import Cell, Contribution, Explanation
+from ..subject import label
+from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, place, short
+
+SMALL = 0.01  # of the measured time: less is drawn together
+STEP = 0.235  # inches of a row
+
+
+def chart(cell: Cell, told: Explanation, number: int) -> Chart:
+    """The waterfall of one cell, in milliseconds; `number` tells its file from the others'."""
+    parts = gathered(told)
+    levels = [told.promised_seconds]
+    for part in parts:
+        levels.append(levels[-1] + part.seconds)
+    count = len(parts) + 2
+    figure = blank(0.35 + STEP * count + 0.4)
+    axes = place(figure, 1.62, 0.42, 0.62, 0.32)
+    drawn = Chart(
+        f"waterfall-{number}", f"From promise to clock: {label(cell)}",
+        f"{name(cell)}: promised {units.milliseconds(told.promised_seconds)} ms, measured "
+        f"{units.milliseconds(told.measured_seconds)} ms, and what lies between.", figure,
+    )  # fmt: skip
+    rows = [("promised", 0.0, told.promised_seconds, MUTED, "")]
+    for part, (start, stop) in zip(parts, itertools.pairwise(levels), strict=True):
+        colour = SERIES[1] if stop >= start else SERIES[2]
+        rows.append((part.name, start, stop, colour, part.about))
+    rows.append(("measured", 0.0, told.measured_seconds, SERIES[0], ""))
+    longest = max(*levels, told.measured_seconds) * 1e3
+    for place_, (word, start, stop, colour, about) in enumerate(rows):
+        low, high = sorted((start * 1e3, stop * 1e3))
+        (bar,) = axes.barh(-place_, high - low, left=low, height=0.62, color=colour, linewidth=0)
+        whole = word in ("promised", "measured")
+        value = units.milliseconds(stop) if whole else _signed(stop - start)
+        drawn.tip(bar, f"{word}: {value} ms{'. ' + about if about else ''}")
+        axes.text(
+            -0.02 * longest, -place_, short(word, 26), ha="right", va="center", fontsize=9.2,
+            color=INK, fontweight="bold" if whole else "normal",
+        )  # fmt: skip
+        axes.text(high + 0.015 * longest, -place_, value, va="center", fontsize=9.2, color=MUTED)
+    axes.set_xlim(min(0.0, *(level * 1e3 for level in levels)), longest * 1.02)
+    axes.set_ylim(-count + 0.4, 0.6)
+    axes.set_yticks([])
+    axes.locator_params(axis="x", nbins=5)
+    axes.grid(visible=True, axis="x")
+    axes.spines["left"].set_color(GRID)
+    axes.set_xlabel("ms")
+    figure.text(
+        0.1 / figure.get_figwidth(), 1 - 0.16 / figure.get_figheight(), short(label(cell), 48),
+        fontsize=9.5, color=INK, va="center", fontweight="bold",
+    )  # fmt: skip
+    return drawn
+
+
+def gathered(told: Explanation) -> list[Contribution]:
+    """The contributions, those below a hundredth of the measured time as one."""
+    small = [p for p in told.contributions if abs(p.seconds) < SMALL * told.measured_seconds]
+    small = [part for part in small if part.name != "remainder"]
+    if len(small) < 2:
+        return told.contributions
+    listed = ", ".join(f"{part.name} {_signed(part.seconds)}" for part in small)
+    one = Contribution(
+        name=f"{len(small)} causes below 1 %", seconds=sum(part.seconds for part in small),
+        about=f"{listed} ms",
+    )  # fmt: skip
+    large = [part for part in told.contributions if part not in small]
+    rest = [part for part in large if part.name == "remainder"]
+    return [part for part in large if part not in rest] + [one] + rest
+
+
+def _signed(seconds: float) -> str:
+    return ("+" if seconds >= 0 else "-") + units.milliseconds(abs(seconds))

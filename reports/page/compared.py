@@ -1,0 +1,21 @@
+"""The section that shows several records side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .. import side
+from ..figures import beside
+from ..subject import Subject
+from .blocks import Figure, Section, Table
+
+
+def compared(subjects: Sequence[Subject], names: Sequence[str]) -> Section:
+    """Latency and speed-ups of all records, aligned by method."""
+    headings, lines = side.texts([subject.rows for subject in subjects], names)
+    chart = beside.chart(subjects, names)
+    return Section(
+        id="beside", title="Side by side",
+        figures=[Figure.of(chart, "all")] if chart else [],
+        tables=[Table.of(headings, lines, words=2, sortable=True)], notes=[side.FOOTNOTE],
+    )  # fmt: skip

@@ -1,0 +1,82 @@
+"""From records to one HTML file that loads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import side, text, trust
+from ..figures.canvas import style
+from ..record import Record
+from ..subject import Subject
+from ..verdict import Verdict, verdict
+from . import raw
+from .blocks import Section
+from .compared import compared
+from .sections import build
+
+
+@dataclass(frozen=True)
+class Run:
+    """One record as the template shows it."""
+
+    name: str
+    salt: str
+    header: list[str]
+    verdict: Verdict
+    warnings: list[str]
+    sentences: list[str]
+    sections: list[Section]
+    raw: str
+    file: str
+
+
+def render(
+    records: Sequence[Record], names: Sequence[str], first: Sequence[Section] = ()
+) -> str:  # fmt: skip
+    """The page for one record, or for several side by side; the same records give the same bytes.
+
+    names: what each record is called, in the order of `records`. first: sections that are not of
+    one record, above all others.
+    """
+    import jinja2
+
+    folder = Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True,
+        lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    subjects = [Subject(record) for record in records]
+    with style():
+        runs = [
+            _run(subject, name, f"r{number}")
+            for number, (subject, name) in enumerate(zip(subjects, names, strict=True))
+        ]
+        beside = [compared(subjects, names)] if len(runs) > 1 else []
+    return environment.get_template("page.html.j2").render(
+        runs=runs, first=[*first, *beside],
+        warnings=side.warnings(records, names) if len(runs) > 1 else [],
+        css=_source("page.css"), script=_source("page.js"),
+        title=", ".join(names) if len(runs) > 1 else records[0].model.name,
+    )  # fmt: skip
+
+
+def _run(subject: Subject, name: str, salt: str) -> Run:
+    record, listed = subject.record, subject.rows
+    created = "".join(c for c in record.created[:19] if c.isalnum())
+    return Run(
+        name=name,
+        salt=salt,
+        header=text.header(record),
+        verdict=verdict(listed),
+        warnings=trust.warnings(record, listed),
+        sentences=text.sentences(record, listed),
+        sections=build(subject, salt),
+        raw=raw.link(record),
+        file=f"tpprof-{created or 'record'}.json.gz",
+    )
+
+
+def _source(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")

@@ -1,0 +1,90 @@
+"""Figures: for the page and for files, from what the record has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from made import cell, record
+from shown import HOSTILE, full, hostile
+
+from tpprof.reports.figures import canvas, gallery, order, promise, stacks, waterfall
+from tpprof.reports.figures.canvas import VARIABLES, short, style, svg
+from tpprof.reports.record import Contribution, Explanation
+from tpprof.reports.subject import Subject
+
+
+def test_every_figure_is_written_as_png_and_pdf(tmp_path: Path) -> None:
+    first = gallery.save_all(Subject(full()), tmp_path / "a")
+    second = gallery.save_all(Subject(full()), tmp_path / "b")
+    names = {path.name for path in first}
+    assert {"promise.png", "promise.pdf", "waterfall-0.pdf", "positions.png", "order.png"} <= names
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+    assert all(path.read_bytes()[:4] in (b"\x89PNG", b"%PDF") for path in first)
+
+
+def test_figures_of_hostile_names_are_drawn(tmp_path: Path) -> None:
+    assert gallery.save_all(Subject(hostile()), tmp_path)
+
+
+@pytest.mark.parametrize("draw", gallery.DRAWN)
+def test_a_figure_without_data_is_none(draw: object) -> None:
+    empty = record(cell("vanilla", "rows", 1.0, 1, samples=[]))
+    assert draw(Subject(empty)) is None  # type: ignore[operator]
+
+
+def test_colours_follow_the_page_and_values_can_be_hovered_over() -> None:
+    with style():
+        drawn = promise.chart(Subject(full()))
+        assert drawn is not None
+        picture = svg(drawn, "x")
+    assert picture.startswith("<svg viewBox=")
+    for colour in VARIABLES:
+        assert colour not in picture
+    assert "var(--ink)" in picture
+    assert "font-family" not in picture
+    assert "<title>fastv with rows: promised" in picture
+    assert 'id="figure' not in picture
+
+
+def test_text_in_a_figure_is_escaped() -> None:
+    run = full()
+    run.cells[1].method = HOSTILE[0]
+    with style():
+        drawn = stacks.phases(Subject(run))
+        assert drawn is not None
+        assert "<script" not in svg(drawn, "x")
+
+
+def test_suspect_samples_and_clocks_are_drawn_apart() -> None:
+    with style():
+        drawn = order.chart(Subject(full()))
+    assert drawn is not None
+    assert any("suspect" in tip for tip in drawn.tips.values())
+
+
+def test_phases_sum_to_what_the_parts_say() -> None:
+    run = full()
+    spent = stacks.spent(run.cells[0])
+    whole = sorted(sum(sample.parts) for sample in run.cells[0].samples)
+    assert sum(spent.values()) == pytest.approx((whole[3] + whole[4]) / 2)
+
+
+def test_small_causes_are_gathered_and_nothing_is_lost() -> None:
+    parts = [
+        Contribution(name="vision", seconds=0.5),
+        Contribution(name="embed", seconds=0.001),
+        Contribution(name="head", seconds=-0.002),
+        Contribution(name="remainder", seconds=0.001),
+    ]
+    told = Explanation(promised_seconds=0.5, measured_seconds=1.0, contributions=parts)
+    found = waterfall.gathered(told)
+    assert [part.name for part in found] == ["vision", "2 causes below 1 %", "remainder"]
+    assert sum(part.seconds for part in found) == pytest.approx(0.5)
+
+
+def test_long_names_are_cut_in_the_middle() -> None:
+    assert short("x" * 5000, 30) == "x" * 19 + "…" + "x" * 10
+    assert short("a\nb\x00c") == "a b c"
+    assert len(canvas.SERIES) == len(set(canvas.SERIES))

@@ -1,0 +1,51 @@
+"""LaTeX, and the long form."""
+
+from __future__ import annotations
+
+import pytest
+from made import record
+from shown import full
+
+from tpprof.reports import formats, table
+from tpprof.reports.frame import COLUMNS
+
+
+def test_latex_is_a_booktabs_table_with_its_specials_escaped() -> None:
+    told = formats.as_latex(["a_b\n(c)", "d"], [["50 % & {x} \\ ~^#$", "±1\n2"]])
+    assert told.splitlines() == [
+        r"% \usepackage{booktabs}",
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"a\_b & d \\",
+        r"(c) &  \\",
+        r"\midrule",
+        r"50 \% \& \{x\} \textbackslash{} \textasciitilde{}\textasciicircum{}\#\$ & $\pm$1 2 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def test_the_table_of_a_run_has_as_many_columns_in_every_line_of_latex() -> None:
+    headings, lines = table.texts(full())
+    told = formats.as_latex(headings, lines, words=range(2)).splitlines()
+    rows = [line for line in told if line.endswith(r"\\")]
+    assert {line.count(" & ") for line in rows} == {len(headings) - 1}
+    assert len(rows) == 2 + len(lines)
+
+
+def test_the_frame_has_a_row_for_every_sample_phase_and_method() -> None:
+    run = full(rounds=6)
+    frame = run.frame()
+    phases = ["vision", "prefill", "head", "decode"]
+    assert list(frame.columns) == list(COLUMNS)
+    assert len(frame) == 4 * 6 * len(phases)
+    assert frame["phase"].tolist()[:4] == phases
+    first = frame[(frame["method"] == "fastv") & (frame["attention"] == "maps")].iloc[:4]
+    assert first["seconds"].sum() == pytest.approx(sum(run.cells[1].samples[0].parts))
+    assert first["latency_seconds"].tolist() == [run.cells[1].samples[0].latency] * 4
+    assert frame[frame["method"] == "vanilla"]["attention"].isna().all()
+    assert (frame["marks"] == "throttled (heat)").sum() == 4 * len(phases)
+
+
+def test_the_frame_of_an_empty_record_is_empty() -> None:
+    assert len(record().frame()) == 0

@@ -1,0 +1,169 @@
+"""The page: complete, self-contained, harmless, and the same for the same record."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import html.parser
+import re
+
+import msgspec
+import pytest
+from made import cell, record
+from shown import HOSTILE, full, hostile
+
+from tpprof.reports import side
+from tpprof.reports.page.render import render
+from tpprof.reports.page.sections import build
+from tpprof.reports.record import Record
+from tpprof.reports.subject import MOST, Subject
+
+ALL = [
+    "environment", "table", "promise", "phases", "explanation", "tokens", "layers", "memory",
+    "order", "roofline", "launches", "kept", "glossary",
+]  # fmt: skip
+LOADS = ("src", "srcset", "poster", "data", "action", "background")
+
+
+class Parsed(html.parser.HTMLParser):
+    """Elements and their attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return render([full()], ["a run"])
+
+
+def ids(run: Record) -> list[str]:
+    return [section.id for section in build(Subject(run), "r0")]
+
+
+def test_a_full_record_has_every_section() -> None:
+    assert ids(full()) == ALL
+
+
+def test_sections_without_data_are_absent() -> None:
+    bare = record(cell("vanilla", "rows", 1.0, 10))
+    bare.cells[0].visual_per_layer, bare.cells[0].kv_bytes_prefill = [], []
+    bare.cells[0].memory.resident = None
+    assert ids(bare) == ["environment", "table", "phases", "order", "glossary"]
+    bare.cells[0].samples = []
+    assert ids(bare) == ["environment", "table", "glossary"]
+    assert "no speed-up to judge" in render([bare], ["bare"])
+
+
+def test_the_same_record_gives_the_same_bytes(page: str) -> None:
+    assert render([full()], ["a run"]) == page
+
+
+def test_it_loads_nothing(page: str) -> None:
+    parsed = Parsed(page)
+    for tag, given in parsed.elements:
+        for name, value in given.items():
+            address = (value or "").strip()
+            if name in LOADS or (name == "href" and tag not in ("a",)):
+                assert address.startswith(("data:", "#")), (tag, name, address[:80])
+            assert not name.startswith("on"), (tag, name)
+        assert tag not in ("iframe", "object", "embed", "base")
+    assert [given for tag, given in parsed.elements if tag == "script"] == [{}]
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+    ids = [given["id"] for _, given in parsed.elements if given.get("id")]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_verdict_and_the_warnings_come_first(page: str) -> None:
+    verdict, warning = page.index('class="headline"'), page.index('class="warnings"')
+    assert verdict < warning < page.index("<section")
+    assert "suspect samples: throttled (heat)" in page
+    assert "mustdrop with rows is fastest" in page
+
+
+def test_the_raw_record_is_in_it(page: str) -> None:
+    found = re.search(r'href="data:application/gzip;base64,([^"]+)"', page)
+    assert found is not None
+    content = gzip.decompress(base64.b64decode(found[1]))
+    assert msgspec.json.decode(content, type=Record) == full()
+
+
+def test_a_run_of_ten_cells_stays_below_a_megabyte() -> None:
+    run = full(rounds=200)
+    listed = [run.cells[1 + number % 3] for number in range(9)]
+    run.cells = run.cells[:1] + [
+        msgspec.structs.replace(one, method=f"{one.method}:tag={n}") for n, one in enumerate(listed)
+    ]
+    assert len(render([run], ["ten"]).encode()) < 1_000_000
+
+
+def test_hostile_names_do_no_harm() -> None:
+    parsed = Parsed(render([hostile()], [HOSTILE[0]]))
+    tags = [tag for tag, _ in parsed.elements]
+    assert tags.count("script") == 1
+    assert all("onerror" not in given for _, given in parsed.elements)
+    assert all(given["src"].startswith("data:") for tag, given in parsed.elements if tag == "img")
+    assert HOSTILE[0] in parsed.text, "shown as what it is"
+    assert "{{ 7 * 7 }}" in parsed.text
+    assert parsed.text.count("window.pwned") > 3
+
+
+def test_cells_beyond_the_twelfth_are_told_and_not_drawn() -> None:
+    run = record(cell("vanilla", "rows", 2.0, 10))
+    run.cells += [cell(f"fastv:tag={n}", "rows", 1.0, 5) for n in range(20)]
+    subject = Subject(run)
+    assert len(subject.drawn) == MOST
+    assert "9 more measured rows" in subject.left_out
+    page = render([run], ["many"])
+    assert page.count("<td") > 21
+    assert "9 more measured rows" in page
+
+
+def test_the_papers_table_stands_beside_a_run_of_its_model_and_budget() -> None:
+    run = full()
+    assert "The paper&#39;s Table 7" not in render([run], ["x"])
+    run.model.name = "llava-next-7b"
+    page = render([run], ["x"])
+    assert "The paper&#39;s Table 7" in page
+    assert "78.3" in page
+    for one in run.cells[1:]:
+        one.visual_per_layer = [2880, 1000]
+    assert "The paper&#39;s Table 7" not in render([run], ["x"])
+
+
+def test_several_records_stand_side_by_side_and_are_warned_of() -> None:
+    first, second = full(), full()
+    second.environment = {"device": "another machine"}
+    second.request.batch = 4
+    second.cells = second.cells[:-1]
+    names = ["a", "b"]
+    warned = side.warnings([first, second], names)
+    assert "not measure the same work" in warned[0]
+    assert "request batch is 4, was 1" in warned[0]
+    assert any("device is another machine, was a machine" in line for line in warned)
+    page = render([first, second], names)
+    assert page.index('id="all-beside"') < page.index('id="r0-table"') < page.index('id="r1-table"')
+    parsed = Parsed(page)
+    ids = [given["id"] for _, given in parsed.elements if given.get("id")]
+    assert len(ids) == len(set(ids))
+
+
+def test_methods_are_aligned_and_what_one_lacks_is_not_known() -> None:
+    first, second = full(), full()
+    second.cells = second.cells[:-1]
+    rows = side.plain([first, second], ["a", "b"])
+    lacking = [row for row in rows if row["method"] == "mustdrop" and row["record"] == "b"]
+    assert [row["latency_seconds"] for row in lacking] == [None]
+    headings, lines = side.texts([Subject(run).rows for run in (first, second)], ["a", "b"])
+    assert headings[-1] == "b\nover a"
+    assert [line[-1] for line in lines] == ["1.00x (alike)"] * 3 + ["n/a"]

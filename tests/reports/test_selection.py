@@ -1,0 +1,66 @@
+"""Position bias, and what a token covers of the picture."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+from shown import full
+
+from tpprof.reports.pictures import open_picture, overlay, pruned
+from tpprof.reports.selection import (
+    Kept,
+    divergence,
+    histogram,
+    offset,
+    score_histogram,
+)
+
+
+def kept(tokens: list[int], visual: int = 320, **more: object) -> Kept:
+    return Kept(layer=1, visual=visual, tokens=tokens, **more)  # type: ignore[arg-type]
+
+
+def test_an_even_choice_has_no_bias() -> None:
+    even = [kept(list(range(320)))]
+    assert offset(even) == pytest.approx(0)
+    assert divergence(even) == pytest.approx(0)
+    assert histogram(even) == pytest.approx([1 / 32] * 32)
+
+
+def test_the_bias_has_a_sign_and_an_end() -> None:
+    assert offset([kept([319])]) == pytest.approx(1)
+    assert offset([kept([0])]) == pytest.approx(-1)
+    last = divergence([kept([319])], bins=2)
+    # p = (0, 1), q = (1/2, 1/2): half of log2(4/3) and of (1/2 log2 2 + 1/2 log2 (2/3))
+    assert last == pytest.approx(0.5 * (0.41503749928) + 0.5 * (0.5 - 0.5 * 0.58496250072))
+
+
+def test_pictures_are_pooled() -> None:
+    assert offset([kept([0]), kept([639], visual=640)]) == pytest.approx(0)
+
+
+def test_nothing_kept_is_unknown_and_not_even() -> None:
+    assert offset([kept([], merged=3)]) is None
+    assert divergence([kept([], merged=3)]) is None
+    assert score_histogram([kept([1])]) is None
+
+
+def test_scores_are_shares_of_the_attention() -> None:
+    read = kept([0], visual=4, scores=[3.0, None, 0.0, 1.0])
+    assert score_histogram([read], bins=2) == [0.75, 0.25]
+
+
+def test_what_goes_lies_under_a_veil() -> None:
+    run = full()
+    assert run.picture is not None
+    one = kept(list(range(24)), visual=576)  # the first row of 24
+    shown, base = overlay(run.picture, "picture", one), open_picture(run.picture)
+    assert shown.crop((0, 0, 48, 2)).tobytes() == base.crop((0, 0, 48, 2)).tobytes()
+    assert shown.crop((0, 2, 48, 48)).tobytes() != base.crop((0, 2, 48, 48)).tobytes()
+    none = overlay(run.picture, "picture", kept([], visual=576))
+    assert isinstance(none, Image.Image)
+    assert none.convert("L").getextrema()[0] > 190
+
+
+def test_only_prunes_are_shown() -> None:
+    assert [entry.layer for entry in pruned(full().cells[1].kept)] == [1]
