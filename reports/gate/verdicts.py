@@ -1,0 +1,82 @@
+"""Verdicts: one for each cell and metric, one for the gate, and the exit code that follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class NoVerdictError(Exception):
+    """Nothing can be judged; the message says why. It is never a pass."""
+
+
+class Verdict(str, Enum):
+    """What the gate says of a metric."""
+
+    FAIL = "FAIL"
+    NO_VERDICT = "NO VERDICT"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    IMPROVED = "IMPROVED"
+    PASS = "PASS"
+    NOT_JUDGED = "not judged"
+
+
+CODES = {
+    Verdict.FAIL: 1,
+    Verdict.NO_VERDICT: 3,
+    Verdict.INCONCLUSIVE: 4,
+    Verdict.IMPROVED: 0,
+    Verdict.PASS: 0,
+}
+"""Exit codes, the gravest verdict first. 2 is bad input."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One row of a gate. before, after, change: as people read them, `n/a` where unknown.
+
+    rule: which rule gave the verdict, in words. values: the numbers behind it, in SI units.
+    """
+
+    cell: str
+    metric: str
+    verdict: Verdict
+    before: str
+    after: str
+    change: str
+    rule: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Gate:
+    """All that a gate found. kind: exact, timing or stored. subject: what was compared with what.
+    notes: what a reader must know, among it why the whole gate has no verdict."""
+
+    kind: str
+    subject: str
+    rows: list[Judged] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The gravest verdict of all rows. A gate that judged nothing has no verdict."""
+        found = {row.verdict for row in self.rows}
+        grave = next((v for v in CODES if v in found and v is not Verdict.IMPROVED), None)
+        if grave is Verdict.PASS and Verdict.IMPROVED in found:
+            return Verdict.IMPROVED
+        if grave is None:
+            return Verdict.IMPROVED if Verdict.IMPROVED in found else Verdict.NO_VERDICT
+        return grave
+
+    @property
+    def code(self) -> int:
+        """The exit code of the command."""
+        return CODES[self.verdict]
+
+
+def nothing(kind: str, subject: str, reason: str) -> Gate:
+    """A gate that could not judge anything, and why."""
+    row = Judged("-", "-", Verdict.NO_VERDICT, "n/a", "n/a", "n/a", reason)
+    return Gate(kind, subject, [row])
