@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .gate.cli import app as gate
 from .options import (
     BackendOption,
     BatchOption,
@@ -63,6 +64,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Measures what visual token pruning really buys: time beside FLOPs.",
 )
+app.add_typer(gate, name="gate")
 
 
 @app.command()

@@ -34,18 +34,22 @@ class Job(Struct):
     settings: Settings = msgspec.field(default_factory=Settings)
     command: str = ""
 
-    def comparison(self) -> Comparison:
-        """The comparison that this job describes: loads torch and the model, and calibrates a
-        device that never was."""
+    def uncalibrated(self) -> Comparison:
+        """The comparison that this job describes: loads torch and the model."""
         load_plugins(self.settings.plugins)
-        from .calibrate import calibrate
         from .compare import Comparison
 
-        comparison = Comparison(
+        return Comparison(
             self.methods, model=self.model, device=self.device, dtype=self.dtype,
             backend=self.backend, workload=msgspec.convert(self.workload, Workload, strict=False),
             settings=self.settings, command=self.command,
         )  # fmt: skip
+
+    def comparison(self) -> Comparison:
+        """The same, on a device that is calibrated first if it never was."""
+        from .calibrate import calibrate
+
+        comparison = self.uncalibrated()
         if comparison.record.peaks is None:
             device = comparison.model.device
             print(f"calibrating {device}, once: a few seconds", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -17,6 +18,7 @@ class Verdict(str, Enum):
     FAIL = "FAIL"
     NO_VERDICT = "NO VERDICT"
     INCONCLUSIVE = "INCONCLUSIVE"
+    ACCEPTED = "accepted"
     IMPROVED = "IMPROVED"
     PASS = "PASS"
     NOT_JUDGED = "not judged"
@@ -26,6 +28,7 @@ CODES = {
     Verdict.FAIL: 1,
     Verdict.NO_VERDICT: 3,
     Verdict.INCONCLUSIVE: 4,
+    Verdict.ACCEPTED: 0,
     Verdict.IMPROVED: 0,
     Verdict.PASS: 0,
 }
@@ -63,17 +66,21 @@ class Gate:
     def verdict(self) -> Verdict:
         """The gravest verdict of all rows. A gate that judged nothing has no verdict."""
         found = {row.verdict for row in self.rows}
-        grave = next((v for v in CODES if v in found and v is not Verdict.IMPROVED), None)
-        if grave is Verdict.PASS and Verdict.IMPROVED in found:
-            return Verdict.IMPROVED
-        if grave is None:
-            return Verdict.IMPROVED if Verdict.IMPROVED in found else Verdict.NO_VERDICT
-        return grave
+        return next((verdict for verdict in CODES if verdict in found), Verdict.NO_VERDICT)
 
     @property
     def code(self) -> int:
         """The exit code of the command."""
         return CODES[self.verdict]
+
+
+def accepted(rows: list[Judged]) -> list[Judged]:
+    """The rows of a change that is meant: what it changes is accepted."""
+    quiet = (Verdict.PASS, Verdict.NOT_JUDGED)
+    return [
+        row if row.verdict in quiet else dataclasses.replace(row, verdict=Verdict.ACCEPTED)
+        for row in rows
+    ]
 
 
 def nothing(kind: str, subject: str, reason: str) -> Gate:
