@@ -83,7 +83,11 @@ def _count_again(baseline: Baseline, folder: Path) -> Snapshot:
 def _gate(before: Baseline, after: Snapshot, subject: str) -> Gate:
     rows = exact.compare(before.snapshot, after, before.memory)
     versions = ", ".join(f"{name} {version}" for name, version in after.packages.items())
-    notes = [f"counted on {after.device} in {after.dtype} with {versions}"]
+    notes = [
+        f"counted on {after.device} in {after.dtype} with {versions}",
+        exact.uncounted(before.snapshot, after),
+    ]
+    notes = [note for note in notes if note]
     return Gate("exact", subject, rows, notes)
 
 

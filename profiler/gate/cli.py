@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from ...reports.gate.snapshot import Subject
 from ..options import fail
 from .options import (
+    ConfigOption,
     JsonOption,
     JUnitOption,
+    MetricOption,
+    PairsOption,
+    RequestsOption,
     SummaryOption,
+    ToleranceOption,
     names_a_subject,
+    rules_of,
+    subject_of,
 )
 
 if TYPE_CHECKING:
+    from ...reports.gate.config import Config
     from ...reports.gate.verdicts import Gate
+    from ..rounds import Progress
+    from .ab import Asked
+
+JOURNAL = Path("runs/gate.jsonl")
+CONFIG = Path("gate.toml")
+CalibrationOption = Annotated[int, typer.Option(help="A/A pairs of processes (20).")]
+Result = TypeVar("Result")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -46,11 +63,141 @@ def check(
 
     if not update and (subject is not None or memory is not None):
         fail("the baseline says what is counted; METHODs and their options go with --update")
-    if update:
-        gate = exact_gate.update(baseline, subject, memory)
-    else:
-        gate = exact_gate.check(baseline)
+    accept, judge = exact_gate.update, exact_gate.check
+    gate = accept(baseline, subject, memory) if update else judge(baseline)
     finish(gate, json, junit, summary)
+
+
+@app.command()
+@names_a_subject
+def ab(
+    subject: Subject | None,
+    base: Annotated[str, typer.Argument(help="A commit, environment, plug-in file or folder.")],
+    head: Annotated[str, typer.Argument(help="The same, of what is to be judged.")],
+    config: ConfigOption = None,
+    tolerance: ToleranceOption = None,
+    metric: MetricOption = None,
+    pairs: PairsOption = None,
+    requests: RequestsOption = None,
+    out: Annotated[Path, typer.Option(help="Journal of every process (.jsonl).")] = JOURNAL,
+    json: JsonOption = None,
+    junit: JUnitOption = None,
+    summary: SummaryOption = None,
+) -> None:
+    """The timing gate: base and head in the same job, in pairs of fresh processes (ABBA)."""
+    from .ab import ab as timing_gate
+
+    asked = asked_of(subject, base, head, config, out, metric, tolerance, pairs, requests)
+    gate = measured(asked.out, lambda tell: timing_gate(asked, tell))
+    finish(gate, json, junit, summary)
+
+
+@app.command()
+def compare(
+    base: Annotated[Path, typer.Argument(help="A record that `tpprof compare` saved.")],
+    head: Annotated[Path, typer.Argument(help="The same, of what is to be judged.")],
+    config: ConfigOption = None,
+    tolerance: ToleranceOption = None,
+    json: JsonOption = None,
+    junit: JUnitOption = None,
+    summary: SummaryOption = None,
+) -> None:
+    """Judge two saved records: counts exactly, time by the speed-ups over vanilla in each."""
+    from ...reports import files
+    from ...reports.gate import stored
+
+    rules = rules_of(read(config).rules if config else None, tolerance, None, None)
+    gate = stored.compare(files.load(base), files.load(head), rules, f"{base} -> {head}")
+    finish(gate, json, junit, summary)
+
+
+@app.command()
+@names_a_subject
+def init(
+    subject: Subject | None,
+    config: Annotated[Path, typer.Argument(help="The file to write.")] = CONFIG,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Find the tolerances of this machine as well.")
+    ] = False,
+    pairs: CalibrationOption = 20,
+    requests: RequestsOption = None,
+    out: Annotated[Path, typer.Option(help="Journal of every process (.jsonl).")] = JOURNAL,
+) -> None:
+    """Write gate.toml: what to measure, and by which rules."""
+    from . import calibrate as calibration
+
+    rules = rules_of(None, None, None, requests)
+    calibration.write(config, subject or subject_of(), rules)
+    if calibrate:
+        _calibrate(config, pairs, out)
+
+
+@app.command("calibrate")
+def calibrate_machine(
+    config: Annotated[Path, typer.Argument(help="gate.toml, whose tolerances are found.")] = CONFIG,
+    pairs: CalibrationOption = 20,
+    out: Annotated[Path, typer.Option(help="Journal of every process (.jsonl).")] = JOURNAL,
+) -> None:
+    """Find tolerances that hold on this machine, from A/A pairs, and write them to gate.toml."""
+    _calibrate(config, pairs, out)
+
+
+def _calibrate(config: Path, pairs: int, out: Path) -> None:
+    from ...reports import formats
+    from . import calibrate as calibration
+
+    found = measured(out, lambda tell: calibration.calibrate(config, pairs, out, tell))
+    formats.console().print(formats.as_table(*calibration.texts(found), words=(0, 1)))
+    print(f"tolerances written to {config}", file=sys.stderr)
+
+
+def asked_of(
+    subject: Subject | None,
+    base: str,
+    head: str,
+    config: Path | None,
+    out: Path,
+    metric: str | None,
+    tolerance: str | None,
+    pairs: str | None,
+    requests: int | None,
+) -> Asked:
+    """What `tpprof gate ab` is asked: by gate.toml, and by the options, which go before it."""
+    from ...reports.gate.rules import METRICS, check
+    from .ab import Asked
+
+    told = read(config) if config else None
+    rules = check(rules_of(told.rules if told else None, tolerance, pairs, requests))
+    if told and subject is None:
+        subject, folder = told.subject, config.parent if config else Path()
+    else:
+        subject, folder = subject or subject_of(), Path()
+    metrics = metric.split(",") if metric else list(rules.tolerance) or METRICS
+    for name in metrics:
+        if name not in METRICS:
+            fail(f"--metric {name!r} is unknown; known: {', '.join(METRICS)}")
+    rules.tolerance = {name: rules.tolerance[name] for name in metrics if name in rules.tolerance}
+    return Asked(base, head, subject, rules, folder, out, metrics)
+
+
+def read(config: Path) -> Config:
+    """gate.toml."""
+    from ...reports.gate.config import load
+
+    return load(config)
+
+
+def measured(out: Path, work: Callable[[Progress], Result]) -> Result:
+    """What `work` gives, with a bar on stderr; broken off, it says where the processes are."""
+    from ..console import Terminated, progress, terminable
+
+    try:
+        with terminable(), progress() as tell:
+            return work(tell)
+    except KeyboardInterrupt as stopped:
+        kept = f"; what was measured is in {out}" if out.exists() else ""
+        print(f"tpprof: interrupted{kept}", file=sys.stderr)
+        raise typer.Exit(143 if isinstance(stopped, Terminated) else 130) from None
 
 
 def finish(gate: Gate, json: Path | None, junit: Path | None, summary: Path | None) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ...reports.gate.rules import METRICS, Rules, split_level
 from ...reports.gate.snapshot import Subject
 from ..options import (
     BackendOption,
@@ -29,9 +30,21 @@ from ..options import (
     SizeOption,
     TextOption,
     VisualOption,
+    fail,
+    share,
     workload_of,
 )
 
+ToleranceOption = Annotated[
+    str | None, typer.Option(help="A share for all metrics (5%), or latency=5%,decode=7%.")
+]
+MetricOption = Annotated[
+    str | None, typer.Option(help="Comma-separated: latency, prefill, decode.")
+]
+PairsOption = Annotated[
+    str | None, typer.Option(help="Process pairs after which is judged: 8,16,24.")
+]
+RequestsOption = Annotated[int | None, typer.Option(help="Timed requests of each process (10).")]
 MethodsArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[METHOD]...", help="Spec strings: fastv:keep=320")
 ]
@@ -77,6 +90,30 @@ def subject_of(
         backend=backend, attention=attention.split(","), runtimes=runtime.split(","), keep=keep,
         seed=seed, plugins=plugin or [], workload=describe(workload),
     )  # fmt: skip
+
+
+def rules_of(
+    config: Rules | None, tolerance: str | None, pairs: str | None, requests: int | None
+) -> Rules:
+    """The rules of gate.toml, or the usual ones, with what the options change."""
+    rules = config or Rules(tolerance={})
+    if tolerance is not None:
+        rules.tolerance = {**rules.tolerance, **_tolerances(tolerance)}
+    if pairs is not None:
+        if not all(part.strip().isdigit() for part in pairs.split(",")):
+            fail(f"--pairs {pairs!r} is not a list of counts, as 8,16,24")
+        rules.looks = [int(part) for part in pairs.split(",")]
+        rules.alphas = split_level(len(rules.looks))
+    if requests is not None:
+        rules.requests = requests
+    return rules
+
+
+def _tolerances(text: str) -> dict[str, float]:
+    if "=" not in text:
+        return dict.fromkeys(METRICS, share("--tolerance", text))
+    parts = [part.partition("=") for part in text.split(",")]
+    return {metric.strip(): share("--tolerance", value) for metric, _, value in parts}
 
 
 def names_a_subject(command: Callable[..., None]) -> Callable[..., None]:

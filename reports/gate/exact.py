@@ -60,9 +60,11 @@ def _cell(before: Counts, after: Counts | None, memory: float, versions: str) ->
         counts = str(before.generated_tokens), str(after.generated_tokens)
         row = Judged(cell, "generated tokens", Verdict.NO_VERDICT, *counts, units.NA, told)
         return [row]
-    rows = [
+    rows: list[Judged | None] = [
         _single(cell, "generated tokens", before.generated_tokens, after.generated_tokens),
-        _layers(cell, "visual tokens", before.visual_per_layer, after.visual_per_layer),
+        _layers(
+            cell, "visual tokens, sum of layers", before.visual_per_layer, after.visual_per_layer
+        ),
         _counts(cell, "FLOPs", before.flops, after.flops),
         _layers(cell, "KV bytes, prefill", before.kv_bytes_prefill, after.kv_bytes_prefill),
         _layers(cell, "KV bytes, decode", before.kv_bytes_decode, after.kv_bytes_decode),
@@ -72,7 +74,17 @@ def _cell(before: Counts, after: Counts | None, memory: float, versions: str) ->
         known = getattr(before, metric), getattr(after, metric)
         rows.append(_activity(cell, metric, *known, versions))
     rows.append(_peak(cell, before.peak_bytes, after.peak_bytes, memory))
-    return rows
+    return [row for row in rows if row is not None]
+
+
+def uncounted(before: Snapshot, after: Snapshot) -> str:
+    """Which metrics are known of neither side, as a note; "" if none."""
+    found = []
+    for metric in ("operators", "launches", "syncs", "peak_bytes"):
+        values = [getattr(c, metric) for side in (before, after) for c in side.cells if not c.error]
+        if all(value is None for value in values):
+            found.append(metric.replace("peak_bytes", "peak memory of the allocator"))
+    return f"n/a on {after.device}, so not judged: {', '.join(found)}" if found else ""
 
 
 def _single(cell: str, metric: str, before: int | None, after: int | None) -> Judged:
@@ -116,7 +128,7 @@ def _counts(cell: str, metric: str, before: Mapping[str, int], after: Mapping[st
     elif any(new > old for _, old, new in changed):
         verdict, rule = Verdict.FAIL, "an increase fails"
     else:
-        verdict, rule = Verdict.IMPROVED, "less: accept it with --update"
+        verdict, rule = Verdict.IMPROVED, "less, and no increase"
     if named and not all(key.isdigit() for key, _, _ in changed):
         rule += f": {named}"
     change = units.percent(totals[1] / totals[0] - 1) if totals[0] else units.NA
@@ -133,10 +145,10 @@ def _activity(
     before: Mapping[str, int] | None,
     after: Mapping[str, int] | None,
     versions: str,
-) -> Judged:
+) -> Judged | None:
     """Counts of the profiler: they follow the versions of torch and transformers."""
     if before is None and after is None:
-        return _unjudged(cell, metric, "not counted on this device")
+        return None
     if before is None or after is None:
         told = "counted on one side only"
         return Judged(cell, metric, Verdict.NO_VERDICT, units.NA, units.NA, units.NA, told)
@@ -151,7 +163,10 @@ def _activity(
 
 def _kernels(cell: str, before: Sequence[str], after: Sequence[str], versions: str) -> Judged:
     """The attention kernels: where they are others, nothing else compares."""
-    left, right = (", ".join(dict.fromkeys(kernels)) or units.NA for kernels in (before, after))
+    left, right = (
+        ", ".join(dict.fromkeys(name.removeprefix("aten::") for name in kernels)) or units.NA
+        for kernels in (before, after)
+    )
     values = {"before": list(before), "after": list(after)}
     if before == after:
         verdict, rule = Verdict.PASS if before else Verdict.NOT_JUDGED, "equal" if before else "n/a"
@@ -162,14 +177,16 @@ def _kernels(cell: str, before: Sequence[str], after: Sequence[str], versions: s
     return Judged(cell, "attention kernel", verdict, left, right, units.NA, rule, values)
 
 
-def _peak(cell: str, before: int | None, after: int | None, memory: float) -> Judged:
+def _peak(cell: str, before: int | None, after: int | None, memory: float) -> Judged | None:
+    if before is None and after is None:
+        return None
     if before is None or after is None:
         return _unjudged(cell, "peak memory", "torch's CUDA allocator: not on this device")
     share, allowed = after / before - 1, units.percent(memory)
     if share > memory:
         verdict, rule = Verdict.FAIL, f"more than {allowed} above"
     elif share < -memory:
-        verdict, rule = Verdict.IMPROVED, f"more than {allowed} below: accept it with --update"
+        verdict, rule = Verdict.IMPROVED, f"more than {allowed} below"
     else:
         verdict, rule = Verdict.PASS, f"within {allowed}"
     texts = units.gibibytes(before), units.gibibytes(after), f"{share:+.2%}"

@@ -47,13 +47,17 @@ class Rules(Struct):
         return list(self.tolerance)
 
 
+def split_level(looks: int) -> list[float]:
+    """The level of 0.01, spent over so many looks: the first one gets what does not divide."""
+    each = math.floor(0.01 / max(looks, 1) * 1000) / 1000
+    return [round(0.01 - each * (looks - 1), 6), *[each] * (looks - 1)]
+
+
 def check(rules: Rules) -> Rules:
     """The rules, if they make sense; raises RecordError."""
     for metric in rules.tolerance:
         if metric not in METRICS:
             raise RecordError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}")
-    if not rules.tolerance:
-        raise RecordError(f"no metric is judged; known: {', '.join(METRICS)}")
     shares = {**rules.tolerance, "memory": rules.memory, "clock": rules.clock}
     for name, share in shares.items():
         if not (math.isfinite(share) and 0 < share <= 10):

@@ -35,7 +35,7 @@ class Counts(Struct):
     launches: dict[str, int] | None = None
     syncs: dict[str, int] | None = None
     peak_bytes: int | None = None
-    kernels: list[str] = []
+    kernels: list[str] = msgspec.field(default_factory=list)
     error: str = ""
 
     @classmethod
@@ -104,8 +104,8 @@ class Subject(Struct):
     runtimes: list[str] = msgspec.field(default_factory=lambda: ["eager"])
     keep: str | None = None
     seed: int = 0
-    plugins: list[str] = []
-    workload: dict[str, Any] = {}
+    plugins: list[str] = msgspec.field(default_factory=list)
+    workload: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class Baseline(Struct):
@@ -150,7 +150,7 @@ def save(baseline: Baseline, path: Path) -> None:
 
 def _by_phase(cell: ReadCell, count: str) -> dict[str, int] | None:
     """Counts of the profiler, by phase; None where there are none."""
-    found: dict[str, int] = {}
+    found: dict[str, int] = msgspec.field(default_factory=dict)
     for part in cell.activity:
         value = getattr(part, count)
         if value is None:

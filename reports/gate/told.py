@@ -17,7 +17,8 @@ SCHEMA = 1
 HEADINGS = ["cell", "metric", "verdict", "before", "after", "change", "rule"]
 STYLES = {
     Verdict.FAIL: "bold red", Verdict.NO_VERDICT: "bold magenta", Verdict.INCONCLUSIVE: "yellow",
-    Verdict.ACCEPTED: "cyan", Verdict.IMPROVED: "green", Verdict.PASS: "green", Verdict.NOT_JUDGED: "dim",
+    Verdict.ACCEPTED: "cyan", Verdict.IMPROVED: "green", Verdict.PASS: "green",
+    Verdict.NOT_JUDGED: "dim",
 }  # fmt: skip
 MEANINGS = {
     Verdict.FAIL: "a regression",
@@ -100,7 +101,9 @@ def as_junit(gate: Gate) -> bytes:
     for row, kind in zip(gate.rows, found, strict=True):
         place = {"classname": _clean(f"tpprof.gate.{row.cell}"), "name": _clean(row.metric)}
         case = Xml.SubElement(suite, "testcase", {**place, "time": "0"})
-        told = _clean(f"{row.verdict.value}: {row.before} -> {row.after} ({row.change}); {row.rule}")
+        told = _clean(
+            f"{row.verdict.value}: {row.before} -> {row.after} ({row.change}); {row.rule}"
+        )
         if kind is None:
             continue
         more = {} if kind == "skipped" else {"type": row.verdict.value}
@@ -108,7 +111,8 @@ def as_junit(gate: Gate) -> bytes:
     if gate.notes:
         Xml.SubElement(suite, "system-out").text = _clean("\n".join(gate.notes))
     Xml.indent(suites)
-    return Xml.tostring(suites, encoding="utf-8", xml_declaration=True) + b"\n"
+    content: bytes = Xml.tostring(suites, encoding="utf-8", xml_declaration=True)
+    return content + b"\n"
 
 
 def append_summary(gate: Gate, path: Path) -> None:

@@ -1,0 +1,130 @@
+"""Tolerances that a machine allows: what A/A pairs of processes scatter by, and twice what can be
+found in that."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...methods.core.errors import InputError
+from ...reports import units
+from ...reports.gate import config as configuration
+from ...reports.gate.config import Config
+from ...reports.gate.evidence import detectable
+from ...reports.gate.rules import Rules
+from ...reports.gate.snapshot import Subject
+from ...reports.gate.verdicts import NoVerdictError
+from ..rounds import Progress
+from . import subject as subjects
+from .ab import begin, with_tolerances
+from .arms import Arm
+from .session import Probe, Session, in_a_fresh_process, keys_of, readings
+
+FEWEST = 8
+LEAST = 0.01  # a tolerance below this would be chance itself
+STEP = 0.005  # to which tolerances are rounded up
+
+
+@dataclass(frozen=True)
+class Found:
+    """Of a cell and metric: standard deviation of the log-ratio of a pair, the smallest slow-down
+    that is found in 80 of 100 gates at their first look, and the tolerance, twice that."""
+
+    cell: str
+    metric: str
+    pairs: int
+    deviation: float
+    detectable: float
+    tolerance: float
+
+
+def calibrate(
+    path: Path, pairs: int, out: Path, tell: Progress, run: Probe = in_a_fresh_process
+) -> list[Found]:
+    """Take A/A pairs of what gate.toml at `path` measures, and write the tolerances into it.
+
+    Raises InputError for too few pairs, or where what it measures does not run.
+    """
+    if pairs < FEWEST or pairs % 2:
+        raise InputError(f"--pairs {pairs}: an even number from {FEWEST} up says how times scatter")
+    config = configuration.load(path)
+    with ExitStack():
+        session = _session(config, path.parent, tell, run)
+        try:
+            base, head = readings(session)
+        except NoVerdictError as error:
+            raise InputError(f"nothing to calibrate: {error}") from error
+        rules = session.rules = with_tolerances(config.rules, base, _metrics(config))
+        keys = keys_of(base, head, config.subject.methods, rules.metrics)
+        journal = session.journal = begin(session, out)
+        try:
+            batch = session(pairs, keys)
+        finally:
+            journal.close()
+    if batch.stopped or batch.broken:
+        broken = [reason for _, reason in batch.broken.values()]
+        raise InputError(f"nothing is calibrated: {batch.stopped or broken[0]}")
+    found = [_found(key, batch.series[key].logs, config.rules) for key in keys]
+    _keep(config, found, base.environment.get("device"), pairs)
+    configuration.save(config, path)
+    return found
+
+
+def write(path: Path, subject: Subject, rules: Rules) -> None:
+    """A new gate.toml with the tolerances of this kind of device; an old one is not overwritten."""
+    if path.exists():
+        raise InputError(f"{path} is there already; change it, or remove it")
+    config = Config(
+        schema=configuration.SCHEMA, subject=subjects.relative(subject, path.parent), rules=rules
+    )
+    configuration.save(config, path)
+
+
+def texts(found: list[Found]) -> tuple[list[str], list[list[str]]]:
+    """The table: headings, and a line per cell and metric."""
+    headings = [
+        "cell",
+        "metric",
+        "A/A pairs",
+        "SD of a pair",
+        "detectable\nin 8 pairs",
+        "tolerance",
+    ]
+    lines = [
+        [f.cell, f.metric, str(f.pairs), units.percent(f.deviation), units.percent(f.detectable),
+         units.percent(f.tolerance)]
+        for f in found
+    ]  # fmt: skip
+    return headings, lines
+
+
+def _session(config: Config, folder: Path, tell: Progress, run: Probe) -> Session:
+    plugins = tuple(str(Path(p).resolve()) if p.endswith(".py") else p
+                    for p in subjects.plugins(config.subject, folder))  # fmt: skip
+    base, head = (Arm(name, "A/A", plugins=plugins) for name in ("base", "head"))
+    workload = subjects.workload(config.subject, folder)
+    return Session(base, head, config.subject, config.rules, workload=workload, run=run, tell=tell)
+
+
+def _metrics(config: Config) -> list[str]:
+    from ...reports.gate.rules import METRICS
+
+    return list(config.rules.tolerance) or list(METRICS)
+
+
+def _found(key: tuple[str, str], logs: list[float], rules: Rules) -> Found:
+    deviation = statistics.stdev(logs)
+    effect = math.expm1(detectable(rules.looks[0], rules.alpha) * deviation)
+    tolerance = max(LEAST, math.ceil(2 * effect / STEP) * STEP)
+    return Found(*key, len(logs), deviation, effect, round(tolerance, 4))
+
+
+def _keep(config: Config, found: list[Found], device: object, pairs: int) -> None:
+    """The widest of each metric: one tolerance serves all cells."""
+    for metric in {f.metric for f in found}:
+        widest = max(f.tolerance for f in found if f.metric == metric)
+        config.rules.tolerance[metric] = widest
+    config.calibrated = f"{pairs} A/A pairs on {device}"
