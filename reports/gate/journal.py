@@ -91,7 +91,7 @@ def read(path: Path) -> list[Line]:
 
 def observe(ran: Ran, record: Reading, metrics: list[str]) -> Ran:
     """What the record of a process says, noted in `ran`."""
-    clocks: list[float] = msgspec.field(default_factory=list)
+    clocks: list[float] = []
     for cell in record.cells:
         if cell.error:
             ran.errors[cell.title] = cell.error

@@ -150,7 +150,7 @@ def save(baseline: Baseline, path: Path) -> None:
 
 def _by_phase(cell: ReadCell, count: str) -> dict[str, int] | None:
     """Counts of the profiler, by phase; None where there are none."""
-    found: dict[str, int] = msgspec.field(default_factory=dict)
+    found: dict[str, int] = {}
     for part in cell.activity:
         value = getattr(part, count)
         if value is None:
