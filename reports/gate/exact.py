@@ -164,7 +164,10 @@ def _activity(
 def _kernels(cell: str, before: Sequence[str], after: Sequence[str], versions: str) -> Judged:
     """The attention kernels: where they are others, nothing else compares."""
     left, right = (
-        ", ".join(dict.fromkeys(name.removeprefix("aten::_scaled_dot_product_") for name in kernels)) or units.NA
+        ", ".join(
+            dict.fromkeys(name.removeprefix("aten::_scaled_dot_product_") for name in kernels)
+        )
+        or units.NA
         for kernels in (before, after)
     )
     values = {"before": list(before), "after": list(after)}
