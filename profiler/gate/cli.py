@@ -115,7 +115,7 @@ def compare(
 @names_a_subject
 def init(
     subject: Subject | None,
-    config: Annotated[Path, typer.Argument(help="The file to write.")] = CONFIG,
+    config: Annotated[Path, typer.Option(help="The file to write.")] = CONFIG,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Find the tolerances of this machine as well.")
     ] = False,

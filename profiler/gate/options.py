@@ -96,7 +96,7 @@ def rules_of(
     config: Rules | None, tolerance: str | None, pairs: str | None, requests: int | None
 ) -> Rules:
     """The rules of gate.toml, or the usual ones, with what the options change."""
-    rules = config or Rules(tolerance={})
+    rules = config or Rules()
     if tolerance is not None:
         rules.tolerance = {**rules.tolerance, **_tolerances(tolerance)}
     if pairs is not None:

@@ -28,20 +28,20 @@ def job(subject: Subject, folder: Path) -> Job:
 
 def plugins(subject: Subject, folder: Path) -> list[str]:
     """The plug-ins; those that are files lie where they lead from `folder`."""
-    return [str(folder / name) if name.endswith(".py") else name for name in subject.plugins]
+    return [_at(folder, name) if name.endswith(".py") else name for name in subject.plugins]
 
 
 def workload(subject: Subject, folder: Path) -> dict[str, Any]:
     """The options of the workload; its picture lies where it leads from `folder`."""
     image = subject.workload.get("image")
-    return {**subject.workload, **({"image": str(folder / image)} if image else {})}
+    return {**subject.workload, **({"image": _at(folder, image)} if image else {})}
 
 
 def relative(subject: Subject, folder: Path) -> Subject:
     """The subject as it was named here, with paths that lead from `folder`."""
 
     def moved(name: str) -> str:
-        return Path(os.path.relpath(name, folder)).as_posix()
+        return Path(os.path.relpath(Path(name).resolve(), folder.resolve())).as_posix()
 
     image, given = subject.workload.get("image"), msgspec.structs.asdict(subject)
     if image:
@@ -56,7 +56,11 @@ def relative(subject: Subject, folder: Path) -> Subject:
 
 
 def _model(name: str, folder: Path) -> str:
-    return str(folder / name) if _is_folder(folder / name) else name
+    return _at(folder, name) if _is_folder(folder / name) else name
+
+
+def _at(folder: Path, name: str) -> str:
+    return str((folder / name).resolve())  # the folder may be one that is still to be made
 
 
 def _is_folder(path: Path) -> bool:

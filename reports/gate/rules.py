@@ -22,13 +22,14 @@ CLOCK_SPREAD = 0.03
 class Rules(Struct):
     """What decides.
 
-    tolerance, floor: by metric; a share, and seconds. looks: process pairs after which is judged;
+    tolerance, floor: by metric; a share, and seconds. Without a tolerance, that of the kind of
+    device holds. looks: process pairs after which is judged;
     alphas: the level that each look spends. requests: timed requests of each process. confirm:
     pairs of the independent set that has to confirm a FAIL. memory: tolerance of the allocator's
     peak. clock: spread of SM clocks between the arms above which nothing is judged.
     """
 
-    tolerance: dict[str, float]
+    tolerance: dict[str, float] = msgspec.field(default_factory=dict)
     floor: dict[str, float] = msgspec.field(default_factory=lambda: dict(FLOORS))
     looks: list[int] = msgspec.field(default_factory=lambda: [8, 16, 24])
     alphas: list[float] = msgspec.field(default_factory=lambda: [0.004, 0.003, 0.003])
