@@ -4,7 +4,6 @@ found in that."""
 from __future__ import annotations
 
 import math
-import statistics
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from ...reports.gate.evidence import detectable
 from ...reports.gate.rules import Rules
 from ...reports.gate.snapshot import Subject
 from ...reports.gate.verdicts import NoVerdictError
+from ...reports.statistics import trimmed
 from ..rounds import Progress
 from . import subject as subjects
 from .ab import begin, with_tolerances
@@ -25,13 +25,15 @@ from .session import Probe, Session, in_a_fresh_process, keys_of, readings
 
 FEWEST = 8
 LEAST = 0.01  # a tolerance below this would be chance itself
+USELESS = 0.25
 STEP = 0.005  # to which tolerances are rounded up
 
 
 @dataclass(frozen=True)
 class Found:
-    """Of a cell and metric: standard deviation of the log-ratio of a pair, the smallest slow-down
-    that is found in 80 of 100 gates at their first look, and the tolerance, twice that."""
+    """Of a cell and metric: standard deviation of the log-ratio of a pair as the studentised mean
+    sees it, wild pairs pulled in; the smallest slow-down that is found in 80 of 100 gates at their
+    first look; and the tolerance, twice that."""
 
     cell: str
     metric: str
@@ -83,6 +85,17 @@ def write(path: Path, subject: Subject, rules: Rules) -> None:
     configuration.save(config, path)
 
 
+def doubt(found: list[Found]) -> str:
+    """What to know of tolerances too wide to gate anything; "" where they are narrow enough."""
+    widest = max(f.tolerance for f in found)
+    if widest <= USELESS:
+        return ""
+    return (
+        f"a tolerance of {units.percent(widest)} gates little: this machine is too noisy for times; "
+        "rely on the exact gate here (tpprof gate check)"
+    )
+
+
 def texts(found: list[Found]) -> tuple[list[str], list[list[str]]]:
     """The table: headings, and a line per cell and metric."""
     headings = [
@@ -116,7 +129,7 @@ def _metrics(config: Config) -> list[str]:
 
 
 def _found(key: tuple[str, str], logs: list[float], rules: Rules) -> Found:
-    deviation = statistics.stdev(logs)
+    deviation = trimmed(logs).error * math.sqrt(len(logs))
     effect = math.expm1(detectable(rules.looks[0], rules.alpha) * deviation)
     tolerance = max(LEAST, math.ceil(2 * effect / STEP) * STEP)
     return Found(*key, len(logs), deviation, effect, round(tolerance, 4))

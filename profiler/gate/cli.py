@@ -103,11 +103,14 @@ def compare(
     summary: SummaryOption = None,
 ) -> None:
     """Judge two saved records: counts exactly, time by the speed-ups over vanilla in each."""
-    from ...reports import files
     from ...reports.gate import stored
+    from ...reports.gate.rules import check
 
-    rules = rules_of(read(config).rules if config else None, tolerance, None, None)
-    gate = stored.compare(files.load(base), files.load(head), rules, f"{base} -> {head}")
+    rules = check(rules_of(read(config).rules if config else None, tolerance, None, None))
+    for path in (base, head):
+        if not path.exists() and not path.with_suffix(".jsonl").exists():
+            fail(f"{path}: no such record")
+    gate = stored.compare_files(base, head, rules)
     finish(gate, json, junit, summary)
 
 
@@ -149,6 +152,8 @@ def _calibrate(config: Path, pairs: int, out: Path) -> None:
     found = measured(out, lambda tell: calibration.calibrate(config, pairs, out, tell))
     formats.console().print(formats.as_table(*calibration.texts(found), words=(0, 1)))
     print(f"tolerances written to {config}", file=sys.stderr)
+    if told := calibration.doubt(found):
+        print(f"! {told}", file=sys.stderr)
 
 
 def asked_of(

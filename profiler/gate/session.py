@@ -96,7 +96,8 @@ class Session:
                 series = Series(block.pairs(times), block.controls(times))
                 batch.series[cell, metric].add(series)
         self._block += pairs // 2
-        batch.stopped = disturbance(self.processes, self.rules.clock)
+        timed = [ran for ran in self.processes if ran.block >= 0]
+        batch.stopped = disturbance(timed, self.rules.clock)
         return batch
 
     def _measured(self, letter: str, methods: list[str], block: Block, place: int) -> Ran:

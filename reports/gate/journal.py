@@ -120,11 +120,16 @@ def disturbance(processes: list[Ran], spread: float) -> str:
             return f"the GPU was throttled: {', '.join(ran.throttled)}"
         if ran.others:
             return f"other processes used the GPU: {', '.join(map(str, ran.others))}"
-    clocks = [ran.clock_hz for ran in processes if ran.clock_hz]
-    if clocks and 1 - min(clocks) / max(clocks) > spread:
-        change = 1 - min(clocks) / max(clocks)
-        return (
-            f"the SM clock changed by {change:.1%} between processes, {spread:.0%} are allowed: "
-            "lock it (nvidia-smi --lock-gpu-clocks)"
-        )
-    return ""
+    clocks = [
+        [ran.clock_hz for ran in processes if ran.arm == arm and ran.clock_hz] for arm in "AB"
+    ]
+    if not all(clocks):
+        return ""
+    slow, fast = sorted(statistics.median(known) for known in clocks)
+    change = 1 - slow / fast
+    if change <= spread:
+        return ""
+    return (
+        f"the SM clock differs by {change:.1%} between base and head, {spread:.0%} are allowed: "
+        "lock it (nvidia-smi --lock-gpu-clocks)"
+    )

@@ -26,7 +26,7 @@ class Rules(Struct):
     device holds. looks: process pairs after which is judged;
     alphas: the level that each look spends. requests: timed requests of each process. confirm:
     pairs of the independent set that has to confirm a FAIL. memory: tolerance of the allocator's
-    peak. clock: spread of SM clocks between the arms above which nothing is judged.
+    peak. clock: difference of the arms' SM clocks above which nothing is judged.
     """
 
     tolerance: dict[str, float] = msgspec.field(default_factory=dict)

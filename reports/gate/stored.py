@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 
-from .. import units
+from .. import files, units
 from ..names import ran
-from ..record import Cell, Record
+from ..record import Cell, Record, RecordError
 from ..sameness import other_machine
 from ..statistics import Trimmed, trimmed
 from ..summary import baseline, by_round
@@ -18,9 +19,18 @@ from .reading import reading
 from .rules import ON_CPU, ON_GPU, Rules
 from .sequential import FEWEST
 from .snapshot import Snapshot
-from .verdicts import Gate, Judged, Verdict
+from .verdicts import Gate, Judged, Verdict, nothing
 
 ALPHA = 0.01
+
+
+def compare_files(base: Path, head: Path, rules: Rules) -> Gate:
+    """Judge two saved records; without a verdict where one of them cannot be read."""
+    subject = f"{base} -> {head}"
+    try:
+        return compare(files.load(base), files.load(head), rules, subject)
+    except RecordError as error:
+        return nothing("stored", subject, str(error))
 
 
 def compare(base: Record, head: Record, rules: Rules, subject: str) -> Gate:

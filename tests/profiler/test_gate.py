@@ -177,7 +177,21 @@ def test_clocks_that_differ_have_no_verdict(tmp_path: Path) -> None:
         return 0, "", msgspec.json.encode(given)
 
     gate = judged(clocked, tmp_path)  # type: ignore[arg-type]
-    assert (gate.code, "SM clock changed by 9.1%" in told(gate)) == (3, True), told(gate)
+    assert (gate.code, "SM clock differs by 9.1%" in told(gate)) == (3, True), told(gate)
+
+
+def test_what_breaks_off_keeps_the_processes_that_ended(tmp_path: Path) -> None:
+    fake, count = Fake(), 8
+
+    def interrupted(arm: Arm, task: dict[str, Any]) -> tuple[int, str, bytes]:
+        if len(fake.calls) == count:
+            raise KeyboardInterrupt
+        return fake(arm, task)
+
+    with pytest.raises(KeyboardInterrupt):
+        judged(interrupted, tmp_path)  # type: ignore[arg-type]
+    kept = [line for line in read(tmp_path / "gate.jsonl") if isinstance(line, Ran)]
+    assert len(kept) == count
 
 
 @pytest.mark.parametrize("arm_", ["base", "head"])
@@ -392,7 +406,7 @@ def test_a_baseline_that_cannot_be_read_has_no_verdict(
         (["ab", ".", ".", "--metric", "speed"], "known: latency, prefill, decode"),
         (["ab", ".", ".", "--tolerance", "much"], "is not a share"),
         (["ab", ".", ".", "--config", "none.toml"], "see tpprof gate init"),
-        (["compare", "a.json", "b.json"], "No such file"),
+        (["compare", "a.json", "b.json"], "no such record"),
         (["calibrate"], "see tpprof gate init"),
     ],
 )
@@ -401,6 +415,19 @@ def test_bad_input_is_one_line(arguments: list[str], reason: str, tmp_path: Path
     assert done.returncode == 2, done.stdout
     assert reason in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_records_that_cannot_be_read_have_no_verdict(tmp_path: Path) -> None:
+    whole, torn = tmp_path / "whole.json", tmp_path / "torn.json"
+    whole.write_bytes(msgspec.json.encode(taken(0.5, 8)))
+    torn.write_bytes(whole.read_bytes()[:-100])
+    assert tpprof("gate", "compare", "whole.json", "whole.json", cwd=tmp_path).returncode == 0
+    for pair in (("torn.json", "whole.json"), ("whole.json", "torn.json")):
+        done = tpprof("gate", "compare", *pair, cwd=tmp_path)
+        assert (done.returncode, "no tpprof record" in done.stdout) == (3, True), done.stdout
+    torn.write_bytes(whole.read_bytes().replace(b'"schema":3', b'"schema":99'))
+    done = tpprof("gate", "compare", "whole.json", "torn.json", cwd=tmp_path)
+    assert (done.returncode, "schema 99" in done.stdout) == (3, True), done.stdout
 
 
 def test_gate_toml_is_begun(tmp_path: Path) -> None:
