@@ -91,8 +91,8 @@ def doubt(found: list[Found]) -> str:
     if widest <= USELESS:
         return ""
     return (
-        f"a tolerance of {units.percent(widest)} gates little: this machine is too noisy for times; "
-        "rely on the exact gate here (tpprof gate check)"
+        f"a tolerance of {units.percent(widest)} gates little, this machine is too noisy for "
+        "times: rely on the exact gate here (tpprof gate check)"
     )
 
 

@@ -29,9 +29,12 @@ def check(path: Path) -> Gate:
 def update(path: Path, subject: Subject | None, memory: float | None = None) -> Gate:
     """Count anew and write the baseline: of `subject`, or of what the baseline held so far.
 
-    Returns what changes by it, which is accepted. Raises NoVerdictError where there is neither.
+    Returns what changes by it, which is accepted; no verdict where there is neither. Raises
+    InputError for cells that do not exist or fail.
     """
-    earlier = snapshot.load(path) if subject is None or _readable(path) else None
+    earlier, reason = _earlier(path)
+    if subject is None and earlier is None:
+        return nothing("exact", f"against {path}", reason)
     subject = subjects.relative(subject, path.parent) if subject else _of(earlier)
     from importlib.metadata import version
 
@@ -92,13 +95,13 @@ def _gate(before: Baseline, after: Snapshot, subject: str) -> Gate:
 
 
 def _of(earlier: Baseline | None) -> Subject:
-    assert earlier is not None  # it was loaded, or that has failed
+    assert earlier is not None  # looked at by the caller
     return earlier.subject
 
 
-def _readable(path: Path) -> bool:
+def _earlier(path: Path) -> tuple[Baseline | None, str]:
+    """The baseline that is there, or why there is none."""
     try:
-        snapshot.load(path)
-    except NoVerdictError:
-        return False
-    return True
+        return snapshot.load(path), ""
+    except NoVerdictError as error:
+        return None, str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
     from ..rounds import Progress
     from .ab import Asked
 
-JOURNAL = Path("runs/gate.jsonl")
 CONFIG = Path("gate.toml")
 CalibrationOption = Annotated[int, typer.Option(help="A/A pairs of processes (20).")]
+JournalOption = Annotated[
+    Path, typer.Option(help="Journal of every process: a .jsonl file, or a folder.")
+]
 Result = TypeVar("Result")
 
 app = typer.Typer(
@@ -79,7 +82,7 @@ def ab(
     metric: MetricOption = None,
     pairs: PairsOption = None,
     requests: RequestsOption = None,
-    out: Annotated[Path, typer.Option(help="Journal of every process (.jsonl).")] = JOURNAL,
+    out: JournalOption = Path("runs"),
     json: JsonOption = None,
     junit: JUnitOption = None,
     summary: SummaryOption = None,
@@ -124,7 +127,7 @@ def init(
     ] = False,
     pairs: CalibrationOption = 20,
     requests: RequestsOption = None,
-    out: Annotated[Path, typer.Option(help="Journal of every process (.jsonl).")] = JOURNAL,
+    out: JournalOption = Path("runs"),
 ) -> None:
     """Write gate.toml: what to measure, and by which rules."""
     from . import calibrate as calibration
@@ -139,7 +142,7 @@ def init(
 def calibrate_machine(
     config: Annotated[Path, typer.Argument(help="gate.toml, whose tolerances are found.")] = CONFIG,
     pairs: CalibrationOption = 20,
-    out: Annotated[Path, typer.Option(help="Journal of every process (.jsonl).")] = JOURNAL,
+    out: JournalOption = Path("runs"),
 ) -> None:
     """Find tolerances that hold on this machine, from A/A pairs, and write them to gate.toml."""
     _calibrate(config, pairs, out)
@@ -149,6 +152,7 @@ def _calibrate(config: Path, pairs: int, out: Path) -> None:
     from ...reports import formats
     from . import calibrate as calibration
 
+    out = journal_in(out)
     found = measured(out, lambda tell: calibration.calibrate(config, pairs, out, tell))
     formats.console().print(formats.as_table(*calibration.texts(found), words=(0, 1)))
     print(f"tolerances written to {config}", file=sys.stderr)
@@ -182,7 +186,16 @@ def asked_of(
         if name not in METRICS:
             fail(f"--metric {name!r} is unknown; known: {', '.join(METRICS)}")
     rules.tolerance = {name: rules.tolerance[name] for name in metrics if name in rules.tolerance}
-    return Asked(base, head, subject, rules, folder, out, metrics)
+    return Asked(base, head, subject, rules, folder, journal_in(out), metrics)
+
+
+def journal_in(out: Path) -> Path:
+    """A journal of its own in a folder, so that no earlier one is lost, or the file that is
+    named."""
+    if out.suffix == ".jsonl":
+        return out
+    stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S")
+    return out / f"gate-{stamp}.jsonl"
 
 
 def read(config: Path) -> Config:

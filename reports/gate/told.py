@@ -44,9 +44,9 @@ def headline(gate: Gate) -> str:
     counts = [(v, sum(row.verdict is v for row in gate.rows)) for v in Verdict]
     listed = ", ".join(f"{count} {verdict.value}" for verdict, count in counts if count)
     meaning = MEANINGS[gate.verdict]
-    if gate.kind == "timing" and gate.verdict is Verdict.IMPROVED:
+    if gate.kind != "exact" and gate.verdict is Verdict.IMPROVED:
         meaning = "faster beyond the tolerance"
-    return f"{gate.verdict.value}: {meaning}. {gate.subject} ({listed})."
+    return f"{gate.verdict.value}: {meaning}; {gate.subject} ({listed})"
 
 
 def show(gate: Gate, console: Console) -> None:

@@ -87,6 +87,16 @@ class Runner:
         return (self.folder / "calls").read_text().splitlines()
 
 
+@pytest.mark.parametrize(("given", "installed"), [("action", "/the action"), ("a b", "a b")])
+def test_what_is_installed(given: str, installed: str, tmp_path: Path) -> None:
+    runner = Runner(tmp_path, {"install": given, "baseline": "b.json"})
+    stand_in = tmp_path / "bin" / "python"
+    stand_in.write_text('#!/bin/sh\nfor word in "$@"; do echo "$word" >> installed; done\n')
+    stand_in.chmod(0o755)
+    assert runner.run(GITHUB_ACTION_PATH="/the action") == 0, runner.told
+    assert (tmp_path / "installed").read_text().splitlines()[-1] == installed
+
+
 def test_nothing_of_the_inputs_is_pasted_into_a_script() -> None:
     for step in yaml.safe_load(ACTION.read_text())["runs"]["steps"]:
         assert "${{" not in step["run"]
