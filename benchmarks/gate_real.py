@@ -91,9 +91,7 @@ def products_of(out: Path, asked: Asked, share: float) -> int:
         tried = plugin(out / "tried.py", TRIED)
         arms = [Arm(n, n, plugins=(str(p),)) for n, p in (("base", asked.base), ("head", tried))]
         with progress() as tell:
-            session = Session(
-                *arms, asked.subject, asked.rules, workload=asked.subject.workload, tell=tell
-            )
+            session = Session(*arms, asked.subject, asked.rules, tell=tell)
             session.scout("A")
             series = session(4, [(CELL, "latency")]).series[CELL, "latency"]
         base, _ = series.medians

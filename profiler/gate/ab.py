@@ -56,11 +56,10 @@ def ab(asked: Asked, tell: Progress, run: Probe = in_a_fresh_process) -> Gate:
 
 
 def _session(asked: Asked, stack: ExitStack, tell: Progress, run: Probe) -> Session:
-    plugins = subjects.plugins(asked.subject, asked.folder)
-    base = stack.enter_context(arm("base", asked.base, plugins))
-    head = stack.enter_context(arm("head", asked.head, plugins))
-    workload = subjects.workload(asked.subject, asked.folder)
-    return Session(base, head, asked.subject, asked.rules, workload=workload, run=run, tell=tell)
+    subject = subjects.rooted(asked.subject, asked.folder)
+    base = stack.enter_context(arm("base", asked.base, subject.plugins))
+    head = stack.enter_context(arm("head", asked.head, subject.plugins))
+    return Session(base, head, subject, asked.rules, run=run, tell=tell)
 
 
 def _judged(session: Session, asked: Asked, told: str) -> Gate:

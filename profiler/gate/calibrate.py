@@ -4,7 +4,6 @@ found in that."""
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from ...reports import units
 from ...reports.gate import config as configuration
 from ...reports.gate.config import Config
 from ...reports.gate.evidence import detectable
-from ...reports.gate.rules import Rules
+from ...reports.gate.rules import METRICS, Rules
 from ...reports.gate.snapshot import Subject
 from ...reports.gate.verdicts import NoVerdictError
 from ...reports.statistics import trimmed
@@ -21,7 +20,7 @@ from ..rounds import Progress
 from . import subject as subjects
 from .ab import begin, with_tolerances
 from .arms import Arm
-from .session import Probe, Session, in_a_fresh_process, keys_of, readings
+from .session import HeadFailsError, Probe, Session, in_a_fresh_process, keys_of, readings
 
 FEWEST = 8
 LEAST = 0.01  # a tolerance below this would be chance itself
@@ -53,19 +52,20 @@ def calibrate(
     if pairs < FEWEST or pairs % 2:
         raise InputError(f"--pairs {pairs}: an even number from {FEWEST} up says how times scatter")
     config = configuration.load(path)
-    with ExitStack():
-        session = _session(config, path.parent, tell, run)
-        try:
-            base, head = readings(session)
-        except NoVerdictError as error:
-            raise InputError(f"nothing to calibrate: {error}") from error
-        rules = session.rules = with_tolerances(config.rules, base, _metrics(config))
-        keys = keys_of(base, head, config.subject.methods, rules.metrics)
-        journal = session.journal = begin(session, out)
-        try:
-            batch = session(pairs, keys)
-        finally:
-            journal.close()
+    session = _session(config, path.parent, tell, run)
+    try:
+        base, head = readings(session)
+    except (NoVerdictError, HeadFailsError) as error:
+        raise InputError(f"nothing to calibrate: {error}") from error
+    rules = session.rules = with_tolerances(config.rules, base, _metrics(config))
+    keys = keys_of(base, head, config.subject.methods, rules.metrics)
+    if not keys:
+        raise InputError("nothing to calibrate: every cell fails")
+    journal = session.journal = begin(session, out)
+    try:
+        batch = session(pairs, keys)
+    finally:
+        journal.close()
     if batch.stopped or batch.broken:
         broken = [reason for _, reason in batch.broken.values()]
         raise InputError(f"nothing is calibrated: {batch.stopped or broken[0]}")
@@ -115,16 +115,12 @@ def texts(found: list[Found]) -> tuple[list[str], list[list[str]]]:
 
 
 def _session(config: Config, folder: Path, tell: Progress, run: Probe) -> Session:
-    plugins = tuple(str(Path(p).resolve()) if p.endswith(".py") else p
-                    for p in subjects.plugins(config.subject, folder))  # fmt: skip
-    base, head = (Arm(name, "A/A", plugins=plugins) for name in ("base", "head"))
-    workload = subjects.workload(config.subject, folder)
-    return Session(base, head, config.subject, config.rules, workload=workload, run=run, tell=tell)
+    subject = subjects.rooted(config.subject, folder)
+    base, head = (Arm(name, "A/A", plugins=tuple(subject.plugins)) for name in ("base", "head"))
+    return Session(base, head, subject, config.rules, run=run, tell=tell)
 
 
 def _metrics(config: Config) -> list[str]:
-    from ...reports.gate.rules import METRICS
-
     return list(config.rules.tolerance) or list(METRICS)
 
 

@@ -39,7 +39,8 @@ def in_a_fresh_process(arm: Arm, task: dict[str, Any]) -> tuple[int, str, bytes]
 
 
 class Session:
-    """Measures pairs of processes as `sequential.decide` asks for them."""
+    """Measures pairs of processes as `sequential.decide` asks for them. The paths of `subject` are
+    absolute."""
 
     def __init__(
         self,
@@ -48,13 +49,11 @@ class Session:
         subject: Subject,
         rules: Rules,
         *,
-        workload: dict[str, Any],
         run: Probe = in_a_fresh_process,
         tell: Progress = lambda label, done, total: None,
     ) -> None:
         self.arms = {"A": base, "B": head}
         self.subject, self.rules = subject, rules
-        self.workload = {name: v for name, v in workload.items() if name != "seed"}  # given apart
         self.run, self.tell = run, tell
         self.journal: Journal | None = None
         self.methods: dict[str, str] = {}  # of each cell
@@ -113,9 +112,10 @@ class Session:
         self, letter: str, methods: list[str], requests: int, ran: Ran
     ) -> tuple[Ran, Reading | None]:
         arm, subject = self.arms[letter], self.subject
+        workload = {name: v for name, v in subject.workload.items() if name != "seed"}
         task = {
             "root": arm.root, "paths": arm.paths, "plugins": arm.plugins, "methods": methods,
-            "requests": requests, "workload": self.workload,
+            "requests": requests, "workload": workload,
             "options": {
                 "model": subject.model, "device": subject.device, "dtype": subject.dtype,
                 "backend": subject.backend, "seed": subject.seed, "keep": subject.keep,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -14,27 +13,28 @@ from ...reports.record import Settings
 from ..worker import Job
 
 
+def rooted(subject: Subject, folder: Path) -> Subject:
+    """The subject with its paths, which lead from `folder`, made absolute."""
+    image = subject.workload.get("image")
+    return msgspec.structs.replace(
+        subject,
+        model=_at(folder, subject.model) if _is_folder(folder / subject.model) else subject.model,
+        plugins=[_at(folder, name) if name.endswith(".py") else name for name in subject.plugins],
+        workload={**subject.workload, **({"image": _at(folder, image)} if image else {})},
+    )
+
+
 def job(subject: Subject, folder: Path) -> Job:
-    """The subject as a job of `tpprof compare`; its paths lead from `folder`."""
+    """The subject as a job of `tpprof compare`."""
+    whole = rooted(subject, folder)
     return Job(
-        methods=subject.methods, model=_model(subject.model, folder), device=subject.device,
-        dtype=subject.dtype, backend=subject.backend, workload=workload(subject, folder),
+        methods=whole.methods, model=whole.model, device=whole.device, dtype=whole.dtype,
+        backend=whole.backend, workload=whole.workload,
         settings=Settings(
-            attention=subject.attention, runtimes=subject.runtimes, keep=subject.keep,
-            seed=subject.seed, plugins=plugins(subject, folder),
+            attention=whole.attention, runtimes=whole.runtimes, keep=whole.keep, seed=whole.seed,
+            plugins=whole.plugins,
         ),
     )  # fmt: skip
-
-
-def plugins(subject: Subject, folder: Path) -> list[str]:
-    """The plug-ins; those that are files lie where they lead from `folder`."""
-    return [_at(folder, name) if name.endswith(".py") else name for name in subject.plugins]
-
-
-def workload(subject: Subject, folder: Path) -> dict[str, Any]:
-    """The options of the workload; its picture lies where it leads from `folder`."""
-    image = subject.workload.get("image")
-    return {**subject.workload, **({"image": _at(folder, image)} if image else {})}
 
 
 def relative(subject: Subject, folder: Path) -> Subject:
@@ -53,10 +53,6 @@ def relative(subject: Subject, folder: Path) -> Subject:
     if _is_folder(Path(subject.model)):
         given["model"] = moved(subject.model)
     return Subject(**given)
-
-
-def _model(name: str, folder: Path) -> str:
-    return _at(folder, name) if _is_folder(folder / name) else name
 
 
 def _at(folder: Path, name: str) -> str:
