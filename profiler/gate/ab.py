@@ -15,7 +15,7 @@ from ...reports.gate.journal import SCHEMA, Begun, Found, Journal
 from ...reports.gate.reading import Reading
 from ...reports.gate.rules import Rules
 from ...reports.gate.snapshot import Snapshot, Subject
-from ...reports.gate.verdicts import Gate, Judged, NoVerdictError, Verdict, nothing
+from ...reports.gate.verdicts import Gate, Judged, NoVerdictError, Verdict, accepted, nothing
 from ..rounds import Progress
 from . import subject as subjects
 from .arms import arm
@@ -26,7 +26,8 @@ from .session import Probe as Probe
 @dataclass(frozen=True)
 class Asked:
     """What a timing gate is asked: both arms as the user names them, what they run, and the rules,
-    with no tolerances where those of the device are to hold. folder: where paths lead from."""
+    with no tolerances where those of the device are to hold. folder: where paths lead from.
+    accept_counts: counts that changed are meant, and shown alone."""
 
     base: str
     head: str
@@ -35,6 +36,7 @@ class Asked:
     folder: Path
     out: Path
     metrics: Sequence[str] = rulebook.METRICS
+    accept_counts: bool = False
 
 
 def ab(asked: Asked, tell: Progress, run: Probe = in_a_fresh_process) -> Gate:
@@ -67,6 +69,8 @@ def _judged(session: Session, asked: Asked, told: str) -> Gate:
     rules = session.rules = with_tolerances(asked.rules, base, asked.metrics)
     before, after = Snapshot.of(base), Snapshot.of(head)
     rows = exact.compare(before, after, rules.memory)
+    if asked.accept_counts:
+        rows = accepted(rows, counts_only=True)
     unlike = {row.cell for row in rows if row.verdict is Verdict.NO_VERDICT}
     keys = keys_of(base, head, asked.subject.methods, rules.metrics)
     keys = [key for key in keys if key[0] not in unlike and "all cells" not in unlike]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -13,6 +14,7 @@ import typer
 from ...reports.gate.snapshot import Subject
 from ..options import fail
 from .options import (
+    AcceptOption,
     ConfigOption,
     JsonOption,
     JUnitOption,
@@ -82,6 +84,7 @@ def ab(
     metric: MetricOption = None,
     pairs: PairsOption = None,
     requests: RequestsOption = None,
+    accept_counts: AcceptOption = False,
     out: JournalOption = Path("runs"),
     json: JsonOption = None,
     junit: JUnitOption = None,
@@ -91,6 +94,7 @@ def ab(
     from .ab import ab as timing_gate
 
     asked = asked_of(subject, base, head, config, out, metric, tolerance, pairs, requests)
+    asked = replace(asked, accept_counts=accept_counts)
     gate = measured(asked.out, lambda tell: timing_gate(asked, tell))
     finish(gate, json, junit, summary)
 
@@ -101,6 +105,7 @@ def compare(
     head: Annotated[Path, typer.Argument(help="The same, of what is to be judged.")],
     config: ConfigOption = None,
     tolerance: ToleranceOption = None,
+    accept_counts: AcceptOption = False,
     json: JsonOption = None,
     junit: JUnitOption = None,
     summary: SummaryOption = None,
@@ -113,7 +118,7 @@ def compare(
     for path in (base, head):
         if not path.exists() and not path.with_suffix(".jsonl").exists():
             fail(f"{path}: no such record")
-    gate = stored.compare_files(base, head, rules)
+    gate = stored.compare_files(base, head, rules, accept_counts=accept_counts)
     finish(gate, json, junit, summary)
 
 

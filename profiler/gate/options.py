@@ -51,6 +51,9 @@ MethodsArgument = Annotated[
 ConfigOption = Annotated[
     Path | None, typer.Option(help="The gate.toml that `tpprof gate init` writes.")
 ]
+AcceptOption = Annotated[
+    bool, typer.Option("--accept-counts", help="Counts that changed are meant: judge time alone.")
+]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write all that was found.")]
 JUnitOption = Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML.")]
 SummaryOption = Annotated[

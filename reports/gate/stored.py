@@ -19,18 +19,25 @@ from .reading import reading
 from .rules import ON_CPU, ON_GPU, Rules
 from .sequential import FEWEST
 from .snapshot import Snapshot
-from .verdicts import Gate, Judged, Verdict, nothing
+from .verdicts import Gate, Judged, Verdict, accepted, nothing
 
 ALPHA = 0.01
+SPEEDUP, LATENCY = TIMED = ("time over vanilla", "latency")
 
 
-def compare_files(base: Path, head: Path, rules: Rules) -> Gate:
-    """Judge two saved records; without a verdict where one of them cannot be read."""
+def compare_files(base: Path, head: Path, rules: Rules, *, accept_counts: bool = False) -> Gate:
+    """Judge two saved records; without a verdict where one of them cannot be read. accept_counts:
+    counts that changed are meant."""
     subject = f"{base} -> {head}"
     try:
-        return compare(files.load(base), files.load(head), rules, subject)
+        gate = compare(files.load(base), files.load(head), rules, subject)
     except RecordError as error:
         return nothing("stored", subject, str(error))
+    if accept_counts:
+        timed = [row for row in gate.rows if row.metric in TIMED]
+        counts = [row for row in gate.rows if row.metric not in TIMED]
+        gate.rows = accepted(counts, counts_only=True) + timed
+    return gate
 
 
 def compare(base: Record, head: Record, rules: Rules, subject: str) -> Gate:
@@ -72,10 +79,10 @@ def _tests(base: Record, head: Record, *, absolute: bool) -> dict[tuple[str, str
         title = reading(base).cells[base.cells.index(cell)].title
         if cell is not baseline(base, cell):
             lost = _lost(base, cell), _lost(head, other)
-            found[title, "time over vanilla"] = _difference(*lost)
+            found[title, SPEEDUP] = _difference(*lost)
         if absolute:
             times = _logs(cell), _logs(other)
-            found[title, "latency"] = _difference(*times)
+            found[title, LATENCY] = _difference(*times)
     return found
 
 
@@ -141,7 +148,7 @@ def _shown(record: Record, key: tuple[str, str]) -> str:
     title, metric = key
     places = [n for n, cell in enumerate(reading(record).cells) if cell.title == title]
     cell = record.cells[places[0]]
-    if metric == "latency":
+    if metric == LATENCY:
         return f"{units.milliseconds(statistics.median(map(math.exp, _logs(cell))))} ms"
     gain = math.exp(-trimmed(_lost(record, cell)).centre)
     return f"{units.times(gain)} faster"

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..formats import as_markdown, as_table
+from ..record import RecordError
 from .verdicts import Gate, Judged, Verdict
 
 SCHEMA = 1
@@ -30,6 +31,11 @@ MEANINGS = {
     Verdict.PASS: "no regression",
     Verdict.NOT_JUDGED: "",
 }
+ELSEWHERE = {
+    Verdict.ACCEPTED: "no slow-down, and counts that changed as they were meant to",
+    Verdict.IMPROVED: "better than before, and no regression",
+}
+"""What it means where there is no baseline to update."""
 LOUD = (Verdict.FAIL, Verdict.NO_VERDICT, Verdict.INCONCLUSIVE, Verdict.ACCEPTED, Verdict.IMPROVED)
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd]")  # what XML 1.0 cannot hold
 
@@ -44,8 +50,8 @@ def headline(gate: Gate) -> str:
     counts = [(v, sum(row.verdict is v for row in gate.rows)) for v in Verdict]
     listed = ", ".join(f"{count} {verdict.value}" for verdict, count in counts if count)
     meaning = MEANINGS[gate.verdict]
-    if gate.kind != "exact" and gate.verdict is Verdict.IMPROVED:
-        meaning = "faster beyond the tolerance"
+    if gate.kind != "exact":
+        meaning = ELSEWHERE.get(gate.verdict, meaning)
     return f"{gate.verdict.value}: {meaning}; {gate.subject} ({listed})"
 
 
@@ -82,6 +88,25 @@ def as_json(gate: Gate) -> bytes:
         "rows": [msgspec.to_builtins(row) for row in gate.rows],
     }  # fmt: skip
     return msgspec.json.format(msgspec.json.encode(plain), indent=1) + b"\n"
+
+
+def from_json(content: bytes) -> Gate:
+    """The gate that `as_json` wrote; raises RecordError for anything else."""
+    try:
+        saved = msgspec.json.decode(content, type=_Saved)
+    except msgspec.MsgspecError as error:
+        raise RecordError(f"this is no gate's JSON, or it is damaged ({error})") from error
+    if saved.schema != SCHEMA:
+        raise RecordError(f"schema {saved.schema} of the gate is unknown, {SCHEMA} is read")
+    return Gate(saved.kind, saved.subject, saved.rows, saved.notes)
+
+
+class _Saved(msgspec.Struct):
+    schema: int
+    kind: str
+    subject: str
+    rows: list[Judged]
+    notes: list[str]
 
 
 def as_junit(gate: Gate) -> bytes:

@@ -74,11 +74,14 @@ class Gate:
         return CODES[self.verdict]
 
 
-def accepted(rows: list[Judged]) -> list[Judged]:
-    """The rows of a change that is meant: what it changes is accepted."""
-    quiet = (Verdict.PASS, Verdict.NOT_JUDGED)
+def accepted(rows: list[Judged], *, counts_only: bool = False) -> list[Judged]:
+    """The rows of a change that is meant: what it changes is accepted. counts_only: but for what
+    cannot be compared or does not run."""
+    kept = {Verdict.PASS, Verdict.NOT_JUDGED} | ({Verdict.NO_VERDICT} if counts_only else set())
     return [
-        row if row.verdict in quiet else dataclasses.replace(row, verdict=Verdict.ACCEPTED)
+        row
+        if row.verdict in kept or (counts_only and row.metric == "all")
+        else dataclasses.replace(row, verdict=Verdict.ACCEPTED)
         for row in rows
     ]
 

@@ -224,6 +224,19 @@ def test_too_few_pairs_have_no_verdict(tmp_path: Path) -> None:
     assert "can never fail" in told(gate)
 
 
+def test_counts_that_are_meant_leave_time_to_be_judged(tmp_path: Path) -> None:
+    def more(record: Record) -> None:
+        record.cells[1].visual_per_layer = [2880, 321]
+
+    assert judged(Fake(change=more), tmp_path).code == 1
+    meant = judged(Fake(change=more), tmp_path, accept_counts=True)
+    assert (meant.code, meant.verdict) == (0, Verdict.ACCEPTED), told(meant)
+    assert judged(Fake(1.1, change=more), tmp_path, accept_counts=True).code == 1
+    assert judged(Fake(change=longer), tmp_path, accept_counts=True).code == 3
+    reason = {"head": (1, "RuntimeError: no")}
+    assert judged(Fake(fail=reason), tmp_path, accept_counts=True).code == 1
+
+
 def test_tolerances_are_found_and_written(tmp_path: Path) -> None:
     path = tmp_path / "gate.toml"
     rules = Rules(tolerance={"latency": 0.25}, requests=2)

@@ -20,6 +20,7 @@ from tpprof.profiler.gate.session import in_a_fresh_process
 from tpprof.reports.gate import config as configuration
 from tpprof.reports.gate.reading import decoded
 from tpprof.reports.gate.verdicts import NoVerdictError
+from tpprof.reports.record import SCHEMA
 
 RUN = [sys.executable, "-c", "from tpprof.profiler.cli import main; main()"]
 SMALL = ["--model", "tiny-llava", "--device", "cpu", "--visual-tokens", "64"]
@@ -219,7 +220,7 @@ def test_records_that_cannot_be_read_have_no_verdict(tmp_path: Path) -> None:
     for pair in (("torn.json", "whole.json"), ("whole.json", "torn.json")):
         done = tpprof("gate", "compare", *pair, cwd=tmp_path)
         assert (done.returncode, "no tpprof record" in done.stdout) == (3, True), done.stdout
-    torn.write_bytes(whole.read_bytes().replace(b'"schema":3', b'"schema":99'))
+    torn.write_bytes(whole.read_bytes().replace(b'"schema":%d' % SCHEMA, b'"schema":99'))
     done = tpprof("gate", "compare", "whole.json", "torn.json", cwd=tmp_path)
     assert (done.returncode, "schema 99" in done.stdout) == (3, True), done.stdout
 

@@ -91,6 +91,17 @@ def test_json_holds_all(gate: Gate) -> None:
     assert [row["verdict"] for row in plain["rows"]] == [verdict.value for verdict in Verdict]
 
 
+def test_json_comes_back(gate: Gate) -> None:
+    assert told.from_json(told.as_json(gate)) == gate
+    for wrong in (
+        b"{",
+        b'{"schema": 1}',
+        told.as_json(gate).replace(b'"schema": 1', b'"schema": 2'),
+    ):
+        with pytest.raises(RecordError, match=r"damaged|unknown"):
+            told.from_json(wrong)
+
+
 def test_rows_as_text(gate: Gate) -> None:
     headings, lines = told.texts(gate)
     assert {len(line) for line in lines} == {len(headings)}
