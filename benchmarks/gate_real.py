@@ -24,7 +24,7 @@ from tpprof.profiler.gate.session import Session
 from tpprof.reports.gate import config as configuration
 from tpprof.reports.gate.rules import Rules
 from tpprof.reports.gate.snapshot import Subject
-from tpprof.reports.gate.verdicts import Gate, Verdict
+from tpprof.reports.gate.verdicts import Gate, Judged, Verdict
 
 PLUGIN = Path(__file__).parent.parent / "tests" / "onemore.py"
 POLICY: Policy = "rows"
@@ -111,20 +111,21 @@ def gates(out: Path, kind: str, count: int, asked: Asked) -> None:
             gate = ab(replace(asked, out=journal), tell)
         row = latency(gate)
         line = {
-            "kind": kind, "verdict": gate.verdict.value, "rule": row[1], "change": row[0],
+            "kind": kind, "verdict": row.verdict.value, "rule": row.rule, "change": row.change,
             "seconds": time.monotonic() - began,
         }  # fmt: skip
         with (out / "results.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(
-            f"{kind} {number + 1}: {line['verdict']}, {row[0]}, {line['seconds']:.0f} s; {row[1]}"
+            f"{kind} {number + 1}: {line['verdict']}, {row.change}, {line['seconds']:.0f} s; {row.rule}"
         )
 
 
-def latency(gate: Gate) -> tuple[str, str]:
-    """Change and rule of the row that was timed, or of the one that says why there is none."""
-    row = next((row for row in gate.rows if row.metric.startswith("latency")), gate.rows[-1])
-    return row.change, row.rule
+def latency(gate: Gate) -> Judged:
+    """The row that was timed, or the one that says why there is none. The operators of the slow
+    head are more as well, which is not what is tried here."""
+    timed = (row for row in gate.rows if row.metric.startswith("latency"))
+    return next(timed, gate.rows[-1])
 
 
 def results(out: Path, kind: str) -> list[dict[str, object]]:
