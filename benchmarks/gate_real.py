@@ -116,9 +116,8 @@ def gates(out: Path, kind: str, count: int, asked: Asked) -> None:
         }  # fmt: skip
         with (out / "results.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-        print(
-            f"{kind} {number + 1}: {line['verdict']}, {row.change}, {line['seconds']:.0f} s; {row.rule}"
-        )
+        told = f"{row.verdict.value}, {row.change}, {line['seconds']:.0f} s; {row.rule}"
+        print(f"{kind} {number + 1}: {told}", flush=True)
 
 
 def latency(gate: Gate) -> Judged:
