@@ -9,7 +9,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 METHODS ?= fastv sparsevlm mustdrop
 
-.PHONY: help compare test test-oldest check format lint types bench bench-gpu figures table7 build clean
+.PHONY: help compare test test-oldest gate check format lint types bench bench-gate bench-gpu \
+	figures table7 build clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,7 +24,10 @@ test: $(VENV)/ready  ## set up, then run the tests
 test-oldest:  ## the tests with the oldest supported transformers
 	$(MAKE) test VENV=.venv-oldest TRANSFORMERS=$(OLDEST)
 
-check: test lint types  ## all that CI runs
+gate: $(VENV)/ready  ## tpprof's own exact gate; accept a change with GATE=--update
+	$(BIN)/tpprof gate check tests/gate-baseline.json $(GATE)
+
+check: test gate lint types  ## all that CI runs
 
 format: $(VENV)/ready  ## rewrite the sources in the house style
 	$(BIN)/ruff check --fix .
@@ -42,6 +46,10 @@ bench: $(VENV)/ready  ## what tpprof costs itself, whether its intervals and its
 	$(BIN)/python benchmarks/aa.py
 	$(BIN)/python benchmarks/floors.py
 	$(BIN)/python benchmarks/report_speed.py
+
+bench-gate: $(VENV)/ready  ## how often the timing gate is wrong: simulated, then really run here
+	$(BIN)/python benchmarks/gate_power.py
+	$(BIN)/python benchmarks/gate_real.py
 
 bench-gpu: $(VENV)/ready  ## Table 7 on llava-next-7b; saved under benchmarks/results
 	$(BIN)/tpprof calibrate --device cuda

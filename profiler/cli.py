@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from .gate.cli import app as gate
 from .options import (
     BackendOption,
     BatchOption,
@@ -66,6 +67,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Measures what visual token pruning really buys: time beside FLOPs.",
 )
+app.add_typer(gate, name="gate")
 
 
 @app.command()

@@ -19,7 +19,7 @@ from ..reports import files
 from ..reports.explain import attach
 from ..reports.record import Record, RecordError
 from ..reports.sameness import differences
-from . import isolate
+from . import isolate, rounds
 from .worker import Job
 
 
@@ -54,16 +54,9 @@ def measure(
     record = earlier or record
     print(f"measuring {record.model.name}: {record.model.reason}", file=sys.stderr)
     code = 0
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    stderr = Console(file=sys.stderr)
-    with Progress(*columns, console=stderr, transient=True, auto_refresh=False) as bar:
-        task = bar.add_task("start", total=None)
-
-        def tell(label: str, done: int, total: int) -> None:
-            bar.update(task, description=label, completed=done, total=total, refresh=True)
-
+    with progress() as tell:
         try:
-            with _terminable():
+            with terminable():
                 if comparison is None:
                     isolate.run(job, journal, record, tell)
                 else:
@@ -160,7 +153,21 @@ def _continued(earlier: Record, record: Record) -> Record:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def progress() -> Iterator[rounds.Progress]:
+    """A bar on stderr, and what tells it how far things are."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    stderr = Console(file=sys.stderr)
+    with Progress(*columns, console=stderr, transient=True, auto_refresh=False) as bar:
+        task = bar.add_task("start", total=None)
+
+        def tell(label: str, done: int, total: int) -> None:
+            bar.update(task, description=label, completed=done, total=total, refresh=True)
+
+        yield tell
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
     """SIGTERM ends what runs inside as Ctrl-C does."""
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -6,8 +6,6 @@ This process loads neither torch nor the model; while one measures it only waits
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from ..reports import files
 from ..reports.names import name
 from ..reports.record import Record
 from . import rounds
-from .child import python
+from .child import finish, python
 from .clock import now
 from .rounds import Progress
 from .worker import Job, Task
@@ -73,30 +71,8 @@ def run(job: Job, journal: files.Journal, record: Record, tell: Progress) -> Non
 
 def _run(task: Task) -> str:
     """Do the task in a fresh process; returns "" or how it failed."""
-    with tempfile.TemporaryFile() as told:
-        process = subprocess.Popen(
-            python("from tpprof.profiler.worker import main; main()"),
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=told,
-        )  # fmt: skip
-        try:
-            process.communicate(msgspec.json.encode(task))
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        told.seek(0)
-        lines = told.read().decode(errors="replace").strip().splitlines()
-    return _reason(process.returncode, lines[-1] if lines else "")
-
-
-def _reason(code: int, last_line: str) -> str:
-    if code == 0:
-        return ""
-    if code < 0:
-        killer = signal.Signals(-code).name
-        hint = " (out of memory?)" if killer == "SIGKILL" else ""
-        return f"process ended by {killer}{hint}"
-    return last_line or f"process ended with exit code {code}"
+    command = python("from tpprof.profiler.worker import main; main()")
+    return finish(command, msgspec.json.encode(task))[1]
 
 
 def _note_failure(

@@ -65,7 +65,7 @@ class Journal:
     @classmethod
     def begin(cls, path: Path, record: Record) -> Journal:
         """A new journal that starts from `record`, in the place of an older one."""
-        _write(path, _line(Begun(record=record)))
+        write(path, _line(Begun(record=record)))
         journal = cls(path)
         _lock(journal._file)
         return journal
@@ -129,7 +129,7 @@ def journal_of(path: Path) -> Path:
 
 def save(record: Record, path: Path) -> None:
     """Write `record` to `path` in one step: the file is the old one or the new one, whole."""
-    _write(path, msgspec.json.format(msgspec.json.encode(record), indent=1))
+    write(path, msgspec.json.format(msgspec.json.encode(record), indent=1))
 
 
 def load(path: Path) -> Record:
@@ -185,7 +185,7 @@ def _line(line: Line) -> bytes:
     return msgspec.json.encode(line) + b"\n"
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
     """The whole of `content`, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")

@@ -27,6 +27,18 @@ def differences(first: Record, second: Record) -> list[str]:
     ]
 
 
+def other_machine(first: Record, second: Record) -> list[str]:
+    """What keeps absolute times of the two from being compared; the code measured may differ."""
+    places = [place for place in MACHINE if place[0] not in ("git", "plugins")]
+    pairs = [
+        (" ".join(place), _at(first.environment, place), _at(second.environment, place))
+        for place in places
+    ]
+    return [
+        f"{n} is {_short(right)}, was {_short(left)}" for n, left, right in pairs if left != right
+    ]
+
+
 def _identity(record: Record) -> list[tuple[str, Any]]:
     model, request = msgspec.to_builtins(record.model), msgspec.to_builtins(record.request)
     settings = msgspec.to_builtins(record.settings)

@@ -31,6 +31,30 @@ class Estimate:
         return (self.high - self.low) / 2 / self.value
 
 
+@dataclass(frozen=True)
+class Trimmed:
+    """A trimmed mean, its standard error, and the degrees of freedom of their ratio."""
+
+    centre: float
+    error: float
+    freedom: int
+
+    def reach(self, confidence: float) -> float:
+        """Half the width of the two-sided interval."""
+        return student(self.freedom, confidence) * self.error
+
+
+def trimmed(values: Sequence[float]) -> Trimmed:
+    """The 20 % trimmed mean of two values or more, studentised by the winsorised variance."""
+    ordered, count = sorted(values), len(values)
+    cut = int(TRIM * count)
+    kept = count - 2 * cut
+    centre = statistics.fmean(ordered[cut : count - cut])
+    winsorised = [min(max(value, ordered[cut]), ordered[count - 1 - cut]) for value in ordered]
+    error = math.sqrt(statistics.variance(winsorised) * (count - 1) / (kept * (kept - 1)))
+    return Trimmed(centre, error, kept - 1)
+
+
 def median(samples: Sequence[float]) -> Estimate | None:
     """The median and an interval that holds for any distribution; None without samples.
 
@@ -57,17 +81,13 @@ def speedup(pairs: Sequence[tuple[float, float]]) -> Estimate | None:
     """
     if not pairs:
         return None
-    logs = sorted(math.log(first / second) for first, second in pairs)
+    logs = [math.log(first / second) for first, second in pairs]
     count = len(logs)
     if count < FEWEST:  # too few to trim: the median stands in, without an interval
         return Estimate(math.exp(statistics.median(logs)), None, None, count)
-    cut = int(TRIM * count)
-    kept = count - 2 * cut
-    centre = statistics.fmean(logs[cut : count - cut])
-    winsorised = [min(max(log, logs[cut]), logs[count - 1 - cut]) for log in logs]
-    error = math.sqrt(statistics.variance(winsorised) * (count - 1) / (kept * (kept - 1)))
-    reach = student(kept - 1) * error
-    return Estimate(math.exp(centre), math.exp(centre - reach), math.exp(centre + reach), count)
+    mean = trimmed(logs)
+    low, high = mean.centre - mean.reach(CONFIDENCE), mean.centre + mean.reach(CONFIDENCE)
+    return Estimate(math.exp(mean.centre), math.exp(low), math.exp(high), count)
 
 
 def percentile(samples: Sequence[float], share: float) -> float | None:
@@ -78,19 +98,19 @@ def percentile(samples: Sequence[float], share: float) -> float | None:
 
 
 @functools.cache
-def student(freedom: int) -> float:
-    """The two-sided 95 % quantile of Student's t, by bisection of its distribution function.
+def student(freedom: int, confidence: float = CONFIDENCE) -> float:
+    """The two-sided quantile of Student's t, by bisection of its distribution function.
 
     Ours, because importing a library for this one number would double the start of `tpprof report`.
     """
-    low, high = 0.0, 100.0
+    low, high = 0.0, 10_000.0
     while high - low > 1e-12 * high:
         middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, freedom) < CONFIDENCE else (low, middle)
+        low, high = (middle, high) if within(middle, freedom) < confidence else (low, middle)
     return high
 
 
-def _within(reach: float, freedom: int) -> float:
+def within(reach: float, freedom: int) -> float:
     """P(|t| <= reach) for a whole number of degrees of freedom (Abramowitz and Stegun 26.7.3-4)."""
     angle = math.atan(reach / math.sqrt(freedom))
     square, odd = math.cos(angle) ** 2, freedom % 2

@@ -64,7 +64,7 @@ def test_nothing_else_lies_at_the_root() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["methods"], ["models"], ["flops", "fastv", "--model", "qwen2-vl-72b"],
-     ["report", "no-such-file.json"]],
+     ["gate", "--help"], ["report", "no-such-file.json"]],
     ids=lambda arguments: arguments[0],
 )  # fmt: skip
 def test_starts_without_torch(arguments: list[str]) -> None:

@@ -1,0 +1,146 @@
+"""The timing gate on this machine: A/A gates, which must not fail, and gates with a slow-down of
+twice the calibrated tolerance, which must.
+
+The slow-down is work: a plug-in method multiplies matrices. Every step is kept in --out, and the
+same command goes on where it was broken off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from tpprof.methods.core.ledger import Policy
+from tpprof.profiler.console import progress
+from tpprof.profiler.gate.ab import Asked, ab
+from tpprof.profiler.gate.arms import Arm
+from tpprof.profiler.gate.calibrate import calibrate, write
+from tpprof.profiler.gate.session import Session
+from tpprof.reports.gate import config as configuration
+from tpprof.reports.gate.rules import Rules
+from tpprof.reports.gate.snapshot import Subject
+from tpprof.reports.gate.verdicts import Gate, Judged, Verdict
+
+PLUGIN = Path(__file__).parent.parent / "tests" / "onemore.py"
+POLICY: Policy = "rows"
+CELL = "toil"
+TRIED = 40  # products from which the time of one is found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/gate-real"))
+    parser.add_argument("--aa", type=int, default=30, help="A/A gates")
+    parser.add_argument("--slow", type=int, default=10, help="gates with a slow-down")
+    parser.add_argument("--pairs", type=int, default=20, help="A/A pairs that calibrate")
+    parser.add_argument("--requests", type=int, default=10, help="of each process")
+    parser.add_argument("--model", default="tiny-llava")
+    parser.add_argument("--visual-tokens", type=int, default=64)
+    parser.add_argument("--device", default=None)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    base = plugin(options.out / "base.py", 0)
+    asked = calibrated(options, base)
+    tolerance = asked.rules.tolerance["latency"]
+    products = products_of(options.out, asked, 2 * tolerance)
+    head = plugin(options.out / "head.py", products)
+    print(f"{products} products of matrices make the head slower by {2 * tolerance:.1%} at least")
+    gates(options.out, "A/A", options.aa, asked)
+    gates(options.out, "slow", options.slow, replace(asked, head=str(head)))
+    summary(options.out, tolerance)
+
+
+def plugin(path: Path, products: int) -> Path:
+    """The plug-in with a method that multiplies so many matrices."""
+    path.write_text(PLUGIN.read_text().replace("PRODUCTS = 0", f"PRODUCTS = {products}"))
+    return path
+
+
+def calibrated(options: argparse.Namespace, base: Path) -> Asked:
+    """What the gates are asked, by the gate.toml that A/A pairs have calibrated."""
+    path = options.out / "gate.toml"
+    if not path.exists():
+        workload = {"visual_tokens": options.visual_tokens, "new_tokens": 2}
+        subject = Subject(
+            methods=[CELL], model=options.model, device=options.device, attention=[POLICY],
+            workload=workload, plugins=[str(base)],
+        )  # fmt: skip
+        rules = Rules(tolerance={"latency": 0.25}, requests=options.requests)
+        write(path, subject, rules)
+    config = configuration.load(path)
+    if not config.calibrated:
+        with progress() as tell:
+            (found,) = calibrate(path, options.pairs, options.out / "calibration.jsonl", tell)
+        config = configuration.load(path)
+        print(f"SD of a pair {found.deviation:.1%}, detectable {found.detectable:.1%}")
+    print(f"{config.calibrated}: tolerance of latency {config.rules.tolerance['latency']:.1%}")
+    subject = config.subject
+    subject.plugins = []  # each arm brings its own
+    return Asked(str(base), str(base), subject, config.rules, options.out, Path(), ["latency"])
+
+
+def products_of(out: Path, asked: Asked, share: float) -> int:
+    """How many products take `share` of a request, from four processes with and without them."""
+    path = out / "products.json"
+    if not path.exists():
+        tried = plugin(out / "tried.py", TRIED)
+        arms = [Arm(n, n, plugins=(str(p),)) for n, p in (("base", asked.base), ("head", tried))]
+        with progress() as tell:
+            session = Session(*arms, asked.subject, asked.rules, tell=tell)
+            session.scout("A")
+            series = session(4, [(CELL, "latency")]).series[CELL, "latency"]
+        base, _ = series.medians
+        each = statistics.median(head - base for base, head in series.pairs) / TRIED
+        if each <= 0:
+            raise SystemExit("the products cannot be told from noise: the machine is too busy")
+        path.write_text(json.dumps({"products": int(share * base / each) + 1, "seconds": each}))
+    return int(json.loads(path.read_text())["products"])
+
+
+def gates(out: Path, kind: str, count: int, asked: Asked) -> None:
+    """So many gates of one kind, those of earlier runs among them; a line for each."""
+    for number in range(len(results(out, kind)), count):
+        began = time.monotonic()
+        journal = out / f"{kind.replace('/', '').lower()}-{number:02}.jsonl"
+        with progress() as tell:
+            gate = ab(replace(asked, out=journal), tell)
+        row = latency(gate)
+        line = {
+            "kind": kind, "verdict": row.verdict.value, "rule": row.rule, "change": row.change,
+            "seconds": time.monotonic() - began,
+        }  # fmt: skip
+        with (out / "results.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        told = f"{row.verdict.value}, {row.change}, {line['seconds']:.0f} s; {row.rule}"
+        print(f"{kind} {number + 1}: {told}", flush=True)
+
+
+def latency(gate: Gate) -> Judged:
+    """The row that was timed, or the one that says why there is none. The operators of the slow
+    head are more as well, which is not what is tried here."""
+    timed = (row for row in gate.rows if row.metric.startswith("latency"))
+    return next(timed, gate.rows[-1])
+
+
+def results(out: Path, kind: str) -> list[dict[str, object]]:
+    path = out / "results.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [line for line in map(json.loads, lines) if line["kind"] == kind]
+
+
+def summary(out: Path, tolerance: float) -> None:
+    for kind, wrong in (("A/A", Verdict.FAIL), ("slow", Verdict.PASS)):
+        found = Counter(str(line["verdict"]) for line in results(out, kind))
+        listed = ", ".join(f"{count} {verdict}" for verdict, count in found.most_common())
+        print(
+            f"{kind} at a tolerance of {tolerance:.1%}: {listed or 'none'} ({wrong.value} is wrong)"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The regression gate: what is measured for it, and its commands."""

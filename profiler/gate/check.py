@@ -1,0 +1,107 @@
+"""The exact gate: count on this machine what the baseline counted, and compare."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ...methods.core.errors import InputError
+from ...reports.gate import exact, snapshot
+from ...reports.gate.reading import reading
+from ...reports.gate.rules import MEMORY
+from ...reports.gate.snapshot import Baseline, Snapshot, Subject
+from ...reports.gate.verdicts import Gate, NoVerdictError, accepted, nothing
+from ..models.load import ModelError
+from . import subject as subjects
+
+
+def check(path: Path) -> Gate:
+    """The exact gate against the baseline at `path`; no verdict where it cannot be judged."""
+    told = f"against {path}"
+    try:
+        baseline = snapshot.load(path)
+        found = _count_again(baseline, path.parent)
+    except NoVerdictError as error:
+        return nothing("exact", told, str(error))
+    return _gate(baseline, found, told)
+
+
+def update(path: Path, subject: Subject | None, memory: float | None = None) -> Gate:
+    """Count anew and write the baseline: of `subject`, or of what the baseline held so far.
+
+    Returns what changes by it, which is accepted; no verdict where there is neither. Raises
+    InputError for cells that do not exist or fail.
+    """
+    earlier, reason = _earlier(path)
+    if subject is None and earlier is None:
+        return nothing("exact", f"against {path}", reason)
+    subject = subjects.relative(subject, path.parent) if subject else _of(earlier)
+    from importlib.metadata import version
+
+    counted = count(subject, path.parent)
+    failed = [f"{cell.cell}: {cell.error}" for cell in counted.cells if cell.error]
+    if failed:
+        raise InputError(f"no baseline is made of cells that fail: {'; '.join(failed)}")
+    subject.device, subject.dtype = counted.device, counted.dtype
+    tolerance = memory or (earlier.memory if earlier else MEMORY)
+    baseline = Baseline(
+        schema=snapshot.SCHEMA, tpprof=version("tpprof"), subject=subject, memory=tolerance,
+        snapshot=counted,
+    )  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    snapshot.save(baseline, path)
+    gate = _gate(earlier or baseline, counted, f"accepted in {path}")
+    gate.rows = accepted(gate.rows)
+    return gate
+
+
+def count(subject: Subject, folder: Path) -> Snapshot:
+    """The counts of all cells, from one request of each and one under torch's profiler."""
+    from ..bench import Bench
+
+    comparison = subjects.job(subject, folder).comparison()
+    with Bench(comparison.model, comparison.prepare) as bench:
+        for number, cell in enumerate(comparison.cells, 1):
+            told = f"counting {number} of {len(comparison.cells)}: {cell.saved.method}"
+            print(told, file=sys.stderr)
+            bench.warm_up(cell)
+        for cell in comparison.cells:
+            if cell.alive:
+                bench.activity(cell)
+    counted = Snapshot.of(reading(comparison.record))
+    counted.workload = subject.workload  # with paths as the file names them
+    return counted
+
+
+def _count_again(baseline: Baseline, folder: Path) -> Snapshot:
+    """Raises NoVerdictError where this machine or this version cannot do what the baseline did."""
+    try:
+        return count(baseline.subject, folder)
+    except ModelError as error:
+        raise NoVerdictError(f"cannot be counted on this machine: {error}") from error
+    except InputError as error:
+        raise NoVerdictError(f"a cell of the baseline is missing here: {error}") from error
+
+
+def _gate(before: Baseline, after: Snapshot, subject: str) -> Gate:
+    rows = exact.compare(before.snapshot, after, before.memory)
+    versions = ", ".join(f"{name} {version}" for name, version in after.packages.items())
+    notes = [
+        f"counted on {after.device} in {after.dtype} with {versions}",
+        exact.uncounted(before.snapshot, after),
+    ]
+    notes = [note for note in notes if note]
+    return Gate("exact", subject, rows, notes)
+
+
+def _of(earlier: Baseline | None) -> Subject:
+    assert earlier is not None  # looked at by the caller
+    return earlier.subject
+
+
+def _earlier(path: Path) -> tuple[Baseline | None, str]:
+    """The baseline that is there, or why there is none."""
+    try:
+        return snapshot.load(path), ""
+    except NoVerdictError as error:
+        return None, str(error)

@@ -1,0 +1,246 @@
+"""`tpprof gate`: its commands parse, call one function, print, and end with the gate's code."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from ...reports.gate.snapshot import Subject
+from ..options import fail
+from .options import (
+    AcceptOption,
+    ConfigOption,
+    JsonOption,
+    JUnitOption,
+    MetricOption,
+    PairsOption,
+    RequestsOption,
+    SummaryOption,
+    ToleranceOption,
+    names_a_subject,
+    rules_of,
+    subject_of,
+)
+
+if TYPE_CHECKING:
+    from ...reports.gate.config import Config
+    from ...reports.gate.verdicts import Gate
+    from ..rounds import Progress
+    from .ab import Asked
+
+CONFIG = Path("gate.toml")
+CalibrationOption = Annotated[int, typer.Option(help="A/A pairs of processes (20).")]
+JournalOption = Annotated[
+    Path, typer.Option(help="Journal of every process: a .jsonl file, or a folder.")
+]
+Result = TypeVar("Result")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Fail a change that makes a method slower, or makes it keep, compute or allocate more. "
+    "Exit codes: 0 pass, 1 regression, 2 bad input, 3 no verdict, 4 inconclusive.",
+)
+
+
+@app.command()
+@names_a_subject
+def check(
+    subject: Subject | None,
+    baseline: Annotated[Path, typer.Argument(help="The committed file of counts (JSON).")],
+    update: Annotated[
+        bool, typer.Option("--update", help="Count anew and accept: write the baseline.")
+    ] = False,
+    memory: Annotated[
+        float | None, typer.Option(help="Tolerance of the allocator's peak, a share (0.01).")
+    ] = None,
+    json: JsonOption = None,
+    junit: JUnitOption = None,
+    summary: SummaryOption = None,
+) -> None:
+    """The exact gate: count tokens, FLOPs, bytes and operators again. No GPU needed."""
+    from . import check as exact_gate
+
+    if not update and (subject is not None or memory is not None):
+        fail("the baseline says what is counted; METHODs and their options go with --update")
+    accept, judge = exact_gate.update, exact_gate.check
+    gate = accept(baseline, subject, memory) if update else judge(baseline)
+    finish(gate, json, junit, summary)
+
+
+@app.command()
+@names_a_subject
+def ab(
+    subject: Subject | None,
+    base: Annotated[str, typer.Argument(help="A commit, environment, plug-in file or folder.")],
+    head: Annotated[str, typer.Argument(help="The same, of what is to be judged.")],
+    config: ConfigOption = None,
+    tolerance: ToleranceOption = None,
+    metric: MetricOption = None,
+    pairs: PairsOption = None,
+    requests: RequestsOption = None,
+    accept_counts: AcceptOption = False,
+    out: JournalOption = Path("runs"),
+    json: JsonOption = None,
+    junit: JUnitOption = None,
+    summary: SummaryOption = None,
+) -> None:
+    """The timing gate: base and head in the same job, in pairs of fresh processes (ABBA)."""
+    from .ab import ab as timing_gate
+
+    asked = asked_of(subject, base, head, config, out, metric, tolerance, pairs, requests)
+    asked = replace(asked, accept_counts=accept_counts)
+    gate = measured(asked.out, lambda tell: timing_gate(asked, tell))
+    finish(gate, json, junit, summary)
+
+
+@app.command()
+def compare(
+    base: Annotated[Path, typer.Argument(help="A record that `tpprof compare` saved.")],
+    head: Annotated[Path, typer.Argument(help="The same, of what is to be judged.")],
+    config: ConfigOption = None,
+    tolerance: ToleranceOption = None,
+    accept_counts: AcceptOption = False,
+    json: JsonOption = None,
+    junit: JUnitOption = None,
+    summary: SummaryOption = None,
+) -> None:
+    """Judge two saved records: counts exactly, time by the speed-ups over vanilla in each."""
+    from ...reports.gate import stored
+    from ...reports.gate.rules import check
+
+    rules = check(rules_of(read(config).rules if config else None, tolerance, None, None))
+    for path in (base, head):
+        if not path.exists() and not path.with_suffix(".jsonl").exists():
+            fail(f"{path}: no such record")
+    gate = stored.compare_files(base, head, rules, accept_counts=accept_counts)
+    finish(gate, json, junit, summary)
+
+
+@app.command()
+@names_a_subject
+def init(
+    subject: Subject | None,
+    config: Annotated[Path, typer.Option(help="The file to write.")] = CONFIG,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Find the tolerances of this machine as well.")
+    ] = False,
+    pairs: CalibrationOption = 20,
+    requests: RequestsOption = None,
+    out: JournalOption = Path("runs"),
+) -> None:
+    """Write gate.toml: what to measure, and by which rules."""
+    from . import calibrate as calibration
+
+    rules = rules_of(None, None, None, requests)
+    calibration.write(config, subject or subject_of(), rules)
+    if calibrate:
+        _calibrate(config, pairs, out)
+
+
+@app.command("calibrate")
+def calibrate_machine(
+    config: Annotated[Path, typer.Argument(help="gate.toml, whose tolerances are found.")] = CONFIG,
+    pairs: CalibrationOption = 20,
+    out: JournalOption = Path("runs"),
+) -> None:
+    """Find tolerances that hold on this machine, from A/A pairs, and write them to gate.toml."""
+    _calibrate(config, pairs, out)
+
+
+def _calibrate(config: Path, pairs: int, out: Path) -> None:
+    from ...reports import formats
+    from . import calibrate as calibration
+
+    out = journal_in(out)
+    found = measured(out, lambda tell: calibration.calibrate(config, pairs, out, tell))
+    formats.console().print(formats.as_table(*calibration.texts(found), words=(0, 1)))
+    print(f"tolerances written to {config}", file=sys.stderr)
+    if told := calibration.doubt(found):
+        print(f"! {told}", file=sys.stderr)
+
+
+def asked_of(
+    subject: Subject | None,
+    base: str,
+    head: str,
+    config: Path | None,
+    out: Path,
+    metric: str | None,
+    tolerance: str | None,
+    pairs: str | None,
+    requests: int | None,
+) -> Asked:
+    """What `tpprof gate ab` is asked: by gate.toml, and by the options, which go before it."""
+    from ...reports.gate.rules import METRICS, check
+    from .ab import Asked
+
+    told = read(config) if config else None
+    rules = check(rules_of(told.rules if told else None, tolerance, pairs, requests))
+    if told and subject is None:
+        subject, folder = told.subject, config.parent if config else Path()
+    else:
+        subject, folder = subject or subject_of(), Path()
+    metrics = metric.split(",") if metric else list(rules.tolerance) or METRICS
+    for name in metrics:
+        if name not in METRICS:
+            fail(f"--metric {name!r} is unknown; known: {', '.join(METRICS)}")
+    rules.tolerance = {name: rules.tolerance[name] for name in metrics if name in rules.tolerance}
+    return Asked(base, head, subject, rules, folder, journal_in(out), metrics)
+
+
+def journal_in(out: Path) -> Path:
+    """A journal of its own in a folder, so that no earlier one is lost, or the file that is
+    named."""
+    if out.suffix == ".jsonl":
+        return out
+    stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S")
+    return out / f"gate-{stamp}.jsonl"
+
+
+def read(config: Path) -> Config:
+    """gate.toml."""
+    from ...reports.gate.config import load
+
+    return load(config)
+
+
+def measured(out: Path, work: Callable[[Progress], Result]) -> Result:
+    """What `work` gives, with a bar on stderr; broken off, it says where the processes are."""
+    from ..console import Terminated, progress, terminable
+
+    try:
+        with terminable(), progress() as tell:
+            return work(tell)
+    except KeyboardInterrupt as stopped:
+        kept = f"; what was measured is in {out}" if out.exists() else ""
+        print(f"tpprof: interrupted{kept}", file=sys.stderr)
+        raise typer.Exit(143 if isinstance(stopped, Terminated) else 130) from None
+
+
+def finish(gate: Gate, json: Path | None, junit: Path | None, summary: Path | None) -> None:
+    """Tell what was found in all the ways that were asked for; end with the gate's code."""
+    from ...reports.formats import console
+    from ...reports.gate import told
+
+    told.show(gate, console())
+    for path, content in ((json, told.as_json), (junit, told.as_junit)):
+        if path is not None:
+            write(path, content(gate))
+    if summary is not None:
+        told.append_summary(gate, summary)
+    raise typer.Exit(gate.code)
+
+
+def write(path: Path, content: bytes) -> None:
+    """One of the files that a gate leaves; one that cannot be written is bad input."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        fail(f"{path} cannot be written ({error.strerror or error})")

@@ -1,0 +1,73 @@
+"""What one process of an arm runs: some requests of each cell, and their record.
+
+The text of this file is the program, in the arm's own Python and with the arm's own tpprof, which
+may be another version: so it asks for the public API alone, and imports it by its name.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+UNKNOWN = 2
+"""Exit code where the arm does not know what it is asked to measure."""
+
+
+def main() -> None:
+    """Do the task on stdin: write the record to a file. A failure is one line on stderr."""
+    task = json.loads(sys.stdin.buffer.read())
+    _put_first(task["root"], task["paths"])
+    try:
+        code, told = 0, measure(task)
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        code, told = 1, f"{type(error).__name__}: {lines[0] if lines else 'no details'}".encode()
+        if any(kind.__name__ == "InputError" for kind in type(error).__mro__):
+            code = UNKNOWN
+    if code:
+        print(told.decode(), file=sys.stderr)
+        raise SystemExit(code)
+    Path(task["out"]).write_bytes(told)
+
+
+def measure(task: dict[str, Any]) -> bytes:
+    """The record of the task, as JSON."""
+    import msgspec
+
+    import tpprof
+
+    plugins = importlib.import_module("tpprof.methods.core.plugins")
+    plugins.load_plugins(task["plugins"])
+    options: dict[str, Any] = {**task["options"], **task["workload"]}
+    for name in ("size", "text_tokens"):  # JSON knows no tuples
+        options[name] = tuple(options[name]) if options.get(name) else None
+    given = {name: value for name, value in options.items() if value is not None}
+    record = tpprof.compare(task["methods"], rounds=task["requests"], **given)
+    return msgspec.json.encode(record)
+
+
+def _put_first(root: str | None, paths: list[str]) -> None:
+    """Let `root` be the package tpprof, whatever is installed, and search `paths` first."""
+    sys.path[:0] = paths
+    if root is None:
+        return
+    # An editable install answers for tpprof too: what this commit lacks it would fill from another.
+    sys.meta_path[:] = [f for f in sys.meta_path if "__editable___tpprof" not in _home(f)]
+    path = Path(root) / "__init__.py"
+    spec = importlib.util.spec_from_file_location("tpprof", path, submodule_search_locations=[root])
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["tpprof"] = module
+    spec.loader.exec_module(module)
+
+
+def _home(finder: Any) -> str:
+    return str(getattr(finder, "__module__", ""))
+
+
+if __name__ == "__main__":
+    main()

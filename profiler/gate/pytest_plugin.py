@@ -1,0 +1,103 @@
+"""A pytest plug-in for projects that keep a method of their own: `pytest --tpprof-gate FILE`.
+
+One test for each cell of the baseline. Without the option it does nothing and imports nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from ...reports.gate.verdicts import Judged
+
+OPTION = "--tpprof-gate"
+WHOLE = "baseline"
+"""The test that stands for the whole where the baseline cannot be read."""
+
+
+class GateError(Exception):
+    """A cell that fails the gate, or that cannot be judged; the message is its rows."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("tpprof")
+    group.addoption(
+        OPTION, action="append", default=[], metavar="BASELINE",
+        help="Count again what this file of `tpprof gate check` holds; one test for each cell.",
+    )  # fmt: skip
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(
+    session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    for name in config.getoption(OPTION):
+        path = Path(name)
+        found = Found(path)
+        for cell in found.cells():
+            title = f"tpprof-gate {path.name} [{cell}]"
+            items.append(GateItem.from_parent(session, name=title, cell=cell, found=found))
+
+
+class Found:
+    """What the gate finds, once for all cells: nothing is counted before the first test runs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rows: list[Judged] | None = None
+
+    def cells(self) -> list[str]:
+        """The cells of the baseline, or one name for a baseline that cannot be read."""
+        from ...reports.gate import snapshot
+        from ...reports.gate.verdicts import NoVerdictError
+
+        try:
+            held = snapshot.load(self.path).snapshot.cells
+        except NoVerdictError:
+            return [WHOLE]
+        return ["model", *(counts.cell for counts in held)]
+
+    def rows(self, cell: str) -> list[Judged]:
+        """The rows of one cell, and those that no cell owns."""
+        if self._rows is None:
+            from .check import check
+
+            self._rows = check(self.path).rows
+        own = [row for row in self._rows if row.cell == cell]
+        return own or [row for row in self._rows if row.cell in ("-", "all cells")]
+
+
+class GateItem(pytest.Item):
+    """The exact gate of one cell."""
+
+    def __init__(self, *, cell: str, found: Found, **more: object) -> None:
+        super().__init__(**more)  # type: ignore[arg-type]
+        self.cell, self.found = cell, found
+
+    def runtest(self) -> None:
+        from ...reports.gate.verdicts import Verdict
+
+        rows = self.found.rows(self.cell)
+        bad = [r for r in rows if r.verdict in (Verdict.FAIL, Verdict.NO_VERDICT)]
+        if bad or not rows:
+            raise GateError("\n".join(_told(bad)) or "NO VERDICT: nothing was counted")
+
+    def repr_failure(
+        self, excinfo: pytest.ExceptionInfo[BaseException], style: object = None
+    ) -> str:
+        if isinstance(excinfo.value, GateError):
+            return f"tpprof gate against {self.found.path}\n{excinfo.value}"
+        return str(super().repr_failure(excinfo))
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        return self.found.path, None, self.name
+
+
+def _told(rows: Iterable[Judged]) -> list[str]:
+    return [
+        f"{row.verdict.value}: {row.metric} {row.before} -> {row.after}; {row.rule}" for row in rows
+    ]

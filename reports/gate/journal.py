@@ -1,0 +1,135 @@
+"""The journal of a timing gate: a line for each process as it ends, so that none is lost."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import msgspec
+
+from ..record import Struct
+from .reading import Reading
+from .rules import Rules
+from .snapshot import Subject
+from .verdicts import Judged
+
+SCHEMA = 1
+HARMLESS = ("software power cap",)
+"""A GPU under load runs into its power limit; whether that moved the clock is looked at apart."""
+
+
+class Begun(Struct, tag="begun"):
+    """What is compared: the arms, what they run and by which rules they are judged."""
+
+    schema: int
+    tpprof: str
+    created: str
+    base: str
+    head: str
+    subject: Subject
+    rules: Rules
+
+
+class Ran(Struct, tag="ran"):
+    """A process. A is the base, B the head.
+
+    block, place: where it stood in the ABBA blocks, which are counted on through all looks and the
+    confirmation; -1 is the look at what there is. seconds: of each request, by cell and metric.
+    errors: cells that failed. failure: why there is nothing else; killed: by a signal from outside;
+    unknown: the arm does not know what it is asked for. clock_hz: median SM clock; throttled,
+    others: what NVML saw beside us.
+    """
+
+    block: int
+    place: int
+    arm: str
+    seconds: dict[str, dict[str, list[float]]] = msgspec.field(default_factory=dict)
+    errors: dict[str, str] = msgspec.field(default_factory=dict)
+    clock_hz: float | None = None
+    throttled: list[str] = msgspec.field(default_factory=list)
+    others: list[int] = msgspec.field(default_factory=list)
+    failure: str = ""
+    killed: bool = False
+    unknown: bool = False
+
+    def median(self, cell: str, metric: str) -> float | None:
+        """What counts of a process: the median of its requests."""
+        times = self.seconds.get(cell, {}).get(metric)
+        return statistics.median(times) if times else None
+
+
+class Found(Struct, tag="found"):
+    """The verdicts."""
+
+    rows: list[Judged]
+
+
+Line = Begun | Ran | Found
+
+
+class Journal:
+    """Appends lines to a file, each one flushed."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._file = path.open("wb")
+
+    def append(self, line: Line) -> None:
+        self._file.write(msgspec.json.encode(line) + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read(path: Path) -> list[Line]:
+    """All whole lines of a journal."""
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [msgspec.json.decode(line, type=Line) for line in lines]
+
+
+def observe(ran: Ran, record: Reading, metrics: list[str]) -> Ran:
+    """What the record of a process says, noted in `ran`."""
+    clocks: list[float] = []
+    for cell in record.cells:
+        if cell.error:
+            ran.errors[cell.title] = cell.error
+            continue
+        times: dict[str, list[float]] = {}
+        for sample in cell.samples:
+            for metric in metrics:
+                seconds = cell.seconds(metric, sample)
+                if seconds is not None and seconds > 0:
+                    times.setdefault(metric, []).append(seconds)
+            seen = sample.telemetry
+            if seen is None:
+                continue
+            clocks += [seen.sm_clock_hz] if seen.sm_clock_hz is not None else []
+            ran.throttled += [r for r in seen.throttled if r not in (*HARMLESS, *ran.throttled)]
+            ran.others += [pid for pid in seen.others if pid not in ran.others]
+        ran.seconds[cell.title] = times
+    ran.clock_hz = statistics.median(clocks) if clocks else None
+    return ran
+
+
+def disturbance(processes: list[Ran], spread: float) -> str:
+    """Why processes were not measured on one steady machine; "" if they were."""
+    for ran in processes:
+        if ran.throttled:
+            return f"the GPU was throttled: {', '.join(ran.throttled)}"
+        if ran.others:
+            return f"other processes used the GPU: {', '.join(map(str, ran.others))}"
+    clocks = [
+        [ran.clock_hz for ran in processes if ran.arm == arm and ran.clock_hz] for arm in "AB"
+    ]
+    if not all(clocks):
+        return ""
+    slow, fast = sorted(statistics.median(known) for known in clocks)
+    change = 1 - slow / fast
+    if change <= spread:
+        return ""
+    return (
+        f"the SM clock differs by {change:.1%} between base and head, {spread:.0%} are allowed: "
+        "lock it (nvidia-smi --lock-gpu-clocks)"
+    )

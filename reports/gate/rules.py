@@ -1,0 +1,96 @@
+"""The rules of the gate: tolerances, floors, looks and levels; refused where no test could fail."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from ..record import RecordError, Struct
+from .verdicts import NoVerdictError
+
+METRICS = ("latency", "prefill", "decode")
+FLOORS = {"latency": 50e-6, "prefill": 50e-6, "decode": 20e-6}
+"""Seconds (decode: per token) below which no change is a regression."""
+ON_GPU = {"latency": 0.05, "prefill": 0.05, "decode": 0.07}
+ON_CPU = {"latency": 0.25, "prefill": 0.25, "decode": 0.25}
+"""Tolerances until `tpprof gate calibrate` has found those of the machine."""
+MEMORY = 0.01
+CLOCK_SPREAD = 0.03
+
+
+class Rules(Struct):
+    """What decides.
+
+    tolerance, floor: by metric; a share, and seconds. Without a tolerance, that of the kind of
+    device holds. looks: process pairs after which is judged;
+    alphas: the level that each look spends. requests: timed requests of each process. confirm:
+    pairs of the independent set that has to confirm a FAIL. memory: tolerance of the allocator's
+    peak. clock: difference of the arms' SM clocks above which nothing is judged.
+    """
+
+    tolerance: dict[str, float] = msgspec.field(default_factory=dict)
+    floor: dict[str, float] = msgspec.field(default_factory=lambda: dict(FLOORS))
+    looks: list[int] = msgspec.field(default_factory=lambda: [8, 16, 24])
+    alphas: list[float] = msgspec.field(default_factory=lambda: [0.004, 0.003, 0.003])
+    requests: int = 10
+    confirm: int = 8
+    memory: float = MEMORY
+    clock: float = CLOCK_SPREAD
+
+    @property
+    def alpha(self) -> float:
+        """The level of the whole family, all looks together."""
+        return sum(self.alphas)
+
+    @property
+    def metrics(self) -> list[str]:
+        return list(self.tolerance)
+
+
+def split_level(looks: int) -> list[float]:
+    """The level of 0.01, spent over so many looks: the first one gets what does not divide."""
+    each = math.floor(0.01 / max(looks, 1) * 1000) / 1000
+    return [round(0.01 - each * (looks - 1), 6), *[each] * (looks - 1)]
+
+
+def check(rules: Rules) -> Rules:
+    """The rules, if they make sense; raises RecordError."""
+    for metric in rules.tolerance:
+        if metric not in METRICS:
+            raise RecordError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}")
+    shares = {**rules.tolerance, "memory": rules.memory, "clock": rules.clock}
+    for name, share in shares.items():
+        if not (math.isfinite(share) and 0 < share <= 10):
+            raise RecordError(f"tolerance of {name} must be a share above 0, as 0.05, not {share}")
+    for metric, seconds in rules.floor.items():
+        if metric not in METRICS or not (math.isfinite(seconds) and seconds >= 0):
+            raise RecordError(f"floor of {metric}: {seconds} is not a time of a known metric")
+    if rules.requests < 1:
+        raise RecordError(f"requests must be at least 1, not {rules.requests}")
+    if not rules.looks or len(rules.looks) != len(rules.alphas):
+        raise RecordError("looks and alphas must be as many, and one at least")
+    if any(count < 2 or count % 2 for count in [*rules.looks, rules.confirm]):
+        raise RecordError("pairs come in ABBA blocks of two: give even numbers from 2 up")
+    if sorted(set(rules.looks)) != rules.looks:
+        raise RecordError("looks must grow, as 8, 16, 24")
+    if not all(0 < alpha < 0.5 for alpha in rules.alphas):
+        raise RecordError("alphas must lie between 0 and 0.5")
+    return rules
+
+
+def check_power(rules: Rules, family: int) -> None:
+    """Raises NoVerdictError where not even pairs that all agree could fail: the sign-flip test of
+    n pairs has no p-value below 2^-n, and Holm multiplies it by the size of the family."""
+    pairs, alpha = rules.looks[-1], rules.alphas[-1]
+    if 2.0**-pairs * family > alpha:
+        needed = math.ceil(math.log2(family / alpha))
+        raise NoVerdictError(
+            f"{pairs} pairs can never fail {family} metric(s) at a level of {alpha:g}: the exact "
+            f"test needs {needed + needed % 2} pairs; too few pairs are no pass"
+        )
+    if 2.0**-rules.confirm > rules.alpha:
+        raise NoVerdictError(
+            f"{rules.confirm} pairs can never confirm a FAIL at a level of {rules.alpha:g}; "
+            "give confirm = 8"
+        )

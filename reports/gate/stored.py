@@ -1,0 +1,175 @@
+"""Two saved records: counts exactly, time by what each gains over the vanilla beside it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from .. import files, units
+from ..names import ran
+from ..record import Cell, Record, RecordError
+from ..sameness import other_machine
+from ..statistics import Trimmed, trimmed
+from ..summary import baseline, by_round
+from . import exact
+from .evidence import holm, quantile, tail
+from .reading import reading
+from .rules import ON_CPU, ON_GPU, Rules
+from .sequential import FEWEST
+from .snapshot import Snapshot
+from .verdicts import Gate, Judged, Verdict, accepted, nothing
+
+ALPHA = 0.01
+SPEEDUP, LATENCY = TIMED = ("time over vanilla", "latency")
+
+
+def compare_files(base: Path, head: Path, rules: Rules, *, accept_counts: bool = False) -> Gate:
+    """Judge two saved records; without a verdict where one of them cannot be read. accept_counts:
+    counts that changed are meant."""
+    subject = f"{base} -> {head}"
+    try:
+        gate = compare(files.load(base), files.load(head), rules, subject)
+    except RecordError as error:
+        return nothing("stored", subject, str(error))
+    if accept_counts:
+        timed = [row for row in gate.rows if row.metric in TIMED]
+        counts = [row for row in gate.rows if row.metric not in TIMED]
+        gate.rows = accepted(counts, counts_only=True) + timed
+    return gate
+
+
+def compare(base: Record, head: Record, rules: Rules, subject: str) -> Gate:
+    """Judge `head` against `base`.
+
+    A speed-up over vanilla is measured within a record, round by round, and carries over between
+    machines; absolute times are judged only where both records are of one machine.
+    """
+    left, right = reading(base), reading(head)
+    before, after = Snapshot.of(left), Snapshot.of(right)
+    rows = exact.compare(before, after, rules.memory)
+    gate = Gate("stored", subject, rows, _notes(base, head, exact.uncounted(before, after)))
+    if exact.strangeness(before, after):
+        return gate
+    on_gpu = before.device == "cuda"
+    tolerance = {**(ON_GPU if on_gpu else ON_CPU), **rules.tolerance}["latency"]
+    tests = _tests(base, head, absolute=not other_machine(base, head))
+    known = {key: value for key, value in tests.items() if value is not None}
+    p_values = {key: tail(difference) for key, difference in known.items()}
+    adjusted = holm(p_values, len(tests))
+    for key, difference in tests.items():
+        if difference is None:
+            told = f"too few rounds: {FEWEST} on either side at least"
+            values = units.NA, units.NA, units.NA
+            gate.rows.append(Judged(*key, Verdict.NO_VERDICT, *values, told))
+        else:
+            gate.rows.append(_row(key, difference, adjusted[key], tolerance, base, head))
+    return gate
+
+
+def _tests(base: Record, head: Record, *, absolute: bool) -> dict[tuple[str, str], Trimmed | None]:
+    """By cell and metric: by how much the logarithm grew, None from too few rounds."""
+    theirs = {_key(cell): cell for cell in head.cells if not cell.error}
+    found: dict[tuple[str, str], Trimmed | None] = {}
+    for cell in base.cells:
+        other = theirs.get(_key(cell))
+        if other is None or cell.error or other.fallback != cell.fallback:
+            continue  # which the exact rows say
+        title = reading(base).cells[base.cells.index(cell)].title
+        if cell is not baseline(base, cell):
+            lost = _lost(base, cell), _lost(head, other)
+            found[title, SPEEDUP] = _difference(*lost)
+        if absolute:
+            times = _logs(cell), _logs(other)
+            found[title, LATENCY] = _difference(*times)
+    return found
+
+
+def _key(cell: Cell) -> tuple[str, str, str]:
+    return cell.method, cell.attention, ran(cell)
+
+
+def _lost(record: Record, cell: Cell) -> list[float]:
+    """Log of the cell's time over vanilla's, round by round."""
+    vanilla = baseline(record, cell)
+    if vanilla is None:
+        return []
+    full = by_round(vanilla, lambda sample: sample.latency)
+    own = by_round(cell, lambda sample: sample.latency)
+    return [math.log(own[number] / full[number]) for number in own if number in full]
+
+
+def _logs(cell: Cell) -> list[float]:
+    return [math.log(s) for s in by_round(cell, lambda sample: sample.latency).values()]
+
+
+def _difference(before: Sequence[float], after: Sequence[float]) -> Trimmed | None:
+    """After minus before, both trimmed means, with Welch's degrees of freedom, rounded down."""
+    if min(len(before), len(after)) < FEWEST:
+        return None
+    left, right = trimmed(before), trimmed(after)
+    parts = left.error**2, right.error**2
+    error = math.sqrt(sum(parts))
+    freedom = min(left.freedom, right.freedom)
+    if error:
+        spread = parts[0] ** 2 / left.freedom + parts[1] ** 2 / right.freedom
+        freedom = max(1, int(error**4 / spread))
+    return Trimmed(right.centre - left.centre, error, freedom)
+
+
+def _row(
+    key: tuple[str, str],
+    found: Trimmed,
+    adjusted: float,
+    tolerance: float,
+    base: Record,
+    head: Record,
+) -> Judged:
+    limit, allowed, level = math.log1p(tolerance), units.percent(tolerance), f"{1 - ALPHA:.0%}"
+    reach = quantile(found.freedom, ALPHA) * found.error
+    low, high = found.centre - reach, found.centre + reach
+    if adjusted <= ALPHA and found.centre > limit:
+        verdict = Verdict.FAIL
+        rule = f"slower beyond chance (adjusted p {adjusted:.2g}) and by more than {allowed}"
+    elif high < 0 and found.centre < -limit:
+        verdict, rule = Verdict.IMPROVED, f"faster by more than {allowed}, by the {level} bound"
+    elif high < limit:
+        verdict, rule = Verdict.PASS, f"a loss of {allowed} is excluded by the {level} bound"
+    else:
+        verdict, rule = Verdict.INCONCLUSIVE, f"neither a loss of {allowed} nor its absence"
+    before, after = (_shown(record, key) for record in (base, head))
+    change = f"{_change(found.centre)} ({_change(low)} to {_change(high)})"
+    values = {"log_ratio": found.centre, "low": low, "high": high, "p_adjusted": adjusted}
+    return Judged(*key, verdict, before, after, change, rule, values)
+
+
+def _shown(record: Record, key: tuple[str, str]) -> str:
+    title, metric = key
+    places = [n for n, cell in enumerate(reading(record).cells) if cell.title == title]
+    cell = record.cells[places[0]]
+    if metric == LATENCY:
+        return f"{units.milliseconds(statistics.median(map(math.exp, _logs(cell))))} ms"
+    gain = math.exp(-trimmed(_lost(record, cell)).centre)
+    return f"{units.times(gain)} faster"
+
+
+def _notes(base: Record, head: Record, uncounted: str) -> list[str]:
+    """What a reader must know of these two."""
+    machine = other_machine(base, head)
+    notes = [uncounted] if uncounted else []
+    if machine:
+        notes.append(f"absolute times are not judged, this is another machine: {machine[0]}")
+    for name, record in (("base", base), ("head", head)):
+        if not record.settings.isolate:
+            notes.append(
+                f"{name} is of one process: how processes differ among themselves is not in its "
+                "intervals (tpprof compare --isolate)"
+            )
+        if not record.complete:
+            notes.append(f"{name} is of a run that did not come to its end")
+    return notes
+
+
+def _change(log: float) -> str:
+    return f"{math.expm1(log) * 100:+.1f} %"

@@ -1,0 +1,154 @@
+"""How a gate is told: table, Markdown, JSON, JUnit XML, and gate.toml."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree as Xml
+
+import pytest
+
+from tpprof.reports.formats import console
+from tpprof.reports.gate import config as configuration
+from tpprof.reports.gate import told
+from tpprof.reports.gate.config import Config
+from tpprof.reports.gate.rules import Rules
+from tpprof.reports.gate.snapshot import Subject
+from tpprof.reports.gate.verdicts import Gate, Judged, Verdict, accepted, nothing
+from tpprof.reports.record import RecordError
+
+ODD = 'a|b <script> & "quoted"\x00\x1b[31m\nnext'
+
+
+@pytest.fixture
+def gate() -> Gate:
+    """A row of each verdict, with texts that no format likes."""
+    rows = [
+        Judged(f"cell {n} {ODD}", "latency ms", verdict, "1.00", "1.10", "+10 %", ODD)
+        for n, verdict in enumerate(Verdict)
+    ]
+    return Gate("timing", "base -> head", rows, [f"a note {ODD}"])
+
+
+def attributes(element: Xml.Element, required: set[str], optional: set[str]) -> None:
+    assert required <= set(element.attrib) <= required | optional, element.tag
+
+
+def test_junit_has_the_usual_structure(gate: Gate) -> None:
+    """What the XSD of Jenkins' xunit plug-in and GitLab ask for."""
+    root = Xml.fromstring(told.as_junit(gate))
+    assert root.tag == "testsuites"
+    totals = {"tests", "failures", "errors", "skipped"}
+    attributes(root, {"name", *totals}, {"time"})
+    (suite,) = root
+    assert suite.tag == "testsuite"
+    attributes(suite, {"name", *totals}, {"time", "timestamp", "hostname"})
+    cases = [child for child in suite if child.tag == "testcase"]
+    assert {child.tag for child in suite} == {"testcase", "system-out"}
+    assert list(suite)[-1].tag == "system-out", "behind the cases"
+    for case in cases:
+        attributes(case, {"classname", "name", "time"}, set())
+        assert float(case.attrib["time"]) >= 0
+        assert len(case) <= 1
+        for outcome in case:
+            assert outcome.tag in ("failure", "error", "skipped")
+            attributes(outcome, {"message"}, {"type"})
+    inside = [outcome.tag for case in cases for outcome in case]
+    assert inside.count("failure") == 1 == inside.count("error")
+    assert inside.count("skipped") == 2, "inconclusive, and what is not judged"
+    for element in (root, suite):
+        assert int(element.attrib["tests"]) == len(cases) == len(gate.rows)
+        assert int(element.attrib["failures"]) == inside.count("failure")
+        assert int(element.attrib["errors"]) == inside.count("error")
+        assert int(element.attrib["skipped"]) == inside.count("skipped")
+
+
+def test_the_summary_renders(gate: Gate, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "summary.md"
+    told.append_summary(gate, path)
+    told.append_summary(gate, path)
+    text = path.read_text()
+    assert text.count("### tpprof gate: FAIL") == 2, "appended"
+    assert text.count("<details>") == text.count("</details>") == 2
+    tables = [line for line in text.splitlines() if line.startswith("| ")]
+    for line in tables:
+        assert line.replace("\\|", "").count("|") == len(told.HEADINGS) + 1, line
+    assert "a note" in text
+    assert "&lt;script>" in text
+
+
+def test_the_table_says_by_which_rule(gate: Gate, capsys: pytest.CaptureFixture[str]) -> None:
+    gate.rows = [Judged("fastv", "latency ms", Verdict.FAIL, "1.00", "1.10", "+10 %", "too slow")]
+    told.show(gate, console())
+    printed = capsys.readouterr().out
+    for word in ("fastv", "FAIL", "1.00", "1.10", "+10 %", "too slow", "a regression"):
+        assert word in printed
+
+
+def test_json_holds_all(gate: Gate) -> None:
+    plain = json.loads(told.as_json(gate))
+    assert (plain["verdict"], plain["exit_code"], plain["kind"]) == ("FAIL", 1, "timing")
+    assert [row["verdict"] for row in plain["rows"]] == [verdict.value for verdict in Verdict]
+
+
+def test_json_comes_back(gate: Gate) -> None:
+    assert told.from_json(told.as_json(gate)) == gate
+    for wrong in (
+        b"{",
+        b'{"schema": 1}',
+        told.as_json(gate).replace(b'"schema": 1', b'"schema": 2'),
+    ):
+        with pytest.raises(RecordError, match=r"damaged|unknown"):
+            told.from_json(wrong)
+
+
+def test_rows_as_text(gate: Gate) -> None:
+    headings, lines = told.texts(gate)
+    assert {len(line) for line in lines} == {len(headings)}
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_the_codes(verdict: Verdict) -> None:
+    row = Judged("c", "m", verdict, "", "", "", "")
+    codes = {Verdict.FAIL: 1, Verdict.NO_VERDICT: 3, Verdict.INCONCLUSIVE: 4, Verdict.NOT_JUDGED: 3}
+    assert Gate("exact", "", [row]).code == codes.get(verdict, 0)
+
+
+def test_nothing_is_no_pass_and_what_is_accepted_is_none_either() -> None:
+    assert nothing("exact", "", "reason").code == 3
+    rows = [Judged("c", "m", verdict, "", "", "", "") for verdict in Verdict]
+    assert Gate("exact", "", accepted(rows)).verdict is Verdict.ACCEPTED
+
+
+def test_gate_toml_comes_back_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "gate.toml"
+    subject = Subject(
+        methods=["fastv:keep=320"], plugins=["own \\ \"method\".py"], keep="1/9",
+        workload={"size": [672, 672], "image": None, "new_tokens": 2, "prompt": "What?\n"},
+    )  # fmt: skip
+    config = Config(schema=1, subject=subject, rules=Rules(tolerance={"latency": 0.03}))
+    configuration.save(config, path)
+    read = configuration.load(path)
+    assert read.rules == config.rules
+    del subject.workload["image"]  # TOML has no null
+    assert read.subject == subject
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("schema = 1\n[subject", "is no TOML"),
+        ("schema = 2", "schema 2 is unknown"),
+        ("", "schema None is unknown"),
+        ("schema = 1\n[subject]\nmethods = 3", "Expected `array`"),
+        ('schema = 1\n[subject]\nmethods = ["a"]\n[rules.tolerance]\nlatency = -1.0', "above 0"),
+        ('schema = 1\n[subject]\nmethods = ["a"]\n[rules]\nspeed = 1', "unknown field"),
+    ],
+)
+def test_a_wrong_gate_toml_is_one_line(text: str, wrong: str, tmp_path: Path) -> None:
+    path = tmp_path / "gate.toml"
+    path.write_text(text)
+    with pytest.raises(RecordError, match=wrong):
+        configuration.load(path)
+    with pytest.raises(RecordError, match="gate init"):
+        configuration.load(tmp_path / "none.toml")
