@@ -32,7 +32,7 @@ FOOTPRINTS = {
 }
 SECONDS, FEWEST = 0.06, 3  # for each figure, and batches at least
 BATCH_SECONDS = 0.004  # a batch of calls is at least so long, or one call
-TOO_SLOW = 0.5  # a product that takes longer by the pace of a smaller one is left out
+TOO_SLOW = 0.2  # a product that takes longer by the pace of a smaller one is left out
 
 Repeat = Callable[[Callable[[], object], int], Callable[[], None]]
 """Makes what runs a call so many times, one after another."""
