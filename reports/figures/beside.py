@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from .. import units
 from ..side import aligned, label
 from ..subject import MOST, Subject
-from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, key_lines, place, short
+from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, key_lines, left_out, place, short
 
 STEP = 0.42  # inches for a method
 
@@ -15,11 +15,12 @@ STEP = 0.42  # inches for a method
 def chart(subjects: Sequence[Subject], names: Sequence[str]) -> Chart | None:
     """Measured speed-up of every method in each record, with its interval; a hollow mark is what
     FLOPs promise."""
-    listed = [
+    known = [
         (label(found), rows)
         for found, rows in aligned([subject.measured for subject in subjects])
         if found[0].partition(":")[0] != "vanilla" and any(row and row.speedup for row in rows)
-    ][:MOST]
+    ]
+    listed = known[:MOST]
     if not listed:
         return None
     entries = [(short(called, 40), SERIES[n % len(SERIES)]) for n, called in enumerate(names)]
@@ -30,6 +31,7 @@ def chart(subjects: Sequence[Subject], names: Sequence[str]) -> Chart | None:
     drawn = Chart(
         "beside", "Speed-ups side by side",
         "Measured speed-up of each method in each record; hollow marks are promised.", figure,
+        note=left_out(len(listed), len(known), "methods"),
     )  # fmt: skip
     key(figure, entries, top=0.14)
     reach = 1.0

@@ -45,7 +45,7 @@ STYLE: Any = {
 class Chart:
     """A figure: the stem of its file, its title, what it shows in words, and what to hover over.
 
-    tips: texts by the id (gid) of the artist that they belong to.
+    tips: texts by the id (gid) of the artist that they belong to. note: what it leaves out.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Chart:
     about: str
     figure: Figure
     tips: dict[str, str] = field(default_factory=dict)
+    note: str = ""
 
     def tip(self, artist: Any, text: str) -> None:
         """Show `text` where `artist` is hovered over."""
@@ -92,6 +93,11 @@ def short(text: str, most: int = 34) -> str:
     if len(line) <= most:
         return line
     return f"{line[: most - most // 3 - 1]}…{line[-(most // 3) :]}"
+
+
+def left_out(shown: int, known: int, what: str = "rows") -> str:
+    """Says how many are not in a chart that holds the first `shown`; empty where all are."""
+    return f"The first {shown} of {known} {what}." if known > shown else ""
 
 
 def key(figure: Figure, entries: Sequence[tuple[str, str]], *, top: float) -> None:

@@ -12,7 +12,20 @@ from ..record import Cell
 from ..subject import Subject, label
 from ..summary import baseline
 from ..twins import layer_flops, layer_seconds
-from .canvas import GRID, INK, MUTED, SERIES, WIDTH, Chart, blank, key, key_lines, place, short
+from .canvas import (
+    GRID,
+    INK,
+    MUTED,
+    SERIES,
+    WIDTH,
+    Chart,
+    blank,
+    key,
+    key_lines,
+    left_out,
+    place,
+    short,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +54,8 @@ def kv(subject: Subject) -> Chart | None:
 def time(subject: Subject) -> Chart | None:
     """Measured time of each decoder layer in prefill against what its FLOPs promise: vanilla's time
     of that layer, times the share of its FLOPs that remains."""
-    shown = [cell for cell in subject.cells if _promised(subject, cell)][:PANELS]
+    known = [row.cell for row in subject.measured if _promised(subject, row.cell)]
+    shown = known[:PANELS]
     if not shown:
         return None
     entries = [("measured", SERIES[0]), ("promised by its FLOPs", SERIES[1])]
@@ -50,7 +64,7 @@ def time(subject: Subject) -> Chart | None:
     drawn = Chart(
         "layers", "Time of each layer against its FLOPs",
         "Measured time of each decoder layer in prefill, and the time that its FLOPs promise.",
-        figure,
+        figure, note=left_out(len(shown), len(known)),
     )  # fmt: skip
     key(figure, entries, top=0.14)
     for number, cell in enumerate(shown):
@@ -107,7 +121,9 @@ def _steps(
     head = 0.12 + 0.18 * key_lines(entries)
     figure = blank(2.6 + head)
     axes = place(figure, 0.55, 0.45, 0.15, head + 0.22)
-    drawn = Chart(stem, title, about, figure)
+    known = sum(bool(of(row.cell)) for row in subject.measured)
+    shown = sum(bool(of(cell)) for cell in subject.cells)
+    drawn = Chart(stem, title, about, figure, note=left_out(shown, known))
     key(figure, entries, top=0.14)
     for number, (word, values) in enumerate(curves):
         edges = [layer - 0.5 for layer in range(len(values) + 1)]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from .. import units
 from ..names import name
 from ..record import Cell, Sample
-from ..subject import Subject, label
-from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, place, short
+from ..subject import MOST, Subject, label
+from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, left_out, place, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,8 @@ CLOCK = 0.3  # inches more for its SM clock
 def chart(subject: Subject) -> Chart | None:
     """The latency of every sample over the time at which it was taken, cell by cell; a line at the
     median. Suspect samples stand out; under it the SM clock of the GPU, where it is known."""
-    shown = [cell for cell in subject.cells if len(cell.samples) > 1]
+    known = [row.cell for row in subject.measured if len(row.cell.samples) > 1]
+    shown = known[:MOST]
     if not shown:
         return None
     clocked = any(_clock(sample) for cell in shown for sample in cell.samples)
@@ -31,6 +32,7 @@ def chart(subject: Subject) -> Chart | None:
         "order", "Run order",
         "Latency of every sample over the time of the run, cell by cell, with its median: a slope "
         "is drift, two bands are two speeds.", figure,
+        note=left_out(len(shown), len(known)),
     )  # fmt: skip
     entries = [("sample", SERIES[0]), ("suspect", SERIES[1]), ("median", MUTED)]
     key(figure, entries + ([("SM clock", SERIES[2])] if clocked else []), top=0.14)

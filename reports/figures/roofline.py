@@ -9,7 +9,7 @@ from ..names import name
 from ..record import Cell, Peaks
 from ..subject import Subject
 from ..summary import phase
-from .canvas import GRID, MUTED, SERIES, Chart, blank, key, place
+from .canvas import GRID, MUTED, SERIES, Chart, blank, key, left_out, place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +36,7 @@ def chart(subject: Subject) -> Chart | None:
     drawn = Chart(
         "roofline", "Roofline",
         f"FLOP/s of each phase over its FLOPs per byte, under the roof of {peaks.device}.", figure,
+        note=left_out(len(subject.cells), len(subject.measured)),
     )  # fmt: skip
     key(figure, list(PHASES.items()), top=0.14)
     axes.set_xscale("log")

@@ -45,17 +45,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart of the page, or a picture: SVG that we made, its title and what it shows."""
+    """A chart of the page, or a picture: SVG that we made, its title, what it shows and what it
+    leaves out."""
 
     picture: Markup
     title: str
     about: str
+    note: str = ""
 
     @classmethod
     def of(cls, chart: Chart, salt: str) -> Figure:
         """A chart, whose ids `salt` keeps apart from those of others."""
         drawn = svg(chart, f"{salt}-{chart.name}")
-        return cls(Markup(drawn), chart.title, chart.about)
+        return cls(Markup(drawn), chart.title, chart.about, chart.note)
 
     @classmethod
     def of_picture(cls, picture: Picture, method: str, entry: Kept, view: str) -> Figure:

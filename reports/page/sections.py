@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from .. import paper, phases, table, text, waterfall
 from ..figures import gallery, kept, layers, order, promise, roofline, stacks
-from ..figures.canvas import Chart
-from ..pictures import pruned, views
+from ..figures.canvas import Chart, left_out
+from ..pictures import views
 from ..subject import Subject
 from ..summary import Row
 from .blocks import Field, Figure, Section, Table
@@ -89,9 +89,10 @@ def _explanation(subject: Subject, salt: str) -> Section | None:
     for who, sentence in told:
         merged.setdefault(sentence, []).append(who)
     headings, lines = waterfall.side_by_side(found)
-    notes = [subject.left_out] if subject.left_out else []
+    rows = left_out(len(subject.drawn), len(subject.measured), "measured rows are explained")
+    notes = [rows] if rows else []
     if len(charts) < len(found):
-        notes.append(f"Waterfalls of the first {len(charts)} cells; all drawn cells side by side.")
+        notes.append(f"Waterfalls of the first {len(charts)}; all {len(found)} side by side below.")
     return Section(
         id="explanation", title="Why FLOPs and time disagree",
         lead="From the time that FLOPs promise to the time measured, cause by cause, in ms. "
@@ -117,7 +118,8 @@ def _layers(subject: Subject, salt: str) -> Section | None:
 
 
 def _memory(subject: Subject, salt: str) -> Section | None:
-    drawn = _drawn(subject, salt, "memory", "Memory", "The peak of one request.", stacks.memory)
+    lead = "The peak of one request; marks, where a GPU's allocator was read: the peak of a phase."
+    drawn = _drawn(subject, salt, "memory", "Memory", lead, stacks.memory)
     if drawn is None:
         return None
     headings, lines = memory_texts(subject.cells)
@@ -161,12 +163,11 @@ def _launches(subject: Subject, salt: str) -> Section | None:
 
 
 def _kept(subject: Subject, salt: str) -> Section | None:
-    by_method = {cell.method: cell.kept for cell in reversed(subject.record.cells) if cell.kept}
-    listed = {m: entries for m in subject.methods if (entries := pruned(by_method.get(m, [])))}
+    listed = subject.kept
     if not listed:
         return None
     chart = kept.positions({method: entries[-1:] for method, entries in listed.items()})
-    figures = [Figure.of(chart, salt)] if chart else []
+    figures, note = [Figure.of(chart, salt)] if chart else [], ""
     picture = subject.record.picture
     if picture is not None:
         shown = [
@@ -176,11 +177,13 @@ def _kept(subject: Subject, salt: str) -> Section | None:
             for view in views(picture)
         ]
         figures += [Figure.of_picture(picture, *panel) for panel in shown[:PICTURES]]
+        note = left_out(len(shown[:PICTURES]), len(shown), "pictures")
     lead = (
-        "What is clear stays, what lies under the veil goes. Over the token index: 1 is an even "
-        "choice."
+        "What is clear stays, what lies under the veil goes. Over the token index, at the last "
+        "prune: 1 is an even choice; attention is that of the tokens which were still there."
     )
-    return Section(id="kept", title="What is pruned", lead=lead, figures=figures)
+    notes = [note] if note else []
+    return Section(id="kept", title="What is pruned", lead=lead, figures=figures, notes=notes)
 
 
 def _glossary(subject: Subject, salt: str) -> Section:
@@ -194,11 +197,9 @@ def _drawn(
     charts = [chart for draw in draws if (chart := draw(subject)) is not None]
     if not charts:
         return None
-    notes = [subject.left_out] if subject.left_out else []
     return Section(
-        id=id_, title=title, lead=lead, figures=[Figure.of(chart, salt) for chart in charts],
-        notes=notes,
-    )  # fmt: skip
+        id=id_, title=title, lead=lead, figures=[Figure.of(chart, salt) for chart in charts]
+    )
 
 
 SECTIONS: tuple[Callable[[Subject, str], Section | None], ...] = (

@@ -71,6 +71,20 @@ def test_phases_sum_to_what_the_parts_say() -> None:
     assert sum(spent.values()) == pytest.approx((whole[3] + whole[4]) / 2)
 
 
+def test_the_peak_is_one_bar_of_one_counter() -> None:
+    run = full()
+    run.cells[0].memory.allocator, run.cells[0].memory.resident = 2**30, 2**33
+    run.cells[0].memory.allocator_by_phase = {"vision": 2**30, "prefill": 2**29}
+    run.cells[0].kv_bytes_prefill = [2**40]
+    with style():
+        drawn = stacks.memory(Subject(run))
+    assert drawn is not None
+    assert list(drawn.tips.values()) == [
+        "vanilla: peak 1.000 GiB", "vanilla: peak in vision 1.000 GiB",
+        "vanilla: peak in prefill 0.500 GiB",
+    ], "no cell whose allocator is not known, and no cache in a peak that was elsewhere"  # fmt: skip
+
+
 def test_small_causes_are_gathered_and_nothing_is_lost() -> None:
     parts = [
         Contribution(name="vision", seconds=0.5),

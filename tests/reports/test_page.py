@@ -13,6 +13,7 @@ from made import cell, record
 from shown import HOSTILE, full, hostile
 
 from tpprof.reports import side
+from tpprof.reports.figures import gallery, kept
 from tpprof.reports.page.render import render
 from tpprof.reports.page.sections import build
 from tpprof.reports.record import Record
@@ -123,10 +124,21 @@ def test_cells_beyond_the_twelfth_are_told_and_not_drawn() -> None:
     run.cells += [cell(f"fastv:tag={n}", "rows", 1.0, 5) for n in range(20)]
     subject = Subject(run)
     assert len(subject.drawn) == MOST
-    assert "9 more measured rows" in subject.left_out
     page = render([run], ["many"])
     assert page.count("<td") > 21
-    assert "9 more measured rows" in page
+    notes = {
+        chart.name: chart.note for draw in gallery.DRAWN if (chart := draw(subject)) is not None
+    }
+    assert notes["promise"] == "", "it draws all"
+    assert notes["layers"] == "The first 6 of 20 rows."
+    for name in ("phases", "memory", "order", "tokens", "kv"):
+        assert notes[name] == "The first 12 of 21 rows.", name
+    assert "The first 6 of 20 rows." in page
+    for one in run.cells[1:]:
+        one.kept = full().cells[1].kept
+    drawn = kept.positions({m: entries[-1:] for m, entries in Subject(run).kept.items()})
+    assert drawn is not None
+    assert drawn.note == "The first 8 of 20 methods."
 
 
 def test_the_papers_table_stands_beside_a_run_of_its_model_and_budget() -> None:
