@@ -152,27 +152,37 @@ def save(chart: Chart, folder: Path, kinds: Sequence[str] = ("png", "pdf")) -> l
 
 
 def _for_page(text: str, chart: Chart) -> str:
-    """matplotlib's SVG without its head, its own ids and fonts; colours as variables."""
+    """matplotlib's SVG without its head, its own ids and fonts; colours as variables.
+
+    Only tags are changed: names that look like style or colours stand in texts, and stay.
+    """
     text = text[text.index("<svg") :]
     text = re.sub(r"<(metadata|style)\b.*?</\1>|<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="([^"]*)"([^>]*)>', lambda found: _group(found, chart.tips), text)
-    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
-    text = re.sub(r"font: (\d+ )?([\d.]+px) [^;\"]*", _without_family, text)
-    text = re.sub(r' transform="rotate\(-?0 [^"]*"', "", text)
+    pieces = re.split(r"(<[^>]*>)", text)  # text, tag, text, ...: < and > are escaped elsewhere
+    viewed = re.search(r'viewBox="([^"]*)"', pieces[1])
+    assert viewed is not None
+    pieces[1] = f'<svg viewBox="{viewed[1]}" role="img" aria-label="{html.escape(chart.about)}">'
+    pieces[3::2] = [_tag(tag, chart.tips) for tag in pieces[3::2]]
+    return re.sub(r"\n\s*", "\n", re.sub(_NO_XML, "", "".join(pieces)))
+
+
+def _tag(tag: str, tips: dict[str, str]) -> str:
+    """A tag as the page has it; what is to be hovered over is followed by its title."""
+    tag = re.sub(r"font-family: [^;\"]*;? ?", "", tag)
+    tag = re.sub(r"font: (\d+ )?([\d.]+px) [^;\"]*", _without_family, tag)
+    tag = re.sub(r' transform="rotate\(-?0 [^"]*"', "", tag)
     for colour, name in VARIABLES.items():
-        text = text.replace(f": {colour}", f": var(--{name})")
-    text = re.sub(
+        tag = tag.replace(f": {colour}", f": var(--{name})")
+    tag = re.sub(
         r'\b(d|x|y|transform|width|height|points)="([^"]*)"',
         lambda found: f'{found[1]}="{re.sub(_LONG, _rounded, found[2])}"',
-        text,
+        tag,
     )
-    text = text.replace("xlink:href", "href")
-    viewed = re.search(r'viewBox="([^"]*)"', text)
-    assert viewed is not None
-    head = f'<svg viewBox="{viewed[1]}" role="img" aria-label="{html.escape(chart.about)}">'
-    return re.sub(r"\n\s*", "\n", head + text[text.index(">") + 1 :])
+    tag = tag.replace("xlink:href", "href")
+    return re.sub(r'<g id="([^"]*)"([^>]*)>', lambda found: _group(found, tips), tag)
 
 
+_NO_XML = "[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]"
 _LONG = r"-?\d+\.\d{2,}"
 
 

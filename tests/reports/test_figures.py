@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from made import cell, record
@@ -57,6 +58,20 @@ def test_text_in_a_figure_is_escaped() -> None:
         assert "<script" not in svg(drawn, "x")
 
 
+@pytest.mark.parametrize("name", [text for text in HOSTILE if len(text) < 60])
+def test_names_that_look_like_style_stay_as_they_are(name: str) -> None:
+    run = full()
+    run.cells[1].method = name
+    with style():
+        drawn = [chart for draw in gallery.DRAWN if (chart := draw(Subject(run)))]
+        found = [ElementTree.fromstring(svg(chart, chart.name)) for chart in drawn]
+    told = {text for root in found for text in root.itertext()}
+    if name.isprintable():
+        drawn_too = [text for text in told if " with maps" not in text]
+        assert any(text.startswith(name[:11]) for text in drawn_too)
+        assert any(text.startswith(f"{name} with maps: promised") for text in told)
+
+
 def test_suspect_samples_and_clocks_are_drawn_apart() -> None:
     with style():
         drawn = order.chart(Subject(full()))
@@ -82,7 +97,7 @@ def test_the_peak_is_one_bar_of_one_counter() -> None:
     assert list(drawn.tips.values()) == [
         "vanilla: peak 1.000 GiB", "vanilla: peak in vision 1.000 GiB",
         "vanilla: peak in prefill 0.500 GiB",
-    ], "no cell whose allocator is not known, and no cache in a peak that was elsewhere"  # fmt: skip
+    ], "no cell of another counter, and no cache in a peak that was elsewhere"  # fmt: skip
 
 
 def test_small_causes_are_gathered_and_nothing_is_lost() -> None:

@@ -6,6 +6,7 @@ import base64
 import gzip
 import html.parser
 import re
+from xml.etree import ElementTree
 
 import msgspec
 import pytest
@@ -117,6 +118,14 @@ def test_hostile_names_do_no_harm() -> None:
     assert HOSTILE[0] in parsed.text, "shown as what it is"
     assert "{{ 7 * 7 }}" in parsed.text
     assert parsed.text.count("window.pwned") > 3
+
+
+def test_every_picture_of_a_page_is_xml() -> None:
+    page = render([full(), hostile()], [HOSTILE[0], HOSTILE[5]])
+    found = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    assert len(found) > 20
+    for picture in found:
+        ElementTree.fromstring(picture)
 
 
 def test_cells_beyond_the_twelfth_are_told_and_not_drawn() -> None:
