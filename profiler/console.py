@@ -98,7 +98,7 @@ def _earlier(record: Record, path: Path, out: Path) -> tuple[Path, Record | None
         if not candidate.exists() and not files.journal_of(candidate).exists():
             continue
         earlier = files.load(candidate)
-        differs = differences(earlier, record)
+        differs = differences(earlier, record, ("the earlier run", "this one"))
         if not differs:
             return candidate, earlier
         refused = refused or f"{candidate}: {'; '.join(differs)}"

@@ -44,7 +44,6 @@ def show(record: Record, format_: Format, *, by_phase: bool) -> None:
 def show_beside(records: Sequence[Record], names: Sequence[str], format_: Format) -> None:
     """Several records side by side, aligned by method."""
     from ..reports import formats, side
-    from ..reports.summary import rows
 
     warnings = side.warnings(records, names)
     if format_ is Format.table:
@@ -66,7 +65,7 @@ def show_beside(records: Sequence[Record], names: Sequence[str], format_: Format
             frame.insert(0, "record", name)
         print(pandas.concat(framed).to_csv(index=False), end="")
     else:
-        headings, lines = side.texts([rows(record) for record in records], names)
+        headings, lines = side.texts(records, names)
         latex = format_ is Format.latex
         print(
             formats.as_latex(headings, lines, words=range(2))

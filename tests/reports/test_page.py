@@ -6,6 +6,7 @@ import base64
 import gzip
 import html.parser
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import msgspec
@@ -185,6 +186,45 @@ def test_methods_are_aligned_and_what_one_lacks_is_not_known() -> None:
     rows = side.plain([first, second], ["a", "b"])
     lacking = [row for row in rows if row["method"] == "mustdrop" and row["record"] == "b"]
     assert [row["latency_seconds"] for row in lacking] == [None]
-    headings, lines = side.texts([Subject(run).rows for run in (first, second)], ["a", "b"])
+    headings, lines = side.texts([first, second], ["a", "b"])
     assert headings[-1] == "b\nover a"
     assert [line[-1] for line in lines] == ["1.00x (alike)"] * 3 + ["n/a"]
+
+
+def test_times_of_other_work_have_no_ratio() -> None:
+    first, second = full(), full()
+    second.model.backend = "eager"
+    assert side.texts([first, second], ["a", "b"])[1][0][-1] == "1.00x (alike)"
+    second.request.new_tokens = 9
+    assert {line[-1] for line in side.texts([first, second], ["a", "b"])[1]} == {"n/a"}
+
+
+def test_rows_are_aligned_by_what_they_ran_under() -> None:
+    first, second = full(), full()
+    second.cells[1].runtime, second.cells[1].fallback = "graph", "no such device"
+    assert [len([row for row in rows if row]) for _, rows in side.aligned(
+        [Subject(run).rows for run in (first, second)]
+    )] == [2, 2, 2, 2]  # fmt: skip
+
+
+def test_only_what_differs_is_told() -> None:
+    first, second = full(), full()
+    same = {f"package-{number}": "1.0" for number in range(50)}
+    first.environment["packages"] = {**same, "torch": "2.13.0+cpu"}
+    second.environment["packages"] = {**same, "torch": "2.1"}
+    second.cells = second.cells[:-1]
+    first.workload, second.workload = {"prompt": "a" * 200 + "b"}, {"prompt": "a" * 200 + "c"}
+    told = " ".join(side.warnings([first, second], ["a", "b"]))
+    assert "packages torch is 2.1, was 2.13.0+cpu" in told
+    assert "package-1" not in told
+    assert "cells: only in a: mustdrop (rows, eager)" in told
+    assert "aac, was ..." in told
+
+
+def test_names_are_never_the_same_and_always_a_folder() -> None:
+    files = ["a/run.json", "b/run.json", "run (1).json", "run (2).json", ".", "..", "..json", "x"]
+    names = side.names_of([Path(file) for file in files])
+    assert len(set(names)) == len(files)
+    assert all(name.strip(". ") for name in names)
+    assert names[-1] == "x"
+    assert side.names_of([Path("run.json")] * 2) == ["run (1)", "run (2)"]
