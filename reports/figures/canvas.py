@@ -100,28 +100,34 @@ def left_out(shown: int, known: int, what: str = "rows") -> str:
     return f"The first {shown} of {known} {what}." if known > shown else ""
 
 
-def key(figure: Figure, entries: Sequence[tuple[str, str]], *, top: float) -> None:
-    """A key in one or two lines `top` inches below the upper edge: a square and a word each."""
+def key(
+    figure: Figure, entries: Sequence[tuple[str, str]], *, top: float, marks: Sequence[str] = ()
+) -> None:
+    """A key in lines from `top` inches below the upper edge on: a mark and a word each. marks: of
+    the entries in turn; where they end, squares."""
     width, height = figure.get_size_inches()
-    x, y = 0.1, height - top
-    for word, colour in entries:
-        reach = 0.24 + 0.081 * len(word)
-        if x + reach > width:
-            x, y = 0.1, y - 0.18
-        figure.text(x / width, y / height, "■", color=colour, va="center", size=9)
+    for number, (word, colour) in enumerate(entries):
+        x, line = _seats(entries)[number]
+        y, mark = height - top - 0.18 * line, marks[number] if number < len(marks) else "■"
+        figure.text(x / width, y / height, mark, color=colour, va="center", size=9)
         figure.text((x + 0.14) / width, y / height, word, color=MUTED, va="center", size=9.2)
-        x += reach
 
 
 def key_lines(entries: Sequence[tuple[str, str]]) -> int:
     """How many lines `key` takes."""
-    lines, x = 1, 0.1
+    return _seats(entries)[-1][1] + 1 if entries else 1
+
+
+def _seats(entries: Sequence[tuple[str, str]]) -> list[tuple[float, int]]:
+    """Where the entries of a key stand: inches from the left, and the line."""
+    seats, x, line = [], 0.1, 0
     for word, _ in entries:
         reach = 0.24 + 0.081 * len(word)
-        if x + reach > WIDTH:
-            lines, x = lines + 1, 0.1
+        if x + reach > WIDTH and x > 0.1:
+            x, line = 0.1, line + 1
+        seats.append((x, line))
         x += reach
-    return lines
+    return seats
 
 
 def svg(chart: Chart, salt: str) -> str:

@@ -13,14 +13,22 @@ from ..pictures import jpeg, overlay
 from ..selection import Kept, Picture
 
 LONGEST = 240  # pixels of a picture
+LINE = 30  # characters of a text that stays on one line of a table
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a table: its text, and the number by which the column is sorted."""
+    """A field of a table: its text, the number by which the column is sorted, and how many columns
+    it takes."""
 
     text: str
     number: float | None = None
+    span: int = 1
+
+    @property
+    def long(self) -> bool:
+        """Whether its text is broken into lines."""
+        return len(self.text) > LINE
 
 
 @dataclass(frozen=True)

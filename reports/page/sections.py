@@ -51,7 +51,7 @@ def _table7(subject: Subject, salt: str) -> Section:
 def _fields(shown: list[table.Column], row: Row) -> list[Field]:
     texts = table.line(shown, row)
     if row.cell.error:
-        return [Field(words) for words in texts]
+        return [*map(Field, texts[:2]), Field(texts[2], span=len(texts) - 2)]
     fields = []
     for column, words in zip(shown, texts, strict=True):
         value = next(iter(column.values.values()))(row)
@@ -64,8 +64,8 @@ def _promise(subject: Subject, salt: str) -> Section | None:
     lead = (
         "Each point is a method: right is what its FLOPs promise, up is what the clock says. On "
         "the dashed line the promise is kept. The percentage is the share of the promised saving "
-        "of time that came true. Circles: rows, or no attention read; squares: maps; diamonds: "
-        "published."
+        "of time that came true. Colour: the method; mark: how attention was read; fill: the "
+        "runtime."
     )
     return _drawn(subject, salt, "promise", "Promise and clock", lead, promise.chart)
 

@@ -11,7 +11,7 @@ from shown import HOSTILE, full, hostile
 
 from tpprof.reports.figures import canvas, gallery, order, promise, stacks, waterfall
 from tpprof.reports.figures.canvas import VARIABLES, short, style, svg
-from tpprof.reports.record import Contribution, Explanation
+from tpprof.reports.record import Contribution, Explanation, Record
 from tpprof.reports.subject import Subject
 
 
@@ -47,6 +47,31 @@ def test_colours_follow_the_page_and_values_can_be_hovered_over() -> None:
     assert "font-family" not in picture
     assert "<title>fastv with rows: promised" in picture
     assert 'id="figure' not in picture
+
+
+def words(run: Record) -> set[str]:
+    """All texts of the figure of promises."""
+    with style():
+        drawn = promise.chart(Subject(run))
+    assert drawn is not None
+    return {text.get_text() for text in drawn.figure.texts}
+
+
+def test_the_promise_has_a_key_whatever_the_number_of_cells() -> None:
+    few = words(full())
+    assert {"fastv", "mustdrop", "rows", "maps", "●"} <= few
+    assert not {"eager", "graph"} & few, "one runtime needs no key"
+    run = record(
+        cell("vanilla", "rows", 2.0, 10), cell("vanilla", "rows", 2.0, 10, runtime="graph")
+    )
+    run.cells += [
+        cell(f"fastv:tag={number}", "rows", 1.0, 5, runtime=runtime)
+        for number in range(20)
+        for runtime in ("eager", "graph")
+    ]
+    many = words(run)
+    assert {"fastv:tag=0", "fastv:tag=6", "13 others", "eager", "graph", "○"} <= many
+    assert "fastv:tag=7" not in many
 
 
 def test_text_in_a_figure_is_escaped() -> None:

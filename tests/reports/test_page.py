@@ -228,3 +228,15 @@ def test_names_are_never_the_same_and_always_a_folder() -> None:
     assert all(name.strip(". ") for name in names)
     assert names[-1] == "x"
     assert side.names_of([Path("run.json")] * 2) == ["run (1)", "run (2)"]
+
+
+def test_a_failed_cell_tells_why_across_its_row() -> None:
+    run = full()
+    run.cells.append(cell("random", "rows", 1.0, 1, samples=[], error="no memory " * 50))
+    page = render([run], ["x"])
+    table = page[page.index('id="r0-table"') : page.index('id="r0-promise"')]
+    row = table[table.index('<td class="word">random') :]
+    row = row[: row.index("</tr>")]
+    assert row.count("<td") == 3
+    columns = table[: table.index("</thead>")].count("<th scope")
+    assert f'<td class="word long" colspan="{columns - 2}">failed: no memory' in row
