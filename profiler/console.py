@@ -52,6 +52,8 @@ def measure(
         path, earlier = _earlier(record, path, out)
     journal = _journal(path, record, earlier)
     record = earlier or record
+    if trace is not None:  # what an earlier run left is not of this one
+        trace.unlink(missing_ok=True)
     print(f"measuring {record.model.name}: {record.model.reason}", file=sys.stderr)
     code = 0
     with progress() as tell:

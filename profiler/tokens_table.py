@@ -15,6 +15,7 @@ from ..reports.pictures import pruned
 from ..reports.selection import Kept, Picture, by_chance, divergence, offset
 from ..reports.units import NA
 from .options import Format
+from .printing import emit
 from .tokens import Seen
 
 HEADINGS = ("method", "from\nlayer", "pictures", "kept\ntokens", "merged", "offset",
@@ -30,18 +31,12 @@ NOTE = (
 def show(seen: Sequence[Seen], pictures: Mapping[str, Picture], out: Path, format_: Format) -> None:
     """Print the bias of each method at each prune, and draw what it keeps."""
     rows = plain(seen)
-    if format_ is Format.json:
-        print(formats.as_json(rows), end="")
-    elif format_ is Format.csv:
-        print(formats.as_csv(rows), end="")
-    elif format_ is Format.markdown:
-        print(formats.as_markdown(HEADINGS, _texts(rows)), end="")
-    elif format_ is Format.latex:
-        print(formats.as_latex(HEADINGS, _texts(rows)), end="")
-    else:
+    if format_ is Format.table:
         console = formats.console()
         console.print(formats.as_table(HEADINGS, _texts(rows)))
         console.print(NOTE, markup=False, highlight=False, style="dim", width=160)
+    else:
+        emit(format_, [], plain=lambda: rows, texts=lambda: (HEADINGS, _texts(rows)))
     written = draw(seen, pictures, out)
     print(f"figures: {len(written)} in {out}", file=sys.stderr)
 
@@ -69,6 +64,7 @@ def draw(seen: Sequence[Seen], pictures: Mapping[str, Picture], out: Path) -> li
     """Write the histogram of all methods, and each method over each picture, as PNG and PDF."""
     last: dict[str, list[Kept]] = {}
     charts = []
+    out.mkdir(parents=True, exist_ok=True)
     with style():
         for number, one in enumerate(seen):
             entries = pruned(one.kept)

@@ -3,6 +3,7 @@ unevenly."""
 
 from __future__ import annotations
 
+import base64
 import functools
 import math
 from collections import Counter
@@ -54,6 +55,24 @@ class Picture(Part):
 
     jpeg: str
     regions: list[Region]
+
+
+def fitting(kept: Kept) -> bool:
+    """Whether its tokens are among the original ones, and its scores one for each of them."""
+    inside = kept.visual > 0 and all(0 <= token < kept.visual for token in kept.tokens)
+    return inside and len(kept.tokens) <= kept.visual and len(kept.scores) in (0, kept.visual)
+
+
+def drawable(picture: Picture) -> bool:
+    """Whether it is a JPEG file in base64, and its regions have rows and columns."""
+    try:
+        content = base64.b64decode(picture.jpeg, validate=True)
+    except ValueError:
+        return False
+    return content.startswith(b"\xff\xd8") and all(
+        0 < region.columns <= region.stride and region.rows > 0 and region.first >= 0
+        for region in picture.regions
+    )
 
 
 def parts(kept: Sequence[Kept]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import random
 
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from shown import full
 
 from tpprof.reports.pictures import open_picture, overlay, pruned
+from tpprof.reports.record import RecordError
 from tpprof.reports.selection import (
     Kept,
     attention,
@@ -83,6 +85,14 @@ def test_what_goes_lies_under_a_veil() -> None:
     none = overlay(run.picture, "picture", kept([], visual=576))
     assert isinstance(none, Image.Image)
     assert none.convert("L").getextrema()[0] > 190
+
+
+def test_a_picture_that_is_cut_off_is_refused() -> None:
+    run = full()
+    assert run.picture is not None
+    run.picture.jpeg = base64.b64encode(b"\xff\xd8 and no more").decode()
+    with pytest.raises(RecordError, match="picture cannot be read"):
+        open_picture(run.picture)
 
 
 def test_only_prunes_are_shown() -> None:
