@@ -75,9 +75,9 @@ def _told(
             for line in _told(f"{what} {key}", left.get(key), right.get(key), names)
         ]
     if isinstance(left, list) and isinstance(right, list):
-        mine, other = ([str(value) for value in values] for values in (left, right))
-        sides = [[value for value in mine if value not in other],
-                 [value for value in other if value not in mine]]  # fmt: skip
+        ours, theirs = ([str(value) for value in values] for values in (left, right))
+        sides = [[value for value in ours if value not in theirs],
+                 [value for value in theirs if value not in ours]]  # fmt: skip
         only = [
             f"only in {name}: {_cut(', '.join(values))}"
             for name, values in zip(names, sides, strict=True)

@@ -9,7 +9,7 @@ from ..side import aligned, label
 from ..subject import MOST, Subject
 from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, key_lines, left_out, place, short
 
-STEP = 0.42  # inches for a method
+NAME, STEP = 0.3, 0.075  # inches for the name of a method, and for each record below it
 
 
 def chart(subjects: Sequence[Subject], names: Sequence[str]) -> Chart | None:
@@ -26,7 +26,8 @@ def chart(subjects: Sequence[Subject], names: Sequence[str]) -> Chart | None:
     entries = [(short(called, 40), SERIES[n % len(SERIES)]) for n, called in enumerate(names)]
     entries.append(("hollow: promised", MUTED))
     head = 0.15 + 0.18 * key_lines(entries)
-    figure = blank(head + STEP * len(listed) + 0.5)
+    step = NAME + STEP * len(names)
+    figure = blank(head + step * len(listed) + 0.5)
     axes = place(figure, 0.15, 0.45, 0.2, head)
     drawn = Chart(
         "beside", "Speed-ups side by side",
@@ -36,12 +37,13 @@ def chart(subjects: Sequence[Subject], names: Sequence[str]) -> Chart | None:
     key(figure, entries, top=0.14)
     reach = 1.0
     for number, (word, rows) in enumerate(listed):
-        axes.axhline(-number - 0.2, color=GRID, linewidth=0.6)
+        top = -number * step  # in inches, as the axis is
+        axes.axhline(top - NAME - STEP * (len(names) - 1) / 2, color=GRID, linewidth=0.6)
         for place_, row in enumerate(rows):
             gain = row.speedup if row else None
             if row is None or gain is None:
                 continue
-            colour, y = SERIES[place_ % len(SERIES)], -number - 0.2 - 0.14 * place_ + 0.07
+            colour, y = SERIES[place_ % len(SERIES)], top - NAME - STEP * place_
             if gain.low is not None and gain.high is not None:
                 axes.plot([gain.low, gain.high], [y, y], color=colour, linewidth=1.4)
                 reach = max(reach, gain.high)
@@ -53,10 +55,10 @@ def chart(subjects: Sequence[Subject], names: Sequence[str]) -> Chart | None:
             reach = max(reach, gain.value, row.promised or 1.0)
             if row.promised:
                 axes.plot([row.promised], [y], "o", mfc="none", color=colour, markersize=6)
-        axes.text(0, -number + 0.12, short(word, 44), fontsize=9.2, color=INK, va="bottom")
+        axes.text(0, top - NAME + 0.08, short(word, 44), fontsize=9.2, color=INK, va="bottom")
     axes.axvline(1, color=MUTED, linewidth=0.8)
     axes.set_xlim(0, reach * 1.05)
-    axes.set_ylim(-len(listed) + 0.3, 0.6)
+    axes.set_ylim(-len(listed) * step, 0)
     axes.set_yticks([])
     axes.grid(visible=True, axis="x")
     axes.set_xlabel("speed-up over vanilla")

@@ -14,7 +14,7 @@ from . import bars
 from .canvas import SERIES, Chart, left_out
 
 GROUPS = {
-    "preprocess": SERIES[7], "vision": SERIES[5], "decoder layers": SERIES[0],
+    "preprocess": SERIES[7], "vision": SERIES[2], "decoder layers": SERIES[0],
     "pruning": SERIES[1], "decode": SERIES[4], "other": SERIES[3],
 }  # fmt: skip
 """What a request is made of, for people: `pruning` is scoring, selecting and compressing wherever

@@ -4,7 +4,7 @@ record has no data for it. To add one, write its function and list it in SECTION
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .. import paper, phases, table, text, waterfall
 from ..figures import gallery, kept, layers, order, promise, roofline, stacks
@@ -14,7 +14,7 @@ from ..subject import Subject
 from ..summary import Row
 from .blocks import Field, Figure, Section, Table
 from .glossary import GLOSSARY
-from .surroundings import environment, everything, memory_texts
+from .surroundings import environment, everything, layers_texts, memory_texts, tokens_texts
 
 PAPER = "The paper's Table 7, same budget: all of POPE; speed-ups and shares derived from it"
 PICTURES = 24  # of kept tokens
@@ -106,7 +106,8 @@ def _explanation(subject: Subject, salt: str) -> Section | None:
 
 def _tokens(subject: Subject, salt: str) -> Section | None:
     lead = "What enters each decoder layer, and what the KV cache holds of it after prefill."
-    return _drawn(subject, salt, "tokens", "Tokens and KV cache", lead, layers.tokens, layers.kv)
+    drawn = _drawn(subject, salt, "tokens", "Tokens and KV cache", lead, layers.tokens, layers.kv)
+    return _folded(drawn, tokens_texts(subject.cells), 4, "Tokens and KV cache in numbers")
 
 
 def _layers(subject: Subject, salt: str) -> Section | None:
@@ -114,17 +115,15 @@ def _layers(subject: Subject, salt: str) -> Section | None:
         "Bars: measured time of each decoder layer in prefill. Line: vanilla's time of that layer, "
         "times the share of its FLOPs that remains."
     )
-    return _drawn(subject, salt, "layers", "Layer by layer", lead, layers.time)
+    drawn = _drawn(subject, salt, "layers", "Layer by layer", lead, layers.time)
+    return _folded(drawn, layers_texts(subject), 1, "Every layer in numbers")
 
 
 def _memory(subject: Subject, salt: str) -> Section | None:
     lead = "The peak of one request; marks, where a GPU's allocator was read: the peak of a phase."
     drawn = _drawn(subject, salt, "memory", "Memory", lead, stacks.memory)
-    if drawn is None:
-        return None
-    headings, lines = memory_texts(subject.cells)
-    folded = [Table.of(headings, lines, words=2, caption="Allocator, process, device and KV cache")]
-    return dataclasses.replace(drawn, folded=folded)
+    caption = "Allocator, process, device and KV cache"
+    return _folded(drawn, memory_texts(subject.cells), 2, caption)
 
 
 def _order(subject: Subject, salt: str) -> Section | None:
@@ -188,6 +187,16 @@ def _kept(subject: Subject, salt: str) -> Section | None:
 
 def _glossary(subject: Subject, salt: str) -> Section:
     return Section(id="glossary", title="What the words mean", pairs=list(GLOSSARY.items()))
+
+
+def _folded(
+    drawn: Section | None, told: tuple[Sequence[str], Sequence[Sequence[str]]], words: int,
+    caption: str,
+) -> Section | None:  # fmt: skip
+    """The section with a table folded under its figures."""
+    if drawn is None:
+        return None
+    return dataclasses.replace(drawn, folded=[Table.of(*told, words=words, caption=caption)])
 
 
 def _drawn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -9,7 +10,7 @@ import pytest
 from made import cell, record
 from shown import HOSTILE, full, hostile
 
-from tpprof.reports.figures import canvas, gallery, order, promise, stacks, waterfall
+from tpprof.reports.figures import beside, canvas, gallery, order, promise, stacks, waterfall
 from tpprof.reports.figures.canvas import VARIABLES, short, style, svg
 from tpprof.reports.record import Contribution, Explanation, Record
 from tpprof.reports.subject import Subject
@@ -102,6 +103,35 @@ def test_suspect_samples_and_clocks_are_drawn_apart() -> None:
         drawn = order.chart(Subject(full()))
     assert drawn is not None
     assert any("suspect" in tip for tip in drawn.tips.values())
+
+
+def test_noise_is_not_blown_up_and_processes_are_told_apart() -> None:
+    run = record(cell("vanilla", "rows", 2.0, 10))
+    for number, one in enumerate(run.cells[0].samples):
+        one.latency, one.process = 2.0 + 0.001 * number, number // 3
+    with style():
+        drawn = order.chart(Subject(run))
+    assert drawn is not None
+    low, high = drawn.figure.axes[0].get_ylim()
+    assert (low, high) == pytest.approx((2.0025 * 0.95, 2.0025 * 1.05))
+    assert len(drawn.tips) == 2
+    assert "of every other process" in {text.get_text() for text in drawn.figure.texts}
+
+
+@pytest.mark.parametrize("count", [2, 6])
+def test_records_side_by_side_do_not_run_into_each_other(count: int) -> None:
+    with style():
+        drawn = beside.chart([Subject(full())] * count, [f"run {n}" for n in range(count)])
+    assert drawn is not None
+    (axes,) = drawn.figure.axes
+    heights = sorted(
+        {float(line.get_ydata()[0]) for line in axes.lines if line.get_marker() == "o"}
+    )
+    assert len(heights) == 3 * count
+    gaps = [b - a for a, b in itertools.pairwise(heights)]
+    assert min(gaps) == pytest.approx(0.075)
+    assert axes.get_ylim()[0] <= heights[0]
+    assert axes.get_ylim()[1] >= heights[-1]
 
 
 def test_phases_sum_to_what_the_parts_say() -> None:

@@ -94,6 +94,11 @@ def test_the_verdict_and_the_warnings_come_first(page: str) -> None:
     assert "mustdrop with rows is fastest" in page
 
 
+def test_the_numbers_of_a_figure_are_folded_under_it(page: str) -> None:
+    assert "layer 0: 2880, layer 1: 320" in Parsed(page).text
+    assert page.count("<summary>Every layer in numbers</summary>") == 1
+
+
 def test_the_raw_record_is_in_it(page: str) -> None:
     found = re.search(r'href="data:application/gzip;base64,([^"]+)"', page)
     assert found is not None
@@ -154,7 +159,7 @@ def test_cells_beyond_the_twelfth_are_told_and_not_drawn() -> None:
 def test_the_papers_table_stands_beside_a_run_of_its_model_and_budget() -> None:
     run = full()
     assert "The paper&#39;s Table 7" not in render([run], ["x"])
-    run.model.name = "llava-next-7b"
+    run.model.name, run.model.layers = "a folder", 32
     page = render([run], ["x"])
     assert "The paper&#39;s Table 7" in page
     assert "78.3" in page
