@@ -79,13 +79,19 @@ def _told(
         sides = [[value for value in ours if value not in theirs],
                  [value for value in theirs if value not in ours]]  # fmt: skip
         only = [
-            f"only in {name}: {_cut(', '.join(values))}"
+            f"only in {name}: {_listed(values)}"
             for name, values in zip(names, sides, strict=True)
             if values
         ]
         return [f"{what}: {'; '.join(only) or 'not in the same order, or not as often'}"]
     mine, other = ("none" if value is None else str(value) for value in (left, right))
     return [f"{what} is {_cut(other, mine)}, was {_cut(mine, other)}"]
+
+
+def _listed(values: list[str], most: int = 6) -> str:
+    """The first values, each cut, and how many more there are."""
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return ", ".join(_cut(value) for value in values[:most]) + more
 
 
 def _cut(text: str, beside: str = "") -> str:

@@ -39,12 +39,12 @@ def _failed(record: Record) -> str:
     if not failed:
         return ""
     why = "; ".join(dict.fromkeys(f"{_cut(name(cell))}: {_cut(cell.error)}" for cell in failed))
-    return f"{len(failed)} of {len(record.cells)} cells failed: {why}."
+    return f"{len(failed)} of {len(record.cells)} cells failed: {why.rstrip('.')}."
 
 
 def _cut(text: str, most: int = 120) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= most else line[: most - 3] + "..."
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def _interrupted(record: Record) -> str:

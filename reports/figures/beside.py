@@ -9,7 +9,7 @@ from ..side import aligned, label
 from ..subject import MOST, Subject
 from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, key_lines, left_out, place, short
 
-NAME, STEP = 0.3, 0.075  # inches for the name of a method, and for each record below it
+NAME, STEP = 0.3, 0.095  # inches for the name of a method, and for each record below it
 
 
 def chart(subjects: Sequence[Subject], names: Sequence[str]) -> Chart | None:

@@ -129,7 +129,7 @@ def test_records_side_by_side_do_not_run_into_each_other(count: int) -> None:
     )
     assert len(heights) == 3 * count
     gaps = [b - a for a, b in itertools.pairwise(heights)]
-    assert min(gaps) == pytest.approx(0.075)
+    assert min(gaps) == pytest.approx(beside.STEP)
     assert axes.get_ylim()[0] <= heights[0]
     assert axes.get_ylim()[1] >= heights[-1]
 

@@ -224,6 +224,10 @@ def test_only_what_differs_is_told() -> None:
     assert "package-1" not in told
     assert "cells: only in a: mustdrop (rows, eager)" in told
     assert "aac, was ..." in told
+    second.cells = []
+    first.cells = [cell(f"fastv:tag={number}", "rows", 1.0, 5) for number in range(9)]
+    told = " ".join(side.warnings([first, second], ["a", "b"]))
+    assert "fastv:tag=5 (rows, eager) and 3 more" in told
 
 
 def test_names_are_never_the_same_and_always_a_folder() -> None:
