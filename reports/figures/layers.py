@@ -54,7 +54,7 @@ def kv(subject: Subject) -> Chart | None:
 def time(subject: Subject) -> Chart | None:
     """Measured time of each decoder layer in prefill against what its FLOPs promise: vanilla's time
     of that layer, times the share of its FLOPs that remains."""
-    known = [row.cell for row in subject.measured if promised(subject, row.cell)]
+    known = [row.cell for row in subject.measured if _base(subject, row.cell)]
     shown = known[:PANELS]
     if not shown:
         return None
@@ -80,13 +80,20 @@ def time(subject: Subject) -> Chart | None:
 
 def promised(subject: Subject, cell: Cell) -> dict[int, float]:
     """Seconds of each layer as its FLOPs promise; empty where there is nothing to derive it of."""
-    vanilla = baseline(subject.record, cell)
-    if vanilla is None or vanilla is cell or not vanilla.samples:
+    vanilla = _base(subject, cell)
+    if vanilla is None:
         return {}
     own, full = layer_flops(cell), layer_flops(vanilla)
-    if not full or own.keys() != full.keys():
-        return {}
     return {layer: layer_seconds(vanilla, [layer]) * own[layer] / full[layer] for layer in full}
+
+
+def _base(subject: Subject, cell: Cell) -> Cell | None:
+    """The vanilla cell that layers are compared with; None where there is none with the same."""
+    vanilla = baseline(subject.record, cell)
+    if vanilla is None or vanilla is cell or not vanilla.samples:
+        return None
+    full = layer_flops(vanilla)
+    return vanilla if full and layer_flops(cell).keys() == full.keys() else None
 
 
 def _panel(drawn: Chart, axes: Axes, cell: Cell, wanted: dict[int, float]) -> None:
