@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from .. import units
 from ..side import aligned, label
 from ..subject import MOST, Subject
 from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, key_lines, left_out, place, short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ..summary import Row
 
 NAME, STEP = 0.3, 0.095  # inches for the name of a method, and for each record below it
 
@@ -40,21 +46,10 @@ def chart(subjects: Sequence[Subject], names: Sequence[str]) -> Chart | None:
         top = -number * step  # in inches, as the axis is
         axes.axhline(top - NAME - STEP * (len(names) - 1) / 2, color=GRID, linewidth=0.6)
         for place_, row in enumerate(rows):
-            gain = row.speedup if row else None
-            if row is None or gain is None:
-                continue
-            colour, y = SERIES[place_ % len(SERIES)], top - NAME - STEP * place_
-            if gain.low is not None and gain.high is not None:
-                axes.plot([gain.low, gain.high], [y, y], color=colour, linewidth=1.4)
-                reach = max(reach, gain.high)
-            (point,) = axes.plot([gain.value], [y], "o", color=colour, markersize=6)
-            promised = units.times(row.promised)
-            drawn.tip(
-                point, f"{names[place_]}, {word}: {units.times(gain.value)}, promised {promised}"
-            )
-            reach = max(reach, gain.value, row.promised or 1.0)
-            if row.promised:
-                axes.plot([row.promised], [y], "o", mfc="none", color=colour, markersize=6)
+            if row is not None and row.speedup is not None:
+                height = top - NAME - STEP * place_
+                colour, words = SERIES[place_ % len(SERIES)], f"{names[place_]}, {word}"
+                reach = max(reach, _point(drawn, axes, row, height, colour, words))
         axes.text(0, top - NAME + 0.08, short(word, 44), fontsize=9.2, color=INK, va="bottom")
     axes.axvline(1, color=MUTED, linewidth=0.8)
     axes.set_xlim(0, reach * 1.05)
@@ -63,3 +58,20 @@ def chart(subjects: Sequence[Subject], names: Sequence[str]) -> Chart | None:
     axes.grid(visible=True, axis="x")
     axes.set_xlabel("speed-up over vanilla")
     return drawn
+
+
+def _point(
+    drawn: Chart, axes: Axes, row: Row, height: float, colour: str, words: str
+) -> float:  # fmt: skip
+    """The mark of a row, its interval and its promise; returns how far to the right they reach."""
+    gain = row.speedup
+    assert gain is not None
+    if gain.low is not None and gain.high is not None:
+        axes.plot([gain.low, gain.high], [height, height], color=colour, linewidth=1.4)
+    (point,) = axes.plot([gain.value], [height], "o", color=colour, markersize=6)
+    drawn.tip(
+        point, f"{words}: {units.times(gain.value)}, promised {units.times(row.promised)}"
+    )  # fmt: skip
+    if row.promised:
+        axes.plot([row.promised], [height], "o", mfc="none", color=colour, markersize=6)
+    return max(gain.value, gain.high or 0.0, row.promised or 0.0)
