@@ -133,7 +133,7 @@ def compare(
     if rounds is not None:
         measured.min_rounds, measured.max_rounds, measured.max_seconds = rounds, rounds, None
     check_trace(trace, isolate=isolate)
-    printing.can_write(html, figures)
+    printing.can_write(html, figures, [out])
     job = Job(
         methods=methods, model=model, device=device, dtype=dtype, backend=backend,
         workload=describe(settings), settings=check(measured),
@@ -166,7 +166,9 @@ def report(
     from . import printing
 
     records, names = [saved.load(file) for file in files], side.names_of(files)
-    printing.can_write(html, figures)
+    printing.can_write(html, figures, files)
+    if phases and len(records) > 1:
+        fail("--phases is for one record; several stand side by side, method by method")
     if len(records) == 1:
         printing.show(records[0], format_, by_phase=phases)
     else:

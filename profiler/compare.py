@@ -37,7 +37,7 @@ class Comparison:
     """A model, a workload and the cells to measure; `record` holds what is measured so far.
 
     With a journal, each thing that becomes known is a line of it at once. With a trace, one request
-    of the first method is traced into that file when the rounds are over.
+    of the first pruned method is traced into that file when the rounds are over.
     """
 
     def __init__(

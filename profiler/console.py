@@ -52,6 +52,8 @@ def measure(
         path, earlier = _earlier(record, path, out)
     journal = _journal(path, record, earlier)
     record = earlier or record
+    if trace is not None:  # what an earlier run left is not of this one
+        trace.unlink(missing_ok=True)
     print(f"measuring {record.model.name}: {record.model.reason}", file=sys.stderr)
     code = 0
     with progress() as tell:
@@ -98,7 +100,7 @@ def _earlier(record: Record, path: Path, out: Path) -> tuple[Path, Record | None
         if not candidate.exists() and not files.journal_of(candidate).exists():
             continue
         earlier = files.load(candidate)
-        differs = differences(earlier, record)
+        differs = differences(earlier, record, ("the earlier run", "this one"))
         if not differs:
             return candidate, earlier
         refused = refused or f"{candidate}: {'; '.join(differs)}"

@@ -47,7 +47,7 @@ FiguresOption = Annotated[
 ]
 TraceOption = Annotated[
     Path | None,
-    typer.Option("--trace", help="Trace one request of the first method (.json, .json.gz)."),
+    typer.Option("--trace", help="Trace one request of the first pruned method (.json, .json.gz)."),
 ]
 ImagesOption = Annotated[
     list[str] | None,
@@ -201,7 +201,6 @@ def check_trace(trace: Path | None, *, isolate: bool) -> None:
         fail(f"--trace {trace}: give a .json or .json.gz file")
     if trace.is_dir() or not trace.parent.is_dir():
         fail(f"--trace {trace}: no such folder, or a folder itself")
-    trace.unlink(missing_ok=True)
 
 
 def _positive(option: str, text: str, scales: dict[str, float], example: str) -> float:

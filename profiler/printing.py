@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .options import Format, fail
 
 if TYPE_CHECKING:
+    import pandas
+
     from ..reports.record import Record
 
 
@@ -23,57 +26,62 @@ def show(record: Record, format_: Format, *, by_phase: bool) -> None:
 
         show(record, formats.console(), by_phase=by_phase)
         return
-    warnings = trust.warnings(record)
-    if format_ is not Format.markdown:  # a program reads the rest, without lines of ours
-        print("".join(f"! {warning}\n" for warning in warnings), end="", file=sys.stderr)
     source = phases if by_phase else table
-    if format_ is Format.json:
-        print(formats.as_json(source.plain(record)), end="")
-    elif format_ is Format.csv:
-        print(formats.as_csv(source.plain(record)), end="")
-    elif format_ is Format.long:
-        print(record.frame().to_csv(index=False), end="")
-    elif format_ is Format.latex:
-        headings, lines = source.texts(record)
-        print(formats.as_latex(headings, lines, words=range(4 if by_phase else 2)), end="")
-    else:
-        print("".join(f"> {warning}\n\n" for warning in warnings), end="")
-        print(formats.as_markdown(*source.texts(record)), end="")
+    emit(
+        format_, trust.warnings(record), plain=lambda: source.plain(record),
+        texts=lambda: source.texts(record), frame=record.frame, words=4 if by_phase else 2,
+    )  # fmt: skip
 
 
 def show_beside(records: Sequence[Record], names: Sequence[str], format_: Format) -> None:
     """Several records side by side, aligned by method."""
-    from ..reports import formats, side
-    from ..reports.summary import rows
+    from ..reports import formats, side, trust
 
-    warnings = side.warnings(records, names)
     if format_ is Format.table:
         side.show(records, names, formats.console())
         return
+    own = [
+        f"{called}: {warning}"
+        for record, called in zip(records, names, strict=True)
+        for warning in trust.warnings(record)
+    ]
+    emit(
+        format_, own + side.warnings(records, names), plain=lambda: side.plain(records, names),
+        texts=lambda: side.texts(records, names), frame=lambda: _framed(records, names), words=2,
+    )  # fmt: skip
+
+
+def emit(
+    format_: Format, warnings: Sequence[str], *, plain: Callable[[], list[dict[str, Any]]],
+    texts: Callable[[], tuple[Sequence[str], Sequence[Sequence[str]]]],
+    frame: Callable[[], pandas.DataFrame] | None = None, words: int = 1,
+) -> None:  # fmt: skip
+    """Print in any format but the table; the first `words` columns of `texts` hold text. Warnings
+    go above Markdown, and to stderr for the rest, which a program reads."""
+    from ..reports import formats
+
     if format_ is Format.markdown:
         print("".join(f"> {warning}\n\n" for warning in warnings), end="")
-    else:
-        print("".join(f"! {warning}\n" for warning in warnings), end="", file=sys.stderr)
+        print(formats.as_markdown(*texts()), end="")
+        return
+    print("".join(f"! {warning}\n" for warning in warnings), end="", file=sys.stderr)
     if format_ is Format.json:
-        print(formats.as_json(side.plain(records, names)), end="")
+        print(formats.as_json(plain()), end="")
     elif format_ is Format.csv:
-        print(formats.as_csv(side.plain(records, names)), end="")
-    elif format_ is Format.long:
-        import pandas
+        print(formats.as_csv(plain()), end="")
+    elif format_ is Format.latex:
+        print(formats.as_latex(*texts(), words=range(words)), end="")
+    elif frame is not None:
+        print(formats.as_long(frame()), end="")
 
-        framed = [record.frame() for record in records]
-        for frame, name in zip(framed, names, strict=True):
-            frame.insert(0, "record", name)
-        print(pandas.concat(framed).to_csv(index=False), end="")
-    else:
-        headings, lines = side.texts([rows(record) for record in records], names)
-        latex = format_ is Format.latex
-        print(
-            formats.as_latex(headings, lines, words=range(2))
-            if latex
-            else formats.as_markdown(headings, lines),
-            end="",
-        )
+
+def _framed(records: Sequence[Record], names: Sequence[str]) -> pandas.DataFrame:
+    import pandas
+
+    framed = [record.frame() for record in records]
+    for frame, name in zip(framed, names, strict=True):
+        frame.insert(0, "record", name)
+    return pandas.concat(framed)
 
 
 def write(
@@ -102,18 +110,26 @@ def write(
         fail(f"{error.filename or html or figures}: {error.strerror or error}")
 
 
-def can_write(html: Path | None, figures: Path | None) -> None:
-    """Fail before anything is measured, not after, where a report could not be written."""
+def can_write(html: Path | None, figures: Path | None, records: Sequence[Path] = ()) -> None:
+    """Fail before anything is measured, not after, where a report could not be written, or would
+    be in the place of a record. Nothing is made yet."""
+    from ..reports.files import journal_of
+
     if html is not None and html.is_dir():
         fail(f"--html {html} is a folder; give a file, as report.html")
+    taken = {place.resolve() for record in records for place in (record, journal_of(record))}
+    if html is not None and html.resolve() in taken:
+        fail(f"--html {html} is the record itself; give another file, as report.html")
     if figures is not None and figures.exists() and not figures.is_dir():
         fail(f"--figures {figures} is a file; give a folder")
     for option, path in (("--html", html and html.parent), ("--figures", figures)):
-        if path:
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                fail(f"{option} {path}: {error.strerror or error}")
+        if path is None:
+            continue
+        there = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if not there.is_dir():
+            fail(f"{option} {path}: {there} is not a folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            fail(f"{option} {path}: {there} cannot be written")
 
 
 def known(format_: Format, command: str, without: Sequence[Format]) -> None:

@@ -12,35 +12,31 @@ from ..reports import formats
 from ..reports.figures import kept as drawing
 from ..reports.figures.canvas import save, style
 from ..reports.pictures import pruned
-from ..reports.selection import Kept, Picture, divergence, offset
+from ..reports.selection import Kept, Picture, by_chance, divergence, offset
 from ..reports.units import NA
 from .options import Format
+from .printing import emit
 from .tokens import Seen
 
 HEADINGS = ("method", "from\nlayer", "pictures", "kept\ntokens", "merged", "offset",
-            "divergence\nbit")  # fmt: skip
+            "divergence\nbit", "by chance\nbit")  # fmt: skip
 NOTE = (
     "offset: 2 * (mean(i / (n - 1)) - 1/2) over kept tokens i of n, 0 is even, +1 all at the end. "
-    "divergence: Jensen-Shannon, of the histogram over 32 parts of the token index from an even "
-    "one; 0 is even, 1 the most. Random weights look at nothing: give a checkpoint."
+    "divergence: Jensen-Shannon, of the histogram over 32 parts of the token index (fewer of fewer "
+    "tokens) from an even one; 0 is even, 1 the most. by chance: what an even random choice of as "
+    "many tokens comes to on average. Random weights look at nothing: give a checkpoint."
 )
 
 
 def show(seen: Sequence[Seen], pictures: Mapping[str, Picture], out: Path, format_: Format) -> None:
     """Print the bias of each method at each prune, and draw what it keeps."""
     rows = plain(seen)
-    if format_ is Format.json:
-        print(formats.as_json(rows), end="")
-    elif format_ is Format.csv:
-        print(formats.as_csv(rows), end="")
-    elif format_ is Format.markdown:
-        print(formats.as_markdown(HEADINGS, _texts(rows)), end="")
-    elif format_ is Format.latex:
-        print(formats.as_latex(HEADINGS, _texts(rows)), end="")
-    else:
+    if format_ is Format.table:
         console = formats.console()
         console.print(formats.as_table(HEADINGS, _texts(rows)))
         console.print(NOTE, markup=False, highlight=False, style="dim", width=160)
+    else:
+        emit(format_, [], plain=lambda: rows, texts=lambda: (HEADINGS, _texts(rows)))
     written = draw(seen, pictures, out)
     print(f"figures: {len(written)} in {out}", file=sys.stderr)
 
@@ -58,6 +54,7 @@ def plain(seen: Sequence[Seen]) -> list[dict[str, Any]]:
             "merged": sum(entry.merged for entry in entries) / len(entries),
             "visual": max(entry.visual for entry in entries),
             "offset": offset(entries), "divergence_bits": divergence(entries),
+            "divergence_by_chance_bits": by_chance(entries),
         }
         for (method, layer), entries in stages.items()
     ]  # fmt: skip
@@ -67,6 +64,7 @@ def draw(seen: Sequence[Seen], pictures: Mapping[str, Picture], out: Path) -> li
     """Write the histogram of all methods, and each method over each picture, as PNG and PDF."""
     last: dict[str, list[Kept]] = {}
     charts = []
+    out.mkdir(parents=True, exist_ok=True)
     with style():
         for number, one in enumerate(seen):
             entries = pruned(one.kept)
@@ -85,6 +83,7 @@ def _texts(rows: list[dict[str, Any]]) -> list[list[str]]:
             row["method"], str(row["layer"]), str(row["pictures"]), f"{row['kept']:,.0f}",
             f"{row['merged']:,.0f}", _number(row["offset"], "+.3f"),
             _number(row["divergence_bits"], ".3f"),
+            _number(row["divergence_by_chance_bits"], ".3f"),
         ]
         for row in rows
     ]  # fmt: skip

@@ -11,6 +11,7 @@ from typing import IO
 import msgspec
 
 from .record import SCHEMA, Cell, Process, Record, RecordError, Sample, Struct
+from .selection import drawable, fitting
 
 SUFFIX = ".jsonl"
 
@@ -173,11 +174,20 @@ def _check_schema(path: Path, schema: int) -> None:
 
 
 def _checked(path: Path, record: Record) -> Record:
+    """The record, if its parts fit each other; RecordError else."""
     for cell in record.cells:
         for sample in cell.samples:
             fits = len(sample.parts) == len(cell.parts) and sample.latency > 0
             if not fits or not 0 <= sample.process < len(record.processes):
                 raise RecordError(f"{path} is damaged: a sample of {cell.method} does not fit it")
+        if not all(map(fitting, cell.kept)):
+            raise RecordError(
+                f"{path} is damaged: kept tokens of {cell.method} are none of its own"
+            )
+    if record.picture is not None and not drawable(record.picture):
+        raise RecordError(
+            f"{path} is damaged: its picture is no JPEG, or its tokens do not lie in it"
+        )
     return record
 
 

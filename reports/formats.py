@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich import box
@@ -13,7 +13,12 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+if TYPE_CHECKING:
+    import pandas
+
 Rows = Sequence[dict[str, Any]]
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a text begins with that a spreadsheet would run (OWASP: CSV injection)."""
 
 
 def as_json(rows: Rows) -> str:
@@ -24,8 +29,15 @@ def as_csv(rows: Rows) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _no_formula(value) for name, value in row.items()} for row in rows)
     return buffer.getvalue()
+
+
+def as_long(frame: pandas.DataFrame) -> str:
+    """A frame as CSV."""
+    texts = frame.select_dtypes(include=["object", "string"]).columns
+    safe = frame.assign(**{name: frame[name].map(_no_formula) for name in texts})
+    return str(safe.to_csv(index=False))
 
 
 def as_markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -46,6 +58,9 @@ def as_latex(
     heads = [first, second] if any(second) else [first]
     columns = "".join("l" if number in words else "r" for number in range(len(headings)))
     body = [[_for_latex(text) for text in line] for line in lines]
+    for row in (*heads[1:], *body):  # else an argument of the line break before it
+        if row and row[0].lstrip().startswith(("[", "*")):
+            row[0] = "{}" + row[0]
     rows = [" & ".join(line) + r" \\" for line in heads]
     rows += [r"\midrule", *(" & ".join(line) + r" \\" for line in body)]
     inner = "\n".join(rows)
@@ -79,6 +94,12 @@ LATEX = {
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "\n": " ",
     "\r": " ",
 }  # fmt: skip
+
+
+def _no_formula(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula, behind an apostrophe; numbers as they
+    are."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def _for_latex(text: str) -> str:

@@ -12,7 +12,7 @@ from . import units
 from .record import Record
 
 SOURCE = "https://arxiv.org/abs/2502.11501"
-MODEL, VISUAL, KEPT = "llava-next-7b", 2880, 320
+ARCHITECTURE, LAYERS, VISUAL, KEPT = "llava-next", 32, 2880, 320
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,10 @@ HEADINGS = (
 
 
 def matches(record: Record) -> bool:
-    """Whether the run has the model and the budget of the paper: 2880 visual tokens to 320."""
-    if record.model.name != MODEL or record.request.visual != VISUAL:
+    """Whether the run has the model and the budget of the paper, 2880 visual tokens to 320. The
+    model by its shape: a checkpoint is named after its folder."""
+    model = (record.model.architecture, record.model.layers, record.request.visual)
+    if model != (ARCHITECTURE, LAYERS, VISUAL):
         return False
     return any(_budget(cell.visual_per_layer) for cell in record.cells if cell.name != "vanilla")
 

@@ -6,6 +6,7 @@ import base64
 import io
 from typing import TYPE_CHECKING
 
+from .record import RecordError
 from .selection import Kept, Picture, Region
 
 if TYPE_CHECKING:
@@ -16,10 +17,15 @@ THICKNESS = 0.86  # of the veil
 
 
 def open_picture(picture: Picture) -> Image.Image:
-    """The small copy of the picture, RGB."""
+    """The small copy of the picture, RGB; raises RecordError where it cannot be read."""
     from PIL import Image
 
-    return Image.open(io.BytesIO(base64.b64decode(picture.jpeg))).convert("RGB")
+    try:
+        return Image.open(io.BytesIO(base64.b64decode(picture.jpeg))).convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:  # PIL's, for files that are damaged
+        raise RecordError(
+            f"the record's picture cannot be read ({type(error).__name__})"
+        ) from error
 
 
 def views(picture: Picture) -> list[str]:

@@ -3,7 +3,10 @@ unevenly."""
 
 from __future__ import annotations
 
+import base64
+import functools
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -54,8 +57,32 @@ class Picture(Part):
     regions: list[Region]
 
 
-def histogram(kept: Sequence[Kept], bins: int = BINS) -> list[float]:
+def fitting(kept: Kept) -> bool:
+    """Whether its tokens are among the original ones, and its scores one for each of them."""
+    inside = kept.visual > 0 and all(0 <= token < kept.visual for token in kept.tokens)
+    return inside and len(kept.tokens) <= kept.visual and len(kept.scores) in (0, kept.visual)
+
+
+def drawable(picture: Picture) -> bool:
+    """Whether it is a JPEG file in base64, and its regions have rows and columns."""
+    try:
+        content = base64.b64decode(picture.jpeg, validate=True)
+    except ValueError:
+        return False
+    return content.startswith(b"\xff\xd8") and all(
+        0 < region.columns <= region.stride and region.rows > 0 and region.first >= 0
+        for region in picture.regions
+    )
+
+
+def parts(kept: Sequence[Kept]) -> int:
+    """Parts of the token index: no more than the shortest picture has tokens."""
+    return min([BINS, *(entry.visual for entry in kept)])
+
+
+def histogram(kept: Sequence[Kept], bins: int | None = None) -> list[float]:
     """The share of kept tokens in each of `bins` equal parts of the token index, over pictures."""
+    bins = bins or parts(kept)
     counts = [0.0] * bins
     for entry in kept:
         for token in entry.tokens:
@@ -64,14 +91,27 @@ def histogram(kept: Sequence[Kept], bins: int = BINS) -> list[float]:
     return [count / whole for count in counts] if whole else counts
 
 
-def score_histogram(kept: Sequence[Kept], bins: int = BINS) -> list[float] | None:
-    """The share of the attention that falls in each part of the token index; None if unknown."""
-    sums = [0.0] * bins
+def multiples(kept: Sequence[Kept], bins: int | None = None) -> list[float]:
+    """Kept tokens in each part, as a multiple of what an even choice keeps there."""
+    pairs = zip(histogram(kept, bins), histogram(_everything(kept), bins), strict=True)
+    return [mine / even for mine, even in pairs]
+
+
+def attention(kept: Sequence[Kept], bins: int | None = None) -> list[float | None] | None:
+    """Mean attention that a candidate in each part drew, over that of all candidates, 1 where it
+    is even. A candidate is a token that was still there when the scores were read; a part without
+    any is None, and so is the whole where no scores are known."""
+    bins = bins or parts(kept)
+    found: list[list[float]] = [[] for _ in range(bins)]
     for entry in kept:
         for token, score in enumerate(entry.scores):
-            sums[token * bins // entry.visual] += score or 0.0
-    whole = sum(sums)
-    return [value / whole for value in sums] if whole > 0 else None
+            if score is not None:
+                found[token * bins // entry.visual].append(score)
+    every = [score for scores in found for score in scores]
+    if sum(every) <= 0:
+        return None
+    mean = sum(every) / len(every)
+    return [sum(scores) / len(scores) / mean if scores else None for scores in found]
 
 
 def offset(kept: Sequence[Kept]) -> float | None:
@@ -83,18 +123,77 @@ def offset(kept: Sequence[Kept]) -> float | None:
     return 2 * (sum(places) / len(places) - 0.5) if places else None
 
 
-def divergence(kept: Sequence[Kept], bins: int = BINS) -> float | None:
+def divergence(kept: Sequence[Kept], bins: int | None = None) -> float | None:
     """Jensen-Shannon divergence, in bits, of the histogram over the token index from that of all
-    tokens: 0 where they are alike, 1 the most. None without any."""
+    tokens: 0 where they are alike, 1 the most. None without any.
+
+    Few tokens fill few parts, wherever they lie: read it beside `by_chance`.
+    """
     mine = histogram(kept, bins)
     if not any(mine):
         return None
-    whole = [Kept(layer=0, visual=entry.visual, tokens=list(range(entry.visual))) for entry in kept]
-    even = histogram(whole, bins)
-    middle = [(p + q) / 2 for p, q in zip(mine, even, strict=True)]
-    return (_relative(mine, middle) + _relative(even, middle)) / 2
+    pairs = zip(mine, histogram(_everything(kept), bins), strict=True)
+    return sum(_apart(p, q) for p, q in pairs)
 
 
-def _relative(one: Sequence[float], other: Sequence[float]) -> float:
-    """Kullback-Leibler divergence in bits."""
-    return sum(p * math.log2(p / q) for p, q in zip(one, other, strict=True) if p > 0)
+def by_chance(kept: Sequence[Kept], bins: int | None = None) -> float | None:
+    """The divergence to be expected of an even random choice of as many tokens of each picture, in
+    bits. None without any.
+
+    The divergence is a sum over the parts. The tokens that fall into one of them are
+    hypergeometric, independently from picture to picture, so that its expected value is exact.
+    """
+    bins, count = bins or parts(kept), sum(len(entry.tokens) for entry in kept)
+    if not count:
+        return None
+    drawn = [(entry.visual, len(entry.tokens)) for entry in kept]
+    even = histogram(_everything(kept), bins)
+    sizes = [
+        tuple(sorted((_size(part, bins, visual), visual, number) for visual, number in drawn))
+        for part in range(bins)
+    ]
+    expected = 0.0
+    for lots, times in Counter(zip(sizes, even, strict=True)).items():
+        falls = functools.reduce(_convolved, [_hypergeometric(*lot) for lot in lots[0]])
+        mean = sum(share * _apart(fall / count, lots[1]) for fall, share in enumerate(falls))
+        expected += times * mean
+    return expected
+
+
+def _everything(kept: Sequence[Kept]) -> list[Kept]:
+    """The same pictures with all of their tokens."""
+    return [Kept(layer=0, visual=entry.visual, tokens=list(range(entry.visual))) for entry in kept]
+
+
+def _size(part: int, bins: int, visual: int) -> int:
+    """How many tokens i of `visual` have i * bins // visual == part."""
+    first, after = (-(-place * visual // bins) for place in (part, part + 1))
+    return after - first
+
+
+@functools.cache
+def _hypergeometric(size: int, whole: int, number: int) -> list[float]:
+    """The chance that 0, 1, 2, ... of `number` tokens drawn from `whole` are among `size`."""
+    ways = math.comb(whole, number)
+    return [
+        math.comb(size, k) * math.comb(whole - size, number - k) / ways
+        for k in range(min(size, number) + 1)
+    ]
+
+
+def _convolved(one: list[float], other: list[float]) -> list[float]:
+    """The chances of the sum of two independent counts; those below 1e-12 at the end are cut."""
+    found = [0.0] * (len(one) + len(other) - 1)
+    for i, p in enumerate(one):
+        if p > 1e-15:
+            for j, q in enumerate(other):
+                found[i + j] += p * q
+    while len(found) > 1 and found[-1] < 1e-12:
+        found.pop()
+    return found
+
+
+def _apart(p: float, q: float) -> float:
+    """What one part adds to the Jensen-Shannon divergence, in bits."""
+    middle = (p + q) / 2
+    return sum(x * math.log2(x / middle) / 2 for x in (p, q) if x > 0)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from . import text, trust, units
 from .formats import as_table
+from .names import ran
 from .record import Record
 from .sameness import differences
 from .summary import Row, rows
@@ -18,20 +19,30 @@ from .terminal import LINE
 
 Key = tuple[str, str | None, str]
 WORK = ("model ", "workload", "request ")
-"""Differences that begin so mean that the records did not measure the same work."""
+"""Differences that begin so mean that the records did not measure the same work..."""
+HOW = ("model backend ", "model dtype ")
+"""...but for those that begin so: how the same work was done."""
 
 
 def names_of(files: Sequence[Path]) -> list[str]:
-    """What the records are called: the names of their files, numbered where two are the same."""
-    stems = [file.stem for file in files]
-    return [
-        stem if stems.count(stem) == 1 else f"{stem} ({number})"
-        for number, stem in enumerate(stems, 1)
-    ]
+    """What the records are called: the names of their files, numbered where two are the same. No
+    two are the same, and each can be the name of a folder."""
+    stems = [file.stem if file.stem.strip(". ") else "record" for file in files]
+    taken = {stem for stem in stems if stems.count(stem) == 1}
+    names = []
+    for place, stem in enumerate(stems):
+        called, number = stem, stems[:place].count(stem)
+        while stems.count(stem) > 1 and (called in taken or called == stem):
+            number += 1
+            called = f"{stem} ({number})"
+        taken.add(called)
+        names.append(called)
+    return names
 
 
 def aligned(tables: Sequence[Sequence[Row]]) -> list[tuple[Key, list[Row | None]]]:
-    """The rows of several records by method, attention and runtime; None where one lacks it."""
+    """The rows of several records by method, attention and the runtime that they really ran under;
+    None where one lacks it."""
     by_key = [{_key(row): row for row in reversed(table)} for table in tables]
     keys = dict.fromkeys(_key(row) for table in tables for row in table)
     return [(key, [table.get(key) for table in by_key]) for key in keys]
@@ -41,8 +52,8 @@ def warnings(records: Sequence[Record], names: Sequence[str]) -> list[str]:
     """Why the records are not to be compared as they stand, each against the first."""
     found = []
     for record, called in zip(records[1:], names[1:], strict=True):
-        differs = differences(records[0], record)
-        work = [line for line in differs if line.startswith(WORK)]
+        differs = differences(records[0], record, (names[0], called))
+        work = [line for line in differs if _of_work(line)]
         rest = [line for line in differs if line not in work]
         if work:
             found.append(
@@ -54,11 +65,23 @@ def warnings(records: Sequence[Record], names: Sequence[str]) -> list[str]:
     return found
 
 
+def same_work(first: Record, other: Record) -> bool:
+    """Whether the two measured the same work, so that their times can be compared."""
+    return not any(_of_work(line) for line in differences(first, other))
+
+
+def _of_work(difference: str) -> bool:
+    return difference.startswith(WORK) and not difference.startswith(HOW)
+
+
 def texts(
-    tables: Sequence[Sequence[Row]], names: Sequence[str]
+    records: Sequence[Record], names: Sequence[str], tables: Sequence[Sequence[Row]] | None = None
 ) -> tuple[list[str], list[list[str]]]:
     """Headings, and one line per method: latency and speed-ups of each record, and the latency of
-    each over the first one's."""
+    each over the first one's where both did the same work. tables: the rows of each, where they
+    are known already."""
+    tables = tables or [rows(record) for record in records]
+    alike = [same_work(records[0], record) for record in records[1:]]
     headings = ["method", "attention"]
     for called in names:
         headings += [f"{called}\nlatency ms", "speed-up\nmeasured", "promised", "realised"]
@@ -68,7 +91,10 @@ def texts(
         line = [method if runtime == "eager" else f"{method} ({runtime})", attention or "-"]
         for row in found:
             line += _numbers(row)
-        line += [ratio(found[0], row) for row in found[1:]]
+        line += [
+            ratio(found[0], row) if same else units.NA
+            for row, same in zip(found[1:], alike, strict=True)
+        ]
         lines.append(line)
     return headings, lines
 
@@ -99,14 +125,15 @@ def show(records: Sequence[Record], names: Sequence[str], console: Console) -> N
             console.print(Text(f"! {called}: {warning}", style="yellow"), width=LINE)
     for warning in warnings(records, names):
         console.print(Text(f"! {warning}", style="yellow"), width=LINE)
-    headings, lines = texts([rows(record) for record in records], names)
+    headings, lines = texts(records, names)
     console.print(as_table(headings, lines, words=range(2)))
     console.print(Text(FOOTNOTE, style="dim"), width=LINE)
 
 
 FOOTNOTE = (
     "over: the median latency over that of the first record; (alike): their 95 % intervals "
-    "overlap. The records were not measured in turn: a ratio holds the drift between them."
+    "overlap; n/a where they did not do the same work. The records were "
+    "not measured in turn: a ratio holds the drift between them."
 )
 
 
@@ -137,7 +164,7 @@ def _numbers(row: Row | None) -> list[str]:
 
 def _key(row: Row) -> Key:
     cell = row.cell
-    return cell.method, cell.attention if cell.reads_attention else None, cell.runtime
+    return cell.method, cell.attention if cell.reads_attention else None, ran(cell)
 
 
 def label(key: Key) -> str:

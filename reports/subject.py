@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from .explain import explain
 from .names import name
+from .pictures import pruned
 from .record import Cell, Explanation, Record
+from .selection import Kept
 from .summary import Row, rows
 
 MOST = 12  # cells that a figure can show and still be read
@@ -39,12 +41,6 @@ class Subject:
         """The cells that are drawn one by one."""
         return [row.cell for row in self.drawn]
 
-    @property
-    def left_out(self) -> str:
-        """Says how many cells are not drawn one by one; empty where all of them are."""
-        count = len(self.measured) - len(self.drawn)
-        return f"{count} more measured rows are in the table and not drawn here." if count else ""
-
     @functools.cached_property
     def explained(self) -> list[tuple[Cell, Explanation]]:
         """The drawn cells with their explanations: those of the record, else derived now."""
@@ -55,6 +51,15 @@ class Subject:
     def methods(self) -> list[str]:
         """The methods, in the record's order: what a colour stands for."""
         return list(dict.fromkeys(cell.method for cell in self.record.cells))
+
+    @functools.cached_property
+    def kept(self) -> dict[str, list[Kept]]:
+        """The prunes of each method, in the record's order, where kept tokens were asked for."""
+        found: dict[str, list[Kept]] = {}
+        for cell in self.record.cells:
+            if (entries := pruned(cell.kept)) and cell.method not in found:
+                found[cell.method] = entries
+        return found
 
     def vanilla(self) -> Row | None:
         """The first measured vanilla."""

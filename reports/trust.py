@@ -19,6 +19,8 @@ def warnings(record: Record, listed: list[Row] | None = None) -> list[str]:
     """One line for each thing that makes the numbers worth less; empty for a clean run. listed: the
     rows of the record, where they are known already."""
     found = [
+        _failed(record),
+        _interrupted(record),
         *record.environment.get("warnings", []),
         _marks(record),
         _throttled(record),
@@ -30,6 +32,31 @@ def warnings(record: Record, listed: list[Row] | None = None) -> list[str]:
         _floors(record),
     ]
     return [line for line in found if line]
+
+
+def _failed(record: Record) -> str:
+    failed = [cell for cell in record.cells if cell.error]
+    if not failed:
+        return ""
+    why = "; ".join(dict.fromkeys(f"{_cut(name(cell))}: {_cut(cell.error)}" for cell in failed))
+    return f"{len(failed)} of {len(record.cells)} cells failed: {why.rstrip('.')}."
+
+
+def _cut(text: str, most: int = 120) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def _interrupted(record: Record) -> str:
+    if record.complete:
+        return ""
+    counts = [len({sample.round for sample in cell.samples}) for cell in record.cells]
+    if not counts:
+        return "the run was interrupted before anything was measured."
+    return (
+        f"the run was interrupted: {min(counts)} to {max(counts)} rounds a cell were measured "
+        "until then."
+    )
 
 
 def _marks(record: Record) -> str:

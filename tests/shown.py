@@ -28,6 +28,10 @@ HOSTILE = (
     "😀 👩‍👩‍👧 \u0000\u001b[31m",
     "</svg></title></style><!-- -->",
     "https://example.org/evil.js",
+    "font-family: x",
+    "font: 8px y",
+    'a="b: #1f2328" transform="rotate(-0 1)" d="1.23456" xlink:href',
+    ".",
 )
 
 

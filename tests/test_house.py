@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import runpy
 import subprocess
 import sys
@@ -54,6 +55,18 @@ def test_only_the_clock_reads_time() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
 def test_benchmarks_find_what_they_import(path: Path) -> None:
     assert callable(runpy.run_path(str(path), run_name="imported")["main"])
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda page: page.name
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
+    found = re.findall(r"\]\(<?([^)\s>]+)", text) + re.findall(
+        r"(?:src|href|srcset)=\"([^\"]+)", text
+    )
+    places = [link.partition("#")[0] for link in found if not re.match(r"[a-z]+:|#", link)]
+    assert [place for place in places if not (page.parent / place).exists()] == []
 
 
 def test_nothing_else_lies_at_the_root() -> None:

@@ -12,18 +12,21 @@ STEP = 0.36  # inches for a bar and its name
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar: its name, its pieces as (word, colour, value), what it comes to in words."""
+    """A bar: its name, its pieces as (word, colour, value), what it comes to in words, and marks
+    upon it as (word, value)."""
 
     label: str
     pieces: Sequence[tuple[str, str, float]]
     total: str
+    marks: Sequence[tuple[str, float]] = ()
 
 
 def draw(
     name: str, title: str, about: str, bars: Sequence[Bar], unit: str,
-    text: Callable[[float], str],
+    text: Callable[[float], str], note: str = "",
 ) -> Chart:  # fmt: skip
-    """A chart of stacked bars; `text` is how a value of a piece reads, `unit` the axis' words."""
+    """A chart of stacked bars; `text` is how a value of a piece reads, `unit` the axis' words,
+    `note` what is left out."""
     told = dict.fromkeys((word, colour) for bar in bars for word, colour, _ in bar.pieces)
     seen = {word for bar in bars for word, _, value in bar.pieces if value > 0}
     entries = [(word, colour) for word, colour in told if word in seen]
@@ -31,7 +34,7 @@ def draw(
     head = 0.1 + (0.18 * key_lines(entries) + 0.06 if entries else 0.0)
     figure = blank(head + STEP * len(bars) + 0.5)
     axes = place(figure, 0.1, 0.45, 0.15, head)
-    drawn = Chart(name, title, about, figure)
+    drawn = Chart(name, title, about, figure, note=note)
     if entries:
         key(figure, entries, top=0.14)
     longest = max(sum(value for _, _, value in bar.pieces) for bar in bars) or 1.0
@@ -43,6 +46,9 @@ def draw(
             (piece,) = axes.barh(y, value, left=left, height=0.42, color=colour, linewidth=0)
             drawn.tip(piece, f"{bar.label}: {word} {text(value)}")
             left += value
+        for word, value in bar.marks:
+            (mark,) = axes.plot([value], [y], "|", color=INK, markersize=9, markeredgewidth=1.4)
+            drawn.tip(mark, f"{bar.label}: {word} {text(value)}")
         axes.text(
             0,
             y + 0.27,

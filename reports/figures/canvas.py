@@ -45,7 +45,7 @@ STYLE: Any = {
 class Chart:
     """A figure: the stem of its file, its title, what it shows in words, and what to hover over.
 
-    tips: texts by the id (gid) of the artist that they belong to.
+    tips: texts by the id (gid) of the artist that they belong to. note: what it leaves out.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Chart:
     about: str
     figure: Figure
     tips: dict[str, str] = field(default_factory=dict)
+    note: str = ""
 
     def tip(self, artist: Any, text: str) -> None:
         """Show `text` where `artist` is hovered over."""
@@ -94,28 +95,39 @@ def short(text: str, most: int = 34) -> str:
     return f"{line[: most - most // 3 - 1]}…{line[-(most // 3) :]}"
 
 
-def key(figure: Figure, entries: Sequence[tuple[str, str]], *, top: float) -> None:
-    """A key in one or two lines `top` inches below the upper edge: a square and a word each."""
+def left_out(shown: int, known: int, what: str = "rows") -> str:
+    """Says how many are not in a chart that holds the first `shown`; empty where all are."""
+    return f"The first {shown} of {known} {what}." if known > shown else ""
+
+
+def key(
+    figure: Figure, entries: Sequence[tuple[str, str]], *, top: float, marks: Sequence[str] = ()
+) -> None:
+    """A key in lines from `top` inches below the upper edge on: a mark and a word each. marks: of
+    the entries in turn; where they end, squares."""
     width, height = figure.get_size_inches()
-    x, y = 0.1, height - top
-    for word, colour in entries:
-        reach = 0.24 + 0.081 * len(word)
-        if x + reach > width:
-            x, y = 0.1, y - 0.18
-        figure.text(x / width, y / height, "■", color=colour, va="center", size=9)
+    for number, (word, colour) in enumerate(entries):
+        x, line = _seats(entries)[number]
+        y, mark = height - top - 0.18 * line, marks[number] if number < len(marks) else "■"
+        figure.text(x / width, y / height, mark, color=colour, va="center", size=9)
         figure.text((x + 0.14) / width, y / height, word, color=MUTED, va="center", size=9.2)
-        x += reach
 
 
 def key_lines(entries: Sequence[tuple[str, str]]) -> int:
     """How many lines `key` takes."""
-    lines, x = 1, 0.1
+    return _seats(entries)[-1][1] + 1 if entries else 1
+
+
+def _seats(entries: Sequence[tuple[str, str]]) -> list[tuple[float, int]]:
+    """Where the entries of a key stand: inches from the left, and the line."""
+    seats, x, line = [], 0.1, 0
     for word, _ in entries:
         reach = 0.24 + 0.081 * len(word)
-        if x + reach > WIDTH:
-            lines, x = lines + 1, 0.1
+        if x + reach > WIDTH and x > 0.1:
+            x, line = 0.1, line + 1
+        seats.append((x, line))
         x += reach
-    return lines
+    return seats
 
 
 def svg(chart: Chart, salt: str) -> str:
@@ -146,27 +158,37 @@ def save(chart: Chart, folder: Path, kinds: Sequence[str] = ("png", "pdf")) -> l
 
 
 def _for_page(text: str, chart: Chart) -> str:
-    """matplotlib's SVG without its head, its own ids and fonts; colours as variables."""
+    """matplotlib's SVG without its head, its own ids and fonts; colours as variables.
+
+    Only tags are changed: names that look like style or colours stand in texts, and stay.
+    """
     text = text[text.index("<svg") :]
     text = re.sub(r"<(metadata|style)\b.*?</\1>|<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="([^"]*)"([^>]*)>', lambda found: _group(found, chart.tips), text)
-    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
-    text = re.sub(r"font: (\d+ )?([\d.]+px) [^;\"]*", _without_family, text)
-    text = re.sub(r' transform="rotate\(-?0 [^"]*"', "", text)
+    pieces = re.split(r"(<[^>]*>)", text)  # text, tag, text, ...: < and > are escaped elsewhere
+    viewed = re.search(r'viewBox="([^"]*)"', pieces[1])
+    assert viewed is not None
+    pieces[1] = f'<svg viewBox="{viewed[1]}" role="img" aria-label="{html.escape(chart.about)}">'
+    pieces[3::2] = [_tag(tag, chart.tips) for tag in pieces[3::2]]
+    return re.sub(r"\n\s*", "\n", re.sub(_NO_XML, "", "".join(pieces)))
+
+
+def _tag(tag: str, tips: dict[str, str]) -> str:
+    """A tag as the page has it; what is to be hovered over is followed by its title."""
+    tag = re.sub(r"font-family: [^;\"]*;? ?", "", tag)
+    tag = re.sub(r"font: (\d+ )?([\d.]+px) [^;\"]*", _without_family, tag)
+    tag = re.sub(r' transform="rotate\(-?0 [^"]*"', "", tag)
     for colour, name in VARIABLES.items():
-        text = text.replace(f": {colour}", f": var(--{name})")
-    text = re.sub(
+        tag = tag.replace(f": {colour}", f": var(--{name})")
+    tag = re.sub(
         r'\b(d|x|y|transform|width|height|points)="([^"]*)"',
         lambda found: f'{found[1]}="{re.sub(_LONG, _rounded, found[2])}"',
-        text,
+        tag,
     )
-    text = text.replace("xlink:href", "href")
-    viewed = re.search(r'viewBox="([^"]*)"', text)
-    assert viewed is not None
-    head = f'<svg viewBox="{viewed[1]}" role="img" aria-label="{html.escape(chart.about)}">'
-    return re.sub(r"\n\s*", "\n", head + text[text.index(">") + 1 :])
+    tag = tag.replace("xlink:href", "href")
+    return re.sub(r'<g id="([^"]*)"([^>]*)>', lambda found: _group(found, tips), tag)
 
 
+_NO_XML = "[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]"
 _LONG = r"-?\d+\.\d{2,}"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..pictures import pruned
 from ..subject import Subject
 from . import beside, kept, layers, order, promise, roofline, stacks, waterfall
 from .canvas import Chart, save, style
@@ -26,13 +25,11 @@ def waterfalls(subject: Subject) -> list[Chart]:
 
 def kept_tokens(subject: Subject) -> list[Chart]:
     """Kept tokens over the picture and over the token index, method by method."""
-    cells = {cell.method: cell for cell in reversed(subject.record.cells) if cell.kept}
-    picture = subject.record.picture
-    last = {method: pruned(cell.kept)[-1:] for method, cell in reversed(cells.items())}
-    charts = [kept.positions(last)]
+    listed, picture = subject.kept, subject.record.picture
+    charts = [kept.positions({method: entries[-1:] for method, entries in listed.items()})]
     if picture is not None:
-        for number, (method, cell) in enumerate(reversed(cells.items())):
-            charts.append(kept.over_picture(f"kept-{number}", method, picture, cell.kept))
+        for number, (method, entries) in enumerate(listed.items()):
+            charts.append(kept.over_picture(f"kept-{number}", method, picture, entries))
     return [chart for chart in charts if chart is not None]
 
 

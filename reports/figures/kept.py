@@ -2,57 +2,73 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ..pictures import overlay, pruned, views
-from ..selection import BINS, Kept, Picture, divergence, histogram, offset, score_histogram
-from .canvas import INK, MUTED, SERIES, WIDTH, Chart, blank, key, place, short
+from ..selection import Kept, Picture, attention, by_chance, divergence, multiples, offset
+from .canvas import INK, MUTED, SERIES, WIDTH, Chart, blank, key, left_out, place, short
 
-PANEL = 1.15  # inches of a histogram
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.patches import StepPatch
+
+PANEL = 1.3  # inches of a histogram
 MOST = 8  # histograms in one figure
 
 
 def positions(kept: Mapping[str, Sequence[Kept]]) -> Chart | None:
-    """Where kept tokens lie in the sequence, by method: the share in each of 32 parts over that
-    of an even choice, at the last prune; and the share of the attention that chose them."""
-    shown = [(method, entries) for method, entries in kept.items() if entries][:MOST]
+    """Where kept tokens lie in the sequence, by method: those in each part over those of an even
+    choice, at the last prune; and the attention that its candidates drew, over their mean."""
+    known = [(method, entries) for method, entries in kept.items() if entries]
+    shown = known[:MOST]
     if not shown:
         return None
     figure = blank(0.3 + PANEL * len(shown) + 0.35)
     drawn = Chart(
         "positions", "Where kept tokens lie",
         "Kept tokens over the token index, as a multiple of an even choice, by method.", figure,
+        note=left_out(len(shown), len(known), "methods"),
     )  # fmt: skip
-    scored = any(entry.scores for _, entries in shown for entry in entries)
+    scored = any(attention(entries) for _, entries in shown)
     words = [("kept", SERIES[0]), ("even", MUTED)]
-    key(figure, words + ([("attention read", SERIES[1])] if scored else []), top=0.14)
+    key(figure, words + ([("attention drawn", SERIES[1])] if scored else []), top=0.14)
     for number, (method, entries) in enumerate(shown):
         below = 0.42 + (len(shown) - 1 - number) * PANEL
-        axes = place(figure, 0.42, below, 0.12, 0.52 + number * PANEL)
-        shares = [share * BINS for share in histogram(entries)]
-        steps = axes.stairs(shares, range(BINS + 1), color=SERIES[0], fill=True, alpha=0.85)
-        scores = score_histogram(entries)
-        if scores is not None:
-            axes.stairs([s * BINS for s in scores], range(BINS + 1), color=SERIES[1], linewidth=1.4)
-        axes.axhline(1, color=MUTED, linewidth=0.9, dashes=(4, 3))
-        axes.set_title(f"{short(method, 24)}: {bias(entries)}", loc="left", fontsize=9.2, color=INK)
-        axes.set_xlim(0, BINS)
-        axes.set_ylim(bottom=0)
-        axes.locator_params(axis="y", nbins=3)
-        last = number == len(shown) - 1
-        axes.set_xticks([0, BINS / 4, BINS / 2, 3 * BINS / 4, BINS],
-                        ["first", "", "middle", "", "last"] if last else [""] * 5)  # fmt: skip
-        drawn.tip(steps, f"{method}: {bias(entries)}")
+        axes = place(figure, 0.42, below, 0.12, 0.66 + number * PANEL)
+        drawn.tip(_panel(axes, entries), f"{method}: {bias(entries)}")
+        axes.set_title(f"{short(method, 40)}\n{bias(entries)}", loc="left", fontsize=9, color=INK)
+        if number < len(shown) - 1:
+            axes.tick_params(labelbottom=False)
     axes.set_xlabel("token index")
     return drawn
 
 
+def _panel(axes: Axes, entries: Sequence[Kept]) -> StepPatch:
+    """One histogram; a part in which no candidate was left has no attention drawn."""
+    shares, scores = multiples(entries), attention(entries)
+    edges = [number / len(shares) for number in range(len(shares) + 1)]
+    steps = axes.stairs(shares, edges, color=SERIES[0], fill=True, alpha=0.85)
+    if scores is not None:
+        heights = [math.nan if score is None else score for score in scores]
+        axes.stairs(heights, edges, baseline=None, color=SERIES[1], linewidth=1.4)
+    axes.axhline(1, color=MUTED, linewidth=0.9, dashes=(4, 3))
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0)
+    axes.locator_params(axis="y", nbins=3)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["first", "", "middle", "", "last"])
+    return steps
+
+
 def bias(entries: Sequence[Kept]) -> str:
-    """The two numbers of position bias in words."""
-    shift, apart = offset(entries), divergence(entries)
-    if shift is None or apart is None:
+    """The numbers of position bias in words."""
+    shift, apart, chance = offset(entries), divergence(entries), by_chance(entries)
+    if shift is None or apart is None or chance is None:
         return "no token has a place"
-    return f"offset {round(shift, 2) + 0.0:+.2f}, divergence {apart:.2f} bit"
+    return (
+        f"offset {round(shift, 2) + 0.0:+.2f}, divergence {apart:.3f} bit, by chance {chance:.3f}"
+    )
 
 
 def over_picture(name: str, method: str, picture: Picture, kept: list[Kept]) -> Chart | None:

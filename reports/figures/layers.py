@@ -12,7 +12,20 @@ from ..record import Cell
 from ..subject import Subject, label
 from ..summary import baseline
 from ..twins import layer_flops, layer_seconds
-from .canvas import GRID, INK, MUTED, SERIES, WIDTH, Chart, blank, key, key_lines, place, short
+from .canvas import (
+    GRID,
+    INK,
+    MUTED,
+    SERIES,
+    WIDTH,
+    Chart,
+    blank,
+    key,
+    key_lines,
+    left_out,
+    place,
+    short,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +54,8 @@ def kv(subject: Subject) -> Chart | None:
 def time(subject: Subject) -> Chart | None:
     """Measured time of each decoder layer in prefill against what its FLOPs promise: vanilla's time
     of that layer, times the share of its FLOPs that remains."""
-    shown = [cell for cell in subject.cells if _promised(subject, cell)][:PANELS]
+    known = [row.cell for row in subject.measured if _base(subject, row.cell)]
+    shown = known[:PANELS]
     if not shown:
         return None
     entries = [("measured", SERIES[0]), ("promised by its FLOPs", SERIES[1])]
@@ -50,7 +64,7 @@ def time(subject: Subject) -> Chart | None:
     drawn = Chart(
         "layers", "Time of each layer against its FLOPs",
         "Measured time of each decoder layer in prefill, and the time that its FLOPs promise.",
-        figure,
+        figure, note=left_out(len(shown), len(known)),
     )  # fmt: skip
     key(figure, entries, top=0.14)
     for number, cell in enumerate(shown):
@@ -60,34 +74,41 @@ def time(subject: Subject) -> Chart | None:
             figure, 0.42 + column * half, 0.28 + (rows - 1 - row) * PANEL,
             0.06 + (1 - column) * half, 0.5 + row * PANEL,
         )  # fmt: skip
-        _panel(drawn, axes, cell, _promised(subject, cell))
+        _panel(drawn, axes, cell, promised(subject, cell))
     return drawn
 
 
-def _promised(subject: Subject, cell: Cell) -> dict[int, float]:
+def promised(subject: Subject, cell: Cell) -> dict[int, float]:
     """Seconds of each layer as its FLOPs promise; empty where there is nothing to derive it of."""
-    vanilla = baseline(subject.record, cell)
-    if vanilla is None or vanilla is cell or not vanilla.samples:
+    vanilla = _base(subject, cell)
+    if vanilla is None:
         return {}
     own, full = layer_flops(cell), layer_flops(vanilla)
-    if not full or own.keys() != full.keys():
-        return {}
     return {layer: layer_seconds(vanilla, [layer]) * own[layer] / full[layer] for layer in full}
 
 
-def _panel(drawn: Chart, axes: Axes, cell: Cell, promised: dict[int, float]) -> None:
-    for layer, wanted in promised.items():
+def _base(subject: Subject, cell: Cell) -> Cell | None:
+    """The vanilla cell that layers are compared with; None where there is none with the same."""
+    vanilla = baseline(subject.record, cell)
+    if vanilla is None or vanilla is cell or not vanilla.samples:
+        return None
+    full = layer_flops(vanilla)
+    return vanilla if full and layer_flops(cell).keys() == full.keys() else None
+
+
+def _panel(drawn: Chart, axes: Axes, cell: Cell, wanted: dict[int, float]) -> None:
+    for layer, seconds in wanted.items():
         spent = layer_seconds(cell, [layer])
         (bar,) = axes.bar(layer, spent * 1e3, width=0.7, color=SERIES[0], linewidth=0)
         drawn.tip(
             bar,
             f"{name(cell)}, layer {layer}: {units.milliseconds(spent)} ms, promised "
-            f"{units.milliseconds(wanted)} ms",
+            f"{units.milliseconds(seconds)} ms",
         )
-    edges = [layer - 0.5 for layer in promised] + [max(promised) + 0.5]
-    axes.stairs([s * 1e3 for s in promised.values()], edges, color=SERIES[1], linewidth=1.4)
+    edges = [layer - 0.5 for layer in wanted] + [max(wanted) + 0.5]
+    axes.stairs([s * 1e3 for s in wanted.values()], edges, color=SERIES[1], linewidth=1.4)
     axes.set_title(short(label(cell), 26), loc="left", fontsize=9.2, color=INK)
-    axes.set_xlim(-0.7, max(promised) + 0.7)
+    axes.set_xlim(-0.7, max(wanted) + 0.7)
     axes.locator_params(axis="x", nbins=5, integer=True)
     axes.locator_params(axis="y", nbins=4)
     axes.grid(visible=True, axis="y")
@@ -107,7 +128,9 @@ def _steps(
     head = 0.12 + 0.18 * key_lines(entries)
     figure = blank(2.6 + head)
     axes = place(figure, 0.55, 0.45, 0.15, head + 0.22)
-    drawn = Chart(stem, title, about, figure)
+    known = sum(bool(of(row.cell)) for row in subject.measured)
+    shown = sum(bool(of(cell)) for cell in subject.cells)
+    drawn = Chart(stem, title, about, figure, note=left_out(shown, known))
     key(figure, entries, top=0.14)
     for number, (word, values) in enumerate(curves):
         edges = [layer - 0.5 for layer in range(len(values) + 1)]
@@ -116,7 +139,7 @@ def _steps(
             values, edges, baseline=None, color=SERIES[number % len(SERIES)], linewidth=1.8,
             linestyle=dashes,
         )  # fmt: skip
-        drawn.tip(step, f"{word}: {_runs(values)} {unit}")
+        drawn.tip(step, f"{word}: {runs(values)} {unit}")
     axes.set_ylim(bottom=0)
     axes.set_xlim(-0.5, max(len(values) for _, values in curves) - 0.5)
     axes.locator_params(axis="x", nbins=8, integer=True)
@@ -139,7 +162,7 @@ def _curves(
     return [(" = ".join(methods), list(values)) for values, methods in shared.items()]
 
 
-def _runs(values: Sequence[float]) -> str:
+def runs(values: Sequence[float]) -> str:
     """Values layer by layer, equal neighbours told once."""
     parts, start = [], 0
     for layer in range(1, len(values) + 1):

@@ -8,20 +8,23 @@ from typing import TYPE_CHECKING
 from .. import units
 from ..names import name
 from ..record import Cell, Sample
-from ..subject import Subject, label
-from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, place, short
+from ..subject import MOST, Subject, label
+from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, left_out, place, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 STRIP = 0.62  # inches for one cell
+NEXT = SERIES[6]  # samples of every other process
+LEAST = 0.05  # of the median: the strip shows at least so much on either side
 CLOCK = 0.3  # inches more for its SM clock
 
 
 def chart(subject: Subject) -> Chart | None:
     """The latency of every sample over the time at which it was taken, cell by cell; a line at the
     median. Suspect samples stand out; under it the SM clock of the GPU, where it is known."""
-    shown = [cell for cell in subject.cells if len(cell.samples) > 1]
+    known = [row.cell for row in subject.measured if len(row.cell.samples) > 1]
+    shown = known[:MOST]
     if not shown:
         return None
     clocked = any(_clock(sample) for cell in shown for sample in cell.samples)
@@ -31,8 +34,11 @@ def chart(subject: Subject) -> Chart | None:
         "order", "Run order",
         "Latency of every sample over the time of the run, cell by cell, with its median: a slope "
         "is drift, two bands are two speeds.", figure,
+        note=left_out(len(shown), len(known)),
     )  # fmt: skip
     entries = [("sample", SERIES[0]), ("suspect", SERIES[1]), ("median", MUTED)]
+    if any(sample.process % 2 for cell in shown for sample in cell.samples):
+        entries[1:1] = [("of every other process", NEXT)]
     key(figure, entries + ([("SM clock", SERIES[2])] if clocked else []), top=0.14)
     begins = [sample.began for cell in shown for sample in cell.samples]
     start, span = min(begins), max(max(begins) - min(begins), 1.0)
@@ -58,8 +64,12 @@ def _strip(drawn: Chart, axes: Axes, cell: Cell, start: float, span: float) -> N
     middle = median(sample.latency for sample in cell.samples)
     lowest, highest = (f(sample.latency for sample in cell.samples) for f in (min, max))
     axes.axhline(middle, color=MUTED, linewidth=0.8)
-    for colour, suspect in ((SERIES[0], False), (SERIES[1], True)):
-        wanted = [sample for sample in cell.samples if bool(sample.marks) is suspect]
+    for colour, odd, suspect in ((SERIES[0], 0, False), (NEXT, 1, False), (SERIES[1], None, True)):
+        wanted = [
+            sample
+            for sample in cell.samples
+            if bool(sample.marks) is suspect and odd in (None, sample.process % 2)
+        ]
         if wanted:
             dots = _dots(axes, wanted, start, span / 1e3, colour)
             drawn.tip(
@@ -68,17 +78,19 @@ def _strip(drawn: Chart, axes: Axes, cell: Cell, start: float, span: float) -> N
                 f"{units.milliseconds(lowest)} to {units.milliseconds(highest)} ms, median "
                 f"{units.milliseconds(middle)} ms",
             )
-    room = max((highest - lowest) * 0.18, middle * 0.004)
-    axes.set_ylim(lowest - room, highest + room)
+    room = (highest - lowest) * 0.18
+    low, high = min(lowest - room, middle * (1 - LEAST)), max(highest + room, middle * (1 + LEAST))
+    axes.set_ylim(low, high)
     axes.set_yticks([])
     axes.grid(visible=True, axis="x")
     axes.locator_params(axis="x", nbins=6)
     axes.set_title(short(label(cell), 44), loc="left", fontsize=9.2, color=INK, pad=2)
-    for value, side in ((highest, "top"), (lowest, "bottom")):
+    centre = ((highest + lowest) / 2 - low) / (high - low)
+    reach = max((highest - lowest) / 2 / (high - low), 0.17)  # no label lies on the other
+    for value, height in ((highest, centre + reach), (lowest, centre - reach)):
         axes.text(
-            1.015, (value - lowest + room) / (highest - lowest + 2 * room),
-            f"{units.milliseconds(value)} ms", transform=axes.transAxes, fontsize=8.6,
-            color=MUTED, va="center" if highest - lowest > 0 else side,
+            1.015, height, f"{units.milliseconds(value)} ms", transform=axes.transAxes,
+            fontsize=8.6, color=MUTED, va="center",
         )  # fmt: skip
 
 

@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .. import units
-from ..names import name
+from ..names import name, ran
 from ..subject import Subject, label
 from ..summary import Row
-from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, place, short
+from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, key_lines, place, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MARKS = {"rows": "o", "maps": "s", "published": "D"}
+GLYPHS = {"rows": "●", "maps": "■", "published": "◆"}
+FILLS = {"eager": "full", "graph": "none", "compile": "bottom"}
+RUNTIMES = {"eager": "●", "graph": "○", "compile": "◒"}
+COLOURS = SERIES[:7]
+OTHERS = SERIES[7]  # of methods after the seventh
 TICKS = (0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 MOST_LABELS = 10
 LINE = 12  # points that a label needs
@@ -26,19 +31,52 @@ def chart(subject: Subject) -> Chart | None:
     shown = [r for r in subject.measured if r.promised and r.speedup and r.cell.name != "vanilla"]
     if not shown:
         return None
-    figure = blank(4.0)
-    axes = place(figure, 0.55, 0.5, 0.15, 0.3)
+    colours = _colours(shown)
+    entries, marks = _key(shown, colours)
+    head = 0.1 + 0.18 * key_lines(entries)
+    figure = blank(4.0 + head)
+    axes = place(figure, 0.55, 0.5, 0.15, head + 0.24)
     drawn = Chart(
         "promise", "Promised and measured speed-up",
         "Measured speed-up of each method over the one that its FLOPs promise, with 95 % "
         "intervals; on the diagonal the promise is kept.", figure,
     )  # fmt: skip
+    key(figure, entries, top=0.14, marks=marks)
     for row in shown:
-        _point(drawn, axes, row, SERIES[subject.methods.index(row.cell.method) % len(SERIES)])
+        _point(drawn, axes, row, colours[row.cell.method])
     _scale(axes, shown)
     if len(shown) <= MOST_LABELS:
-        _labels(axes, shown, subject)
+        _labels(axes, shown)
     return drawn
+
+
+def _colours(shown: Sequence[Row]) -> dict[str, str]:
+    """A colour for each of the first methods, one for all others."""
+    methods = dict.fromkeys(row.cell.method for row in shown)
+    few = len(methods) <= len(SERIES)
+    palette = [*(SERIES if few else COLOURS), *[OTHERS] * len(methods)]
+    return dict(zip(methods, palette, strict=False))
+
+
+def _key(
+    shown: Sequence[Row], colours: dict[str, str]
+) -> tuple[list[tuple[str, str]], list[str]]:  # fmt: skip
+    """Entries and marks of the key: colours of methods, marks of policies and fills of runtimes
+    where there are several."""
+    named = list(colours.items())
+    entries = [(short(method, 30), colour) for method, colour in named]
+    if len(named) > len(SERIES):
+        entries = entries[: len(COLOURS)]
+        entries.append((f"{len(named) - len(COLOURS)} others", OTHERS))
+    marks = ["■"] * len(entries)
+    policies = {row.cell.attention for row in shown if row.cell.reads_attention}
+    runtimes = {ran(row.cell) for row in shown}
+    for told, glyphs in ((policies, GLYPHS), (runtimes, RUNTIMES)):
+        if len(told) > 1:
+            listed = [word for word in glyphs if word in told]
+            entries += [(word, MUTED) for word in listed]
+            marks += [glyphs[word] for word in listed]
+    return entries, marks
 
 
 def _point(drawn: Chart, axes: Axes, row: Row, colour: str) -> None:
@@ -48,7 +86,10 @@ def _point(drawn: Chart, axes: Axes, row: Row, colour: str) -> None:
     if gain.low is not None and gain.high is not None:
         axes.plot([row.promised] * 2, [gain.low, gain.high], color=colour, linewidth=1.2)
     mark = MARKS.get(row.cell.attention, "o")
-    (point,) = axes.plot([row.promised], [gain.value], mark, color=colour, markersize=6.5)
+    (point,) = axes.plot(
+        [row.promised], [gain.value], mark, color=colour, markersize=6.5,
+        fillstyle=FILLS.get(ran(row.cell), "full"), markerfacecoloralt="none",
+    )  # fmt: skip
     interval = f" ({gain.low:.2f} to {gain.high:.2f})" if gain.low and gain.high else ""
     drawn.tip(
         point,
@@ -84,7 +125,7 @@ def _scale(axes: Axes, shown: Sequence[Row]) -> None:
     )  # fmt: skip
 
 
-def _labels(axes: Axes, shown: Sequence[Row], subject: Subject) -> None:
+def _labels(axes: Axes, shown: Sequence[Row]) -> None:
     """Names beside the points; one that would lie on another name or mark moves up until it does
     not."""
     taken: list[tuple[float, float, float]] = []  # left, right, height in points

@@ -9,16 +9,19 @@ from ..names import name
 from ..record import Cell, Peaks
 from ..subject import Subject
 from ..summary import phase
-from .canvas import GRID, MUTED, SERIES, Chart, blank, key, place
+from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, left_out, place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PHASES = {"vision": SERIES[5], "prefill": SERIES[0], "decode": SERIES[4]}
+PHASES = {"vision": SERIES[2], "prefill": SERIES[0], "decode": SERIES[4]}
+MARKS = {"vision": "s", "prefill": "o", "decode": "^"}
+GLYPHS = ("■", "●", "▲")
 
 
 def chart(subject: Subject) -> Chart | None:
-    """FLOP/s reached over FLOPs per byte, vision, prefill and decode of every cell; the roof is the
+    """FLOP/s reached over FLOPs per byte (causal: without the half of attention that a kernel may
+    skip), vision, prefill and decode of every cell; the roof is the
     least of peak FLOP/s and memory bandwidth times intensity (of the largest working set)."""
     peaks, dtype = subject.record.peaks, subject.record.model.dtype
     if peaks is None or dtype not in peaks.flops_per_second or not peaks.bandwidth:
@@ -35,16 +38,19 @@ def chart(subject: Subject) -> Chart | None:
     axes = place(figure, 1.08, 0.5, 0.15, 0.35)
     drawn = Chart(
         "roofline", "Roofline",
-        f"FLOP/s of each phase over its FLOPs per byte, under the roof of {peaks.device}.", figure,
+        f"Causal FLOP/s of each phase over its FLOPs per byte, under the roof of {peaks.device}.",
+        figure, note=left_out(len(subject.cells), len(subject.measured)),
     )  # fmt: skip
-    key(figure, list(PHASES.items()), top=0.14)
+    key(figure, [*PHASES.items(), ("outlined: vanilla", MUTED)], top=0.14, marks=[*GLYPHS, "○"])
     axes.set_xscale("log")
     axes.set_yscale("log")
     _roof(axes, peaks, dtype, [intensity for *_, intensity, _ in points])
     for cell, label, intensity, reached in points:
+        vanilla = cell.name == "vanilla"
         (point,) = axes.plot(
-            [intensity], [reached], "o" if cell.name != "vanilla" else "*",
-            color=PHASES[label], markersize=5.5 if cell.name != "vanilla" else 10, alpha=0.85,
+            [intensity], [reached], MARKS[label], color=PHASES[label],
+            markeredgecolor=INK if vanilla else PHASES[label], markersize=9 if vanilla else 5.5,
+            alpha=0.85,
         )  # fmt: skip
         drawn.tip(
             point,
@@ -57,7 +63,7 @@ def chart(subject: Subject) -> Chart | None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_ticks([], minor=True)
     axes.grid(visible=True)
-    axes.set_xlabel("FLOPs per byte moved   (star: vanilla)")
+    axes.set_xlabel("causal FLOPs per byte moved")
     return drawn
 
 

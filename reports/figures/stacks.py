@@ -6,15 +6,15 @@ from .. import units
 from ..phases import activity
 from ..record import Cell
 from ..statistics import median
-from ..subject import Subject, label
+from ..subject import MOST, Subject, label
 from ..summary import Row, by_round
 from ..summary import spent as sum_of
 from ..twins import SCORING
 from . import bars
-from .canvas import SERIES, Chart
+from .canvas import SERIES, Chart, left_out
 
 GROUPS = {
-    "preprocess": SERIES[7], "vision": SERIES[5], "decoder layers": SERIES[0],
+    "preprocess": SERIES[7], "vision": SERIES[2], "decoder layers": SERIES[0],
     "pruning": SERIES[1], "decode": SERIES[4], "other": SERIES[3],
 }  # fmt: skip
 """What a request is made of, for people: `pruning` is scoring, selecting and compressing wherever
@@ -42,6 +42,7 @@ def phases(subject: Subject) -> Chart | None:
         "phases", "Where the time goes",
         "Time of a request, split into preprocessing, vision tower, decoder layers, pruning, "
         "decoding and the rest; medians.", listed, "ms", lambda value: f"{_number(value)} ms",
+        left_out(len(listed), len(subject.measured)),
     )  # fmt: skip
 
 
@@ -59,23 +60,33 @@ def spent(cell: Cell) -> dict[str, float]:
 
 
 def memory(subject: Subject) -> Chart | None:
-    """Peak memory of one request, and the KV cache in it."""
-    known = [row for row in subject.drawn if row.peak_bytes]
-    if not known:
+    """The peak of one request, as one counter saw it for all; on a GPU the allocator's peak in
+    each phase. The KV cache after prefill is told and not drawn: the peak may lie elsewhere."""
+    allocator = any(row.cell.memory.allocator is not None for row in subject.measured)
+    known = [row for row in subject.measured if _peak(row.cell, allocator=allocator)]
+    shown = known[:MOST]
+    if not shown:
         return None
-    allocator = any(row.cell.memory.allocator is not None for row in known)
-    listed = []
-    for row in known:
-        peak, kv = row.peak_bytes or 0, row.kv_bytes or 0
-        words = f"{units.gibibytes(peak)}, KV {units.megabytes(row.kv_bytes)} MB"
-        pieces = [("KV cache after prefill", SERIES[1], kv / 2**30),
-                  ("the rest of the peak", SERIES[0], max(peak - kv, 0) / 2**30)]  # fmt: skip
-        listed.append(bars.Bar(label(row.cell), pieces, words))
+    listed = [_memory(row, allocator=allocator) for row in shown]
     what = "torch's allocator" if allocator else "the whole process, weights included"
     return bars.draw(
-        "memory", "Peak memory", f"Peak memory of one request ({what}), and the KV cache.",
-        listed, f"GiB, {what}", lambda value: f"{value:.3f} GiB",
+        "memory", "Peak memory",
+        f"Peak memory of one request ({what}); in words the KV cache after prefill.", listed,
+        f"GiB, {what}", lambda value: f"{value:.3f} GiB", left_out(len(listed), len(known)),
     )  # fmt: skip
+
+
+def _peak(cell: Cell, *, allocator: bool) -> int | None:
+    """Bytes at the peak: of one counter throughout, those of two are not alike."""
+    return cell.memory.allocator if allocator else cell.memory.resident
+
+
+def _memory(row: Row, *, allocator: bool) -> bars.Bar:
+    peak = _peak(row.cell, allocator=allocator) or 0
+    words = f"{units.gibibytes(peak)}, KV {units.megabytes(row.kv_bytes)} MB"
+    by_phase = row.cell.memory.allocator_by_phase if allocator else {}
+    marks = [(f"peak in {phase}", size / 2**30) for phase, size in by_phase.items()]
+    return bars.Bar(label(row.cell), [("peak", SERIES[0], peak / 2**30)], words, marks)
 
 
 def launches(subject: Subject) -> Chart | None:
@@ -90,6 +101,7 @@ def launches(subject: Subject) -> Chart | None:
         "launches", "Launches" if on_gpu else "Operators",
         f"{what.capitalize()} of one request, phase by phase.", listed, what,
         lambda value: f"{value:,.0f}",
+        left_out(len(listed), sum(bool(row.cell.activity) for row in subject.measured)),
     )  # fmt: skip
 
 

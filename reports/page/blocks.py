@@ -13,14 +13,22 @@ from ..pictures import jpeg, overlay
 from ..selection import Kept, Picture
 
 LONGEST = 240  # pixels of a picture
+LINE = 30  # characters of a text that stays on one line of a table
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a table: its text, and the number by which the column is sorted."""
+    """A field of a table: its text, the number by which the column is sorted, and how many columns
+    it takes."""
 
     text: str
     number: float | None = None
+    span: int = 1
+
+    @property
+    def long(self) -> bool:
+        """Whether its text is broken into lines."""
+        return len(self.text) > LINE
 
 
 @dataclass(frozen=True)
@@ -45,17 +53,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart of the page, or a picture: SVG that we made, its title and what it shows."""
+    """A chart of the page, or a picture: SVG that we made, its title, what it shows and what it
+    leaves out."""
 
     picture: Markup
     title: str
     about: str
+    note: str = ""
 
     @classmethod
     def of(cls, chart: Chart, salt: str) -> Figure:
         """A chart, whose ids `salt` keeps apart from those of others."""
         drawn = svg(chart, f"{salt}-{chart.name}")
-        return cls(Markup(drawn), chart.title, chart.about)
+        return cls(Markup(drawn), chart.title, chart.about, chart.note)
 
     @classmethod
     def of_picture(cls, picture: Picture, method: str, entry: Kept, view: str) -> Figure:

@@ -12,7 +12,9 @@ from .blocks import Figure, Section, Table
 
 def compared(subjects: Sequence[Subject], names: Sequence[str]) -> Section:
     """Latency and speed-ups of all records, aligned by method."""
-    headings, lines = side.texts([subject.rows for subject in subjects], names)
+    headings, lines = side.texts(
+        [subject.record for subject in subjects], names, [subject.rows for subject in subjects]
+    )
     chart = beside.chart(subjects, names)
     return Section(
         id="beside", title="Side by side",

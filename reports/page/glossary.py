@@ -53,7 +53,8 @@ GLOSSARY = {
     "FLOPs over peak and bytes over bandwidth, and a fixed time for each launch.",
     "position bias": "How unevenly kept tokens lie over the token index. Offset: mean of their "
     "relative positions (0 first, 1 last) less 0.5, times 2; 0 is even, +1 all at the end. "
-    "Divergence: Jensen-Shannon divergence, in bits, of their histogram over 32 bins from the even "
-    "one; 0 is even, 1 the most.",
+    "Divergence: Jensen-Shannon divergence, in bits, of their histogram over 32 bins (fewer of "
+    "fewer tokens) from the even one; 0 is even, 1 the most. By chance: what an even random "
+    "choice of as many tokens comes to on average (hypergeometric, exact).",
     "n/a": "Not measured or not known; never zero.",
 }

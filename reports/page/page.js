@@ -19,7 +19,7 @@ function sortable(table) {
 
 function sort(body, column, sign) {
   const rows = Array.from(body.rows).map((row, place) => {
-    const field = row.cells[column];
+    const field = row.cells[Math.min(column, row.cells.length - 1)]; // a failed row has fewer
     const number = field.hasAttribute("data-n") ? Number(field.dataset.n) : null;
     return { row, place, number, text: field.textContent };
   });

@@ -4,17 +4,17 @@ record has no data for it. To add one, write its function and list it in SECTION
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .. import paper, phases, table, text, waterfall
 from ..figures import gallery, kept, layers, order, promise, roofline, stacks
-from ..figures.canvas import Chart
-from ..pictures import pruned, views
+from ..figures.canvas import Chart, left_out
+from ..pictures import views
 from ..subject import Subject
 from ..summary import Row
 from .blocks import Field, Figure, Section, Table
 from .glossary import GLOSSARY
-from .surroundings import environment, everything, memory_texts
+from .surroundings import environment, everything, layers_texts, memory_texts, tokens_texts
 
 PAPER = "The paper's Table 7, same budget: all of POPE; speed-ups and shares derived from it"
 PICTURES = 24  # of kept tokens
@@ -51,7 +51,7 @@ def _table7(subject: Subject, salt: str) -> Section:
 def _fields(shown: list[table.Column], row: Row) -> list[Field]:
     texts = table.line(shown, row)
     if row.cell.error:
-        return [Field(words) for words in texts]
+        return [*map(Field, texts[:2]), Field(texts[2], span=len(texts) - 2)]
     fields = []
     for column, words in zip(shown, texts, strict=True):
         value = next(iter(column.values.values()))(row)
@@ -64,8 +64,8 @@ def _promise(subject: Subject, salt: str) -> Section | None:
     lead = (
         "Each point is a method: right is what its FLOPs promise, up is what the clock says. On "
         "the dashed line the promise is kept. The percentage is the share of the promised saving "
-        "of time that came true. Circles: rows, or no attention read; squares: maps; diamonds: "
-        "published."
+        "of time that came true. Colour: the method; mark: how attention was read; fill: the "
+        "runtime."
     )
     return _drawn(subject, salt, "promise", "Promise and clock", lead, promise.chart)
 
@@ -89,9 +89,10 @@ def _explanation(subject: Subject, salt: str) -> Section | None:
     for who, sentence in told:
         merged.setdefault(sentence, []).append(who)
     headings, lines = waterfall.side_by_side(found)
-    notes = [subject.left_out] if subject.left_out else []
+    rows = left_out(len(subject.drawn), len(subject.measured), "measured rows are explained")
+    notes = [rows] if rows else []
     if len(charts) < len(found):
-        notes.append(f"Waterfalls of the first {len(charts)} cells; all drawn cells side by side.")
+        notes.append(f"Waterfalls of the first {len(charts)}; all {len(found)} side by side below.")
     return Section(
         id="explanation", title="Why FLOPs and time disagree",
         lead="From the time that FLOPs promise to the time measured, cause by cause, in ms. "
@@ -105,7 +106,8 @@ def _explanation(subject: Subject, salt: str) -> Section | None:
 
 def _tokens(subject: Subject, salt: str) -> Section | None:
     lead = "What enters each decoder layer, and what the KV cache holds of it after prefill."
-    return _drawn(subject, salt, "tokens", "Tokens and KV cache", lead, layers.tokens, layers.kv)
+    drawn = _drawn(subject, salt, "tokens", "Tokens and KV cache", lead, layers.tokens, layers.kv)
+    return _folded(drawn, tokens_texts(subject.cells), 4, "Tokens and KV cache in numbers")
 
 
 def _layers(subject: Subject, salt: str) -> Section | None:
@@ -113,16 +115,15 @@ def _layers(subject: Subject, salt: str) -> Section | None:
         "Bars: measured time of each decoder layer in prefill. Line: vanilla's time of that layer, "
         "times the share of its FLOPs that remains."
     )
-    return _drawn(subject, salt, "layers", "Layer by layer", lead, layers.time)
+    drawn = _drawn(subject, salt, "layers", "Layer by layer", lead, layers.time)
+    return _folded(drawn, layers_texts(subject), 1, "Every layer in numbers")
 
 
 def _memory(subject: Subject, salt: str) -> Section | None:
-    drawn = _drawn(subject, salt, "memory", "Memory", "The peak of one request.", stacks.memory)
-    if drawn is None:
-        return None
-    headings, lines = memory_texts(subject.cells)
-    folded = [Table.of(headings, lines, words=2, caption="Allocator, process, device and KV cache")]
-    return dataclasses.replace(drawn, folded=folded)
+    lead = "The peak of one request; marks, where a GPU's allocator was read: the peak of a phase."
+    drawn = _drawn(subject, salt, "memory", "Memory", lead, stacks.memory)
+    caption = "Allocator, process, device and KV cache"
+    return _folded(drawn, memory_texts(subject.cells), 2, caption)
 
 
 def _order(subject: Subject, salt: str) -> Section | None:
@@ -161,12 +162,11 @@ def _launches(subject: Subject, salt: str) -> Section | None:
 
 
 def _kept(subject: Subject, salt: str) -> Section | None:
-    by_method = {cell.method: cell.kept for cell in reversed(subject.record.cells) if cell.kept}
-    listed = {m: entries for m in subject.methods if (entries := pruned(by_method.get(m, [])))}
+    listed = subject.kept
     if not listed:
         return None
     chart = kept.positions({method: entries[-1:] for method, entries in listed.items()})
-    figures = [Figure.of(chart, salt)] if chart else []
+    figures, note = [Figure.of(chart, salt)] if chart else [], ""
     picture = subject.record.picture
     if picture is not None:
         shown = [
@@ -176,15 +176,27 @@ def _kept(subject: Subject, salt: str) -> Section | None:
             for view in views(picture)
         ]
         figures += [Figure.of_picture(picture, *panel) for panel in shown[:PICTURES]]
+        note = left_out(len(shown[:PICTURES]), len(shown), "pictures")
     lead = (
-        "What is clear stays, what lies under the veil goes. Over the token index: 1 is an even "
-        "choice."
+        "What is clear stays, what lies under the veil goes. Over the token index, at the last "
+        "prune: 1 is an even choice; attention is that of the tokens which were still there."
     )
-    return Section(id="kept", title="What is pruned", lead=lead, figures=figures)
+    notes = [note] if note else []
+    return Section(id="kept", title="What is pruned", lead=lead, figures=figures, notes=notes)
 
 
 def _glossary(subject: Subject, salt: str) -> Section:
     return Section(id="glossary", title="What the words mean", pairs=list(GLOSSARY.items()))
+
+
+def _folded(
+    drawn: Section | None, told: tuple[Sequence[str], Sequence[Sequence[str]]], words: int,
+    caption: str,
+) -> Section | None:  # fmt: skip
+    """The section with a table folded under its figures."""
+    if drawn is None:
+        return None
+    return dataclasses.replace(drawn, folded=[Table.of(*told, words=words, caption=caption)])
 
 
 def _drawn(
@@ -194,11 +206,9 @@ def _drawn(
     charts = [chart for draw in draws if (chart := draw(subject)) is not None]
     if not charts:
         return None
-    notes = [subject.left_out] if subject.left_out else []
     return Section(
-        id=id_, title=title, lead=lead, figures=[Figure.of(chart, salt) for chart in charts],
-        notes=notes,
-    )  # fmt: skip
+        id=id_, title=title, lead=lead, figures=[Figure.of(chart, salt) for chart in charts]
+    )
 
 
 SECTIONS: tuple[Callable[[Subject, str], Section | None], ...] = (

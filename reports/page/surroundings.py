@@ -8,7 +8,10 @@ from typing import Any
 import msgspec
 
 from .. import units
+from ..figures import layers
 from ..record import Cell, Record
+from ..subject import Subject, label
+from ..twins import layer_seconds
 from .blocks import Table
 
 
@@ -75,6 +78,35 @@ def memory_texts(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
             cell.method, cell.attention if cell.reads_attention else "-",
             *map(units.gibibytes, peaks), *map(units.megabytes, caches),
         ])  # fmt: skip
+    return headings, lines
+
+
+def tokens_texts(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a line per cell: visual tokens and MB of KV cache, layer by layer."""
+    lines = [
+        [
+            cell.method, cell.attention if cell.reads_attention else "-",
+            layers.runs([float(count) for count in cell.visual_per_layer]) or units.NA,
+            layers.runs([count / 1e6 for count in cell.kv_bytes_prefill]) or units.NA,
+        ]
+        for cell in cells
+    ]  # fmt: skip
+    return ["method", "attention", "visual tokens", "KV MB after prefill"], lines
+
+
+def layers_texts(subject: Subject) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a line per decoder layer: the time of each cell, and what its FLOPs promise."""
+    known = [(cell, wanted) for cell in subject.cells if (wanted := layers.promised(subject, cell))]
+    headings = ["layer"]
+    for cell, _ in known:
+        headings += [f"{label(cell)}\nms", "promised\nms"]
+    lines = []
+    for layer in dict.fromkeys(layer for _, wanted in known for layer in wanted):
+        line = [str(layer)]
+        for cell, wanted in known:
+            spent = layer_seconds(cell, [layer]) if layer in wanted else None
+            line += [units.milliseconds(spent), units.milliseconds(wanted.get(layer))]
+        lines.append(line)
     return headings, lines
 
 

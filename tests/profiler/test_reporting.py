@@ -82,6 +82,9 @@ def test_two_records_side_by_side(folder: Path, form: str) -> None:
     done = tpprof("report", "run.json", "run.json", "--format", form, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "run (2)" in done.stdout
+    warned = {"table": done.stdout, "markdown": done.stdout}.get(form, done.stderr)
+    assert "run (2): " in warned.replace("! ", "").replace("> ", "")
+    assert "missed the target" in warned
 
 
 def test_report_writes_the_same_page_without_torch(folder: Path) -> None:
@@ -115,6 +118,11 @@ def test_a_plain_report_imports_nothing_that_draws(folder: Path) -> None:
         (["report", "run.json", "--html", "figures"], "is a folder"),
         (["report", "run.json", "--figures", "run.json"], "is a file"),
         (["report", "run.json", "--html", "run.json/x.html"], "--html"),
+        (["report", "run.json", "--html", "./run.json"], "is the record itself"),
+        (["report", "run.json", "run.json", "--phases"], "for one record"),
+        (["compare", "fatsv", *SMALL, "--trace", "trace.json.gz", "--html", "other/x.html"],
+         "did you mean"),
+        (["compare", "fastv", "--out", "run.json", "--html", "run.json"], "is the record itself"),
         (["compare", "fastv", "--trace", "x.txt"], ".json.gz"),
         (["compare", "fastv", "--trace", "x.json", "--isolate"], "--isolate"),
         (["compare", "fastv", "--trace", "no/x.json"], "no such folder"),
@@ -131,6 +139,8 @@ def test_what_cannot_be_is_one_line(folder: Path, arguments: list[str], said: st
     assert done.returncode == 2
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert (folder / "trace.json.gz").exists(), "an old trace stays until there is a new one"
+    assert not (folder / "other").exists(), "nothing is left behind"
 
 
 def test_tokens_draws_several_pictures(folder: Path) -> None:

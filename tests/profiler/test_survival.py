@@ -113,7 +113,7 @@ def test_a_run_that_did_not_end_is_not_mixed(tmp_path: Path) -> None:
     kept = journal_of(out).read_bytes()
     other = tpprof("compare", "random", *SMALL, "--keep", "9", "--resume", out=out)
     assert other.returncode == 2
-    assert "keep is 9, was None" in other.stderr
+    assert "keep is 9, was none" in other.stderr
     folder = tpprof("compare", "fastv", *SMALL, "--resume", out=tmp_path)
     assert folder.returncode == 2
     assert "same configuration only" in folder.stderr

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from made import cell, record, sample
+from shown import full
 
 from tpprof.reports.files import Ended, Joined, Journal, Known, Taken, journal_of, load, save
 from tpprof.reports.record import Process, Record, RecordError
@@ -123,6 +124,33 @@ def test_a_damaged_journal_is_refused(
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda run: setattr(run.picture, "jpeg", "not base64!"), "no JPEG"),
+        (lambda run: setattr(run.picture, "jpeg", "bm8ganBlZw=="), "no JPEG"),
+        (lambda run: setattr(run.picture.regions[0], "stride", 0), "no JPEG, or its tokens"),
+        (lambda run: setattr(run.picture.regions[0], "columns", 0), "no JPEG, or its tokens"),
+        (lambda run: setattr(run.cells[1].kept[1], "visual", 0), "kept tokens of fastv"),
+        (lambda run: run.cells[1].kept[1].tokens.append(2880), "kept tokens of fastv"),
+        (lambda run: run.cells[1].kept[1].scores.append(0.5), "kept tokens of fastv"),
+    ],
+)
+def test_kept_tokens_that_cannot_be_drawn_are_refused(
+    tmp_path: Path,
+    damage,  # type: ignore[no-untyped-def]
+    said: str,
+) -> None:
+    run = full()
+    save(run, tmp_path / "run.json")
+    assert load(tmp_path / "run.json") == run
+    damage(run)
+    save(run, tmp_path / "run.json")
+    with pytest.raises(RecordError, match=said) as refused:
+        load(tmp_path / "run.json")
+    assert "\n" not in str(refused.value)
+
+
 def test_runs_of_one_configuration_do_not_differ(empty: Record) -> None:
     later = record(*empty.cells)
     later.settings.max_seconds, later.created, later.model.reason = 3.0, "later", "given"
@@ -135,6 +163,6 @@ def test_every_difference_is_named(empty: Record) -> None:
     later.environment = {"device": "another"}
     listed = "; ".join(differences(empty, later))
     assert "model dtype is float16, was float32" in listed
-    assert "keep is 320, was None" in listed
+    assert "keep is 320, was none" in listed
     assert "device is another, was a machine" in listed
-    assert "fastv (maps, eager), was vanilla (rows, eager), random" in listed
+    assert "only in the first: random (rows, eager); only in the second: fastv (maps" in listed

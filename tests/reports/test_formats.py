@@ -25,6 +25,27 @@ def test_latex_is_a_booktabs_table_with_its_specials_escaped() -> None:
     ]
 
 
+def test_a_row_of_latex_is_no_argument_of_the_line_before() -> None:
+    told = formats.as_latex(["a\n[m]", "b"], [["[2pt]", "1"], ["*", "2"]])
+    lines = [line for line in told.splitlines() if line.startswith(("[", "*"))]
+    assert lines == []
+    assert r"{}[2pt] & 1 \\" in told
+
+
+def test_no_text_in_csv_is_a_formula() -> None:
+    texts = ["=1+1", "+1", "-1", "@x", "plain"]
+    (head, *lines) = formats.as_csv([{"a": text, "b": -1.5} for text in texts]).splitlines()
+    assert (head, lines) == (
+        "a,b",
+        ["'=1+1,-1.5", "'+1,-1.5", "'-1,-1.5", "'@x,-1.5", "plain,-1.5"],
+    )
+    run = full(rounds=1)
+    run.cells[1].method = "=cmd()"
+    long = formats.as_long(run.frame())
+    assert "\n'=cmd()," in long
+    assert "\n=cmd()" not in long
+
+
 def test_the_table_of_a_run_has_as_many_columns_in_every_line_of_latex() -> None:
     headings, lines = table.texts(full())
     told = formats.as_latex(headings, lines, words=range(2)).splitlines()

@@ -6,6 +6,8 @@ import base64
 import gzip
 import html.parser
 import re
+from pathlib import Path
+from xml.etree import ElementTree
 
 import msgspec
 import pytest
@@ -13,6 +15,7 @@ from made import cell, record
 from shown import HOSTILE, full, hostile
 
 from tpprof.reports import side
+from tpprof.reports.figures import gallery, kept
 from tpprof.reports.page.render import render
 from tpprof.reports.page.sections import build
 from tpprof.reports.record import Record
@@ -91,6 +94,11 @@ def test_the_verdict_and_the_warnings_come_first(page: str) -> None:
     assert "mustdrop with rows is fastest" in page
 
 
+def test_the_numbers_of_a_figure_are_folded_under_it(page: str) -> None:
+    assert "layer 0: 2880, layer 1: 320" in Parsed(page).text
+    assert page.count("<summary>Every layer in numbers</summary>") == 1
+
+
 def test_the_raw_record_is_in_it(page: str) -> None:
     found = re.search(r'href="data:application/gzip;base64,([^"]+)"', page)
     assert found is not None
@@ -118,21 +126,40 @@ def test_hostile_names_do_no_harm() -> None:
     assert parsed.text.count("window.pwned") > 3
 
 
+def test_every_picture_of_a_page_is_xml() -> None:
+    page = render([full(), hostile()], [HOSTILE[0], HOSTILE[5]])
+    found = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    assert len(found) > 20
+    for picture in found:
+        ElementTree.fromstring(picture)
+
+
 def test_cells_beyond_the_twelfth_are_told_and_not_drawn() -> None:
     run = record(cell("vanilla", "rows", 2.0, 10))
     run.cells += [cell(f"fastv:tag={n}", "rows", 1.0, 5) for n in range(20)]
     subject = Subject(run)
     assert len(subject.drawn) == MOST
-    assert "9 more measured rows" in subject.left_out
     page = render([run], ["many"])
     assert page.count("<td") > 21
-    assert "9 more measured rows" in page
+    notes = {
+        chart.name: chart.note for draw in gallery.DRAWN if (chart := draw(subject)) is not None
+    }
+    assert notes["promise"] == "", "it draws all"
+    assert notes["layers"] == "The first 6 of 20 rows."
+    for name in ("phases", "memory", "order", "tokens", "kv"):
+        assert notes[name] == "The first 12 of 21 rows.", name
+    assert "The first 6 of 20 rows." in page
+    for one in run.cells[1:]:
+        one.kept = full().cells[1].kept
+    drawn = kept.positions({m: entries[-1:] for m, entries in Subject(run).kept.items()})
+    assert drawn is not None
+    assert drawn.note == "The first 8 of 20 methods."
 
 
 def test_the_papers_table_stands_beside_a_run_of_its_model_and_budget() -> None:
     run = full()
     assert "The paper&#39;s Table 7" not in render([run], ["x"])
-    run.model.name = "llava-next-7b"
+    run.model.name, run.model.layers = "a folder", 32
     page = render([run], ["x"])
     assert "The paper&#39;s Table 7" in page
     assert "78.3" in page
@@ -164,6 +191,61 @@ def test_methods_are_aligned_and_what_one_lacks_is_not_known() -> None:
     rows = side.plain([first, second], ["a", "b"])
     lacking = [row for row in rows if row["method"] == "mustdrop" and row["record"] == "b"]
     assert [row["latency_seconds"] for row in lacking] == [None]
-    headings, lines = side.texts([Subject(run).rows for run in (first, second)], ["a", "b"])
+    headings, lines = side.texts([first, second], ["a", "b"])
     assert headings[-1] == "b\nover a"
     assert [line[-1] for line in lines] == ["1.00x (alike)"] * 3 + ["n/a"]
+
+
+def test_times_of_other_work_have_no_ratio() -> None:
+    first, second = full(), full()
+    second.model.backend = "eager"
+    assert side.texts([first, second], ["a", "b"])[1][0][-1] == "1.00x (alike)"
+    second.request.new_tokens = 9
+    assert {line[-1] for line in side.texts([first, second], ["a", "b"])[1]} == {"n/a"}
+
+
+def test_rows_are_aligned_by_what_they_ran_under() -> None:
+    first, second = full(), full()
+    second.cells[1].runtime, second.cells[1].fallback = "graph", "no such device"
+    assert [len([row for row in rows if row]) for _, rows in side.aligned(
+        [Subject(run).rows for run in (first, second)]
+    )] == [2, 2, 2, 2]  # fmt: skip
+
+
+def test_only_what_differs_is_told() -> None:
+    first, second = full(), full()
+    same = {f"package-{number}": "1.0" for number in range(50)}
+    first.environment["packages"] = {**same, "torch": "2.13.0+cpu"}
+    second.environment["packages"] = {**same, "torch": "2.1"}
+    second.cells = second.cells[:-1]
+    first.workload, second.workload = {"prompt": "a" * 200 + "b"}, {"prompt": "a" * 200 + "c"}
+    told = " ".join(side.warnings([first, second], ["a", "b"]))
+    assert "packages torch is 2.1, was 2.13.0+cpu" in told
+    assert "package-1" not in told
+    assert "cells: only in a: mustdrop (rows, eager)" in told
+    assert "aac, was ..." in told
+    second.cells = []
+    first.cells = [cell(f"fastv:tag={number}", "rows", 1.0, 5) for number in range(9)]
+    told = " ".join(side.warnings([first, second], ["a", "b"]))
+    assert "fastv:tag=5 (rows, eager) and 3 more" in told
+
+
+def test_names_are_never_the_same_and_always_a_folder() -> None:
+    files = ["a/run.json", "b/run.json", "run (1).json", "run (2).json", ".", "..", "..json", "x"]
+    names = side.names_of([Path(file) for file in files])
+    assert len(set(names)) == len(files)
+    assert all(name.strip(". ") for name in names)
+    assert names[-1] == "x"
+    assert side.names_of([Path("run.json")] * 2) == ["run (1)", "run (2)"]
+
+
+def test_a_failed_cell_tells_why_across_its_row() -> None:
+    run = full()
+    run.cells.append(cell("random", "rows", 1.0, 1, samples=[], error="no memory " * 50))
+    page = render([run], ["x"])
+    table = page[page.index('id="r0-table"') : page.index('id="r0-promise"')]
+    row = table[table.index('<td class="word">random') :]
+    row = row[: row.index("</tr>")]
+    assert row.count("<td") == 3
+    columns = table[: table.index("</thead>")].count("<th scope")
+    assert f'<td class="word long" colspan="{columns - 2}">failed: no memory' in row

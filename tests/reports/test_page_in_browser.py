@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from made import cell
 from shown import HOSTILE, full, hostile
 
 from tpprof.reports.page.render import render
+from tpprof.reports.record import Record
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if not (BROWSER and DRIVER) and not os.environ.get("CI"):
@@ -26,7 +28,16 @@ SWITCHES = (
     "disable-background-networking", "disable-component-update", "disable-sync",
     "disable-dev-shm-usage", "hide-scrollbars",
 )  # fmt: skip
-PAGES = {"full": [full], "hostile": [hostile], "two": [full, hostile]}
+
+
+def broken() -> Record:
+    """A run of which one cell failed at length."""
+    run = full()
+    run.cells.append(cell("random", "rows", 1.0, 1, samples=[], error="no memory " * 200))
+    return run
+
+
+PAGES = {"full": [full], "hostile": [hostile], "two": [full, hostile], "broken": [broken]}
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +143,32 @@ def test_the_table_is_sorted_by_a_click(browser: Chrome, pages: dict[str, str]) 
     assert heads[place].get_attribute("aria-sort") == "ascending"
     heads[place].find_element(By.TAG_NAME, "button").click()
     assert column(browser, 0) == ["vanilla", "fastv", "fastv", "mustdrop"] == before
+
+
+def test_a_failed_row_neither_widens_nor_stops_the_table(
+    browser: Chrome, pages: dict[str, str]
+) -> None:
+    program = "return document.querySelector('table.sortable').offsetWidth"
+    visit(browser, pages["full"])
+    whole = browser.execute_script(program)
+    visit(browser, pages["broken"])
+    assert browser.execute_script(program) <= whole + 40
+    for button in browser.find_elements(By.CSS_SELECTOR, "table.sortable th button"):
+        button.click()
+    assert browser.get_log("browser") == []
+
+
+def test_in_print_nothing_is_cut_off(browser: Chrome, pages: dict[str, str]) -> None:
+    visit(browser, pages["hostile"])
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    hidden = browser.execute_script(
+        "return [...document.querySelectorAll('h1, li, dd, td, .meta, .headline, .scroll')]"
+        ".filter(e => {const s = getComputedStyle(e);"
+        " return s.maxHeight !== 'none' || s.overflowX !== 'visible' || s.overflowY !== 'visible'})"
+        ".map(e => e.tagName)"
+    )
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert hidden == []
 
 
 def test_values_are_shown_where_hovered_over(browser: Chrome, pages: dict[str, str]) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import random
+
 import pytest
 from PIL import Image
 from shown import full
 
 from tpprof.reports.pictures import open_picture, overlay, pruned
+from tpprof.reports.record import RecordError
 from tpprof.reports.selection import (
     Kept,
+    attention,
+    by_chance,
     divergence,
     histogram,
+    multiples,
     offset,
-    score_histogram,
 )
 
 
@@ -42,12 +48,31 @@ def test_pictures_are_pooled() -> None:
 def test_nothing_kept_is_unknown_and_not_even() -> None:
     assert offset([kept([], merged=3)]) is None
     assert divergence([kept([], merged=3)]) is None
-    assert score_histogram([kept([1])]) is None
+    assert by_chance([kept([], merged=3)]) is None
+    assert attention([kept([1])]) is None
 
 
-def test_scores_are_shares_of_the_attention() -> None:
-    read = kept([0], visual=4, scores=[3.0, None, 0.0, 1.0])
-    assert score_histogram([read], bins=2) == [0.75, 0.25]
+def test_tokens_that_had_gone_are_no_candidates_and_not_zero() -> None:
+    read = kept([0], visual=6, scores=[3.0, None, 0.0, 1.0, None, None])
+    assert attention([read], bins=3) == pytest.approx([9 / 4, 3 / 8, None])
+
+
+def test_few_tokens_have_as_many_parts() -> None:
+    assert histogram([kept([0, 4], visual=5)]) == [0.5, 0, 0, 0, 0.5]
+    assert multiples([kept([0, 4], visual=5)]) == pytest.approx([2.5, 0, 0, 0, 2.5])
+    assert divergence([kept(list(range(5)), visual=5)]) == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("visual", "number", "pictures"), [(576, 64, 1), (100, 10, 3), (50, 50, 1)]
+)
+def test_chance_is_what_random_choices_come_to(visual: int, number: int, pictures: int) -> None:
+    draw, found = random.Random(0), []
+    for _ in range(400):
+        lots = [draw.sample(range(visual), number) for _ in range(pictures)]
+        found.append(divergence([kept(sorted(lot), visual=visual) for lot in lots]) or 0.0)
+    expected = by_chance([kept(list(range(number)), visual=visual)] * pictures)
+    assert expected == pytest.approx(sum(found) / len(found), rel=0.03, abs=1e-9)
 
 
 def test_what_goes_lies_under_a_veil() -> None:
@@ -60,6 +85,14 @@ def test_what_goes_lies_under_a_veil() -> None:
     none = overlay(run.picture, "picture", kept([], visual=576))
     assert isinstance(none, Image.Image)
     assert none.convert("L").getextrema()[0] > 190
+
+
+def test_a_picture_that_is_cut_off_is_refused() -> None:
+    run = full()
+    assert run.picture is not None
+    run.picture.jpeg = base64.b64encode(b"\xff\xd8 and no more").decode()
+    with pytest.raises(RecordError, match="picture cannot be read"):
+        open_picture(run.picture)
 
 
 def test_only_prunes_are_shown() -> None:

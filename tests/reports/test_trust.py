@@ -38,6 +38,19 @@ def test_a_clean_run_has_no_warnings(run: Record) -> None:
     assert trust.warnings(run) == []
 
 
+def test_failed_cells_and_an_interrupted_run_come_first(run: Record) -> None:
+    run.environment["warnings"] = ["a full disk"]
+    run.cells[1].error, run.cells[1].samples = "out of memory\n" + "x" * 500, []
+    run.complete = False
+    failed, interrupted, *rest = trust.warnings(run)
+    assert failed.startswith("1 of 2 cells failed: fastv with maps: out of memory xxx")
+    assert len(failed) < 200
+    assert interrupted == (
+        "the run was interrupted: 0 to 6 rounds a cell were measured until then."
+    )
+    assert rest == ["a full disk"]
+
+
 def test_suspect_samples_are_counted(run: Record) -> None:
     run.cells[1].samples[0].marks = ["throttled (software power cap)", "cudaMalloc in the window"]
     run.cells[1].samples[3].marks = ["throttled (software power cap)"]

@@ -37,6 +37,34 @@ def test_no_method_is_fastest_where_the_interval_holds_one() -> None:
     assert told.startswith("No method is faster than vanilla beyond doubt")
 
 
+def test_across_runtimes_the_least_latency_is_fastest() -> None:
+    """A slow runtime's larger speed-up, over its own slower vanilla, is told and does not win."""
+    run = record(
+        cell("vanilla", "rows", 4.0, 10),
+        cell("vanilla", "rows", 1.5, 10, runtime="graph"),
+        cell("fastv", "rows", 1.6, 4),
+        cell("random", "rows", 1.0, 4, runtime="graph"),
+    )
+    told = verdict(rows(run)).headline
+    assert told.startswith(
+        "random with rows under graph is fastest: 1.50x (1.50 to 1.50) over its own vanilla "
+    )
+    assert told.endswith("The largest speed-up over its own vanilla is that of fastv with rows: "
+                         "2.50x.")  # fmt: skip
+    run.cells[1].samples = [sample(number, 0.9) for number in range(6)]
+    told = verdict(rows(run)).headline
+    assert told.startswith("No method is faster than vanilla beyond doubt")
+    assert "the one of the least latency, random with rows under graph, ran at 0.90x" in told
+
+
+def test_the_best_of_many_needs_more_than_one_interval() -> None:
+    seconds = [1.6, 1.87, 1.7, 1.85, 1.65, 1.86, 1.75, 1.77]
+    alone = headline(scattered("fastv", seconds))
+    assert alone.startswith("fastv with rows is fastest")
+    many = [scattered(f"fastv:tag={number}", seconds) for number in range(12)]
+    assert "too little for the best of 12" in headline(*many)
+
+
 def test_too_few_rounds_are_said() -> None:
     assert "too few rounds to be sure (3)" in headline(scattered("fastv", [1.0, 1.0, 1.0]))
 
