@@ -19,10 +19,11 @@ from tpprof.reports import units
 from tpprof.reports.files import load
 from tpprof.reports.formats import as_markdown
 from tpprof.reports.paper import KEPT as BUDGET
-from tpprof.reports.paper import MODEL, TABLE7
+from tpprof.reports.paper import TABLE7
 from tpprof.reports.record import Record
 from tpprof.reports.summary import Row, rows
 
+MODEL = "llava-next-7b"
 CONVENTIONS = ("default", "prefill", "causal", "fastv", "sparsevlm")
 SCHEDULES = (
     ("fastv:layer=1,keep=320", "one whole layer, 320 kept: Algorithm 1 read from 1"),
