@@ -67,6 +67,8 @@ def show(
             said.add(line)
         if by_layer:
             console.print(as_table(*layers.texts(record, cell), words=()))
+        if method is not None:
+            console.print()
     if len(found) > 1:
         console.print(Text("\nside by side, ms", style="bold"))
         console.print(as_table(*side_by_side(found)))
