@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 from tpprof.reports import files
+from tpprof.reports.derived import Cost
 from tpprof.reports.page.render import render
 from tpprof.reports.record import (
     SCHEMA,
     Activity,
     Cell,
-    Cost,
     Memory,
     ModelInfo,
     Part,

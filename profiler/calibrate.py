@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 
 from ..methods.core.errors import InputError
+from ..reports.derived import Bandwidth, Peaks
 from ..reports.hardware import DATASHEETS, datasheet
-from ..reports.record import Bandwidth, Peaks
 from .clock import now, on_device, wait_for
 
 VERSION = 1  # of the method: another one measures anew

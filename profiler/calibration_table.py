@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from ..reports import formats, units
+from ..reports.derived import Peaks
 from ..reports.hardware import datasheet_of
-from ..reports.record import Peaks
 from .calibrate import calibrate, place
 from .models.load import default_device
 

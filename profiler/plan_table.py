@@ -9,7 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from ..reports import formats, units
-from ..reports.record import Peaks
+from ..reports.derived import Peaks
 from ..reports.terminal import LINE
 from .cost.conventions import Convention
 from .planning import Planned

@@ -12,7 +12,7 @@ from ..methods.core.ledger import Ledger, Policy, check_policy, planned
 from ..methods.core.plan import Plan
 from ..methods.core.request import BudgetError
 from ..reports import roofline, units
-from ..reports.record import Peaks
+from ..reports.derived import Peaks
 from . import cost
 from .cost import memory
 from .cost.conventions import Convention, Counting

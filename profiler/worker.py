@@ -15,7 +15,8 @@ import msgspec
 from ..methods.core.errors import InputError
 from ..methods.core.plugins import load_plugins
 from ..reports import files
-from ..reports.record import Settings, Struct
+from ..reports.derived import Struct
+from ..reports.record import Settings
 from .workload import Workload
 
 if TYPE_CHECKING:

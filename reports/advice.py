@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable
 
 from . import units
+from .derived import Contribution
 from .names import ran
-from .record import Contribution, Record
+from .record import Record
 from .statistics import Estimate
 from .summary import latency, phase
 from .twins import Place, Twins, counted, layer_flops, layer_seconds, places

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from . import units
 from .advice import advice
-from .record import Cell, Contribution, Explanation, Record
+from .derived import Contribution, Explanation
+from .record import Cell, Record
 from .statistics import Estimate, median
 from .summary import by_round, latency
 from .twins import (

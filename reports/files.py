@@ -10,7 +10,8 @@ from typing import IO
 
 import msgspec
 
-from .record import SCHEMA, Cell, Process, Record, RecordError, Sample, Struct
+from .derived import Struct
+from .record import SCHEMA, Cell, Process, Record, RecordError, Sample
 from .selection import drawable, fitting
 
 SUFFIX = ".jsonl"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .record import Cost, Peaks
+from .derived import Cost, Peaks
 
 Place = tuple[str, str, int | None]
 

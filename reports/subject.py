@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from .derived import Explanation
 from .explain import explain
 from .names import name
 from .pictures import pruned
-from .record import Cell, Explanation, Record
+from .record import Cell, Record
 from .selection import Kept
 from .summary import Row, rows
 

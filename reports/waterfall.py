@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.text import Text
 
 from . import layers, roofline, trust, units
+from .derived import Contribution, Explanation
 from .explain import explain
 from .formats import as_markdown, as_table
 from .names import name
 from .phases import phase_rows
-from .record import Cell, Contribution, Explanation, Record, RecordError
+from .record import Cell, Record, RecordError
 from .summary import baseline, phase
 from .terminal import LINE
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from tpprof.reports.derived import Cost
 from tpprof.reports.record import (
     SCHEMA,
     Cell,
-    Cost,
     Memory,
     ModelInfo,
     Part,

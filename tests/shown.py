@@ -8,15 +8,8 @@ import io
 from made import PARTS, cell, record, sample, work
 from PIL import Image
 
-from tpprof.reports.record import (
-    Activity,
-    Bandwidth,
-    Cell,
-    Part,
-    Peaks,
-    Record,
-    Telemetry,
-)
+from tpprof.reports.derived import Bandwidth, Peaks
+from tpprof.reports.record import Activity, Cell, Part, Record, Telemetry
 from tpprof.reports.selection import Kept, Picture, Region
 
 HOSTILE = (

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import units
+from ..derived import Peaks
 from ..names import name
-from ..record import Cell, Peaks
+from ..record import Cell
 from ..subject import Subject
 from ..summary import phase
 from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, left_out, place

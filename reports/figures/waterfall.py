@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 
 from .. import units
+from ..derived import Contribution, Explanation
 from ..names import name
-from ..record import Cell, Contribution, Explanation
+from ..record import Cell
 from ..subject import label
 from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, place, short
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from ..record import RecordError, Struct
+from ..derived import Struct
+from ..record import RecordError
 from . import rules as rulebook
 from .rules import Rules
 from .snapshot import Subject

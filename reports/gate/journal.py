@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..record import Struct
+from ..derived import Struct
 from .reading import Reading
 from .rules import Rules
 from .snapshot import Subject

@@ -6,7 +6,8 @@ import math
 
 import msgspec
 
-from ..record import RecordError, Struct
+from ..derived import Struct
+from ..record import RecordError
 from .verdicts import NoVerdictError
 
 METRICS = ("latency", "prefill", "decode")

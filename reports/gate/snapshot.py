@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
+from ..derived import Struct
 from ..files import write
-from ..record import Struct
 from .reading import ReadCell, Reading
 from .verdicts import NoVerdictError
 

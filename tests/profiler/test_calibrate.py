@@ -14,8 +14,8 @@ import torch
 from tpprof.methods.core.errors import InputError
 from tpprof.profiler import calibrate
 from tpprof.reports import roofline
+from tpprof.reports.derived import Peaks
 from tpprof.reports.hardware import DATASHEETS
-from tpprof.reports.record import Peaks
 
 CPU = torch.device("cpu")
 

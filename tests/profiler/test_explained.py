@@ -20,9 +20,10 @@ from tpprof.profiler import calibrate, cli
 from tpprof.profiler.compare import Comparison
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.workload import Workload
+from tpprof.reports.derived import Explanation
 from tpprof.reports.explain import explain
 from tpprof.reports.files import load
-from tpprof.reports.record import Cell, Explanation, Record, Settings
+from tpprof.reports.record import Cell, Record, Settings
 from tpprof.reports.twins import twins
 
 PLUGGED = Path(__file__).parent.parent / "plugged.py"

@@ -10,8 +10,9 @@ import pytest
 from made import cell, record, sample, work
 
 from tpprof.reports import formats, layers, waterfall
+from tpprof.reports.derived import Peaks
 from tpprof.reports.explain import attach, explain
-from tpprof.reports.record import Activity, Cell, Part, Peaks, Record, RecordError
+from tpprof.reports.record import Activity, Cell, Part, Record, RecordError
 from tpprof.reports.twins import twins
 
 LAYERS, PRUNE = 4, 1  # layer 1 is the first that sees fewer tokens

@@ -10,9 +10,10 @@ import pytest
 from made import cell, record
 from shown import HOSTILE, full, hostile
 
+from tpprof.reports.derived import Contribution, Explanation
 from tpprof.reports.figures import beside, canvas, gallery, order, promise, stacks, waterfall
 from tpprof.reports.figures.canvas import VARIABLES, short, style, svg
-from tpprof.reports.record import Contribution, Explanation, Record
+from tpprof.reports.record import Record
 from tpprof.reports.subject import Subject
 
 

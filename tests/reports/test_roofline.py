@@ -6,8 +6,8 @@ import pytest
 from made import cell, record, work
 
 from tpprof.reports import roofline, trust, waterfall
+from tpprof.reports.derived import Bandwidth, Cost, Peaks
 from tpprof.reports.hardware import DATASHEETS, datasheet, datasheet_of
-from tpprof.reports.record import Bandwidth, Cost, Peaks
 
 
 def peaks(**changed: object) -> Peaks:
