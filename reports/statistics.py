@@ -11,6 +11,7 @@ from dataclasses import dataclass
 CONFIDENCE = 0.95
 FEWEST = 6  # the fewest samples whose extremes hold the true median with 95 %
 TRIM = 0.2  # share of paired ratios set aside at either end
+FENCE = 1.5  # interquartile ranges beyond the quartiles (Tukey 1977, inner fences)
 PERCENTILE_FLOORS = {0.95: 100, 0.99: 662}  # fewer samples say nothing of it (MLPerf LoadGen)
 
 
@@ -32,8 +33,8 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Trimmed:
-    """A trimmed mean, its standard error, and the degrees of freedom of their ratio."""
+class Mean:
+    """A robust mean, its standard error, and the degrees of freedom of their ratio."""
 
     centre: float
     error: float
@@ -44,7 +45,7 @@ class Trimmed:
         return student(self.freedom, confidence) * self.error
 
 
-def trimmed(values: Sequence[float]) -> Trimmed:
+def trimmed(values: Sequence[float]) -> Mean:
     """The 20 % trimmed mean of two values or more, studentised by the winsorised variance."""
     ordered, count = sorted(values), len(values)
     cut = int(TRIM * count)
@@ -52,7 +53,25 @@ def trimmed(values: Sequence[float]) -> Trimmed:
     centre = statistics.fmean(ordered[cut : count - cut])
     winsorised = [min(max(value, ordered[cut]), ordered[count - 1 - cut]) for value in ordered]
     error = math.sqrt(statistics.variance(winsorised) * (count - 1) / (kept * (kept - 1)))
-    return Trimmed(centre, error, kept - 1)
+    return Mean(centre, error, kept - 1)
+
+
+def fenced(values: Sequence[float]) -> Mean:
+    """The mean of two values or more, those beyond Tukey's fences pulled in to them.
+
+    One wild value does not move it, and where values fall into two modes, or none is wild, it is
+    the plain mean, which a trimmed one loses much against.
+    """
+    ordered, count = sorted(values), len(values)
+    low, high = fences(ordered)
+    inside = [min(max(value, low), high) for value in ordered]
+    return Mean(statistics.fmean(inside), statistics.stdev(inside) / math.sqrt(count), count - 1)
+
+
+def fences(values: Sequence[float]) -> tuple[float, float]:
+    """Between which values are ordinary: `FENCE` interquartile ranges around the quartiles."""
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return first - FENCE * (third - first), third + FENCE * (third - first)
 
 
 def median(samples: Sequence[float]) -> Estimate | None:

@@ -122,5 +122,5 @@ def _how(rules: Rules, family: int, before: Snapshot) -> str:
     return (
         f"on {before.device}; tolerances: {tolerances}; looks at {looks} pairs of processes, "
         f"median of {rules.requests} requests each; level {rules.alpha:g} for the family of "
-        f"{family}, by Holm; a FAIL is confirmed by {rules.confirm} pairs more"
+        f"{family}, by Holm; a FAIL is confirmed by pairs of its own"
     )

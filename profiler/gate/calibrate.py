@@ -15,7 +15,7 @@ from ...reports.gate.evidence import detectable
 from ...reports.gate.rules import METRICS, Rules
 from ...reports.gate.snapshot import Subject
 from ...reports.gate.verdicts import NoVerdictError
-from ...reports.statistics import trimmed
+from ...reports.statistics import fenced
 from ..rounds import Progress
 from . import subject as subjects
 from .ab import begin, with_tolerances
@@ -125,7 +125,7 @@ def _metrics(config: Config) -> list[str]:
 
 
 def _found(key: tuple[str, str], logs: list[float], rules: Rules) -> Found:
-    deviation = trimmed(logs).error * math.sqrt(len(logs))
+    deviation = fenced(logs).error * math.sqrt(len(logs))
     effect = math.expm1(detectable(rules.looks[0], rules.alpha) * deviation)
     tolerance = max(LEAST, math.ceil(2 * effect / STEP) * STEP)
     return Found(*key, len(logs), deviation, effect, round(tolerance, 4))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ..statistics import TRIM, Trimmed, student, trimmed, within
+from ..statistics import Mean, fenced, fences, student, within
 
 Key = TypeVar("Key")
 
@@ -19,28 +19,19 @@ Key = TypeVar("Key")
 class Evidence:
     """What the log-ratios of `pairs` process pairs say: positive is slower.
 
-    mean: their 20 % trimmed mean with its studentised error (Yuen 1974), which one wild process
-    does not move. middle: the Hodges-Lehmann estimate, shown beside it. p_student, p_flip: the
-    one-sided p-values of "not slower", from the studentised mean and from the exact sign-flip
+    mean: with its studentised error; one wild process does not move it. middle: the Hodges-Lehmann
+    estimate, shown beside it. p: the one-sided p-value of "not slower" by the exact sign-flip
     test.
     """
 
     pairs: int
-    mean: Trimmed
+    mean: Mean
     middle: float
-    p_student: float
-    p_flip: float
+    p: float
 
     @classmethod
     def of(cls, logs: Sequence[float]) -> Evidence:
-        mean = trimmed(logs)
-        flip = sign_flip(clipped(logs))
-        return cls(len(logs), mean, hodges_lehmann(logs), tail(mean), flip)
-
-    @property
-    def p(self) -> float:
-        """Both tests have to reject."""
-        return max(self.p_student, self.p_flip)
+        return cls(len(logs), fenced(logs), hodges_lehmann(logs), sign_flip(clipped(logs)))
 
     def low(self, alpha: float) -> float:
         """One-sided lower bound at level 1 - alpha."""
@@ -51,7 +42,7 @@ class Evidence:
         return self.mean.centre + quantile(self.mean.freedom, alpha) * self.mean.error
 
 
-def tail(mean: Trimmed) -> float:
+def tail(mean: Mean) -> float:
     """P(T >= t), one-sided, of a studentised mean."""
     if mean.error == 0:
         return 0.0 if mean.centre > 0 else 1.0
@@ -66,12 +57,11 @@ def quantile(freedom: int, alpha: float) -> float:
 
 
 def clipped(logs: Sequence[float]) -> list[float]:
-    """The log-ratios, the largest 20 % of their sizes pulled in to the next smaller one.
+    """The log-ratios, their sizes pulled in to the upper one of Tukey's fences.
 
     Sizes do not change as signs flip, so that the sign-flip test of what is left is still exact.
     """
-    sizes = sorted(abs(log) for log in logs)
-    most = sizes[len(sizes) - 1 - int(TRIM * len(sizes))]
+    most = fences([abs(log) for log in logs])[1]
     return [math.copysign(min(abs(log), most), log) for log in logs]
 
 

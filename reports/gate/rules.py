@@ -24,10 +24,10 @@ class Rules(Struct):
     """What decides.
 
     tolerance, floor: by metric; a share, and seconds. Without a tolerance, that of the kind of
-    device holds. looks: process pairs after which is judged;
-    alphas: the level that each look spends. requests: timed requests of each process. confirm:
-    pairs of the independent set that has to confirm a FAIL. memory: tolerance of the allocator's
-    peak. clock: difference of the arms' SM clocks above which nothing is judged.
+    device holds. looks: process pairs after which is judged, and of the independent set that has
+    to confirm a FAIL; alphas: the level that each look spends. requests: timed requests of each
+    process. memory: tolerance of the allocator's peak. clock: difference of the arms' SM clocks
+    above which nothing is judged.
     """
 
     tolerance: dict[str, float] = msgspec.field(default_factory=dict)
@@ -35,7 +35,6 @@ class Rules(Struct):
     looks: list[int] = msgspec.field(default_factory=lambda: [8, 16, 24])
     alphas: list[float] = msgspec.field(default_factory=lambda: [0.004, 0.003, 0.003])
     requests: int = 10
-    confirm: int = 8
     memory: float = MEMORY
     clock: float = CLOCK_SPREAD
 
@@ -71,7 +70,7 @@ def check(rules: Rules) -> Rules:
         raise RecordError(f"requests must be at least 1, not {rules.requests}")
     if not rules.looks or len(rules.looks) != len(rules.alphas):
         raise RecordError("looks and alphas must be as many, and one at least")
-    if any(count < 2 or count % 2 for count in [*rules.looks, rules.confirm]):
+    if any(count < 2 or count % 2 for count in rules.looks):
         raise RecordError("pairs come in ABBA blocks of two: give even numbers from 2 up")
     if sorted(set(rules.looks)) != rules.looks:
         raise RecordError("looks must grow, as 8, 16, 24")
@@ -89,9 +88,4 @@ def check_power(rules: Rules, family: int) -> None:
         raise NoVerdictError(
             f"{pairs} pairs can never fail {family} metric(s) at a level of {alpha:g}: the exact "
             f"test needs {needed + needed % 2} pairs; too few pairs are no pass"
-        )
-    if 2.0**-rules.confirm > rules.alpha:
-        raise NoVerdictError(
-            f"{rules.confirm} pairs can never confirm a FAIL at a level of {rules.alpha:g}; "
-            "give confirm = 8"
         )

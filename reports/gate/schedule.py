@@ -12,8 +12,8 @@ class Block:
     """Four processes, A (base) and B (head): ABBA, and BAAB in every other block.
 
     Two neighbours are a pair, so that each arm comes first equally often and a steady drift cancels
-    out within the block. The two processes of the base are an A/A control: the same code twice, in
-    the same job.
+    out within the block. The two processes of either arm are an A/A control: the same code twice,
+    in the same job.
     """
 
     number: int
@@ -34,13 +34,17 @@ class Block:
         return found
 
     def controls(self, seconds: Sequence[float | None]) -> list[float]:
-        """The log-ratio of the two processes of the base, the later one over the earlier one, or
-        the other way round in every other two blocks; empty where one is missing."""
-        earlier, later = (s for arm, s in zip(self.order, seconds, strict=True) if arm == "A")
-        if earlier is None or later is None:
-            return []
-        log = math.log(later / earlier)
-        return [-log if self.number // 2 % 2 else log]
+        """The log-ratios of the two processes of each arm, the later one over the earlier one, or
+        the other way round in every other two blocks; those of which one is missing are left
+        out."""
+        found = []
+        for arm in "AB":
+            own = [s for at, s in zip(self.order, seconds, strict=True) if at == arm]
+            earlier, later = own
+            if earlier is not None and later is not None:
+                log = math.log(later / earlier)
+                found.append(-log if self.number // 2 % 2 else log)
+        return found
 
 
 def blocks(pairs: int, first: int = 0) -> Iterator[Block]:

@@ -1,5 +1,8 @@
 """The timing gate's decision: looks at 8, 16 and 24 pairs, a control, and one confirmation.
 
+Beyond chance is what the exact sign-flip test says: it alone spends the level, by look and by Holm.
+The studentised bound and the estimate come on top.
+
 It is given pairs by a function and knows nothing of processes: the simulation in
 `benchmarks/gate_power.py` runs this very code.
 """
@@ -9,11 +12,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from .. import units
-from ..statistics import CONFIDENCE, trimmed
+from ..statistics import CONFIDENCE, fenced
 from .evidence import Evidence, holm
 from .rules import Rules, check_power
 from .verdicts import Judged, Verdict
@@ -27,7 +30,7 @@ FEWEST_CONTROLS = 2
 @dataclass
 class Series:
     """Of one cell and metric: seconds of base and head, a pair for each two processes, and
-    log-ratios of two processes of the base (the A/A control)."""
+    log-ratios of two processes of the same arm (the A/A control)."""
 
     pairs: list[tuple[float, float]] = field(default_factory=list)
     controls: list[float] = field(default_factory=list)
@@ -62,6 +65,17 @@ class Take(Protocol):
     def __call__(self, pairs: int, keys: Sequence[Key]) -> Batch: ...
 
 
+@dataclass(frozen=True)
+class Look:
+    """When is judged, and at which level. family: the hypotheses that share the level by Holm; None
+    where each has it for itself."""
+
+    pairs: int
+    alpha: float
+    family: int | None
+    last: bool
+
+
 def decide(take: Take, keys: Sequence[Key], rules: Rules) -> list[Judged]:
     """Take pairs until every key has a verdict or the looks are used up; confirm every FAIL.
 
@@ -69,61 +83,65 @@ def decide(take: Take, keys: Sequence[Key], rules: Rules) -> list[Judged]:
     """
     check_power(rules, len(keys))
     held = {key: Series() for key in keys}
+    spent = zip(rules.looks, rules.alphas, strict=True)
+    looks = [Look(pairs, a, len(keys), pairs == rules.looks[-1]) for pairs, a in spent]
+    found = _followed(take, held, looks, rules)
+    failing = [key for key, row in found.items() if row.verdict is Verdict.FAIL and _tested(row)]
+    if failing:
+        anew = {key: Series(controls=list(held[key].controls)) for key in failing}
+        looks = [Look(n, rules.alpha, None, n == rules.looks[-1]) for n in rules.looks]
+        again = _followed(take, anew, looks, rules)
+        found |= {key: _confirmed(found[key], row) for key, row in again.items()}
+    return [found[key] for key in keys]
+
+
+def _followed(
+    take: Take, held: dict[Key, Series], looks: Sequence[Look], rules: Rules
+) -> dict[Key, Judged]:
+    """Verdicts of all keys, each as early as the looks give it. The pairs go into `held`."""
     found: dict[Key, Judged] = {}
     taken = 0
-    for count, alpha in zip(rules.looks, rules.alphas, strict=True):
-        left = [key for key in keys if key not in found]
+    for look in looks:
+        left = [key for key in held if key not in found]
         if not left:
             break
-        batch = take(count - taken, left)
-        taken = count
+        batch = take(look.pairs - taken, left)
+        taken = look.pairs
         for key in left:
             held[key].add(batch.series.get(key, Series()))
         if batch.stopped:
-            found |= {key: _row(key, Verdict.NO_VERDICT, held[key], batch.stopped) for key in left}
-            break
+            return found | {
+                key: _row(key, Verdict.NO_VERDICT, held[key], batch.stopped) for key in left
+            }
         found |= {
             key: _row(key, batch.broken[key[0]][0], held[key], batch.broken[key[0]][1])
             for key in left
             if key[0] in batch.broken
         }
-        left = [key for key in left if key not in found]
-        found |= _look(held, left, len(keys), alpha, rules, last=count == rules.looks[-1])
-    failing = [
-        key for key in keys if found[key].verdict is Verdict.FAIL and "p" in found[key].values
-    ]
-    if failing:
-        found |= _confirmed(take, failing, found, rules)
-    return [found[key] for key in keys]
+        found |= _judged({key: held[key] for key in left if key not in found}, look, rules)
+    return found
 
 
-def _look(
-    held: Mapping[Key, Series],
-    keys: Sequence[Key],
-    family: int,
-    alpha: float,
-    rules: Rules,
-    *,
-    last: bool,
-) -> dict[Key, Judged]:
-    """Verdicts after one look, of those keys that have one."""
-    known = {key: Evidence.of(held[key].logs) for key in keys if len(held[key].pairs) >= FEWEST}
-    adjusted = holm({key: evidence.p for key, evidence in known.items()}, family)
+def _judged(held: Mapping[Key, Series], look: Look, rules: Rules) -> dict[Key, Judged]:
+    """Verdicts of one look, of those keys that have one."""
+    known = {key: Evidence.of(s.logs) for key, s in held.items() if len(s.pairs) >= FEWEST}
+    adjusted = {key: evidence.p for key, evidence in known.items()}
+    if look.family is not None:
+        adjusted = holm(adjusted, look.family)
     found = {}
-    for key in keys:
-        series = held[key]
+    for key, series in held.items():
         if key not in known:
-            if last:
+            if look.last:
                 reason = f"too few pairs: {len(series.pairs)}, {FEWEST} at least can fail"
                 found[key] = _row(key, Verdict.NO_VERDICT, series, reason)
             continue
         evidence, tolerance = known[key], rules.tolerance[key[1]]
-        verdict, rule = _verdict(evidence, adjusted[key], alpha, series, key[1], rules)
+        verdict, rule = _verdict(evidence, adjusted[key], look.alpha, series, key[1], rules)
         doubt = control_doubt(series.controls, tolerance)
-        if doubt and (last or verdict is not Verdict.INCONCLUSIVE):
+        if doubt and (look.last or verdict is not Verdict.INCONCLUSIVE):
             verdict, rule = Verdict.NO_VERDICT, doubt
-        if last or verdict not in (Verdict.INCONCLUSIVE, Verdict.NO_VERDICT):
-            found[key] = _row(key, verdict, series, rule, evidence, alpha, adjusted[key])
+        if look.last or verdict not in (Verdict.INCONCLUSIVE, Verdict.NO_VERDICT):
+            found[key] = _row(key, verdict, series, rule, evidence, look.alpha, adjusted[key])
     return found
 
 
@@ -135,7 +153,8 @@ def _verdict(
     limit, estimate, high = math.log1p(tolerance), evidence.mean.centre, evidence.high(alpha)
     base, head = series.medians
     allowed, level = units.percent(tolerance), f"{1 - alpha:.1%}"
-    if adjusted <= alpha and estimate > limit and head - base > floor:
+    beyond = adjusted <= alpha and evidence.low(rules.alpha) > 0
+    if beyond and estimate > limit and head - base > floor:
         return Verdict.FAIL, (
             f"slower beyond chance (adjusted p {adjusted:.2g} <= {alpha:g}) and by more than "
             f"{allowed} and {units.microseconds(floor)}"
@@ -150,48 +169,36 @@ def _verdict(
 
 
 def control_doubt(controls: Sequence[float], tolerance: float) -> str:
-    """Why the A/A control, base against base, discredits the job; "" if it does not."""
+    """Why the A/A control, the same code against itself, discredits the job; "" if it does not."""
     if len(controls) < FEWEST_CONTROLS:
-        return f"no A/A control: {len(controls)} of {FEWEST_CONTROLS} pairs of base processes"
-    mean, limit = trimmed(controls), math.log1p(tolerance)
+        return f"no A/A control: {len(controls)} of {FEWEST_CONTROLS} pairs of the same arm"
+    mean, limit = fenced(controls), math.log1p(tolerance)
     width = mean.reach(CONFIDENCE)
-    told = f"base against base differs by {_change(mean.centre)}, ±{_change(width)[1:]}"
-    if abs(mean.centre) > limit / 2:
+    told = f"the same arm twice differs by {_change(mean.centre)}, ±{_change(width)[1:]}"
+    if abs(mean.centre) > max(limit / 2, width):
         return f"A/A control out of bounds: {told}; more than half of {units.percent(tolerance)}"
     if width > limit:
         return f"A/A control too wide: {told}; wider than {units.percent(tolerance)}"
     return ""
 
 
-def _confirmed(
-    take: Take, keys: Sequence[Key], found: Mapping[Key, Judged], rules: Rules
-) -> dict[Key, Judged]:
-    """The failing keys again, on processes of their own: a FAIL stands if it is found anew."""
-    batch, rows = take(rules.confirm, keys), {}
-    for key in keys:
-        series, first = batch.series.get(key, Series()), found[key]
-        if batch.stopped or key[0] in batch.broken or len(series.pairs) < FEWEST:
-            reason = batch.stopped or batch.broken.get(key[0], ("", "too few pairs"))[1]
-            rows[key] = _again(first, Verdict.NO_VERDICT, f"could not be confirmed: {reason}", {})
-            continue
-        evidence = Evidence.of(series.logs)
-        again = _verdict(evidence, evidence.p, rules.alpha, series, key[1], rules)[0]
-        change = _change(evidence.mean.centre)
-        values = {"confirmation": evidence.mean.centre, "confirmation_p": evidence.p}
-        if again is Verdict.FAIL:
-            told = f"{first.rule}; confirmed by {len(series.pairs)} new pairs ({change})"
-            rows[key] = _again(first, Verdict.FAIL, told, values)
-        else:
-            told = f"failed once, and not again in {len(series.pairs)} new pairs ({change})"
-            rows[key] = _again(first, Verdict.INCONCLUSIVE, told, values)
-    return rows
+def _tested(row: Judged) -> bool:
+    """Whether a row rests on pairs, and not on a head that does not run."""
+    return "p" in row.values
 
 
-def _again(first: Judged, verdict: Verdict, rule: str, values: dict[str, float]) -> Judged:
-    return Judged(
-        first.cell, first.metric, verdict, first.before, first.after, first.change, rule,
-        {**first.values, **values},
-    )  # fmt: skip
+def _confirmed(first: Judged, again: Judged) -> Judged:
+    """A FAIL and what the same looks said on processes of their own: it stands if found anew."""
+    told = f"{again.values['pairs']} new pairs ({again.change})"
+    if again.verdict is Verdict.FAIL:
+        told = f"confirmed by {told}" if _tested(again) else again.rule
+        verdict, rule = Verdict.FAIL, f"{first.rule}; {told}"
+    elif again.verdict is Verdict.NO_VERDICT:
+        verdict, rule = Verdict.NO_VERDICT, f"could not be confirmed: {again.rule}"
+    else:
+        verdict, rule = Verdict.INCONCLUSIVE, f"failed once, and not again in {told}"
+    values = {f"confirmation_{name}": value for name, value in again.values.items()}
+    return replace(first, verdict=verdict, rule=rule, values={**first.values, **values})
 
 
 def _row(
@@ -214,8 +221,7 @@ def _row(
         change = f"{_change(evidence.mean.centre)} ({_change(low)} to {_change(high)})"
         values |= {
             "log_ratio": evidence.mean.centre, "low": low, "high": high, "alpha": alpha,
-            "hodges_lehmann": evidence.middle, "p": evidence.p, "p_student": evidence.p_student,
-            "p_flip": evidence.p_flip, "p_adjusted": adjusted,
+            "hodges_lehmann": evidence.middle, "p": evidence.p, "p_adjusted": adjusted,
         }  # fmt: skip
     return Judged(
         cell, f"{metric} ms", verdict, units.milliseconds(base), units.milliseconds(head), change,

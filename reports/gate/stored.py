@@ -11,7 +11,7 @@ from .. import files, units
 from ..names import ran
 from ..record import Cell, Record, RecordError
 from ..sameness import other_machine
-from ..statistics import Trimmed, trimmed
+from ..statistics import Mean, trimmed
 from ..summary import baseline, by_round
 from . import exact
 from .evidence import holm, quantile, tail
@@ -68,10 +68,10 @@ def compare(base: Record, head: Record, rules: Rules, subject: str) -> Gate:
     return gate
 
 
-def _tests(base: Record, head: Record, *, absolute: bool) -> dict[tuple[str, str], Trimmed | None]:
+def _tests(base: Record, head: Record, *, absolute: bool) -> dict[tuple[str, str], Mean | None]:
     """By cell and metric: by how much the logarithm grew, None from too few rounds."""
     theirs = {_key(cell): cell for cell in head.cells if not cell.error}
-    found: dict[tuple[str, str], Trimmed | None] = {}
+    found: dict[tuple[str, str], Mean | None] = {}
     for cell in base.cells:
         other = theirs.get(_key(cell))
         if other is None or cell.error or other.fallback != cell.fallback:
@@ -104,7 +104,7 @@ def _logs(cell: Cell) -> list[float]:
     return [math.log(s) for s in by_round(cell, lambda sample: sample.latency).values()]
 
 
-def _difference(before: Sequence[float], after: Sequence[float]) -> Trimmed | None:
+def _difference(before: Sequence[float], after: Sequence[float]) -> Mean | None:
     """After minus before, both trimmed means, with Welch's degrees of freedom, rounded down."""
     if min(len(before), len(after)) < FEWEST:
         return None
@@ -115,12 +115,12 @@ def _difference(before: Sequence[float], after: Sequence[float]) -> Trimmed | No
     if error:
         spread = parts[0] ** 2 / left.freedom + parts[1] ** 2 / right.freedom
         freedom = max(1, int(error**4 / spread))
-    return Trimmed(right.centre - left.centre, error, freedom)
+    return Mean(right.centre - left.centre, error, freedom)
 
 
 def _row(
     key: tuple[str, str],
-    found: Trimmed,
+    found: Mean,
     adjusted: float,
     tolerance: float,
     base: Record,

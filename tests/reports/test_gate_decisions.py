@@ -34,7 +34,7 @@ class Bench:
         logs = [self.random.gauss(self.effect, self.noise) for _ in range(pairs)]
         if len(self.calls) == 1:
             logs[0] += self.outlier
-        controls = [self.random.gauss(0, self.control) for _ in range(pairs // 2)]
+        controls = [self.random.gauss(0, self.control) for _ in range(pairs)]
         return Series([(self.seconds, self.seconds * math.exp(log)) for log in logs], controls)
 
 
@@ -59,7 +59,7 @@ def test_a_slow_down_fails_and_is_confirmed_once() -> None:
     assert row.verdict is Verdict.FAIL
     assert bench.calls == [8, 8]
     assert "confirmed by 8 new pairs" in row.rule
-    assert row.values["confirmation"] == pytest.approx(0.10, abs=0.02)
+    assert row.values["confirmation_log_ratio"] == pytest.approx(0.10, abs=0.02)
 
 
 def test_swapped_arms_improve() -> None:
@@ -77,7 +77,48 @@ def test_a_fail_that_does_not_come_again_is_no_fail() -> None:
 
     (row,) = decide(take, [KEY], rules())
     assert row.verdict is Verdict.INCONCLUSIVE
-    assert "not again" in row.rule
+    assert "not again in 8 new pairs" in row.rule
+
+
+def test_a_fail_that_comes_again_unclearly_is_confirmed_by_more_pairs() -> None:
+    bench = Bench(0.10)
+
+    def take(pairs: int, keys: Sequence[Key]) -> Batch:
+        bench.noise = 0.2 if len(bench.calls) == 1 else 0.01
+        return bench(pairs, keys)
+
+    (row,) = decide(take, [KEY], rules())
+    assert row.verdict is Verdict.FAIL
+    assert bench.calls == [8, 8, 8], "8 fail, the next 8 are too noisy, 16 confirm"
+    assert "confirmed by 16 new pairs" in row.rule
+
+
+def test_a_head_that_breaks_in_the_confirmation_fails() -> None:
+    bench = Bench(0.10)
+
+    def take(pairs: int, keys: Sequence[Key]) -> Batch:
+        broken = {KEY[0]: (Verdict.FAIL, "head fails: OutOfMemoryError")}
+        return Batch(broken=broken) if bench.calls else bench(pairs, keys)
+
+    (row,) = decide(take, [KEY], rules())
+    assert row.verdict is Verdict.FAIL
+    assert "OutOfMemoryError" in row.rule
+
+
+@pytest.mark.parametrize("slower", [0.0, 0.0953])
+def test_processes_of_two_modes_neither_fail_nor_hide(slower: float) -> None:
+    modes = random.Random(0)
+
+    def take(pairs: int, keys: Sequence[Key]) -> Batch:
+        def second() -> float:
+            return 0.1 * (1.125 if modes.random() < 0.5 else 1.0) * math.exp(modes.gauss(0, 0.01))
+
+        times = [(second(), second() * math.exp(slower)) for _ in range(pairs)]
+        controls = [math.log(second() / second()) for _ in range(pairs)]
+        return Batch({key: Series(times, controls) for key in keys})
+
+    (row,) = decide(take, [KEY], rules())
+    assert (row.verdict is Verdict.FAIL) == (slower > 0)
 
 
 def test_what_is_not_clear_takes_more_pairs_and_stays_open() -> None:

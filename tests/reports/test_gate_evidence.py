@@ -20,7 +20,7 @@ from tpprof.reports.gate.evidence import (
     tail,
 )
 from tpprof.reports.gate.schedule import blocks
-from tpprof.reports.statistics import Trimmed
+from tpprof.reports.statistics import Mean, fenced
 
 
 def draws(count: int, mean: float = 0.0, seed: int = 0) -> list[float]:
@@ -56,7 +56,8 @@ def test_clipping_depends_on_sizes_alone() -> None:
     values = draws(16, seed=3)
     flipped = [-value if n % 3 else value for n, value in enumerate(values)]
     assert [abs(v) for v in clipped(values)] == [abs(v) for v in clipped(flipped)]
-    assert clipped([0.1] * 7 + [0.7]) == [0.1] * 8
+    assert clipped([0.1] * 7 + [-0.7]) == [0.1] * 7 + [-0.1]
+    assert clipped(calm := [0.1, -0.2, 0.3, -0.4]) == calm
 
 
 @pytest.mark.parametrize("freedom", [1, 3, 5, 15])
@@ -64,18 +65,24 @@ def test_clipping_depends_on_sizes_alone() -> None:
 def test_quantiles_and_tails_are_students(freedom: int, alpha: float) -> None:
     t = quantile(freedom, alpha)
     assert t == pytest.approx(stats.t.isf(alpha, freedom), rel=1e-8)
-    assert tail(Trimmed(t, 1.0, freedom)) == pytest.approx(alpha)
-    assert tail(Trimmed(-t, 1.0, freedom)) == pytest.approx(1 - alpha)
+    assert tail(Mean(t, 1.0, freedom)) == pytest.approx(alpha)
+    assert tail(Mean(-t, 1.0, freedom)) == pytest.approx(1 - alpha)
 
 
-def test_the_mean_is_yuens() -> None:
-    values = draws(16, 0.4)
-    theirs = stats.ttest_1samp(values, 0.0)  # untrimmed: another statistic, the same direction
+def test_without_wild_values_the_bound_is_students() -> None:
+    values = [math.copysign(1.0, value) + 0.1 * value for value in draws(16, 0.4)]
     evidence = Evidence.of(values)
-    assert evidence.mean.centre == pytest.approx(stats.trim_mean(values, 0.2))
-    assert (evidence.p_student < 0.5) == (theirs.statistic > 0)
-    yuen = stats.ttest_ind(values, [0.0, 1e-12] * 50, trim=0.2, equal_var=False)
-    assert evidence.p_student == pytest.approx(yuen.pvalue / 2, rel=1e-3)
+    theirs = stats.ttest_1samp(values, 0.0, alternative="greater")
+    assert evidence.mean.centre == pytest.approx(np.mean(values))
+    assert evidence.low(0.01) == pytest.approx(theirs.confidence_interval(0.99).low)
+    assert tail(evidence.mean) == pytest.approx(theirs.pvalue)
+
+
+def test_wild_values_are_pulled_in_to_the_fences() -> None:
+    values = draws(16, 0.4)
+    first, third = np.percentile(values, [25, 75])
+    fence = third + 1.5 * (third - first)
+    assert fenced([*values[1:], fence]) == fenced([*values[1:], 50.0]) != fenced(values)
 
 
 def test_swapped_arms_turn_the_sign() -> None:
@@ -108,4 +115,4 @@ def test_blocks_balance_the_arms_and_the_drift() -> None:
     assert len(pairs) == 8
     broken = listed[0].pairs([1.0, None, 1.0, 2.0])
     assert broken == [(2.0, 1.0)]
-    assert listed[0].controls([None, 1.0, 1.0, 1.0]) == []
+    assert listed[0].controls([None, 1.0, 2.0, 1.0]) == [math.log(2)], "the head's alone"
