@@ -13,7 +13,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from .. import units
 from ..statistics import CONFIDENCE, fenced
@@ -141,7 +141,9 @@ def _judged(held: Mapping[Key, Series], look: Look, rules: Rules) -> dict[Key, J
         if doubt and (look.last or verdict is not Verdict.INCONCLUSIVE):
             verdict, rule = Verdict.NO_VERDICT, doubt
         if look.last or verdict not in (Verdict.INCONCLUSIVE, Verdict.NO_VERDICT):
-            found[key] = _row(key, verdict, series, rule, evidence, look.alpha, adjusted[key])
+            row = _row(key, verdict, series, rule, evidence, look.alpha, adjusted[key])
+            row.values.update(tolerance=tolerance, log_ratios=series.logs)
+            found[key] = row
     return found
 
 
@@ -212,7 +214,7 @@ def _row(
 ) -> Judged:
     cell, metric = key
     base, head = series.medians if series.pairs else (None, None)
-    values: dict[str, float | int | None] = {
+    values: dict[str, Any] = {
         "base_seconds": base, "head_seconds": head, "pairs": len(series.pairs),
     }  # fmt: skip
     change = units.NA

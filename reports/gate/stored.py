@@ -140,7 +140,10 @@ def _row(
         verdict, rule = Verdict.INCONCLUSIVE, f"neither a loss of {allowed} nor its absence"
     before, after = (_shown(record, key) for record in (base, head))
     change = f"{_change(found.centre)} ({_change(low)} to {_change(high)})"
-    values = {"log_ratio": found.centre, "low": low, "high": high, "p_adjusted": adjusted}
+    values = {
+        "log_ratio": found.centre, "low": low, "high": high, "p_adjusted": adjusted,
+        "tolerance": tolerance,
+    }  # fmt: skip
     return Judged(*key, verdict, before, after, change, rule, values)
 
 

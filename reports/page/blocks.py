@@ -18,12 +18,13 @@ LINE = 30  # characters of a text that stays on one line of a table
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a table: its text, the number by which the column is sorted, and how many columns
-    it takes."""
+    """A field of a table: its text, the number by which the column is sorted, how many columns it
+    takes, and its tone (good, warned or bad)."""
 
     text: str
     number: float | None = None
     span: int = 1
+    tone: str = ""
 
     @property
     def long(self) -> bool:
@@ -79,10 +80,13 @@ class Figure:
 @dataclass(frozen=True)
 class Section:
     """A part of the page: what stands first, figures, tables, lines of text, and what is folded
-    away. link: an address and its words."""
+    away. headline: a verdict in a box, in a tone (good, warned or bad). link: an address and its
+    words."""
 
     id: str
     title: str
+    headline: str = ""
+    tone: str = ""
     lead: str = ""
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()

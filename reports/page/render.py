@@ -8,12 +8,14 @@ from pathlib import Path
 
 from .. import side, text, trust
 from ..figures.canvas import style
+from ..gate.verdicts import Gate
 from ..record import Record
 from ..subject import Subject
 from ..verdict import Verdict, verdict
 from . import raw
 from .blocks import Section
 from .compared import compared
+from .gated import gated
 from .sections import build
 
 
@@ -33,12 +35,12 @@ class Run:
 
 
 def render(
-    records: Sequence[Record], names: Sequence[str], first: Sequence[Section] = ()
+    records: Sequence[Record], names: Sequence[str], gate: Gate | None = None
 ) -> str:  # fmt: skip
     """The page for one record, or for several side by side; the same records give the same bytes.
 
-    names: what each record is called, in the order of `records`. first: sections that are not of
-    one record, above all others.
+    names: what each record is called, in the order of `records`. gate: its verdicts, above all
+    others; a gate alone needs no record.
     """
     import jinja2
 
@@ -54,11 +56,13 @@ def render(
             for number, (subject, name) in enumerate(zip(subjects, names, strict=True))
         ]
         beside = [compared(subjects, names)] if len(runs) > 1 else []
+        judged = [gated(gate)] if gate else []
+    title = ", ".join(names) if len(runs) != 1 else records[0].model.name
     return environment.get_template("page.html.j2").render(
-        runs=runs, first=[*first, *beside],
+        runs=runs, first=[*judged, *beside],
         warnings=side.warnings(records, names) if len(runs) > 1 else [],
         css=_source("page.css"), script=_source("page.js"),
-        title=", ".join(names) if len(runs) > 1 else records[0].model.name,
+        title=title or "regression gate",
     )  # fmt: skip
 
 

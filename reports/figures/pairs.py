@@ -1,0 +1,71 @@
+"""What a gate measured: every pair of processes, the estimate with its bounds, the tolerance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..gate.verdicts import Gate, Judged, Verdict
+from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, left_out, place, short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST = 24  # rows in one chart
+STEP = 0.52  # inches for each of them
+COLOURS = {
+    Verdict.FAIL: SERIES[1], Verdict.NO_VERDICT: SERIES[7], Verdict.INCONCLUSIVE: SERIES[4],
+    Verdict.IMPROVED: SERIES[2], Verdict.PASS: SERIES[2],
+}  # fmt: skip
+
+
+def chart(gate: Gate) -> Chart | None:
+    """By how much each metric changed, in percent; right of the dashed line is a regression."""
+    known = [row for row in gate.rows if "log_ratio" in row.values]
+    listed = known[:MOST]
+    if not listed:
+        return None
+    drawn = Chart(
+        "gate", "Change of time",
+        "Change of each time that was judged, with its bounds and the tolerance.",
+        blank(0.35 + STEP * len(listed) + 0.5),
+        note=left_out(len(listed), len(known), "metrics"),
+    )  # fmt: skip
+    axes = place(drawn.figure, 0.15, 0.45, 0.2, 0.35)
+    seen = list(dict.fromkeys(row.verdict for row in listed))
+    entries = [(verdict.value, COLOURS.get(verdict, MUTED)) for verdict in seen]
+    key(
+        drawn.figure, [*entries, ("one pair", MUTED), ("tolerance", INK)], top=0.14,
+        marks=[*"●" * len(entries), "·", "╎"],
+    )  # fmt: skip
+    for place_, row in enumerate(listed):
+        _row(drawn, axes, row, -(place_ + 0.7) * STEP)
+    axes.axvline(0, color=MUTED, linewidth=0.8)
+    axes.set_ylim(-len(listed) * STEP, 0)
+    axes.set_yticks([])
+    axes.grid(visible=True, axis="x")
+    axes.margins(x=0.06)
+    axes.set_xlabel("change, % (right: slower)")
+    return drawn
+
+
+def _row(drawn: Chart, axes: Axes, row: Judged, height: float) -> None:
+    colour, values = COLOURS.get(row.verdict, MUTED), row.values
+    pairs = _percent(values.get("log_ratios", []))
+    axes.plot(pairs, [height] * len(pairs), "|", color=colour, markersize=6, alpha=0.5)
+    axes.plot(_percent([values["low"], values["high"]]), [height] * 2, color=colour, linewidth=2)
+    (point,) = axes.plot(_percent([values["log_ratio"]]), [height], "o", color=colour, markersize=7)
+    drawn.tip(point, f"{row.cell}, {row.metric}: {row.change}; {row.verdict.value}")
+    limit = 100 * values["tolerance"]
+    axes.plot([limit] * 2, [height - 0.1, height + 0.1], "--", color=INK, linewidth=1)
+    axes.axhline(height - 0.3 * STEP, color=GRID, linewidth=0.6)
+    words = f"{short(row.cell, 34)}, {row.metric.removesuffix(' ms')}"
+    axes.annotate(
+        words, (0, height + 0.12), xycoords=("axes fraction", "data"), fontsize=9.2, color=INK,
+        va="bottom",
+    )  # fmt: skip
+
+
+def _percent(logs: Sequence[float]) -> list[float]:
+    return [100 * math.expm1(log) for log in logs]
