@@ -13,6 +13,7 @@ from .options import Format, fail
 if TYPE_CHECKING:
     import pandas
 
+    from ..reports.gate.verdicts import Gate
     from ..reports.record import Record
 
 
@@ -85,15 +86,17 @@ def _framed(records: Sequence[Record], names: Sequence[str]) -> pandas.DataFrame
 
 
 def write(
-    records: Sequence[Record], names: Sequence[str], html: Path | None, figures: Path | None
+    records: Sequence[Record], names: Sequence[str], html: Path | None,
+    figures: Path | None = None, gate: Gate | None = None,
 ) -> None:  # fmt: skip
-    """Write the page, and the figures of each record; says where on stderr."""
+    """Write the page, with what a gate found above all, and the figures of each record; says where
+    on stderr."""
     try:
         if html is not None:
             from ..reports.page.render import render
 
             html.parent.mkdir(parents=True, exist_ok=True)
-            html.write_text(render(records, names), encoding="utf-8")
+            html.write_text(render(records, names, gate), encoding="utf-8")
             print(f"report: {html}", file=sys.stderr)
         if figures is not None:
             from ..reports.figures.gallery import save_all, save_beside

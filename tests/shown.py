@@ -9,6 +9,7 @@ from made import PARTS, cell, record, sample, work
 from PIL import Image
 
 from tpprof.reports.derived import Bandwidth, Peaks
+from tpprof.reports.gate.verdicts import Gate, Judged, Verdict
 from tpprof.reports.record import Activity, Cell, Part, Record, Telemetry
 from tpprof.reports.selection import Kept, Picture, Region
 
@@ -104,3 +105,19 @@ def _cell(
         visual_per_layer=visual, tokens_per_layer=[count + 60 for count in visual],
         parts=[*PARTS[:2], Part(phase="prefill", part="layer", index=1), *PARTS[3:]],
     )  # fmt: skip
+
+
+def judged(called: str) -> Gate:
+    """A gate over cells of that name: a count that grew, and a time of every verdict."""
+    grown = Judged(called, "FLOPs", Verdict.FAIL, "10", "11", "+10.0 %", "an increase fails")
+    same = Judged(called, "operators", Verdict.PASS, "7", "7", "0", "equal")
+    timed = [
+        Judged(
+            called, f"{verdict.value} ms", verdict, "100.0", "105.0", f"+{place} %",
+            f"rule {called}",
+            {"log_ratio": place / 50, "low": place / 60, "high": place / 40, "tolerance": 0.05,
+             "log_ratios": [place / 30, place / 70]},
+        )
+        for place, verdict in enumerate((Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.NO_VERDICT))
+    ]  # fmt: skip
+    return Gate("timing", f"base -> {called}", [grown, same, *timed], [f"a note, {called}"])

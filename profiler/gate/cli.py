@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from ...reports.gate.snapshot import Subject
+from .. import printing
 from ..options import fail
 from .options import (
     AcceptOption,
     ConfigOption,
+    HtmlOption,
     JsonOption,
     JUnitOption,
     MetricOption,
@@ -31,6 +33,7 @@ from .options import (
 if TYPE_CHECKING:
     from ...reports.gate.config import Config
     from ...reports.gate.verdicts import Gate
+    from ...reports.record import Record
     from ..rounds import Progress
     from .ab import Asked
 
@@ -62,6 +65,7 @@ def check(
     json: JsonOption = None,
     junit: JUnitOption = None,
     summary: SummaryOption = None,
+    html: HtmlOption = None,
 ) -> None:
     """The exact gate: count tokens, FLOPs, bytes and operators again. No GPU needed."""
     from . import check as exact_gate
@@ -69,8 +73,9 @@ def check(
     if not update and (subject is not None or memory is not None):
         fail("the baseline says what is counted; METHODs and their options go with --update")
     accept, judge = exact_gate.update, exact_gate.check
+    printing.can_write(html, None, [baseline])
     gate = accept(baseline, subject, memory) if update else judge(baseline)
-    finish(gate, json, junit, summary)
+    finish(gate, json, junit, summary, html)
 
 
 @app.command()
@@ -89,14 +94,16 @@ def ab(
     json: JsonOption = None,
     junit: JUnitOption = None,
     summary: SummaryOption = None,
+    html: HtmlOption = None,
 ) -> None:
     """The timing gate: base and head in the same job, in pairs of fresh processes (ABBA)."""
     from .ab import ab as timing_gate
 
     asked = asked_of(subject, base, head, config, out, metric, tolerance, pairs, requests)
     asked = replace(asked, accept_counts=accept_counts)
+    printing.can_write(html, None, [asked.out])
     gate = measured(asked.out, lambda tell: timing_gate(asked, tell))
-    finish(gate, json, junit, summary)
+    finish(gate, json, junit, summary, html)
 
 
 @app.command()
@@ -109,6 +116,7 @@ def compare(
     json: JsonOption = None,
     junit: JUnitOption = None,
     summary: SummaryOption = None,
+    html: HtmlOption = None,
 ) -> None:
     """Judge two saved records: counts exactly, time by the speed-ups over vanilla in each."""
     from ...reports.gate import stored
@@ -118,8 +126,9 @@ def compare(
     for path in (base, head):
         if not path.exists() and not path.with_suffix(".jsonl").exists():
             fail(f"{path}: no such record")
+    printing.can_write(html, None, [base, head])
     gate = stored.compare_files(base, head, rules, accept_counts=accept_counts)
-    finish(gate, json, junit, summary)
+    finish(gate, json, junit, summary, html, [base, head])
 
 
 @app.command()
@@ -223,8 +232,14 @@ def measured(out: Path, work: Callable[[Progress], Result]) -> Result:
         raise typer.Exit(143 if isinstance(stopped, Terminated) else 130) from None
 
 
-def finish(gate: Gate, json: Path | None, junit: Path | None, summary: Path | None) -> None:
-    """Tell what was found in all the ways that were asked for; end with the gate's code."""
+def finish(
+    gate: Gate, json: Path | None, junit: Path | None, summary: Path | None, html: Path | None,
+    files: Sequence[Path] = (),
+) -> None:  # fmt: skip
+    """Tell what was found in all the ways that were asked for; end with the gate's code.
+
+    files: records that were judged, and follow on the page if they can be read.
+    """
     from ...reports.formats import console
     from ...reports.gate import told
 
@@ -234,7 +249,22 @@ def finish(gate: Gate, json: Path | None, junit: Path | None, summary: Path | No
             write(path, content(gate))
     if summary is not None:
         told.append_summary(gate, summary)
+    if html is not None:
+        printing.write(*readable(files), html, gate=gate)
     raise typer.Exit(gate.code)
+
+
+def readable(files: Sequence[Path]) -> tuple[list[Record], list[str]]:
+    """Records and what they are called; none where one of them cannot be read, which the gate
+    says."""
+    from ...reports import files as saved
+    from ...reports import side
+    from ...reports.record import RecordError
+
+    try:
+        return [saved.load(file) for file in files], side.names_of(files)
+    except RecordError:
+        return [], []
 
 
 def write(path: Path, content: bytes) -> None:

@@ -56,6 +56,7 @@ AcceptOption = Annotated[
 ]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write all that was found.")]
 JUnitOption = Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML.")]
+HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write a page with the verdicts.")]
 SummaryOption = Annotated[
     Path | None, typer.Option("--summary", help="Append Markdown ($GITHUB_STEP_SUMMARY).")
 ]

@@ -13,6 +13,10 @@ TONES = {
     Verdict.FAIL: "bad", Verdict.NO_VERDICT: "warned", Verdict.INCONCLUSIVE: "warned",
     Verdict.ACCEPTED: "good", Verdict.IMPROVED: "good", Verdict.PASS: "good",
 }  # fmt: skip
+TITLES = {
+    "exact": "Counts against the baseline", "timing": "Head against base, timed",
+    "stored": "Head against base, two records",
+}  # fmt: skip
 HEADINGS = ["cell", "metric", "verdict", "by which rule", "before", "after", "change"]
 
 
@@ -22,7 +26,7 @@ def gated(gate: Gate) -> Section:
     quiet = [row for row in gate.rows if row.verdict not in told.LOUD]
     chart = pairs.chart(gate)
     return Section(
-        id="gate", title=f"Regression gate: {gate.kind}", headline=told.headline(gate),
+        id="gate", title=TITLES[gate.kind], headline=told.headline(gate),
         tone=TONES[gate.verdict],
         figures=[Figure.of(chart, "all")] if chart else [],
         tables=[_table(loud)] if loud else [],

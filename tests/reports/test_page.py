@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import html.parser
+import math
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,10 +13,13 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 from made import cell, record
-from shown import HOSTILE, full, hostile
+from shown import HOSTILE, full, hostile, judged
 
 from tpprof.reports import side
-from tpprof.reports.figures import gallery, kept
+from tpprof.reports.figures import gallery, kept, pairs
+from tpprof.reports.gate import told
+from tpprof.reports.gate.verdicts import Gate
+from tpprof.reports.page.gated import TITLES
 from tpprof.reports.page.render import render
 from tpprof.reports.page.sections import build
 from tpprof.reports.record import Record
@@ -132,6 +136,43 @@ def test_every_picture_of_a_page_is_xml() -> None:
     assert len(found) > 20
     for picture in found:
         ElementTree.fromstring(picture)
+
+
+def test_a_gate_stands_above_the_records() -> None:
+    parsed = Parsed(render([full(), hostile()], ["base", "head"], judged("mine")))
+    titles = [
+        title for title in parsed.text.split("\n") if title in ("Side by side", *TITLES.values())
+    ]
+    assert titles == [TITLES["timing"], "Side by side"]
+
+
+def test_a_gate_alone_is_a_page() -> None:
+    gate = judged(HOSTILE[0])
+    page = render([], [], gate)
+    assert page == render([], [], gate)
+    parsed = Parsed(page)
+    tones = [given.get("class") for tag, given in parsed.elements if tag in ("div", "td")]
+    assert "verdict bad" in tones, "the headline"
+    assert tones.count("word bad") == 1, "the row that fails"
+    assert told.headline(gate) in parsed.text
+    for row in gate.rows:
+        assert row.rule in parsed.text
+    assert all("onerror" not in given for _, given in parsed.elements)
+
+
+def test_a_chart_holds_every_pair_of_every_time() -> None:
+    gate = judged("mine")
+    chart = pairs.chart(gate)
+    assert chart is not None
+    timed = [row for row in gate.rows if row.values]
+    drawn = [list(line.get_xdata()) for line in chart.figure.axes[0].lines]
+    for row in timed:
+        logs = row.values["log_ratios"]
+        assert [pytest.approx(100 * (math.exp(log) - 1)) for log in logs] in drawn
+    assert all(row.change in tip for row, tip in zip(timed, chart.tips.values(), strict=True))
+    many = Gate("timing", "", timed * 20)
+    assert pairs.chart(many).note == f"The first {pairs.MOST} of {20 * len(timed)} metrics."
+    assert pairs.chart(Gate("exact", "", [row for row in gate.rows if not row.values])) is None
 
 
 def test_cells_beyond_the_twelfth_are_told_and_not_drawn() -> None:

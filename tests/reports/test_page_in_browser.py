@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from made import cell
-from shown import HOSTILE, full, hostile
+from shown import HOSTILE, full, hostile, judged
 
 from tpprof.reports.page.render import render
 from tpprof.reports.record import Record
@@ -37,7 +37,9 @@ def broken() -> Record:
     return run
 
 
-PAGES = {"full": [full], "hostile": [hostile], "two": [full, hostile], "broken": [broken]}
+PAGES = {
+    "full": [full], "hostile": [hostile], "two": [full, hostile], "broken": [broken], "gate": [],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name, makers in PAGES.items():
         path = Path(folder) / f"{name}.html"
         records = [make() for make in makers]
-        path.write_text(render(records, [HOSTILE[0], HOSTILE[3]][: len(records)]))
+        gate = None if records else judged(HOSTILE[0])
+        path.write_text(render(records, [HOSTILE[0], HOSTILE[3]][: len(records)], gate))
         found[name] = path.as_uri()
     return found
 
