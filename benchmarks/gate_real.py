@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tpprof.methods.core.ledger import Policy
 from tpprof.profiler.console import progress
-from tpprof.profiler.gate.ab import Asked, ab
+from tpprof.profiler.gate.ab import Asked, ab, begin
 from tpprof.profiler.gate.arms import Arm
 from tpprof.profiler.gate.calibrate import calibrate, write
 from tpprof.profiler.gate.session import Session
@@ -70,7 +70,7 @@ def calibrated(options: argparse.Namespace, base: Path) -> Asked:
             methods=[CELL], model=options.model, device=options.device, attention=[POLICY],
             workload=workload, plugins=[str(base)],
         )  # fmt: skip
-        rules = Rules(tolerance={"latency": 0.25}, requests=options.requests)
+        rules = Rules(metrics=["latency"], requests=options.requests)
         write(path, subject, rules)
     config = configuration.load(path)
     if not config.calibrated:
@@ -81,7 +81,7 @@ def calibrated(options: argparse.Namespace, base: Path) -> Asked:
     print(f"{config.calibrated}: tolerance of latency {config.rules.tolerance['latency']:.1%}")
     subject = config.subject
     subject.plugins = []  # each arm brings its own
-    return Asked(str(base), str(base), subject, config.rules, options.out, Path(), ["latency"])
+    return Asked(str(base), str(base), subject, config.rules, options.out)
 
 
 def products_of(out: Path, asked: Asked, share: float) -> int:
@@ -90,8 +90,9 @@ def products_of(out: Path, asked: Asked, share: float) -> int:
     if not path.exists():
         tried = plugin(out / "tried.py", TRIED)
         arms = [Arm(n, n, plugins=(str(p),)) for n, p in (("base", asked.base), ("head", tried))]
+        journal = begin(out / "products.jsonl", ("base", "tried"), asked.subject, asked.rules)
         with progress() as tell:
-            session = Session(*arms, asked.subject, asked.rules, tell=tell)
+            session = Session(*arms, asked.subject, asked.rules, journal, tell=tell)
             session.scout("A")
             series = session(4, [(CELL, "latency")]).series[CELL, "latency"]
         base, _ = series.medians

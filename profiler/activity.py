@@ -37,6 +37,30 @@ def count(device: Any, request: Callable[[Lap], object]) -> Result:
     return analyse(trace(device, request), on_gpu=device.type == "cuda")
 
 
+def flops(request: Callable[[Lap], object]) -> dict[str, int]:
+    """Run `request` once under torch's FlopCounterMode; returns FLOPs by phase, attention dense."""
+    import torch
+    from torch.utils import flop_counter
+
+    def attention(
+        query: Any, key: Any, value: Any, *given: Any, out_shape: Any = None, **more: Any
+    ) -> int:
+        return int(formula(query, key, value))
+
+    # Of attention on the CPU it knows no formula, and counts 0.
+    formula: Any = flop_counter.sdpa_flop_count
+    kernel: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    found: dict[str, int] = {}
+    with flop_counter.FlopCounterMode(display=False, custom_mapping={kernel: attention}) as counter:
+
+        def lap(phase: str, part: str, index: int | None = None) -> None:
+            new = counter.get_total_flops() - sum(found.values())
+            found[phase] = found.get(phase, 0) + new
+
+        request(lap)
+    return {phase: count for phase, count in found.items() if count}
+
+
 def trace(device: Any, request: Callable[[Lap], object]) -> list[Event]:
     """The events of one request, in the format of chrome://tracing; every lap is a mark."""
     with tempfile.TemporaryDirectory() as folder:

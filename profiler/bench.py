@@ -141,6 +141,17 @@ class Bench:
         except Exception as error:
             cell.saved.missing["activity"] = first_line(error)
 
+    def flops(self, cell: Cell) -> None:
+        """FLOPs as torch counts them; what a compiled graph computes it does not see."""
+        if cell.runtime.name != "eager" and not cell.runtime.fallback:
+            cell.saved.missing["flops"] = f"torch counts no FLOPs under {cell.runtime.name}"
+            return
+        try:
+            counted = activity.flops(functools.partial(self.request, cell))
+            cell.saved.counted_flops = counted
+        except Exception as error:
+            cell.saved.missing["flops"] = first_line(error)
+
     def trace(self, cell: Cell, path: Path) -> None:
         """Write the Chrome trace of one request, which the profiler slows down; where it fails,
         the reason is kept."""

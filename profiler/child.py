@@ -15,12 +15,15 @@ def python(program: str, executable: str = sys.executable) -> list[str]:
     return [executable, "-c", f"import sys; sys.path = [p for p in sys.path if p]; {program}"]
 
 
-def finish(command: Sequence[str], told: bytes) -> tuple[int, str]:
+def finish(
+    command: Sequence[str], told: bytes, environment: dict[str, str] | None = None
+) -> tuple[int, str]:
     """Run a command to its end, with `told` on its stdin: its code, and "" or how it failed."""
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints
-        )
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints,
+            env=environment,
+        )  # fmt: skip
         try:
             process.communicate(told)
         finally:

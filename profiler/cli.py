@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -279,7 +280,8 @@ def _root(
 
 
 def main() -> None:
-    """Entry point: errors a user can mend become one line and exit code 2."""
+    """Entry point: errors a user can mend become one line and exit code 2. Any other one is ours,
+    and must not look like a cell that failed, or like a regression: exit code 70."""
     try:
         app()
     except KeyboardInterrupt:
@@ -291,4 +293,5 @@ def main() -> None:
 
         if isinstance(error, (InputError, RecordError)):
             fail(str(error))
-        raise
+        traceback.print_exc()
+        raise SystemExit(70) from None

@@ -37,7 +37,8 @@ class Comparison:
     """A model, a workload and the cells to measure; `record` holds what is measured so far.
 
     With a journal, each thing that becomes known is a line of it at once. With a trace, one request
-    of the first pruned method is traced into that file when the rounds are over.
+    of the first pruned method is traced into that file when the rounds are over. Without passes,
+    times are taken and nothing else: no energy, no counts of torch.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Comparison:
         runtimes: Any = self.settings.runtimes
         self.cells = make_cells(chosen, policies, runtimes, request, self.model)
         self.record = self._record(reason, command)
+        self.passes = True
         self.journal: files.Journal | None = None
         self.trace: Path | None = None
 
@@ -124,8 +126,8 @@ class Comparison:
             bench.settle(self.cells[number])
 
     def _passes(self, bench: Bench, wanted: list[int], tell: Progress) -> None:
-        """Energy of all cells, and only then what the profiler counts."""
-        for measure in (bench.energy, bench.activity):
+        """Energy of all cells, and only then what torch counts, which slows it down."""
+        for measure in (bench.energy, bench.flops, bench.activity) if self.passes else ():
             for place, number in enumerate(wanted):
                 cell = self.cells[number]
                 tell(f"{measure.__name__} of {name(cell.saved)}", place, len(wanted))
@@ -249,6 +251,7 @@ def compare(
     rounds: int | None = None,
     target: float = 0.02,
     max_seconds: float | None = 25.0,
+    passes: bool = True,
     **workload: Any,
 ) -> schema.Record:
     """Measure methods side by side and return the record that `tpprof compare` saves.
@@ -257,6 +260,7 @@ def compare(
     attention: policies under which attention-based methods appear. runtime: runtimes under which
     all cells appear. rounds: fixed number of rounds, or None to go on until every cell is within
     `target` (half the 95 % interval over the median), or for `max_seconds`, at least 6 rounds.
+    passes: whether energy and what torch counts are measured too, behind the rounds.
     workload: options of `tpprof.inputs`.
     Raises InputError for what does not exist or does not fit.
     """
@@ -268,10 +272,12 @@ def compare(
         settings.min_rounds = settings.max_rounds = rounds
     if rounds is not None and rounds < 1:
         raise InputError(f"rounds must be at least 1, not {rounds}")
-    record = Comparison(
+    comparison = Comparison(
         methods, model=model, device=device, dtype=dtype, backend=backend,
         workload=make_workload(seed=seed, **workload), settings=settings,
-    ).run()  # fmt: skip
+    )  # fmt: skip
+    comparison.passes = passes
+    record = comparison.run()
     attach(record)
     return record
 

@@ -24,7 +24,7 @@ from .worker import Job
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: end as Ctrl-C does, with what was measured."""
+    """SIGTERM, or a terminal that is closed: end as Ctrl-C does, with what was measured."""
 
 
 @dataclass(frozen=True)
@@ -170,13 +170,18 @@ def progress() -> Iterator[rounds.Progress]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM ends what runs inside as Ctrl-C does."""
+    """SIGTERM and SIGHUP end what runs inside as Ctrl-C does; one that is ignored (nohup) stays."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
-    before = signal.signal(signal.SIGTERM, stop)
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [signal.Signals[name] for name in names]
+    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

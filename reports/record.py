@@ -111,10 +111,11 @@ class Cell(Struct):
     captured, recompilations, graph breaks. warmups: seconds of the untimed requests of the first
     process, the first call first. visual_per_layer: visual tokens entering each decoder layer.
     kv_bytes_*: per decoder layer, from the cache tensors, whole batch. kernels: the attention
-    kernel of each decoder layer in prefill, as torch names it. solved: knobs solved on the warm-up
-    request. note: where the method could not do what its knobs ask. missing: what could not be
-    measured, and why. error: why the cell was not measured. explanation: derived from the samples
-    when the run ended. kept: which visual tokens stay, where that was asked for.
+    kernel of each decoder layer in prefill, as torch names it. counted_flops: by phase, as torch
+    counts the operators that really ran, rotary tables and all; under eager alone. solved: knobs
+    solved on the warm-up request. note: where the method could not do what its knobs ask. missing:
+    what could not be measured, and why. error: why the cell was not measured. explanation: derived
+    from the samples when the run ended. kept: which visual tokens stay, where that was asked for.
     """
 
     method: str
@@ -135,6 +136,7 @@ class Cell(Struct):
     memory: Memory = msgspec.field(default_factory=Memory)
     activity: list[Activity] = []
     kernels: list[str] = []
+    counted_flops: dict[str, int] = {}
     energy: Energy = msgspec.field(default_factory=Energy)
     parts: list[Part] = []
     samples: list[Sample] = []

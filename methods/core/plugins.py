@@ -40,9 +40,10 @@ def contents(names: Iterable[str]) -> dict[str, str]:
 
 
 def _load_file(path: Path) -> None:
-    """Import a file once, under a name of its own: two plug-ins may be called alike."""
+    """Import a file once, under a name of its own: two plug-ins may be called alike. One that was
+    imported under another name has registered its methods."""
     name = f"tpprof_plugin_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
-    if name in sys.modules:
+    if name in sys.modules or _is_imported(path):
         return
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
@@ -54,3 +55,10 @@ def _load_file(path: Path) -> None:
     except BaseException:
         del sys.modules[name]
         raise
+
+
+def _is_imported(path: Path) -> bool:
+    files = [getattr(module, "__file__", None) for module in [*sys.modules.values()]]
+    return any(
+        file and Path(file).name == path.name and Path(file).resolve() == path for file in files
+    )

@@ -19,7 +19,8 @@ from ...reports.gate.verdicts import NoVerdictError
 class Arm:
     """What one side runs. told: how people call it. python: its interpreter. root: the checkout
     that is imported as tpprof, if it is one. paths: searched first for modules. plugins: files and
-    modules that register methods."""
+    modules that register methods. alone: whether PYTHONPATH, which both sides share, is not for
+    it."""
 
     name: str
     told: str
@@ -27,14 +28,15 @@ class Arm:
     root: str | None = None
     paths: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
+    alone: bool = False
 
 
 @contextmanager
 def arm(name: str, text: str, plugins: list[str]) -> Iterator[Arm]:
-    """The arm `text` names. A commit is checked out beside the working tree for as long.
+    """The arm `text` names. A commit is written into a folder of its own for as long.
 
-    plugins: those of both arms; of a file inside the repository, each commit has its own version.
-    Raises InputError where `text` is nothing of that kind.
+    plugins: those of both arms; of a file inside a repository, each tree has its own version.
+    Raises InputError where `text` is nothing of that kind, or two of them.
     """
     path, given = Path(text), tuple(plugins)
     if text.endswith(".py"):
@@ -42,14 +44,28 @@ def arm(name: str, text: str, plugins: list[str]) -> Iterator[Arm]:
             raise InputError(f"{name} {text!r}: no such plug-in file")
         yield Arm(name, f"plug-in {text}", plugins=(*given, str(path.resolve())))
     elif python := _interpreter(path):
-        yield Arm(name, f"environment {text}", python=python, plugins=given)
-    elif path.is_dir() and (top := _top(path)):
-        yield _tree(Arm(name, f"working tree {text}"), top, given, top)
+        if not os.access(python, os.X_OK):
+            raise InputError(f"{name} {text!r}: {python} cannot be executed")
+        yield Arm(name, f"environment {text}", python=python, plugins=given, alone=True)
+    elif path.is_dir():
+        if _is_plain(text) and _commit_of(Path.cwd(), text):
+            raise InputError(f"{name} {text!r} is a folder and a commit: give ./{text} for one, "
+                             f"refs/heads/{text} or its hash for the other")  # fmt: skip
+        top = _top(path)
+        if top is None:
+            raise InputError(f"{name} {text!r} is a folder, but not of a git repository, and no "
+                             "Python environment")  # fmt: skip
+        yield _tree(Arm(name, f"working tree {text}"), top, given)
     else:
         top, commit = _commit(name, text)
-        with _checked_out(top, commit) as folder:
+        with _written(top, commit) as folder:
             told = f"commit {commit[:12]}" + ("" if commit.startswith(text) else f" ({text})")
-            yield _tree(Arm(name, told), folder, given, top)
+            yield _tree(Arm(name, told), folder, given)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether this may be the name of a branch, too."""
+    return not (text.startswith((".", "~")) or Path(text).is_absolute())
 
 
 def _interpreter(path: Path) -> str:
@@ -61,24 +77,28 @@ def _interpreter(path: Path) -> str:
     return str(path.absolute()) if looks_like_one and os.access(path, os.X_OK) else ""
 
 
-def _tree(arm: Arm, folder: Path, plugins: tuple[str, ...], top: Path) -> Arm:
-    """The arm with the modules and plug-ins of a source tree. top: where they were named."""
-    found = tuple(_plugin(name, folder, top, arm) for name in plugins)
+def _tree(arm: Arm, folder: Path, plugins: tuple[str, ...]) -> Arm:
+    """The arm with the modules and plug-ins of a source tree."""
+    found = tuple(_plugin(name, folder, arm) for name in plugins)
     if _is_tpprof(folder):
         return replace(arm, root=str(folder), plugins=found)
     sources = [path for path in (folder, folder / "src") if path.is_dir()]
     return replace(arm, paths=tuple(map(str, sources)), plugins=found)
 
 
-def _plugin(name: str, folder: Path, top: Path, arm: Arm) -> str:
-    if not name.endswith(".py"):
-        return name
-    inside = os.path.relpath(Path(name).resolve(), top)
-    if inside.startswith(os.pardir):
-        return str(Path(name).resolve())
-    if not (folder / inside).is_file():
-        raise NoVerdictError(f"{arm.name}, {arm.told}, has no plug-in {inside}: a missing arm")
-    return str(folder / inside)
+def _plugin(name: str, folder: Path, arm: Arm) -> str:
+    """A plug-in of a tree: of a file that lies in a repository, what lies there in this tree."""
+    path = Path(name).resolve()
+    top = _top(path.parent) if name.endswith(".py") and path.parent.is_dir() else None
+    if top is None:
+        return str(path) if name.endswith(".py") else name
+    own = folder / path.relative_to(top)
+    if not own.is_file():
+        raise NoVerdictError(
+            f"{arm.name}, {arm.told}, has no plug-in {path.relative_to(top)}: a missing arm (what "
+            "both arms share must not lie in a repository)"
+        )
+    return str(own)
 
 
 def _is_tpprof(folder: Path) -> bool:
@@ -95,30 +115,40 @@ def _commit(name: str, text: str) -> tuple[Path, str]:
     if top is None:
         raise InputError(
             f"{name} {text!r} is no .py file, no environment, and there is no git repository here "
-            "to look for a commit"
+            f"to look for a commit{_complaint(Path.cwd())}"
         )
-    done = _git(top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}")
-    if done.returncode:
+    commit = _commit_of(top, text)
+    if not commit:
         raise InputError(
             f"{name} {text!r} is no commit of {top} (in CI, fetch the history: fetch-depth: 0), "
             "no .py file and no Python environment"
         )
-    return top, done.stdout.strip()
+    return top, commit
+
+
+def _commit_of(folder: Path, text: str) -> str:
+    """The full commit that `text` names in the repository around `folder`; "" if none."""
+    names = "rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}"
+    done = _git(folder, *names)
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 @contextmanager
-def _checked_out(top: Path, commit: str) -> Iterator[Path]:
-    """The commit in a folder of its own, a git worktree, which is removed again."""
+def _written(top: Path, commit: str) -> Iterator[Path]:
+    """The files of a commit in a folder of their own, of which the repository knows nothing."""
     with tempfile.TemporaryDirectory(prefix="tpprof-gate-") as parent:
         folder = Path(parent).resolve() / commit[:12]
-        done = _git(top, "worktree", "add", "--detach", "--force", str(folder), commit)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["git failed"])[-1]
-            raise InputError(f"commit {commit[:12]} cannot be checked out ({last})")
-        try:
-            yield folder
-        finally:
-            _git(top, "worktree", "remove", "--force", str(folder))
+        folder.mkdir()
+        own = {**os.environ, "GIT_INDEX_FILE": str(Path(parent) / "index")}
+        for arguments in (
+            ("read-tree", commit),
+            ("checkout-index", "--all", "--quiet", f"--prefix={folder}/"),
+        ):
+            done = _git(top, *arguments, environment=own)
+            if done.returncode:
+                last = (done.stderr.strip().splitlines() or ["git failed"])[-1]
+                raise InputError(f"commit {commit[:12]} cannot be checked out ({last})")
+        yield folder
 
 
 def _top(folder: Path) -> Path | None:
@@ -127,10 +157,20 @@ def _top(folder: Path) -> Path | None:
     return Path(done.stdout.strip()) if done.returncode == 0 else None
 
 
-def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _complaint(folder: Path) -> str:
+    """What git says of a folder that it does not take for a repository, but for the usual."""
+    lines = _git(folder, "rev-parse", "--show-toplevel").stderr.strip().splitlines()
+    told = lines[0].removeprefix("fatal: ") if lines else ""
+    return "" if not told or told.startswith("not a git") else f" ({told})"
+
+
+def _git(
+    folder: Path, *arguments: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, errors="replace"
-        )
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True,
+            errors="replace", env=environment,
+        )  # fmt: skip
     except OSError as error:
         raise InputError(f"git does not run ({error.strerror or error})") from error

@@ -4,6 +4,8 @@ found in that."""
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from ...reports import units
 from ...reports.gate import config as configuration
 from ...reports.gate.config import Config
 from ...reports.gate.evidence import detectable
-from ...reports.gate.rules import METRICS, Rules
+from ...reports.gate.rules import Rules
 from ...reports.gate.snapshot import Subject
 from ...reports.gate.verdicts import NoVerdictError
 from ...reports.statistics import fenced
@@ -20,7 +22,15 @@ from ..rounds import Progress
 from . import subject as subjects
 from .ab import begin, with_tolerances
 from .arms import Arm
-from .session import HeadFailsError, Probe, Session, in_a_fresh_process, keys_of, readings
+from .session import (
+    HeadFailsError,
+    Probe,
+    Session,
+    in_a_fresh_process,
+    keys_of,
+    readings,
+    timed,
+)
 
 FEWEST = 8
 LEAST = 0.01  # a tolerance below this would be chance itself
@@ -52,20 +62,16 @@ def calibrate(
     if pairs < FEWEST or pairs % 2:
         raise InputError(f"--pairs {pairs}: an even number from {FEWEST} up says how times scatter")
     config = configuration.load(path)
-    session = _session(config, path.parent, tell, run)
-    try:
-        base, head = readings(session)
-    except (NoVerdictError, HeadFailsError) as error:
-        raise InputError(f"nothing to calibrate: {error}") from error
-    rules = session.rules = with_tolerances(config.rules, base, _metrics(config))
-    keys = keys_of(base, head, config.subject.methods, rules.metrics)
-    if not keys:
-        raise InputError("nothing to calibrate: every cell fails")
-    journal = session.journal = begin(session, out)
-    try:
+    with _session(config, path.parent, out, tell, run) as session:
+        try:
+            base, head = readings(session)
+        except (NoVerdictError, HeadFailsError) as error:
+            raise InputError(f"nothing to calibrate: {error}") from error
+        rules = session.rules = with_tolerances(config.rules, base)
+        keys, _ = keys_of(timed(base, head, config.subject.methods), rules.metrics)
+        if not keys:
+            raise InputError("nothing to calibrate: every cell fails")
         batch = session(pairs, keys)
-    finally:
-        journal.close()
     if batch.stopped or batch.broken:
         broken = [reason for _, reason in batch.broken.values()]
         raise InputError(f"nothing is calibrated: {batch.stopped or broken[0]}")
@@ -114,14 +120,18 @@ def texts(found: list[Found]) -> tuple[list[str], list[list[str]]]:
     return headings, lines
 
 
-def _session(config: Config, folder: Path, tell: Progress, run: Probe) -> Session:
+@contextmanager
+def _session(
+    config: Config, folder: Path, out: Path, tell: Progress, run: Probe
+) -> Iterator[Session]:
     subject = subjects.rooted(config.subject, folder)
+    subjects.workload(subject)
     base, head = (Arm(name, "A/A", plugins=tuple(subject.plugins)) for name in ("base", "head"))
-    return Session(base, head, subject, config.rules, run=run, tell=tell)
-
-
-def _metrics(config: Config) -> list[str]:
-    return list(config.rules.tolerance) or list(METRICS)
+    journal = begin(out, ("A/A", "A/A"), subject, config.rules)
+    try:
+        yield Session(base, head, subject, config.rules, journal, run=run, tell=tell)
+    finally:
+        journal.close()
 
 
 def _found(key: tuple[str, str], logs: list[float], rules: Rules) -> Found:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 from ...methods.core.errors import InputError
 from ...reports.gate import exact, snapshot
 from ...reports.gate.reading import reading
 from ...reports.gate.rules import MEMORY
-from ...reports.gate.snapshot import Baseline, Snapshot, Subject
+from ...reports.gate.snapshot import Baseline, Counts, Snapshot, Subject
 from ...reports.gate.verdicts import Gate, NoVerdictError, accepted, nothing
 from ..models.load import ModelError
 from . import subject as subjects
@@ -32,25 +33,30 @@ def update(path: Path, subject: Subject | None, memory: float | None = None) -> 
     Returns what changes by it, which is accepted; no verdict where there is neither. Raises
     InputError for cells that do not exist or fail.
     """
-    earlier, reason = _earlier(path)
-    if subject is None and earlier is None:
+    before, reason = earlier(path)
+    if subject is not None:
+        subject = subjects.relative(subject, path.parent)
+    elif before is not None:
+        subject = before.subject
+    else:
         return nothing("exact", f"against {path}", reason)
-    subject = subjects.relative(subject, path.parent) if subject else _of(earlier)
-    from importlib.metadata import version
-
     counted = count(subject, path.parent)
-    failed = [f"{cell.cell}: {cell.error}" for cell in counted.cells if cell.error]
+    failed = [f"{c.cell}: {c.error or 'operators not counted'}" for c in counted.cells if _fails(c)]
     if failed:
         raise InputError(f"no baseline is made of cells that fail: {'; '.join(failed)}")
     subject.device, subject.dtype = counted.device, counted.dtype
-    tolerance = memory or (earlier.memory if earlier else MEMORY)
+    if memory is None:
+        memory = before.memory if before else MEMORY
     baseline = Baseline(
-        schema=snapshot.SCHEMA, tpprof=version("tpprof"), subject=subject, memory=tolerance,
+        schema=snapshot.SCHEMA, tpprof=version("tpprof"), subject=subject, memory=memory,
         snapshot=counted,
     )  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    snapshot.save(baseline, path)
-    gate = _gate(earlier or baseline, counted, f"accepted in {path}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        snapshot.save(baseline, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error})") from error
+    gate = _gate(before or baseline, counted, f"accepted in {path}")
     gate.rows = accepted(gate.rows)
     return gate
 
@@ -67,6 +73,7 @@ def count(subject: Subject, folder: Path) -> Snapshot:
             bench.warm_up(cell)
         for cell in comparison.cells:
             if cell.alive:
+                bench.flops(cell)
                 bench.activity(cell)
     counted = Snapshot.of(reading(comparison.record))
     counted.workload = subject.workload  # with paths as the file names them
@@ -84,7 +91,7 @@ def _count_again(baseline: Baseline, folder: Path) -> Snapshot:
 
 
 def _gate(before: Baseline, after: Snapshot, subject: str) -> Gate:
-    rows = exact.compare(before.snapshot, after, before.memory)
+    rows = exact.compare(before.snapshot, after, before.memory, complete=True)
     versions = ", ".join(f"{name} {version}" for name, version in after.packages.items())
     notes = [
         f"counted on {after.device} in {after.dtype} with {versions}",
@@ -94,12 +101,11 @@ def _gate(before: Baseline, after: Snapshot, subject: str) -> Gate:
     return Gate("exact", subject, rows, notes)
 
 
-def _of(earlier: Baseline | None) -> Subject:
-    assert earlier is not None  # looked at by the caller
-    return earlier.subject
+def _fails(counts: Counts) -> bool:
+    return bool(counts.error) or counts.operators is None
 
 
-def _earlier(path: Path) -> tuple[Baseline | None, str]:
+def earlier(path: Path) -> tuple[Baseline | None, str]:
     """The baseline that is there, or why there is none."""
     try:
         return snapshot.load(path), ""

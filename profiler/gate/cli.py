@@ -5,15 +5,14 @@ from __future__ import annotations
 import datetime
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from ...reports.gate.snapshot import Subject
+from ...reports.gate.rules import Rules
 from .. import printing
-from ..options import fail
+from ..options import fail, share
 from .options import (
     AcceptOption,
     ConfigOption,
@@ -21,13 +20,13 @@ from .options import (
     JsonOption,
     JUnitOption,
     MetricOption,
+    Named,
     PairsOption,
     RequestsOption,
     SummaryOption,
     ToleranceOption,
     names_a_subject,
     rules_of,
-    subject_of,
 )
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from ...reports.gate.verdicts import Gate
     from ...reports.record import Record
     from ..rounds import Progress
-    from .ab import Asked
 
 CONFIG = Path("gate.toml")
 CalibrationOption = Annotated[int, typer.Option(help="A/A pairs of processes (20).")]
@@ -54,13 +52,13 @@ app = typer.Typer(
 @app.command()
 @names_a_subject
 def check(
-    subject: Subject | None,
+    named: Named,
     baseline: Annotated[Path, typer.Argument(help="The committed file of counts (JSON).")],
     update: Annotated[
         bool, typer.Option("--update", help="Count anew and accept: write the baseline.")
     ] = False,
     memory: Annotated[
-        float | None, typer.Option(help="Tolerance of the allocator's peak, a share (0.01).")
+        str | None, typer.Option(help="Tolerance of the allocator's peak, a share (1%).")
     ] = None,
     json: JsonOption = None,
     junit: JUnitOption = None,
@@ -70,18 +68,24 @@ def check(
     """The exact gate: count tokens, FLOPs, bytes and operators again. No GPU needed."""
     from . import check as exact_gate
 
-    if not update and (subject is not None or memory is not None):
+    if not update and (named.given or memory is not None):
         fail("the baseline says what is counted; METHODs and their options go with --update")
-    accept, judge = exact_gate.update, exact_gate.check
     printing.can_write(html, None, [baseline])
-    gate = accept(baseline, subject, memory) if update else judge(baseline)
+    allowed = None if memory is None else rules_of(Rules(memory=share("--memory", memory))).memory
+    if update:
+        earlier, _ = exact_gate.earlier(baseline)
+        kept = named.over(earlier.subject, baseline.parent) if earlier else None
+        subject = (kept or named.whole()) if named.given else None
+        gate = exact_gate.update(baseline, subject, allowed)
+    else:
+        gate = exact_gate.check(baseline)
     finish(gate, json, junit, summary, html)
 
 
 @app.command()
 @names_a_subject
 def ab(
-    subject: Subject | None,
+    named: Named,
     base: Annotated[str, typer.Argument(help="A commit, environment, plug-in file or folder.")],
     head: Annotated[str, typer.Argument(help="The same, of what is to be judged.")],
     config: ConfigOption = None,
@@ -97,10 +101,13 @@ def ab(
     html: HtmlOption = None,
 ) -> None:
     """The timing gate: base and head in the same job, in pairs of fresh processes (ABBA)."""
+    from .ab import Asked
     from .ab import ab as timing_gate
 
-    asked = asked_of(subject, base, head, config, out, metric, tolerance, pairs, requests)
-    asked = replace(asked, accept_counts=accept_counts)
+    told = read(config) if config else None
+    subject = named.over(told.subject, config.parent) if told and config else named.whole()
+    rules = rules_of(told.rules if told else None, tolerance, metric, pairs, requests)
+    asked = Asked(base, head, subject, rules, journal_in(out), accept_counts)
     printing.can_write(html, None, [asked.out])
     gate = measured(asked.out, lambda tell: timing_gate(asked, tell))
     finish(gate, json, junit, summary, html)
@@ -120,9 +127,8 @@ def compare(
 ) -> None:
     """Judge two saved records: counts exactly, time by the speed-ups over vanilla in each."""
     from ...reports.gate import stored
-    from ...reports.gate.rules import check
 
-    rules = check(rules_of(read(config).rules if config else None, tolerance, None, None))
+    rules = rules_of(read(config).rules if config else None, tolerance)
     for path in (base, head):
         if not path.exists() and not path.with_suffix(".jsonl").exists():
             fail(f"{path}: no such record")
@@ -134,20 +140,20 @@ def compare(
 @app.command()
 @names_a_subject
 def init(
-    subject: Subject | None,
+    named: Named,
     config: Annotated[Path, typer.Option(help="The file to write.")] = CONFIG,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Find the tolerances of this machine as well.")
     ] = False,
     pairs: CalibrationOption = 20,
+    metric: MetricOption = None,
     requests: RequestsOption = None,
     out: JournalOption = Path("runs"),
 ) -> None:
     """Write gate.toml: what to measure, and by which rules."""
     from . import calibrate as calibration
 
-    rules = rules_of(None, None, None, requests)
-    calibration.write(config, subject or subject_of(), rules)
+    calibration.write(config, named.whole(), rules_of(None, metric=metric, requests=requests))
     if calibrate:
         _calibrate(config, pairs, out)
 
@@ -172,35 +178,6 @@ def _calibrate(config: Path, pairs: int, out: Path) -> None:
     print(f"tolerances written to {config}", file=sys.stderr)
     if told := calibration.doubt(found):
         print(f"! {told}", file=sys.stderr)
-
-
-def asked_of(
-    subject: Subject | None,
-    base: str,
-    head: str,
-    config: Path | None,
-    out: Path,
-    metric: str | None,
-    tolerance: str | None,
-    pairs: str | None,
-    requests: int | None,
-) -> Asked:
-    """What `tpprof gate ab` is asked: by gate.toml, and by the options, which go before it."""
-    from ...reports.gate.rules import METRICS, check
-    from .ab import Asked
-
-    told = read(config) if config else None
-    rules = check(rules_of(told.rules if told else None, tolerance, pairs, requests))
-    if told and subject is None:
-        subject, folder = told.subject, config.parent if config else Path()
-    else:
-        subject, folder = subject or subject_of(), Path()
-    metrics = metric.split(",") if metric else list(rules.tolerance) or METRICS
-    for name in metrics:
-        if name not in METRICS:
-            fail(f"--metric {name!r} is unknown; known: {', '.join(METRICS)}")
-    rules.tolerance = {name: rules.tolerance[name] for name in metrics if name in rules.tolerance}
-    return Asked(base, head, subject, rules, folder, journal_in(out), metrics)
 
 
 def journal_in(out: Path) -> Path:

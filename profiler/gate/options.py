@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
-from ...reports.gate.rules import METRICS, Rules, split_level
+from ...reports.gate.rules import METRICS, Rules, check, split_level
 from ...reports.gate.snapshot import Subject
 from ..options import (
     BackendOption,
@@ -62,6 +64,49 @@ SummaryOption = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Named:
+    """What a command line names of a subject. given: the options that were typed."""
+
+    subject: Subject
+    given: frozenset[str]
+
+    def whole(self) -> Subject:
+        """The subject that the options name by themselves; paths are absolute."""
+        from . import subject as subjects
+
+        if not self.subject.methods:
+            fail("name a METHOD (fastv:keep=320), as `tpprof methods` lists them")
+        return subjects.rooted(self.subject, Path())
+
+    def over(self, earlier: Subject, folder: Path) -> Subject:
+        """`earlier`, whose paths lead from `folder`, but for what was typed; paths are absolute."""
+        from . import subject as subjects
+
+        ours, theirs = subjects.rooted(self.subject, Path()), subjects.rooted(earlier, folder)
+        changed: dict[str, Any] = {
+            field: getattr(ours, field) for option, field in FIELDS.items() if option in self.given
+        }
+        workload = {
+            key: ours.workload.get(key) for option, key in WORKLOAD.items() if option in self.given
+        }
+        changed["workload"] = {**theirs.workload, **workload}
+        return msgspec.structs.replace(theirs, **changed)
+
+
+FIELDS = {
+    "methods": "methods", "model": "model", "keep": "keep", "attention": "attention",
+    "runtime": "runtimes", "plugin": "plugins", "device": "device", "dtype": "dtype",
+    "backend": "backend", "seed": "seed",
+}  # fmt: skip
+WORKLOAD = {
+    "image": "image", "image_size": "size", "prompt": "prompt", "text_tokens": "text_tokens",
+    "layout": "layout", "visual_tokens": "visual_tokens", "new_tokens": "new_tokens",
+    "batch_size": "batch_size", "seed": "seed",
+}  # fmt: skip
+"""Where an option goes."""
+
+
 def subject_of(
     methods: MethodsArgument = None,
     model: ModelOption = None,
@@ -82,7 +127,7 @@ def subject_of(
     backend: BackendOption = "sdpa",
     seed: SeedOption = 0,
 ) -> Subject:
-    """What the options name; vanilla where they name no method."""
+    """What the options name."""
     from ..workload import describe
 
     workload = workload_of(
@@ -90,19 +135,22 @@ def subject_of(
         batch_size, seed,
     )  # fmt: skip
     return Subject(
-        methods=methods or ["vanilla"], model=model or "tiny", device=device, dtype=dtype,
+        methods=methods or [], model=model or "tiny", device=device, dtype=dtype,
         backend=backend, attention=attention.split(","), runtimes=runtime.split(","), keep=keep,
         seed=seed, plugins=plugin or [], workload=describe(workload),
     )  # fmt: skip
 
 
 def rules_of(
-    config: Rules | None, tolerance: str | None, pairs: str | None, requests: int | None
-) -> Rules:
+    earlier: Rules | None, tolerance: str | None = None, metric: str | None = None,
+    pairs: str | None = None, requests: int | None = None,
+) -> Rules:  # fmt: skip
     """The rules of gate.toml, or the usual ones, with what the options change."""
-    rules = config or Rules()
+    rules = earlier or Rules()
     if tolerance is not None:
         rules.tolerance = {**rules.tolerance, **_tolerances(tolerance)}
+    if metric is not None:
+        rules.metrics = [name.strip() for name in metric.split(",")]
     if pairs is not None:
         if not all(part.strip().isdigit() for part in pairs.split(",")):
             fail(f"--pairs {pairs!r} is not a list of counts, as 8,16,24")
@@ -110,7 +158,7 @@ def rules_of(
         rules.alphas = split_level(len(rules.looks))
     if requests is not None:
         rules.requests = requests
-    return rules
+    return check(rules)
 
 
 def _tolerances(text: str) -> dict[str, float]:
@@ -121,25 +169,29 @@ def _tolerances(text: str) -> dict[str, float]:
 
 
 def names_a_subject(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the parameters of `subject_of` in the place of its parameter `subject`, which
-    it is then called with; None where not one of them was given."""
+    """Give a command the parameters of `subject_of` in the place of its parameter `named`."""
     shared = inspect.signature(subject_of, eval_str=True).parameters
     own = dict(inspect.signature(command, eval_str=True).parameters)
-    own.pop("subject")
+    own.pop("named")
 
     @functools.wraps(command)
-    def run(**given: Any) -> None:
-        named = {name: given.pop(name) for name in shared}
-        # An argument that is repeated comes as an empty list where there is none.
-        bare = all((named[name] or None) == (p.default or None) for name, p in shared.items())
-        command(subject=None if bare else subject_of(**named), **given)
+    def run(context: typer.Context, **given: Any) -> None:
+        values = {name: given.pop(name) for name in shared}
+        typed = (name for name in shared if _typed(context, name))
+        command(named=Named(subject_of(**values), frozenset(typed)), **given)
 
     arguments = [p for p in own.values() if p.default is p.empty]
     options = [p for p in own.values() if p.default is not p.empty]
+    keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    context = inspect.Parameter("context", keyword, annotation=typer.Context)
     parameters = [
-        p.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        for p in (*arguments, *shared.values(), *options)
-    ]
+        p.replace(kind=keyword) for p in (context, *arguments, *shared.values(), *options)
+    ]  # fmt: skip
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
+
+
+def _typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

@@ -7,6 +7,7 @@ may be another version: so it asks for the public API alone, and imports it by i
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 UNKNOWN = 2
 """Exit code where the arm does not know what it is asked to measure."""
+NEEDED = ("tpprof", "msgspec", "torch", "transformers")
 
 
 def main() -> None:
@@ -24,9 +26,8 @@ def main() -> None:
         code, told = 0, measure(task)
     except Exception as error:
         lines = str(error).strip().splitlines()
-        code, told = 1, f"{type(error).__name__}: {lines[0] if lines else 'no details'}".encode()
-        if any(kind.__name__ == "InputError" for kind in type(error).__mro__):
-            code = UNKNOWN
+        line = f"{type(error).__name__}: {lines[0] if lines else 'no details'}"
+        code, told = UNKNOWN if _unknown(error) else 1, line.encode()
     if code:
         print(told.decode(), file=sys.stderr)
         raise SystemExit(code)
@@ -39,14 +40,61 @@ def measure(task: dict[str, Any]) -> bytes:
 
     import tpprof
 
-    plugins = importlib.import_module("tpprof.methods.core.plugins")
-    plugins.load_plugins(task["plugins"])
+    load(task["plugins"])
     options: dict[str, Any] = {**task["options"], **task["workload"]}
     for name in ("size", "text_tokens"):  # JSON knows no tuples
         options[name] = tuple(options[name]) if options.get(name) else None
     given = {name: value for name, value in options.items() if value is not None}
+    if "passes" in inspect.signature(tpprof.compare).parameters:
+        given["passes"] = task["passes"]
     record = tpprof.compare(task["methods"], rounds=task["requests"], **given)
+    record.environment["origins"] = origins([cell.name for cell in record.cells], task["paths"])
     return msgspec.json.encode(record)
+
+
+def load(plugins: list[str]) -> None:
+    """Load the plug-ins. One that is there and broken is a failure, and not a plug-in that the arm
+    does not have."""
+    try:
+        importlib.import_module("tpprof.methods.core.plugins").load_plugins(plugins)
+    except Exception as error:
+        if all(map(_is_there, plugins)):
+            raise RuntimeError(str(error)) from error
+        raise
+
+
+def origins(methods: list[str], paths: list[str]) -> dict[str, str]:
+    """Where the code lies that ran: of the interpreter, of packages, of each method, and what was
+    imported from the arm's own tree."""
+    found = {"python": sys.executable}
+    for name in NEEDED:
+        found[name] = str(getattr(sys.modules.get(name), "__file__", None))
+    parse = importlib.import_module("tpprof.methods").parse
+    for name in methods:
+        module = sys.modules[type(parse(name)).__module__]
+        found[f"method {name}"] = str(getattr(module, "__file__", None))
+    files = [Path(str(getattr(module, "__file__", None))) for module in sys.modules.values()]
+    for path in paths:
+        own = [f for f in files if f.is_relative_to(path) and "site-packages" not in f.parts]
+        if own:
+            found[f"modules of {path}"] = str(len(own))
+    return found
+
+
+def _unknown(error: Exception) -> bool:
+    """Whether the arm lacks what it is asked for, rather than fails at it."""
+    if isinstance(error, ModuleNotFoundError):
+        return error.name in NEEDED
+    return any(kind.__name__ == "InputError" for kind in type(error).__mro__)
+
+
+def _is_there(plugin: str) -> bool:
+    if plugin.endswith(".py"):
+        return Path(plugin).is_file()
+    try:
+        return importlib.util.find_spec(plugin) is not None
+    except ImportError:
+        return False
 
 
 def _put_first(root: str | None, paths: list[str]) -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...methods.core.errors import InputError
+from ...reports import units
 from ...reports.gate.journal import Journal, Ran, disturbance, observe
-from ...reports.gate.reading import Reading, decoded
+from ...reports.gate.reading import ReadCell, Reading, decoded
 from ...reports.gate.rules import METRICS, Rules
 from ...reports.gate.schedule import Block, blocks
 from ...reports.gate.sequential import Batch, Key, Series
 from ...reports.gate.snapshot import Subject
-from ...reports.gate.verdicts import NoVerdictError, Verdict
-from ..child import finish
+from ...reports.gate.verdicts import Judged, NoVerdictError, Verdict
+from ..child import finish, python
 from ..rounds import Progress
 from . import probe
 from .arms import Arm
@@ -28,13 +31,18 @@ Probe = Callable[[Arm, dict[str, Any]], tuple[int, str, bytes]]
 
 
 def in_a_fresh_process(arm: Arm, task: dict[str, Any]) -> tuple[int, str, bytes]:
-    """See `Probe`."""
+    """See `Probe`. Raises InputError where the arm's Python cannot be started."""
     program = Path(probe.__file__).read_text(encoding="utf-8")
+    command = python(f"exec(compile({program!r}, 'probe', 'exec'))", arm.python)
+    own = {name: v for name, v in os.environ.items() if name != "PYTHONPATH" or not arm.alone}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "record.json"
-        code, failure = finish(
-            [arm.python, "-c", program], json.dumps({**task, "out": str(out)}).encode()
-        )
+        try:
+            told = json.dumps({**task, "out": str(out)}).encode()
+            code, failure = finish(command, told, own)
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"{arm.name}: {arm.python} cannot be started ({reason})") from error
         return code, failure, out.read_bytes() if code == 0 else b""
 
 
@@ -48,14 +56,14 @@ class Session:
         head: Arm,
         subject: Subject,
         rules: Rules,
+        journal: Journal,
         *,
         run: Probe = in_a_fresh_process,
         tell: Progress = lambda label, done, total: None,
     ) -> None:
         self.arms = {"A": base, "B": head}
         self.subject, self.rules = subject, rules
-        self.run, self.tell = run, tell
-        self.journal: Journal | None = None
+        self.run, self.tell, self.journal = run, tell, journal
         self.methods: dict[str, str] = {}  # of each cell
         self.processes: list[Ran] = []
         self._block = 0
@@ -67,7 +75,7 @@ class Session:
         for attempt in range(2):
             self.tell(f"a look at {arm.name}", attempt, 2)
             blank = Ran(block=-1, place=0, arm=letter)
-            ran, record = self._process(letter, self.subject.methods, 1, blank)
+            ran, record = self._process(letter, self.subject.methods, 1, blank, passes=True)
             if record is not None:
                 self.methods |= {cell.title: cell.method for cell in record.cells}
                 if not ran.errors:
@@ -109,13 +117,14 @@ class Session:
         return ran
 
     def _process(
-        self, letter: str, methods: list[str], requests: int, ran: Ran
+        self, letter: str, methods: list[str], requests: int, ran: Ran, *, passes: bool = False
     ) -> tuple[Ran, Reading | None]:
+        """passes: whether energy and what torch counts are wanted too, which takes time."""
         arm, subject = self.arms[letter], self.subject
         workload = {name: v for name, v in subject.workload.items() if name != "seed"}
         task = {
             "root": arm.root, "paths": arm.paths, "plugins": arm.plugins, "methods": methods,
-            "requests": requests, "workload": workload,
+            "requests": requests, "passes": passes, "workload": workload,
             "options": {
                 "model": subject.model, "device": subject.device, "dtype": subject.dtype,
                 "backend": subject.backend, "seed": subject.seed, "keep": subject.keep,
@@ -130,8 +139,7 @@ class Session:
             record = decoded(content)
             observe(ran, record, list(METRICS))
         self.processes.append(ran)
-        if self.journal is not None:
-            self.journal.append(ran)
+        self.journal.append(ran)
         return ran, record
 
     def _broken(self, ran: Ran, keys: Sequence[Key]) -> Batch:
@@ -158,20 +166,32 @@ class Session:
         return Batch(broken=broken)
 
 
-def keys_of(
-    base: Reading, head: Reading, named: Sequence[str], metrics: Sequence[str]
-) -> list[Key]:
-    """The cells and metrics to time: those of the methods that were named, where both sides have
-    them; vanilla is always measured, and judged only if it is named."""
+def timed(base: Reading, head: Reading, named: Sequence[str]) -> list[ReadCell]:
+    """The cells to time: those of the methods that were named, where both sides have them; vanilla
+    is always measured, and judged only if it is named."""
     wanted = [spec for spec in named if spec.partition(":")[0] == "vanilla"]
-    theirs = {cell.title: cell for cell in head.cells if not cell.error}
+    theirs = {cell.title for cell in head.cells if not cell.error}
     return [
-        (cell.title, metric)
+        cell
         for cell in base.cells
         if not cell.error and cell.title in theirs and (cell.name != "vanilla" or wanted)
-        for metric in metrics
-        if any(cell.seconds(metric, sample) for sample in cell.samples)
     ]
+
+
+def keys_of(cells: Sequence[ReadCell], metrics: Sequence[str]) -> tuple[list[Key], list[Judged]]:
+    """What is judged of these cells, and a row without a verdict for what cannot be."""
+    keys: list[Key] = []
+    rows = []
+    for cell in cells:
+        for metric in metrics:
+            if any(cell.seconds(metric, sample) for sample in cell.samples):
+                keys.append((cell.title, metric))
+                continue
+            known = ", ".join(m for m in metrics if m != metric)
+            told = f"the request has no {metric} to be timed; leave it out: --metric {known}"
+            values = units.NA, units.NA, units.NA
+            rows.append(Judged(cell.title, metric, Verdict.NO_VERDICT, *values, told))
+    return keys, rows
 
 
 def readings(session: Session) -> tuple[Reading, Reading]:

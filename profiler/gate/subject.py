@@ -11,6 +11,7 @@ from ...methods.core.errors import InputError
 from ...reports.gate.snapshot import Subject
 from ...reports.record import Settings
 from ..worker import Job
+from ..workload import Workload
 
 
 def rooted(subject: Subject, folder: Path) -> Subject:
@@ -24,9 +25,18 @@ def rooted(subject: Subject, folder: Path) -> Subject:
     )
 
 
+def workload(subject: Subject) -> Workload:
+    """The workload that it names; raises InputError for one that does not exist."""
+    try:
+        return msgspec.convert(subject.workload, Workload, strict=False)
+    except msgspec.ValidationError as error:
+        raise InputError(f"workload: {error}") from error
+
+
 def job(subject: Subject, folder: Path) -> Job:
     """The subject as a job of `tpprof compare`."""
     whole = rooted(subject, folder)
+    workload(whole)
     return Job(
         methods=whole.methods, model=whole.model, device=whole.device, dtype=whole.dtype,
         backend=whole.backend, workload=whole.workload,

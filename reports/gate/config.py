@@ -60,11 +60,12 @@ def save(config: Config, path: Path) -> None:
     plain = msgspec.to_builtins(config)
     text = _ABOUT + f"schema = {config.schema}\n"
     if config.calibrated:
-        text += f"calibrated = {json.dumps(config.calibrated)}\n"
+        text += f"calibrated = {_value(config.calibrated)}\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
-            text + _table("subject", plain["subject"]) + _table("rules", plain["rules"])
+            text + _table("subject", plain["subject"]) + _table("rules", plain["rules"]),
+            encoding="utf-8",
         )
     except OSError as error:
         raise RecordError(f"{path} cannot be written ({error.strerror or error})") from error
@@ -73,6 +74,11 @@ def save(config: Config, path: Path) -> None:
 def _table(name: str, values: dict[str, Any]) -> str:
     """A TOML table, its own values before the tables in it. What is None is left out."""
     plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
-    lines = [f"{key} = {json.dumps(value)}\n" for key, value in plain.items() if value is not None]
+    lines = [f"{key} = {_value(value)}\n" for key, value in plain.items() if value is not None]
     inner = [_table(f"{name}.{key}", v) for key, v in values.items() if isinstance(v, dict) and v]
     return f"\n[{name}]\n" + "".join(lines) + "".join(inner)
+
+
+def _value(value: Any) -> str:
+    """A value of TOML, which is written as JSON writes it, but for DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

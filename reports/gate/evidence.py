@@ -56,6 +56,11 @@ def quantile(freedom: int, alpha: float) -> float:
     return student(freedom, 1 - 2 * alpha)
 
 
+def change(log: float) -> str:
+    """A log-ratio as people read it, with its sign."""
+    return f"{math.expm1(log) * 100:+.1f} %"
+
+
 def clipped(logs: Sequence[float]) -> list[float]:
     """The log-ratios, their sizes pulled in to the upper one of Tukey's fences.
 

@@ -12,11 +12,22 @@ from .snapshot import Counts, Snapshot
 from .verdicts import Judged, Verdict
 
 SAME = ("architecture", "model", "dtype", "backend", "device")
+UNCOUNTED = {
+    "counted_flops": "FLOPs as torch counts them", "peak_bytes": "peak memory of the allocator",
+}  # fmt: skip
 LISTED = 4  # changed places that a row names
 
 
-def compare(before: Snapshot, after: Snapshot, memory: float = MEMORY) -> list[Judged]:
-    """A row for each cell and metric. What was not counted on the same thing is not judged."""
+PROFILED = ("operators", "launches", "syncs")
+
+
+def compare(
+    before: Snapshot, after: Snapshot, memory: float = MEMORY, *, complete: bool = False
+) -> list[Judged]:
+    """A row for each cell and metric. What was not counted on the same thing is not judged.
+
+    complete: `before` should hold every cell, as a baseline does; one that it lacks is no pass.
+    """
     reason = strangeness(before, after)
     if reason:
         row = Judged("all cells", "all", Verdict.NO_VERDICT, units.NA, units.NA, units.NA, reason)
@@ -28,8 +39,12 @@ def compare(before: Snapshot, after: Snapshot, memory: float = MEMORY) -> list[J
         other = theirs.pop(counts.cell, None)
         rows += _cell(counts, other, memory, reason)
     for cell in theirs:
-        told = "a cell that the baseline does not have: not judged until it is accepted (--update)"
-        rows.append(_unjudged(cell, "all", told))
+        if complete:
+            told = "counted here, and not in the baseline: make that anew (--update)"
+            values = "missing", "there", units.NA
+            rows.append(Judged(cell, "all", Verdict.NO_VERDICT, *values, told))
+        else:
+            rows.append(_unjudged(cell, "all", "a new cell: there is nothing to compare it with"))
     return rows
 
 
@@ -40,7 +55,9 @@ def strangeness(before: Snapshot, after: Snapshot) -> str:
         ("workload", before.workload, after.workload),
         ("request", before.request, after.request),
     ):
-        pairs += [(f"{prefix} {key}", left.get(key), right.get(key)) for key in {**left, **right}]
+        for key in {**left, **right}:
+            if (key in left and key in right) or left.get(key) or right.get(key):
+                pairs.append((f"{prefix} {key}", left.get(key), right.get(key)))
     differs = [f"{name} is {right}, was {left}" for name, left, right in pairs if left != right]
     return f"not the same thing: {'; '.join(differs)}" if differs else ""
 
@@ -66,11 +83,14 @@ def _cell(before: Counts, after: Counts | None, memory: float, versions: str) ->
             cell, "visual tokens, sum of layers", before.visual_per_layer, after.visual_per_layer
         ),
         _counts(cell, "FLOPs", before.flops, after.flops),
+        _activity(cell, "FLOPs, counted", before.counted_flops, after.counted_flops, versions),
         _layers(cell, "KV bytes, prefill", before.kv_bytes_prefill, after.kv_bytes_prefill),
-        _layers(cell, "KV bytes, decode", before.kv_bytes_decode, after.kv_bytes_decode),
         _kernels(cell, before.kernels, after.kernels, versions),
     ]
-    for metric in ("operators", "launches", "syncs"):
+    if before.kv_bytes_decode or after.kv_bytes_decode:  # one new token has no decode
+        both = before.kv_bytes_decode, after.kv_bytes_decode
+        rows.append(_layers(cell, "KV bytes, decode", *both))
+    for metric in PROFILED:
         known = getattr(before, metric), getattr(after, metric)
         rows.append(_activity(cell, metric, *known, versions))
     rows.append(_peak(cell, before.peak_bytes, after.peak_bytes, memory))
@@ -79,11 +99,16 @@ def _cell(before: Counts, after: Counts | None, memory: float, versions: str) ->
 
 def uncounted(before: Snapshot, after: Snapshot) -> str:
     """Which metrics are known of neither side, as a note; "" if none."""
+    theirs = {cell.cell: cell for cell in after.cells}
+    both = [(c, theirs[c.cell]) for c in before.cells if c.cell in theirs and not c.error]
     found = []
-    for metric in ("operators", "launches", "syncs", "peak_bytes"):
-        values = [getattr(c, metric) for side in (before, after) for c in side.cells if not c.error]
-        if all(value is None for value in values):
-            found.append(metric.replace("peak_bytes", "peak memory of the allocator"))
+    for metric in ("counted_flops", *PROFILED, "peak_bytes"):
+        lacking = [
+            old.cell for old, new in both if getattr(old, metric) is getattr(new, metric) is None
+        ]
+        if lacking:
+            where = "" if len(lacking) == len(both) else f" of {_listed(lacking)}"
+            found.append(UNCOUNTED.get(metric, metric) + where)
     return f"n/a on {after.device}, so not judged: {', '.join(found)}" if found else ""
 
 
@@ -119,6 +144,8 @@ def _layer_run(run: Sequence[tuple[int, int, int]]) -> str:
 
 def _counts(cell: str, metric: str, before: Mapping[str, int], after: Mapping[str, int]) -> Judged:
     """A count that is made of parts: an increase of any of them fails."""
+    if not before or not after:
+        return _lacking(cell, metric)
     parts = [(key, before.get(key, 0), after.get(key, 0)) for key in {**before, **after}]
     changed = [part for part in parts if part[1] != part[2]]
     totals = sum(before.values()), sum(after.values())
@@ -150,8 +177,7 @@ def _activity(
     if before is None and after is None:
         return None
     if before is None or after is None:
-        told = "counted on one side only"
-        return Judged(cell, metric, Verdict.NO_VERDICT, units.NA, units.NA, units.NA, told)
+        return _lacking(cell, metric)
     row = _counts(cell, metric, before, after)
     if not versions:
         return row
@@ -184,7 +210,7 @@ def _peak(cell: str, before: int | None, after: int | None, memory: float) -> Ju
     if before is None and after is None:
         return None
     if before is None or after is None:
-        return _unjudged(cell, "peak memory", "torch's CUDA allocator: not on this device")
+        return _lacking(cell, "peak memory")
     share, allowed = after / before - 1, units.percent(memory)
     if share > memory:
         verdict, rule = Verdict.FAIL, f"more than {allowed} above"
@@ -194,6 +220,11 @@ def _peak(cell: str, before: int | None, after: int | None, memory: float) -> Ju
         verdict, rule = Verdict.PASS, f"within {allowed}"
     texts = units.gibibytes(before), units.gibibytes(after), f"{share:+.2%}"
     return Judged(cell, "peak memory", verdict, *texts, rule, {"before": before, "after": after})
+
+
+def _lacking(cell: str, metric: str) -> Judged:
+    told = "not counted on one side at least"
+    return Judged(cell, metric, Verdict.NO_VERDICT, units.NA, units.NA, units.NA, told)
 
 
 def _unjudged(

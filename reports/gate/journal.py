@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from ..derived import Struct
+from ..record import RecordError
 from .reading import Reading
 from .rules import Rules
 from .snapshot import Subject
@@ -36,8 +37,9 @@ class Ran(Struct, tag="ran"):
     block, place: where it stood in the ABBA blocks, which are counted on through all looks and the
     confirmation; -1 is the look at what there is. seconds: of each request, by cell and metric.
     errors: cells that failed. failure: why there is nothing else; killed: by a signal from outside;
-    unknown: the arm does not know what it is asked for. clock_hz: median SM clock; throttled,
-    others: what NVML saw beside us.
+    unknown: the arm does not know what it is asked for. origins: where the code lies that ran.
+    clock_hz: median SM clock; throttled, others: what NVML saw beside us; unwatched: why it saw
+    nothing of a GPU.
     """
 
     block: int
@@ -48,6 +50,8 @@ class Ran(Struct, tag="ran"):
     clock_hz: float | None = None
     throttled: list[str] = msgspec.field(default_factory=list)
     others: list[int] = msgspec.field(default_factory=list)
+    unwatched: str = ""
+    origins: dict[str, str] = msgspec.field(default_factory=dict)
     failure: str = ""
     killed: bool = False
     unknown: bool = False
@@ -71,9 +75,13 @@ class Journal:
     """Appends lines to a file, each one flushed."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Raises RecordError where it cannot be written."""
         self.path = path
-        self._file = path.open("wb")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("wb")
+        except OSError as error:
+            raise RecordError(f"{path} cannot be written ({error.strerror or error})") from error
 
     def append(self, line: Line) -> None:
         self._file.write(msgspec.json.encode(line) + b"\n")
@@ -92,10 +100,13 @@ def read(path: Path) -> list[Line]:
 def observe(ran: Ran, record: Reading, metrics: list[str]) -> Ran:
     """What the record of a process says, noted in `ran`."""
     clocks: list[float] = []
+    readings, reason = 0, "no reading fell into a request"
+    ran.origins = record.environment.get("origins") or {}
     for cell in record.cells:
         if cell.error:
             ran.errors[cell.title] = cell.error
             continue
+        reason = cell.missing.get("telemetry", reason)
         times: dict[str, list[float]] = {}
         for sample in cell.samples:
             for metric in metrics:
@@ -105,11 +116,14 @@ def observe(ran: Ran, record: Reading, metrics: list[str]) -> Ran:
             seen = sample.telemetry
             if seen is None:
                 continue
+            readings += seen.readings
             clocks += [seen.sm_clock_hz] if seen.sm_clock_hz is not None else []
             ran.throttled += [r for r in seen.throttled if r not in (*HARMLESS, *ran.throttled)]
             ran.others += [pid for pid in seen.others if pid not in ran.others]
         ran.seconds[cell.title] = times
     ran.clock_hz = statistics.median(clocks) if clocks else None
+    if record.environment.get("device_type") == "cuda" and not readings:
+        ran.unwatched = reason
     return ran
 
 

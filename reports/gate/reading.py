@@ -21,6 +21,7 @@ class ReadPart(msgspec.Struct):
 class ReadTelemetry(msgspec.Struct):
     """See `record.Telemetry`."""
 
+    readings: int = 0
     sm_clock_hz: float | None = None
     throttled: list[str] = []
     others: list[int] = []
@@ -46,7 +47,7 @@ class ReadCost(msgspec.Struct):
 class ReadMemory(msgspec.Struct):
     """See `record.Memory`."""
 
-    allocator: int | None = None
+    allocator: int | None
 
 
 class ReadActivity(msgspec.Struct):
@@ -54,29 +55,31 @@ class ReadActivity(msgspec.Struct):
 
     phase: str
     operators: int
-    launches: int | None = None
-    syncs: int | None = None
+    launches: int | None
+    syncs: int | None
 
 
 class ReadCell(msgspec.Struct):
-    """See `record.Cell`."""
+    """See `record.Cell`. What is gated has no default: a version that calls it otherwise must not
+    read as one that counts nothing."""
 
     method: str
     name: str
     attention: str
     reads_attention: bool
+    visual_per_layer: list[int]
+    kv_bytes_prefill: list[int]
+    kv_bytes_decode: list[int]
+    generated_tokens: int
+    cost: list[ReadCost]
+    memory: ReadMemory
+    activity: list[ReadActivity]
+    kernels: list[str]
+    parts: list[ReadPart]
+    samples: list[ReadSample]
     runtime: str = "eager"
     fallback: str = ""
-    visual_per_layer: list[int] = []
-    kv_bytes_prefill: list[int] = []
-    kv_bytes_decode: list[int] = []
-    generated_tokens: int = 0
-    cost: list[ReadCost] = []
-    memory: ReadMemory = msgspec.field(default_factory=ReadMemory)
-    activity: list[ReadActivity] = []
-    kernels: list[str] = []
-    parts: list[ReadPart] = []
-    samples: list[ReadSample] = []
+    counted_flops: dict[str, int] = {}
     missing: dict[str, str] = {}
     error: str = ""
 

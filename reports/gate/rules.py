@@ -23,13 +23,14 @@ CLOCK_SPREAD = 0.03
 class Rules(Struct):
     """What decides.
 
-    tolerance, floor: by metric; a share, and seconds. Without a tolerance, that of the kind of
-    device holds. looks: process pairs after which is judged, and of the independent set that has
-    to confirm a FAIL; alphas: the level that each look spends. requests: timed requests of each
-    process. memory: tolerance of the allocator's peak. clock: difference of the arms' SM clocks
-    above which nothing is judged.
+    metrics: what is judged of a cell. tolerance, floor: by metric; a share, and seconds. Without a
+    tolerance, that of the kind of device holds. looks: process pairs after which is judged, and of
+    the independent set that has to confirm a FAIL; alphas: the level that each look spends.
+    requests: timed requests of each process. memory: tolerance of the allocator's peak. clock:
+    difference of the arms' SM clocks above which nothing is judged.
     """
 
+    metrics: list[str] = msgspec.field(default_factory=lambda: list(METRICS))
     tolerance: dict[str, float] = msgspec.field(default_factory=dict)
     floor: dict[str, float] = msgspec.field(default_factory=lambda: dict(FLOORS))
     looks: list[int] = msgspec.field(default_factory=lambda: [8, 16, 24])
@@ -43,10 +44,6 @@ class Rules(Struct):
         """The level of the whole family, all looks together."""
         return sum(self.alphas)
 
-    @property
-    def metrics(self) -> list[str]:
-        return list(self.tolerance)
-
 
 def split_level(looks: int) -> list[float]:
     """The level of 0.01, spent over so many looks: the first one gets what does not divide."""
@@ -56,9 +53,11 @@ def split_level(looks: int) -> list[float]:
 
 def check(rules: Rules) -> Rules:
     """The rules, if they make sense; raises RecordError."""
-    for metric in rules.tolerance:
+    for metric in [*rules.metrics, *rules.tolerance]:
         if metric not in METRICS:
             raise RecordError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}")
+    if not rules.metrics:
+        raise RecordError(f"metrics: one at least of {', '.join(METRICS)}")
     shares = {**rules.tolerance, "memory": rules.memory, "clock": rules.clock}
     for name, share in shares.items():
         if not (math.isfinite(share) and 0 < share <= 10):

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from .. import units
 from ..statistics import CONFIDENCE, fenced
-from .evidence import Evidence, holm
+from .evidence import Evidence, change, holm
 from .rules import Rules, check_power
 from .verdicts import Judged, Verdict
 
@@ -176,7 +176,7 @@ def control_doubt(controls: Sequence[float], tolerance: float) -> str:
         return f"no A/A control: {len(controls)} of {FEWEST_CONTROLS} pairs of the same arm"
     mean, limit = fenced(controls), math.log1p(tolerance)
     width = mean.reach(CONFIDENCE)
-    told = f"the same arm twice differs by {_change(mean.centre)}, ±{_change(width)[1:]}"
+    told = f"the same arm twice differs by {change(mean.centre)}, ±{change(width)[1:]}"
     if abs(mean.centre) > max(limit / 2, width):
         return f"A/A control out of bounds: {told}; more than half of {units.percent(tolerance)}"
     if width > limit:
@@ -217,20 +217,15 @@ def _row(
     values: dict[str, Any] = {
         "base_seconds": base, "head_seconds": head, "pairs": len(series.pairs),
     }  # fmt: skip
-    change = units.NA
+    told = units.NA
     if evidence is not None:
         low, high = evidence.low(alpha), evidence.high(alpha)
-        change = f"{_change(evidence.mean.centre)} ({_change(low)} to {_change(high)})"
+        told = f"{change(evidence.mean.centre)} ({change(low)} to {change(high)})"
         values |= {
             "log_ratio": evidence.mean.centre, "low": low, "high": high, "alpha": alpha,
             "hodges_lehmann": evidence.middle, "p": evidence.p, "p_adjusted": adjusted,
         }  # fmt: skip
     return Judged(
-        cell, f"{metric} ms", verdict, units.milliseconds(base), units.milliseconds(head), change,
+        cell, f"{metric} ms", verdict, units.milliseconds(base), units.milliseconds(head), told,
         rule, values,
     )  # fmt: skip
-
-
-def _change(log: float) -> str:
-    """A log-ratio as people read it, with its sign."""
-    return f"{math.expm1(log) * 100:+.1f} %"

@@ -19,10 +19,11 @@ ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 class Counts(Struct):
     """A cell's counts.
 
-    flops: by phase and operator class. visual_per_layer: visual tokens entering each decoder layer.
-    kv_bytes_*: by layer, of the cache tensors. operators, launches, syncs: by phase; None on a
-    device that has no such thing, or where they could not be counted. peak_bytes: of torch's CUDA
-    allocator. kernels: the attention kernel of each decoder layer.
+    flops: by phase and operator class, by formulas. counted_flops: by phase, as torch counts them,
+    what a method computes beyond its plan among them. visual_per_layer: visual tokens entering
+    each decoder layer. kv_bytes_*: by layer, of the cache tensors. operators, launches, syncs: by
+    phase; None on a device that has no such thing, or where they could not be counted. peak_bytes:
+    of torch's CUDA allocator. kernels: the attention kernel of each decoder layer.
     """
 
     cell: str
@@ -31,6 +32,7 @@ class Counts(Struct):
     kv_bytes_prefill: list[int]
     kv_bytes_decode: list[int]
     generated_tokens: int
+    counted_flops: dict[str, int] | None = None
     operators: dict[str, int] | None = None
     launches: dict[str, int] | None = None
     syncs: dict[str, int] | None = None
@@ -51,6 +53,7 @@ class Counts(Struct):
             kv_bytes_prefill=cell.kv_bytes_prefill,
             kv_bytes_decode=cell.kv_bytes_decode,
             generated_tokens=cell.generated_tokens,
+            counted_flops=cell.counted_flops or None,
             operators=_by_phase(cell, "operators"),
             launches=_by_phase(cell, "launches"),
             syncs=_by_phase(cell, "syncs"),

@@ -14,7 +14,8 @@ from ..sameness import other_machine
 from ..statistics import Mean, trimmed
 from ..summary import baseline, by_round
 from . import exact
-from .evidence import holm, quantile, tail
+from .evidence import change, holm, quantile, tail
+from .journal import HARMLESS
 from .reading import reading
 from .rules import ON_CPU, ON_GPU, Rules
 from .sequential import FEWEST
@@ -52,31 +53,71 @@ def compare(base: Record, head: Record, rules: Rules, subject: str) -> Gate:
     gate = Gate("stored", subject, rows, _notes(base, head, exact.uncounted(before, after)))
     if exact.strangeness(before, after):
         return gate
+    doubt = _doubt("base", base) or _doubt("head", head)
+    if doubt:
+        gate.rows.append(_unjudged("all cells", "times", doubt))
+        return gate
     on_gpu = before.device == "cuda"
     tolerance = {**(ON_GPU if on_gpu else ON_CPU), **rules.tolerance}["latency"]
-    tests = _tests(base, head, absolute=not other_machine(base, head))
+    titles = [cell.title for cell in left.cells]
+    tests = _tests(base, head, titles, absolute=not _apart(base, head))
     known = {key: value for key, value in tests.items() if value is not None}
     p_values = {key: tail(difference) for key, difference in known.items()}
     adjusted = holm(p_values, len(tests))
     for key, difference in tests.items():
         if difference is None:
             told = f"too few rounds: {FEWEST} on either side at least"
-            values = units.NA, units.NA, units.NA
-            gate.rows.append(Judged(*key, Verdict.NO_VERDICT, *values, told))
+            gate.rows.append(_unjudged(*key, told))
         else:
-            gate.rows.append(_row(key, difference, adjusted[key], tolerance, base, head))
+            title, metric = key
+            ours = base.cells[titles.index(title)]
+            shown = _shown(metric, base, ours), _shown(metric, head, _theirs(head, ours) or ours)
+            gate.rows.append(_row(key, difference, adjusted[key], tolerance, *shown))
+    if not tests:
+        told = "no method beside vanilla, and two machines: no time can be compared"
+        gate.rows.append(_unjudged("all cells", "times", told))
     return gate
 
 
-def _tests(base: Record, head: Record, *, absolute: bool) -> dict[tuple[str, str], Mean | None]:
+def _unjudged(cell: str, metric: str, told: str) -> Judged:
+    return Judged(cell, metric, Verdict.NO_VERDICT, units.NA, units.NA, units.NA, told)
+
+
+def _doubt(name: str, record: Record) -> str:
+    """Why the times of a record cannot be judged; "" if they can."""
+    if not record.complete:
+        return f"{name} is of a run that did not come to its end"
+    for cell in record.cells:
+        for seen in (sample.telemetry for sample in cell.samples if sample.telemetry):
+            throttled = [reason for reason in seen.throttled if reason not in HARMLESS]
+            if throttled:
+                return f"{name}: the GPU was throttled ({', '.join(throttled)})"
+            if seen.others:
+                return f"{name}: other processes used the GPU ({', '.join(map(str, seen.others))})"
+    return ""
+
+
+def _apart(base: Record, head: Record) -> str:
+    """What keeps absolute times of the two from being compared; "" if nothing does."""
+    told = other_machine(base, head)
+    if told:
+        return f"another machine: {told[0]}"
+    for name in ("isolate", "samples"):
+        values = getattr(base.settings, name), getattr(head.settings, name)
+        if values[0] != values[1]:
+            return f"{name} is {values[1]}, was {values[0]}"
+    return ""
+
+
+def _tests(
+    base: Record, head: Record, titles: Sequence[str], *, absolute: bool
+) -> dict[tuple[str, str], Mean | None]:
     """By cell and metric: by how much the logarithm grew, None from too few rounds."""
-    theirs = {_key(cell): cell for cell in head.cells if not cell.error}
     found: dict[tuple[str, str], Mean | None] = {}
-    for cell in base.cells:
-        other = theirs.get(_key(cell))
+    for cell, title in zip(base.cells, titles, strict=True):
+        other = _theirs(head, cell)
         if other is None or cell.error or other.fallback != cell.fallback:
             continue  # which the exact rows say
-        title = reading(base).cells[base.cells.index(cell)].title
         if cell is not baseline(base, cell):
             lost = _lost(base, cell), _lost(head, other)
             found[title, SPEEDUP] = _difference(*lost)
@@ -84,6 +125,12 @@ def _tests(base: Record, head: Record, *, absolute: bool) -> dict[tuple[str, str
             times = _logs(cell), _logs(other)
             found[title, LATENCY] = _difference(*times)
     return found
+
+
+def _theirs(head: Record, cell: Cell) -> Cell | None:
+    """The same cell of the head, if it ran."""
+    alike = (other for other in head.cells if not other.error and _key(other) == _key(cell))
+    return next(alike, None)
 
 
 def _key(cell: Cell) -> tuple[str, str, str]:
@@ -123,8 +170,8 @@ def _row(
     found: Mean,
     adjusted: float,
     tolerance: float,
-    base: Record,
-    head: Record,
+    before: str,
+    after: str,
 ) -> Judged:
     limit, allowed, level = math.log1p(tolerance), units.percent(tolerance), f"{1 - ALPHA:.0%}"
     reach = quantile(found.freedom, ALPHA) * found.error
@@ -138,19 +185,15 @@ def _row(
         verdict, rule = Verdict.PASS, f"a loss of {allowed} is excluded by the {level} bound"
     else:
         verdict, rule = Verdict.INCONCLUSIVE, f"neither a loss of {allowed} nor its absence"
-    before, after = (_shown(record, key) for record in (base, head))
-    change = f"{_change(found.centre)} ({_change(low)} to {_change(high)})"
+    told = f"{change(found.centre)} ({change(low)} to {change(high)})"
     values = {
         "log_ratio": found.centre, "low": low, "high": high, "p_adjusted": adjusted,
         "tolerance": tolerance,
     }  # fmt: skip
-    return Judged(*key, verdict, before, after, change, rule, values)
+    return Judged(*key, verdict, before, after, told, rule, values)
 
 
-def _shown(record: Record, key: tuple[str, str]) -> str:
-    title, metric = key
-    places = [n for n, cell in enumerate(reading(record).cells) if cell.title == title]
-    cell = record.cells[places[0]]
+def _shown(metric: str, record: Record, cell: Cell) -> str:
     if metric == LATENCY:
         return f"{units.milliseconds(statistics.median(map(math.exp, _logs(cell))))} ms"
     gain = math.exp(-trimmed(_lost(record, cell)).centre)
@@ -159,20 +202,13 @@ def _shown(record: Record, key: tuple[str, str]) -> str:
 
 def _notes(base: Record, head: Record, uncounted: str) -> list[str]:
     """What a reader must know of these two."""
-    machine = other_machine(base, head)
-    notes = [uncounted] if uncounted else []
-    if machine:
-        notes.append(f"absolute times are not judged, this is another machine: {machine[0]}")
+    notes, apart = [uncounted] if uncounted else [], _apart(base, head)
+    if apart:
+        notes.append(f"absolute times are not judged: {apart}")
     for name, record in (("base", base), ("head", head)):
         if not record.settings.isolate:
             notes.append(
                 f"{name} is of one process: how processes differ among themselves is not in its "
                 "intervals (tpprof compare --isolate)"
             )
-        if not record.complete:
-            notes.append(f"{name} is of a run that did not come to its end")
     return notes
-
-
-def _change(log: float) -> str:
-    return f"{math.expm1(log) * 100:+.1f} %"

@@ -67,8 +67,8 @@ def show(gate: Gate, console: Console) -> None:
 def as_summary(gate: Gate) -> str:
     """Markdown for the summary of a CI job: the verdict, what is not a plain pass, and, folded
     up, the rest."""
-    loud = [_line(row) for row in gate.rows if row.verdict in LOUD]
-    quiet = [_line(row) for row in gate.rows if row.verdict not in LOUD]
+    loud = [[*map(_inline, _line(row))] for row in gate.rows if row.verdict in LOUD]
+    quiet = [[*map(_inline, _line(row))] for row in gate.rows if row.verdict not in LOUD]
     told = f"### tpprof gate: {gate.verdict.value}\n\n{_inline(headline(gate))}\n\n"
     if loud:
         told += as_markdown(HEADINGS, loud) + "\n"
@@ -141,10 +141,14 @@ def as_junit(gate: Gate) -> bytes:
 
 
 def append_summary(gate: Gate, path: Path) -> None:
-    """Append the summary to a file, as $GITHUB_STEP_SUMMARY wants it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(as_summary(gate))
+    """Append the summary to a file, as $GITHUB_STEP_SUMMARY wants it; raises RecordError where it
+    cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(as_summary(gate))
+    except OSError as error:
+        raise RecordError(f"{path} cannot be written ({error.strerror or error})") from error
 
 
 def _line(row: Judged) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from made import cell, record, sample
 
 from tpprof.methods.core.errors import InputError
-from tpprof.profiler.gate.ab import Asked, ab
+from tpprof.profiler.gate.ab import Asked, ab, same_code
 from tpprof.profiler.gate.arms import Arm
 from tpprof.profiler.gate.calibrate import calibrate, write
 from tpprof.reports.gate import config as configuration
@@ -21,10 +20,8 @@ from tpprof.reports.gate.journal import Found, Ran, read
 from tpprof.reports.gate.rules import Rules
 from tpprof.reports.gate.snapshot import Subject
 from tpprof.reports.gate.verdicts import Gate, Verdict
-from tpprof.reports.record import Record, Telemetry
+from tpprof.reports.record import Part, Record, Telemetry
 
-RUN = [sys.executable, "-c", "from tpprof.profiler.cli import main; main()"]
-SMALL = ["--model", "tiny-llava", "--device", "cpu", "--visual-tokens", "64"]
 PLUGIN = Path(__file__).parent.parent / "onemore.py"
 FLOPS = 1_000_000
 
@@ -66,8 +63,8 @@ class Fake:
 def judged(fake: Fake, tmp_path: Path, **more: Any) -> Gate:
     given: dict[str, Any] = {
         "base": str(PLUGIN), "head": str(PLUGIN), "subject": Subject(methods=["fastv"]),
-        "rules": Rules(tolerance={"latency": 0.05}, requests=3), "folder": tmp_path,
-        "out": tmp_path / "gate.jsonl", "metrics": ["latency"],
+        "rules": Rules(metrics=["latency"], tolerance={"latency": 0.05}, requests=3),
+        "out": tmp_path / "gate.jsonl",
     }  # fmt: skip
     return ab(Asked(**{**given, **more}), lambda label, done, total: None, fake)
 
@@ -155,6 +152,45 @@ def test_what_is_not_comparable_has_no_verdict(
     assert reason in told(gate)
 
 
+def test_arms_that_run_the_same_files_have_no_verdict(tmp_path: Path) -> None:
+    def from_(arm: Arm, task: dict[str, Any]) -> tuple[int, str, bytes]:
+        origins = {"python": "/python", "method fastv": "/head/fastv.py"}
+        given = taken(1.0, task["requests"], origins=origins)
+        return 0, "", msgspec.json.encode(given)
+
+    other = tmp_path / "other.py"
+    other.write_text("")
+    gate = judged(from_, tmp_path, base=str(other))  # type: ignore[arg-type]
+    assert gate.code == 3
+    assert "the very same code: /head/fastv.py" in told(gate)
+    assert judged(from_, tmp_path).code == 0, "A/A, as it was asked for"  # type: ignore[arg-type]
+    assert same_code({"python": "/a"}, {"python": "/b"}) == same_code({}, {}) == ""
+
+
+def test_a_time_that_the_request_does_not_have_has_no_verdict(tmp_path: Path) -> None:
+    def one_token(arm: Arm, task: dict[str, Any]) -> tuple[int, str, bytes]:
+        given = taken(1.0, task["requests"])
+        for each in given.cells:
+            phases = [part.phase.replace("decode", "head") for part in each.parts]
+            each.parts = [Part(phase=phase, part="x") for phase in phases]
+        return 0, "", msgspec.json.encode(given)
+
+    gate = judged(one_token, tmp_path, rules=Rules(requests=3))  # type: ignore[arg-type]
+    assert gate.code == 3
+    assert "no decode to be timed; leave it out: --metric latency, prefill" in told(gate)
+
+
+def test_a_gpu_that_nobody_watched_is_told(tmp_path: Path) -> None:
+    def unwatched(arm: Arm, task: dict[str, Any]) -> tuple[int, str, bytes]:
+        given = taken(1.0, task["requests"], device_type="cuda")
+        given.cells[0].missing["telemetry"] = "no NVML"
+        return 0, "", msgspec.json.encode(given)
+
+    gate = judged(unwatched, tmp_path)  # type: ignore[arg-type]
+    assert "throttling, clocks and other users of the GPU are n/a: no NVML" in gate.notes
+    assert not any("throttling" in note for note in judged(Fake(), tmp_path).notes)
+
+
 def test_clocks_that_differ_have_no_verdict(tmp_path: Path) -> None:
     def slower(record: Record) -> None:
         record.cells[1].samples[0].telemetry = Telemetry(readings=1, sm_clock_hz=1.0e9)
@@ -171,17 +207,19 @@ def test_clocks_that_differ_have_no_verdict(tmp_path: Path) -> None:
 
 
 def test_what_breaks_off_keeps_the_processes_that_ended(tmp_path: Path) -> None:
-    fake, count = Fake(), 8
+    fake = Fake()
 
     def interrupted(arm: Arm, task: dict[str, Any]) -> tuple[int, str, bytes]:
         if len(fake.calls) == count:
             raise KeyboardInterrupt
         return fake(arm, task)
 
-    with pytest.raises(KeyboardInterrupt):
-        judged(interrupted, tmp_path)  # type: ignore[arg-type]
-    kept = [line for line in read(tmp_path / "gate.jsonl") if isinstance(line, Ran)]
-    assert len(kept) == count
+    for count in (1, 8):
+        fake.calls.clear()
+        with pytest.raises(KeyboardInterrupt):
+            judged(interrupted, tmp_path)  # type: ignore[arg-type]
+        kept = [line for line in read(tmp_path / "gate.jsonl") if isinstance(line, Ran)]
+        assert len(kept) == count, "the looks at both sides among them"
 
 
 @pytest.mark.parametrize("arm_", ["base", "head"])
@@ -218,7 +256,7 @@ def test_a_cell_that_fails_in_the_head_alone_is_a_regression(tmp_path: Path) -> 
 
 
 def test_too_few_pairs_have_no_verdict(tmp_path: Path) -> None:
-    few = Rules(tolerance={"latency": 0.05}, looks=[6], alphas=[0.01])
+    few = Rules(metrics=["latency"], looks=[6], alphas=[0.01])
     gate = judged(Fake(), tmp_path, rules=few)
     assert gate.code == 3
     assert "can never fail" in told(gate)
@@ -239,7 +277,7 @@ def test_counts_that_are_meant_leave_time_to_be_judged(tmp_path: Path) -> None:
 
 def test_tolerances_are_found_and_written(tmp_path: Path) -> None:
     path = tmp_path / "gate.toml"
-    rules = Rules(tolerance={"latency": 0.25}, requests=2)
+    rules = Rules(metrics=["latency"], requests=2)
     write(path, Subject(methods=["fastv"]), rules)
     with pytest.raises(InputError, match="is there already"):
         write(path, Subject(methods=["fastv"]), rules)

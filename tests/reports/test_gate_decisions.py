@@ -155,6 +155,8 @@ def test_a_wide_or_shifted_control_is_no_verdict() -> None:
     assert "too wide" in control_doubt([0.1, -0.1, 0.1, -0.1], 0.05)
     assert "no A/A control" in control_doubt([], 0.05)
     assert control_doubt([0.001, -0.001, 0.002, -0.002], 0.05) == ""
+    assert control_doubt([0.09, -0.04] * 12, 0.05) == "", "0.025, but no more than its own noise"
+    assert "out of bounds" in control_doubt([0.03, 0.028] * 12, 0.05)
 
 
 def test_a_slow_down_does_not_fail_while_the_control_is_out_of_bounds() -> None:
@@ -239,6 +241,8 @@ def test_a_family_too_large_for_its_pairs_is_refused() -> None:
     ("given", "told"),
     [
         ({"tolerance": {"speed": 0.1}}, "known: latency, prefill, decode"),
+        ({"metrics": ["speed"]}, "known: latency, prefill, decode"),
+        ({"metrics": []}, "one at least"),
         ({"tolerance": {"latency": 0.0}}, "a share above 0"),
         ({"tolerance": {"latency": math.nan}}, "a share above 0"),
         ({"looks": [7]}, "must be as many"),

@@ -15,7 +15,7 @@ from tpprof.reports.gate.reading import decoded, reading
 from tpprof.reports.gate.rules import Rules
 from tpprof.reports.gate.snapshot import Baseline, Counts, Snapshot, Subject
 from tpprof.reports.gate.verdicts import Gate, Judged, NoVerdictError, Verdict
-from tpprof.reports.record import Activity, Cell, Memory, Record
+from tpprof.reports.record import Activity, Cell, Memory, Record, Telemetry
 
 FLOPS = 1_000_000
 
@@ -25,7 +25,7 @@ def counts(**more: Any) -> Counts:
         "cell": "fastv with rows", "flops": {"prefill ffn": 100, "decode ffn": 10},
         "visual_per_layer": [64, 64, 7, 7], "kv_bytes_prefill": [640, 640, 70, 70],
         "kv_bytes_decode": [650, 650, 80, 80], "generated_tokens": 2,
-        "operators": {"prefill": 50}, "kernels": ["flash"] * 4,
+        "counted_flops": {"prefill": 99}, "operators": {"prefill": 50}, "kernels": ["flash"] * 4,
     }  # fmt: skip
     return Counts(**{**given, **more})
 
@@ -65,6 +65,7 @@ def test_equal_counts_pass() -> None:
         ({"flops": {"prefill ffn": 100, "decode ffn": 10, "prefill rows": 5}}, "FLOPs", "0 -> 5"),
         ({"generated_tokens": 3}, "generated tokens", "an increase fails"),
         ({"operators": {"prefill": 51}}, "operators", "prefill 50 -> 51"),
+        ({"counted_flops": {"prefill": 100}}, "FLOPs, counted", "prefill 99 -> 100"),
     ],
 )
 def test_any_increase_fails_and_names_its_place(
@@ -93,6 +94,33 @@ def test_launches_syncs_and_peak_memory_of_a_gpu() -> None:
     rows = exact.compare(shot(before), shot(counts(peak_bytes=1011)), memory=0.01)
     assert found(rows, "peak memory").verdict is Verdict.FAIL
     assert found(rows, "launches").verdict is Verdict.NO_VERDICT, "counted on one side only"
+
+
+@pytest.mark.parametrize("metric", ["flops", "visual_per_layer", "kv_bytes_prefill", "peak_bytes"])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_what_one_side_did_not_count_is_no_pass(metric: str, swapped: bool) -> None:
+    known = {"peak_bytes": 100}
+    full, less = counts(**known), counts(**{**known, metric: None if "peak" in metric else {}})
+    sides = [shot(less), shot(full)] if swapped else [shot(full), shot(less)]
+    assert code(exact.compare(*sides)) == 3
+
+
+def test_a_cell_that_a_baseline_lacks_is_no_pass() -> None:
+    more = shot(counts(), counts(cell="other"))
+    assert code(exact.compare(shot(), more)) == 0, "head has a new method"
+    rows = exact.compare(shot(), more, complete=True)
+    assert (code(rows), found(rows, "all").cell) == (3, "other")
+
+
+def test_a_field_that_one_version_does_not_know_is_no_difference() -> None:
+    old, new = shot(request={"visual": 64}), shot(request={"visual": 64, "tiles": None})
+    assert exact.strangeness(old, new) == exact.strangeness(new, old) == ""
+    assert "tiles" in exact.strangeness(old, shot(request={"visual": 64, "tiles": 5}))
+
+
+def test_what_some_cells_lack_is_told() -> None:
+    both = shot(counts(), counts(cell="other", operators=None, counted_flops=None))
+    assert "operators of other" in exact.uncounted(both, both)
 
 
 def test_operators_of_another_torch_are_shown_and_not_judged() -> None:
@@ -189,9 +217,11 @@ def test_a_record_of_another_version_is_read_as_far_as_it_goes() -> None:
     plain["schema"], plain["novelty"] = 99, {"more": 1}
     plain["cells"][0]["unheard"] = "of"
     assert decoded(msgspec.json.encode(plain)).cells[0].method == "fastv"
-    del plain["cells"][0]["method"]
-    with pytest.raises(NoVerdictError, match="cannot be read"):
-        decoded(msgspec.json.encode(plain))
+    for lost in ("cost", "kv_bytes_prefill", "visual_per_layer", "method"):
+        less = {**plain, "cells": [{**plain["cells"][0]}]}
+        del less["cells"][0][lost]
+        with pytest.raises(NoVerdictError, match="cannot be read"):
+            decoded(msgspec.json.encode(less))
 
 
 def pair(seconds: float, *, machine: str = "a machine", spread: float = 0.01) -> Record:
@@ -217,6 +247,44 @@ def test_records_are_judged_by_their_speedups(head: float, wanted: int) -> None:
     timed = [row for row in gate.rows if row.metric == "time over vanilla"]
     assert [row.cell for row in timed] == ["fastv with rows"]
     assert any("another machine" in note for note in gate.notes)
+
+
+def throttled(record: Record) -> None:
+    record.cells[1].samples[3].telemetry = Telemetry(readings=1, throttled=["thermal slowdown"])
+
+
+def shared(record: Record) -> None:
+    record.cells[1].samples[3].telemetry = Telemetry(readings=1, others=[4711])
+
+
+def interrupted(record: Record) -> None:
+    record.complete = False
+
+
+@pytest.mark.parametrize("change", [throttled, shared, interrupted])
+@pytest.mark.parametrize("side", [0, 1])
+def test_times_of_a_disturbed_run_have_no_verdict(change: Any, side: int) -> None:
+    both = [pair(0.5), pair(0.5)]
+    change(both[side])
+    gate = stored.compare(*both, Rules(), "")
+    assert (gate.code, gate.rows[-1].metric) == (3, "times")
+    assert gate.rows[-1].rule.startswith(("base", "head")[side])
+
+
+def test_what_was_not_measured_alike_has_no_absolute_times() -> None:
+    apart = pair(0.5)
+    apart.settings.isolate = True
+    gate = stored.compare(pair(0.5), apart, Rules(), "")
+    assert {row.metric for row in gate.rows if "time" in row.metric} == {"time over vanilla"}
+    assert any("isolate is True, was False" in note for note in gate.notes)
+
+
+def test_records_of_vanilla_on_two_machines_tell_nothing_of_time() -> None:
+    one, other = pair(0.5), pair(0.5, machine="another")
+    for each in (one, other):
+        each.cells.pop()
+    gate = stored.compare(one, other, Rules(), "")
+    assert (gate.code, "no time can be compared" in gate.rows[-1].rule) == (3, True)
 
 
 def test_absolute_times_are_judged_on_one_machine() -> None:
