@@ -12,6 +12,7 @@ from .phases import phase_rows
 from .record import Cell, Process, Record
 from .summary import Row, rows
 
+BEYOND = 1.01  # FLOPs counted over FLOPs by formulas: above it a method does what it does not say
 CLOCK_SPREAD = 0.03  # SM clocks of two cells further apart than this were not the same machine
 
 
@@ -30,6 +31,7 @@ def warnings(record: Record, listed: list[Row] | None = None) -> list[str]:
         _loads(record),
         _precision(record, rows(record) if listed is None else listed),
         _floors(record),
+        _beyond_formulas(record),
     ]
     return [line for line in found if line]
 
@@ -167,4 +169,19 @@ def _floors(record: Record) -> str:
         f"{len(beaten)} phases were faster than their floor, most of all {worst.phase} of "
         f"{name(worst.cell)} ({units.percent(worst.over_floor, 0)} of it): the floors are too "
         "high; run `tpprof calibrate` on a quiet machine."
+    )
+
+
+def _beyond_formulas(record: Record) -> str:
+    """Cells that compute more than their formulas charge them with."""
+    found = []
+    for cell in record.cells:
+        charged, counted = sum(c.flops for c in cell.cost), sum(cell.counted_flops.values())
+        if charged and counted > BEYOND * charged:
+            found.append(f"{_cut(name(cell))} {units.percent(counted / charged - 1)}")
+    if not found:
+        return ""
+    return (
+        f"torch counted more FLOPs than the formulas: {', '.join(found)} more. What the table says "
+        "of them is too little."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,7 @@ from micro import SIZE
 from tpprof.methods import parse
 from tpprof.profiler import bench as module
 from tpprof.profiler import memory
-from tpprof.profiler.bench import Bench
+from tpprof.profiler.bench import Bench, frozen
 from tpprof.profiler.cells import Cell, make_cells
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.workload import Preparation, Workload
@@ -124,6 +125,28 @@ def test_a_pass_that_fails_says_why_and_costs_nothing_else(
     assert not cell.saved.error
     assert cell.saved.energy.joules is None
     assert "no GPU" in cell.saved.energy.reason
+
+
+def test_flops_are_counted_under_eager_alone(
+    bench: Bench, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.warm_up(cell)
+    bench.flops(cell)
+    charged = sum(item.flops for item in cell.saved.cost)
+    assert sum(cell.saved.counted_flops.values()) == charged
+    monkeypatch.setattr(cell.runtime, "name", "graph")
+    bench.flops(cell)
+    assert cell.saved.missing["flops"] == "torch counts no FLOPs under graph"
+
+
+def test_what_is_loaded_is_frozen_while_measuring() -> None:
+    assert gc.get_freeze_count() == 0
+    with frozen():
+        assert gc.get_freeze_count() > 0
+        with frozen():
+            pass
+        assert gc.get_freeze_count() > 0, "by the one outside"
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_failing_energy_pass_leaves_its_reason_and_the_row(

@@ -119,6 +119,19 @@ def test_bad_input_gets_one_line_and_exit_code_2(
     assert not (tmp_path / "runs").exists()
 
 
+def test_an_error_of_ours_looks_like_no_verdict_of_the_gate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(cli, "app", broken)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 70
+    assert "ZeroDivisionError: ours" in capsys.readouterr().err
+
+
 def test_flops_plans_without_running(tmp_path: Path) -> None:
     done = tpprof("flops", "fastv", "mustdrop:global_threshold=0.001", "--model", "qwen2-vl-72b",
                   "--keep", "0.25", "--format", "json", cwd=tmp_path)  # fmt: skip

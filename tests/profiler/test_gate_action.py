@@ -104,14 +104,15 @@ def test_nothing_of_the_inputs_is_pasted_into_a_script() -> None:
 
 def test_both_gates_run_with_their_arguments(tmp_path: Path) -> None:
     inputs = {
-        "baseline": "my file.json", "base": "origin/main", "arguments": "fastv --metric latency",
+        "baseline": "my file.json", "base": "origin/main", "arguments": "fastv* --metric latency",
         "config": "gate.toml",
     }  # fmt: skip
     runner = Runner(tmp_path, inputs)
+    (tmp_path / "fastv.txt").write_text("")  # which the shell must not put in the place of fastv*
     assert runner.run() == 0, runner.told
     exact, timing = runner.calls
     assert exact.startswith("gate check my file.json --json tpprof-gate/exact.json")
-    assert timing.startswith("gate ab origin/main . fastv --metric latency --config gate.toml")
+    assert timing.startswith("gate ab origin/main . fastv* --metric latency --config gate.toml")
     assert (runner.outputs["exact"], runner.outputs["timing"]) == ({"code": "0"}, {"code": "0"})
 
 
@@ -120,7 +121,7 @@ def test_both_gates_run_with_their_arguments(tmp_path: Path) -> None:
     [
         ("0", "0", "pass", 0), ("1", "0", "pass", 1), ("0", "1", "pass", 1), ("3", "0", "pass", 3),
         ("0", "3", "pass", 3), ("2", "0", "pass", 2), ("0", "4", "pass", 0), ("0", "4", "fail", 4),
-        ("0", "4", "fial", 4),
+        ("0", "4", "fial", 4), ("3", "1", "pass", 1), ("4", "3", "fail", 3),
     ],
 )  # fmt: skip
 def test_codes_become_the_jobs(

@@ -245,8 +245,8 @@ def test_what_is_killed_gives_no_pass_and_leaves_nothing_behind(
     scratch = repository.parent / "scratch"
     scratch.mkdir()
     gate = subprocess.Popen(
-        [*RUN, "gate", "ab", *AB, "--accept-counts"], cwd=repository, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(scratch)},
+        [*RUN, "gate", "ab", *AB, "--accept-counts"], cwd=repository, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(scratch)},
     )  # fmt: skip
     journal = repository / "runs" / "j.jsonl"
     while not (journal.exists() and journal.read_bytes().count(b"\n") >= 4):

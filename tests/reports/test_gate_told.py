@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import html.parser
 import json
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
+import junitparser
 import pytest
+from markdown_it import MarkdownIt
 
 from tpprof.reports.formats import console
 from tpprof.reports.gate import config as configuration
@@ -74,7 +78,51 @@ def test_the_summary_renders(gate: Gate, tmp_path: Path) -> None:
     for line in tables:
         assert line.replace("\\|", "").count("|") == len(told.HEADINGS) + 1, line
     assert "a note" in text
-    assert "&lt;script>" in text
+    assert "<script>" not in text
+
+
+class Tags(html.parser.HTMLParser):
+    """How often each tag is opened."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.counts[tag] += 1
+
+
+def test_the_summary_renders_as_github_does(gate: Gate) -> None:
+    """By CommonMark with tables, HTML allowed: two tables, every row a row, nothing beside."""
+    page = MarkdownIt("commonmark", {"html": True}).enable("table").render(told.as_summary(gate))
+    counts = Tags(page).counts
+    assert counts["table"] == 2
+    assert counts["tr"] == len(gate.rows) + 2
+    assert counts["td"] == len(gate.rows) * len(told.HEADINGS)
+    assert (counts["details"], counts["script"]) == (1, 0)
+
+
+def test_a_summary_that_cannot_be_written_is_one_line(gate: Gate, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecordError, match="cannot be written"):
+        told.append_summary(gate, tmp_path / "file" / "summary.md")
+
+
+def test_junit_is_read_by_others(gate: Gate, tmp_path: Path) -> None:
+    path = tmp_path / "junit.xml"
+    path.write_bytes(told.as_junit(gate))
+    (suite,) = junitparser.JUnitXml.fromfile(str(path))
+    assert (suite.tests, suite.failures, suite.errors, suite.skipped) == (7, 1, 1, 2)
+    results = {case.classname.split()[1]: case.result for case in suite}
+    kinds = {n: type(found[0]) for n, found in results.items() if found}
+    numbers = {verdict: str(n) for n, verdict in enumerate(Verdict)}
+    assert kinds == {
+        numbers[Verdict.FAIL]: junitparser.Failure,
+        numbers[Verdict.NO_VERDICT]: junitparser.Error,
+        numbers[Verdict.INCONCLUSIVE]: junitparser.Skipped,
+        numbers[Verdict.NOT_JUDGED]: junitparser.Skipped,
+    }
 
 
 def test_the_table_says_by_which_rule(gate: Gate, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,7 +172,7 @@ def test_gate_toml_comes_back_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "gate.toml"
     subject = Subject(
         methods=["fastv:keep=320"], plugins=["own \\ \"method\".py"], keep="1/9",
-        workload={"size": [672, 672], "image": None, "new_tokens": 2, "prompt": "What?\n"},
+        workload={"size": [672, 672], "image": None, "new_tokens": 2, "prompt": "What? 😀 \x7f\n"},
     )  # fmt: skip
     config = Config(schema=1, subject=subject, rules=Rules(tolerance={"latency": 0.03}))
     configuration.save(config, path)

@@ -206,3 +206,12 @@ def test_what_could_not_be_measured_is_told_once(run: Record) -> None:
     for measured in run.cells:
         measured.missing = {"activity": "no profiler here"}
     assert text.footnotes(run)[-1] == "not measured: activity (no profiler here)."
+
+
+def test_more_flops_than_the_formulas_are_told(run: Record) -> None:
+    charged = sum(item.flops for item in run.cells[1].cost)
+    run.cells[1].counted_flops = {"prefill": charged}
+    assert not any("torch counted" in line for line in trust.warnings(run))
+    run.cells[1].counted_flops["decode"] = charged // 2
+    (told,) = [line for line in trust.warnings(run) if "torch counted" in line]
+    assert told.startswith("torch counted more FLOPs than the formulas: fastv with maps 50")
