@@ -25,15 +25,18 @@ Key = tuple[str, str]
 """A cell and a metric."""
 FEWEST = 7  # pairs: 2^-7 is the first sign-flip p-value below 0.01
 FEWEST_CONTROLS = 2
+SURE = 0.99  # that a control is off, and not merely scattered, in which case it may be too wide
 
 
 @dataclass
 class Series:
     """Of one cell and metric: seconds of base and head, a pair for each two processes, and
-    log-ratios of two processes of the same arm (the A/A control)."""
+    log-ratios of two processes of the same arm (the A/A control). earlier: log-ratios of the pairs
+    that these have to confirm."""
 
     pairs: list[tuple[float, float]] = field(default_factory=list)
     controls: list[float] = field(default_factory=list)
+    earlier: list[float] = field(default_factory=list)
 
     def add(self, other: Series) -> None:
         self.pairs += other.pairs
@@ -42,6 +45,10 @@ class Series:
     @property
     def logs(self) -> list[float]:
         return [math.log(head / base) for base, head in self.pairs]
+
+    def to_confirm(self) -> Series:
+        """An empty one, to hold pairs of their own of the same job."""
+        return Series(controls=list(self.controls), earlier=self.logs)
 
     @property
     def medians(self) -> tuple[float, float]:
@@ -88,7 +95,7 @@ def decide(take: Take, keys: Sequence[Key], rules: Rules) -> list[Judged]:
     found = _followed(take, held, looks, rules)
     failing = [key for key, row in found.items() if row.verdict is Verdict.FAIL and _tested(row)]
     if failing:
-        anew = {key: Series(controls=list(held[key].controls)) for key in failing}
+        anew = {key: held[key].to_confirm() for key in failing}
         looks = [Look(n, rules.alpha, None, n == rules.looks[-1]) for n in rules.looks]
         again = _followed(take, anew, looks, rules)
         found |= {key: _confirmed(found[key], row) for key, row in again.items()}
@@ -152,7 +159,8 @@ def _verdict(
 ) -> tuple[Verdict, str]:
     """What one look says, and by which rule."""
     tolerance, floor = rules.tolerance[metric], rules.floor.get(metric, 0.0)
-    limit, estimate, high = math.log1p(tolerance), evidence.mean.centre, evidence.high(alpha)
+    limit, high = math.log1p(tolerance), evidence.high(alpha)
+    estimate = fenced([*series.earlier, *series.logs]).centre
     base, head = series.medians
     allowed, level = units.percent(tolerance), f"{1 - alpha:.1%}"
     beyond = adjusted <= alpha and evidence.low(rules.alpha) > 0
@@ -177,7 +185,7 @@ def control_doubt(controls: Sequence[float], tolerance: float) -> str:
     mean, limit = fenced(controls), math.log1p(tolerance)
     width = mean.reach(CONFIDENCE)
     told = f"the same arm twice differs by {change(mean.centre)}, ±{change(width)[1:]}"
-    if abs(mean.centre) > max(limit / 2, width):
+    if abs(mean.centre) > max(limit / 2, mean.reach(SURE)):
         return f"A/A control out of bounds: {told}; more than half of {units.percent(tolerance)}"
     if width > limit:
         return f"A/A control too wide: {told}; wider than {units.percent(tolerance)}"
@@ -190,7 +198,8 @@ def _tested(row: Judged) -> bool:
 
 
 def _confirmed(first: Judged, again: Judged) -> Judged:
-    """A FAIL and what the same looks said on processes of their own: it stands if found anew."""
+    """A FAIL and what the same looks said on processes of their own: it stands if these are slower
+    beyond chance too, and all pairs together by more than the tolerance."""
     told = f"{again.values['pairs']} new pairs ({again.change})"
     if again.verdict is Verdict.FAIL:
         told = f"confirmed by {told}" if _tested(again) else again.rule
