@@ -93,6 +93,20 @@ def test_a_fail_that_comes_again_unclearly_is_confirmed_by_more_pairs() -> None:
     assert "confirmed by 16 new pairs" in row.rule
 
 
+def test_all_pairs_together_say_how_large_a_confirmed_slow_down_is() -> None:
+    bench = Bench(0.10)
+
+    def take(pairs: int, keys: Sequence[Key]) -> Batch:
+        bench.effect = 0.04 if bench.calls else 0.10
+        return bench(pairs, keys)
+
+    (row,) = decide(take, [KEY], rules())
+    assert row.verdict is Verdict.FAIL, "0.04 alone is within the tolerance, but beyond chance"
+    bench.calls.clear()
+    (row,) = decide(take, [KEY], rules(0.075))
+    assert row.verdict is Verdict.INCONCLUSIVE
+
+
 def test_a_head_that_breaks_in_the_confirmation_fails() -> None:
     bench = Bench(0.10)
 
