@@ -55,6 +55,7 @@ def ab(asked: Asked, tell: Progress, run: Probe = in_a_fresh_process) -> Gate:
         gate.rows.append(row)
     except NoVerdictError as error:
         gate.rows += nothing("timing", gate.subject, str(error)).rows
+    gate.notes = [note for note in gate.notes if note]
     return gate
 
 
@@ -74,7 +75,8 @@ def _judge(session: Session, asked: Asked, gate: Gate) -> None:
     before, after = Snapshot.of(base), Snapshot.of(head)
     rows = exact.compare(before, after, rules.memory)
     gate.rows = accepted(rows, counts_only=True) if asked.accept_counts else rows
-    alike = same_code(*(ran.origins for ran in session.processes[-2:]))
+    origins = {ran.arm: ran.origins for ran in session.processes}
+    alike = same_code(origins["A"], origins["B"])
     if alike and asked.base != asked.head:
         raise NoVerdictError(f"base and head run the very same code: {alike}")
     unlike = {row.cell for row in rows if row.verdict is Verdict.NO_VERDICT}
@@ -94,7 +96,6 @@ def _judge(session: Session, asked: Asked, gate: Gate) -> None:
     gate.notes += [
         _unwatched(session), f"{len(session.processes)} processes; every request is in {asked.out}"
     ]  # fmt: skip
-    gate.notes = [note for note in gate.notes if note]
 
 
 def same_code(base: Mapping[str, str], head: Mapping[str, str]) -> str:

@@ -5,21 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from command import SMALL, tpprof
 
 from tpprof.profiler import cli
 from tpprof.reports.files import load
-
-RUN = [sys.executable, "-c", "from tpprof.profiler.cli import main; main()"]
-SMALL = ["--model", "tiny-llava", "--device", "cpu", "--visual-tokens", "64"]
-
-
-def tpprof(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*RUN, *arguments], capture_output=True, text=True, cwd=cwd)
 
 
 @pytest.fixture(scope="module")

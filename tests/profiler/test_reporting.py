@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import RUN, tpprof
 
 from tpprof.methods import parse
 from tpprof.profiler.models.model import Model
@@ -18,12 +19,7 @@ from tpprof.profiler.tokens import Look, picture, regions, selections
 from tpprof.profiler.workload import Preparation, Workload
 from tpprof.reports.files import load
 
-RUN = [sys.executable, "-c", "from tpprof.profiler.cli import main; main()"]
 SMALL = ["--model", "tiny-llava", "--device", "cpu", "--keep", "0.25"]
-
-
-def tpprof(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*RUN, *arguments], capture_output=True, text=True, cwd=cwd)
 
 
 @pytest.fixture(scope="module")

@@ -6,20 +6,18 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command import RUN, SMALL
 from made import cell, record
 
 from tpprof.reports.files import Journal, in_use, journal_of, load
 from tpprof.reports.record import Record
 
-RUN = [sys.executable, "-c", "from tpprof.profiler.cli import main; main()"]
 PLUGIN = str(Path(__file__).parent.parent / "plugged.py")
-SMALL = ["--model", "tiny-llava", "--device", "cpu", "--visual-tokens", "64"]
 ENDLESS = ["--rounds", "100000"]
 GIGABYTE = 2**30
 

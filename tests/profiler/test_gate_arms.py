@@ -1,0 +1,248 @@
+"""The arms of a timing gate: real repositories and environments, each with code of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from command import PLUGIN, RUN, SMALL, tpprof
+
+import tpprof as package
+from tpprof.methods.core.errors import InputError
+from tpprof.profiler.gate.arms import Arm, arm
+from tpprof.profiler.gate.session import in_a_fresh_process
+from tpprof.reports.gate.journal import Ran, read
+from tpprof.reports.gate.reading import decoded
+from tpprof.reports.gate.told import from_json
+from tpprof.reports.gate.verdicts import NoVerdictError, Verdict
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository of somebody's own method, with a commit before the one at hand."""
+    folder = tmp_path / "mine"
+    (folder / "lib").mkdir(parents=True)
+
+    def git(*arguments: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True)
+
+    git("init", "--quiet")
+    for keep in (7, 8):
+        text = PLUGIN.read_text().replace("KEEP = 7", f"KEEP = {keep}")
+        (folder / "lib" / "mine.py").write_text(text)
+        git("add", ".")
+        git("commit", "--quiet", "--message", f"keep {keep}")
+    return folder
+
+
+def test_the_arms_of_a_repository(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repository)
+    with arm("base", "HEAD~1", ["lib/mine.py"]) as base, arm("head", ".", ["lib/mine.py"]) as head:
+        (old,), (new,) = base.plugins, head.plugins
+        assert "KEEP = 7" in Path(old).read_text()
+        assert "KEEP = 8" in Path(new).read_text()
+        assert base.paths == (str(Path(old).parent.parent),)
+        assert (base.root, base.told[:7]) == (None, "commit ")
+    assert not Path(old).exists()
+    done = subprocess.run(
+        ["git", "status", "--short"], cwd=repository, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "", "the index of the repository is as it was"
+    with pytest.raises(NoVerdictError, match="has no plug-in"), arm("b", "HEAD", ["lib/none.py"]):
+        pass
+    with arm("base", sys.executable, ["lib/mine.py"]) as interpreter:
+        assert interpreter.python == sys.executable
+
+
+def test_a_folder_has_its_own_plug_in(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named in the repository at hand, it is looked for in the other one."""
+    other = repository.parent / "other tree"
+    subprocess.run(["git", "clone", "--quiet", str(repository), str(other)], check=True)
+    (other / "lib" / "mine.py").write_text(PLUGIN.read_text().replace("KEEP = 7", "KEEP = 9"))
+    monkeypatch.chdir(repository)
+    with arm("base", "../other tree", ["lib/mine.py"]) as base:
+        assert "KEEP = 9" in Path(base.plugins[0]).read_text()
+    (other / "lib" / "mine.py").unlink()
+    with (
+        pytest.raises(NoVerdictError, match="has no plug-in"),
+        arm("base", "../other tree", ["lib/mine.py"]),
+    ):
+        pass
+
+
+def test_what_may_be_two_things_is_refused(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    subprocess.run(["git", "branch", "lib"], check=True)
+    with (
+        pytest.raises(InputError, match=r"give ./lib for one, refs/heads/lib"),
+        arm("b", "lib", []),
+    ):
+        pass
+    with arm("base", "./lib", []) as folder, arm("base", "refs/heads/lib", []) as commit:
+        assert (folder.told, commit.told[:6]) == ("working tree ./lib", "commit")
+
+
+def test_an_environment_that_cannot_be_started(repository: Path) -> None:
+    python = repository / "env" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/no/such/python\n")
+    with (
+        pytest.raises(InputError, match="cannot be executed"),
+        arm("b", str(repository / "env"), []),
+    ):
+        pass
+    python.chmod(0o755)
+    with (
+        arm("base", str(repository / "env"), []) as base,
+        pytest.raises(InputError, match="cannot be started"),
+    ):
+        in_a_fresh_process(base, {})
+
+
+@pytest.mark.parametrize("text", ["no-such-commit", "none.py", "--help"])
+def test_an_arm_that_is_nothing(
+    text: str, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    with pytest.raises(InputError, match=r"is no commit|no such plug-in"), arm("base", text, []):
+        pass
+
+
+TASK: dict[str, Any] = {
+    "root": None, "paths": [], "plugins": [str(PLUGIN)], "methods": ["loudest"], "requests": 2,
+    "passes": True, "workload": {"visual_tokens": 64, "size": [672, 672]},
+    "options": {"model": "tiny-llava", "device": "cpu", "attention": ["rows"]},
+}  # fmt: skip
+
+
+def test_a_commit_of_tpprof_is_imported_and_nothing_else(tmp_path: Path) -> None:
+    """A real process in a checkout of its own; what that lacks is not filled from the installed
+    one."""
+    root, copy = Path(package.__file__).parent, tmp_path / "copy"
+    ignored = shutil.ignore_patterns(".*", "build", "*.egg-info", "tests", "__pycache__", "runs")
+    shutil.copytree(root, copy, ignore=ignored)
+    code, failure, content = in_a_fresh_process(Arm("base", "copy"), {**TASK, "root": str(copy)})
+    assert (code, failure) == (0, "")
+    found = decoded(content)
+    origins = found.environment["origins"]
+    assert origins["tpprof"] == str(copy / "__init__.py")
+    assert origins["method vanilla"] == str(copy / "methods" / "vanilla.py")
+    assert origins["method loudest"] == str(PLUGIN)
+    loudest = found.cells[1]
+    assert loudest.visual_per_layer[3:] == [7] * 13
+    assert len(loudest.samples) == 2
+    assert loudest.counted_flops["prefill"] == sum(
+        item.flops for item in loudest.cost if item.phase == "prefill"
+    )
+    (copy / "profiler" / "plan_table.py").unlink()
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("import tpprof.profiler.plan_table\n")
+    task = {**TASK, "root": str(copy), "plugins": [str(plugin)]}
+    code, failure, _ = in_a_fresh_process(Arm("base", "copy"), task)
+    assert (code, "plan_table" in failure) == (1, True), failure
+
+
+def test_what_an_arm_lacks_is_told_from_what_fails_in_it(tmp_path: Path) -> None:
+    code, failure, _ = in_a_fresh_process(Arm("base", ""), {**TASK, "methods": ["loudets"]})
+    assert (code, "did you mean 'loudest'" in failure) == (2, True), failure
+    broken = tmp_path / "broken.py"
+    broken.write_text("import\n")
+    code, failure, _ = in_a_fresh_process(Arm("head", ""), {**TASK, "plugins": [str(broken)]})
+    assert (code, "could not be loaded" in failure) == (1, True), failure
+    code, _, _ = in_a_fresh_process(Arm("head", ""), {**TASK, "plugins": ["no_such_module"]})
+    assert code == 2
+    empty = tmp_path / "env"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(empty)], check=True)
+    with arm("head", str(empty), []) as bare:
+        code, failure, _ = in_a_fresh_process(bare, TASK)
+    assert (code, "No module named" in failure) == (2, True), failure
+
+
+def test_another_environment_runs_its_own_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the folder at hand nor PYTHONPATH, which both sides would share, is asked."""
+    env = tmp_path / "env"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(env)], check=True)
+    (packages,) = env.glob("lib/python*/site-packages")
+    ours = sysconfig.get_paths()["purelib"]
+    (packages / "ours.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
+    wrong = tmp_path / "wrong" / "tpprof"
+    wrong.mkdir(parents=True)
+    (wrong / "__init__.py").write_text("raise SystemError('the wrong one')\n")
+    monkeypatch.chdir(wrong.parent)
+    monkeypatch.setenv("PYTHONPATH", str(wrong.parent))
+    with arm("head", str(env), [str(PLUGIN)]) as other:
+        task = {**TASK, "requests": 1, "passes": False}
+        code, failure, content = in_a_fresh_process(other, task)
+    assert (code, failure) == (0, "")
+    found = decoded(content)
+    assert found.environment["origins"]["python"].startswith(str(env))
+    assert found.cells[1].counted_flops == {}, "no passes were asked for"
+
+
+AB = [
+    "HEAD~1", ".", "loudest", "--plugin", "lib/mine.py", *SMALL, "--pairs", "8",
+    "--requests", "1", "--metric", "latency", "--tolerance", "900%", "--out", "runs/j.jsonl",
+]  # fmt: skip
+
+
+def test_two_commits_are_timed(repository: Path) -> None:
+    """From the command line to the verdict. The head keeps a token more, as it is meant to."""
+    results = ["--json", "o.json", "--html", "o.html", "--accept-counts"]
+    done = tpprof("gate", "ab", *AB, *results, cwd=repository)
+    assert done.returncode == 0, done.stdout + done.stderr
+    gate = from_json((repository / "o.json").read_bytes())
+    verdicts = {row.metric: row.verdict for row in gate.rows if row.cell.startswith("loudest")}
+    assert verdicts["latency ms"] is Verdict.PASS
+    assert verdicts["visual tokens, sum of layers"] is Verdict.ACCEPTED
+    assert verdicts["FLOPs, counted"] is Verdict.ACCEPTED
+    lines = read(repository / "runs" / "j.jsonl")
+    ran = [line for line in lines if isinstance(line, Ran)]
+    assert "".join(line.arm for line in ran) == "AB" + "ABBABAAB" * 2
+    assert all("tpprof-gate-" in ran[n].origins["method loudest"] for n in (0, 2, 5))
+    assert {ran[n].origins["method loudest"] for n in (1, 3, 4)} == {
+        str(repository / "lib" / "mine.py")
+    }
+    assert "Head against base, timed" in (repository / "o.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("victim", "number", "code", "told"),
+    [("child", signal.SIGKILL, 3, "SIGKILL"), ("gate", signal.SIGHUP, 143, "interrupted")],
+)
+def test_what_is_killed_gives_no_pass_and_leaves_nothing_behind(
+    victim: str, number: int, code: int, told: str, repository: Path
+) -> None:
+    scratch = repository.parent / "scratch"
+    scratch.mkdir()
+    gate = subprocess.Popen(
+        [*RUN, "gate", "ab", *AB, "--accept-counts"], cwd=repository, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(scratch)},
+    )  # fmt: skip
+    journal = repository / "runs" / "j.jsonl"
+    while not (journal.exists() and journal.read_bytes().count(b"\n") >= 4):
+        assert gate.poll() is None, gate.communicate()
+        time.sleep(0.05)
+    own = psutil.Process(gate.pid)
+    while not own.children():
+        time.sleep(0.01)
+    (own.children()[0] if victim == "child" else own).send_signal(number)
+    output, errors = gate.communicate()
+    assert gate.returncode == code, output + errors
+    assert told in output + errors
+    kept = [line for line in read(journal) if isinstance(line, Ran)]
+    assert [line.arm for line in kept[:3]] == list("ABA")
+    assert not list(scratch.glob("tpprof-gate-*"))
