@@ -167,9 +167,12 @@ def pair(option: str, text: str, separator: str, wanted: str) -> tuple[int, int]
 
 def share(option: str, text: str) -> float:
     try:
-        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        found = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
         fail(f"{option} {text!r} is not a share, as 0.02 or 2%")
+    if found >= 1 and not text.endswith("%"):
+        fail(f"{option} {text!r} is not a share, as 0.02 or 2%; did you mean {text}%?")
+    return found
 
 
 def wanted_of(sweep: str | None, speedup: str | None, memory: str | None) -> Wanted | None:

@@ -126,13 +126,23 @@ def can_write(html: Path | None, figures: Path | None, records: Sequence[Path] =
     if figures is not None and figures.exists() and not figures.is_dir():
         fail(f"--figures {figures} is a file; give a folder")
     for option, path in (("--html", html and html.parent), ("--figures", figures)):
-        if path is None:
-            continue
-        there = next(place for place in (path, *path.absolute().parents) if place.exists())
-        if not there.is_dir():
-            fail(f"{option} {path}: {there} is not a folder")
-        if not os.access(there, os.W_OK | os.X_OK):
-            fail(f"{option} {path}: {there} cannot be written")
+        if path is not None:
+            _holds(f"{option} {path}", path)
+
+
+def can_be_made(told: str, file: Path) -> None:
+    """Fail where a file could not be written; `told` is what it is called."""
+    if file.is_dir():
+        fail(f"{told} is a folder; give a file")
+    _holds(told, file.parent)
+
+
+def _holds(told: str, folder: Path) -> None:
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        fail(f"{told}: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        fail(f"{told}: {there} cannot be written")
 
 
 def known(format_: Format, command: str, without: Sequence[Format]) -> None:

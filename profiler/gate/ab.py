@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from ...methods.core.errors import InputError
 from ...reports.gate import exact, sequential
 from ...reports.gate import rules as rulebook
-from ...reports.gate.journal import SCHEMA, Begun, Found, Journal
+from ...reports.gate.journal import SCHEMA, Begun, Found, Journal, Ran
 from ...reports.gate.reading import Reading
 from ...reports.gate.rules import Rules
 from ...reports.gate.snapshot import Snapshot, Subject
 from ...reports.gate.verdicts import Gate, Judged, NoVerdictError, Verdict, accepted, nothing
 from ..rounds import Progress
 from . import subject as subjects
-from .arms import arm
+from .arms import Arm, MissingError, arm
 from .session import HeadFailsError, Session, in_a_fresh_process, keys_of, readings, timed
 from .session import Probe as Probe
 
@@ -62,10 +62,25 @@ def ab(asked: Asked, tell: Progress, run: Probe = in_a_fresh_process) -> Gate:
 def _session(asked: Asked, stack: ExitStack, tell: Progress, run: Probe) -> Session:
     subject = asked.subject
     subjects.workload(subject)
-    base = stack.enter_context(arm("base", asked.base, subject.plugins))
-    head = stack.enter_context(arm("head", asked.head, subject.plugins))
+    rulebook.check_power(asked.rules, len(asked.rules.metrics))
+    base, head = _arms(asked, stack)
     journal = begin(asked.out, (base.told, head.told), subject, asked.rules)
     return Session(base, head, subject, asked.rules, journal, run=run, tell=tell)
+
+
+def _arms(asked: Asked, stack: ExitStack) -> tuple[Arm, Arm]:
+    """Both sides; what neither has is bad input."""
+    found, missing = [], []
+    for name, text in (("base", asked.base), ("head", asked.head)):
+        try:
+            found.append(stack.enter_context(arm(name, text, asked.subject.plugins)))
+        except MissingError as error:
+            missing.append(error)
+    if len(missing) > 1:
+        raise InputError(str(missing[1]))
+    if missing:
+        raise missing[0]
+    return found[0], found[1]
 
 
 def _judge(session: Session, asked: Asked, gate: Gate) -> None:
@@ -75,10 +90,7 @@ def _judge(session: Session, asked: Asked, gate: Gate) -> None:
     before, after = Snapshot.of(base), Snapshot.of(head)
     rows = exact.compare(before, after, rules.memory)
     gate.rows = accepted(rows, counts_only=True) if asked.accept_counts else rows
-    origins = {ran.arm: ran.origins for ran in session.processes}
-    alike = same_code(origins["A"], origins["B"])
-    if alike and asked.base != asked.head:
-        raise NoVerdictError(f"base and head run the very same code: {alike}")
+    same = _sources(session, asked)
     unlike = {row.cell for row in rows if row.verdict is Verdict.NO_VERDICT}
     cells = [
         cell
@@ -87,7 +99,7 @@ def _judge(session: Session, asked: Asked, gate: Gate) -> None:
     ]
     keys, unmeasured = keys_of(cells, rules.metrics)
     gate.rows += unmeasured
-    gate.notes += [_how(rules, len(keys), before), exact.uncounted(before, after)]
+    gate.notes += [same, _how(rules, len(keys), base), exact.uncounted(before, after)]
     if not keys:
         row = Judged("all cells", "times", Verdict.NO_VERDICT, "n/a", "n/a", "n/a", "none to time")
         gate.rows.append(row)
@@ -98,13 +110,28 @@ def _judge(session: Session, asked: Asked, gate: Gate) -> None:
     ]  # fmt: skip
 
 
-def same_code(base: Mapping[str, str], head: Mapping[str, str]) -> str:
-    """What both sides ran, if it was the same files by the same interpreter: then nothing is
-    compared with nothing. "" if something differs, or is not known."""
-    if not base or base != head:
-        return ""
-    files = {file for name, file in base.items() if name.startswith("method ")}
-    return ", ".join(sorted(files))
+def _sources(session: Session, asked: Asked) -> str:
+    """A note where both sides are meant to be the same. Raises NoVerdictError where one of them ran
+    code that is not its own, or both, though they are not meant to, the very same files."""
+    arms, looks = session.arms, {ran.arm: ran for ran in session.processes}
+    for letter, ran in looks.items():
+        if ran.foreign:
+            raise NoVerdictError(
+                f"{arms[letter].name} imports from another tree of the project: "
+                f"{', '.join(ran.foreign[:3])}; its own one must hold what it imports"
+            )
+    base, head = arms["A"], arms["B"]
+    if asked.base == asked.head or (base.commit and base.commit == head.commit):
+        return "base and head are the same: this compares a code with itself"
+    if same_code(looks["A"], looks["B"]):
+        files = {f for name, f in looks["A"].origins.items() if name.startswith("method ")}
+        raise NoVerdictError(f"base and head run the very same code: {', '.join(sorted(files))}")
+    return ""
+
+
+def same_code(base: Ran, head: Ran) -> bool:
+    """Whether both ran the same files by the same interpreter: nothing would be compared."""
+    return bool(base.origins) and (base.origins, base.own) == (head.origins, head.own)
 
 
 def _unwatched(session: Session) -> str:
@@ -135,11 +162,13 @@ def with_tolerances(rules: Rules, base: Reading) -> Rules:
     return rulebook.check(rules)
 
 
-def _how(rules: Rules, family: int, before: Snapshot) -> str:
+def _how(rules: Rules, family: int, base: Reading) -> str:
     tolerances = ", ".join(f"{metric} {share:.1%}" for metric, share in rules.tolerance.items())
     looks = ", ".join(map(str, rules.looks))
+    packages = ", ".join(f"{name} {version}" for name, version in base.packages.items())
     return (
-        f"on {before.device}; tolerances: {tolerances}; looks at {looks} pairs of processes, "
-        f"median of {rules.requests} requests each; level {rules.alpha:g} for the family of "
-        f"{family}, by Holm; a FAIL is confirmed by pairs of its own"
+        f"on {base.environment.get('device')}, base under {packages}; tolerances: {tolerances}; "
+        f"looks at {looks} pairs of processes, median of {rules.requests} timed requests each; "
+        f"level {rules.alpha:g} for the family of {family}, by Holm; a FAIL is confirmed by pairs "
+        "of its own; change: of the pairs, with one-sided bounds"
     )

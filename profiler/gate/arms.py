@@ -19,8 +19,9 @@ from ...reports.gate.verdicts import NoVerdictError
 class Arm:
     """What one side runs. told: how people call it. python: its interpreter. root: the checkout
     that is imported as tpprof, if it is one. paths: searched first for modules. plugins: files and
-    modules that register methods. alone: whether PYTHONPATH, which both sides share, is not for
-    it."""
+    modules that register methods. tree: the source tree that is its own; tops: others of the same
+    project, from which nothing may come. commit: what the tree is, "" if it was changed. alone:
+    whether PYTHONPATH, which both sides share, is not for it."""
 
     name: str
     told: str
@@ -28,7 +29,14 @@ class Arm:
     root: str | None = None
     paths: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
+    tree: str | None = None
+    tops: tuple[str, ...] = ()
+    commit: str = ""
     alone: bool = False
+
+
+class MissingError(NoVerdictError):
+    """An arm lacks what it is asked to measure."""
 
 
 @contextmanager
@@ -55,12 +63,14 @@ def arm(name: str, text: str, plugins: list[str]) -> Iterator[Arm]:
         if top is None:
             raise InputError(f"{name} {text!r} is a folder, but not of a git repository, and no "
                              "Python environment")  # fmt: skip
-        yield _tree(Arm(name, f"working tree {text}"), top, given)
+        clean = _git(top, "status", "--porcelain").stdout == ""
+        commit = _commit_of(top, "HEAD") if clean else ""
+        yield _tree(Arm(name, f"working tree {text}", commit=commit), top, given)
     else:
         top, commit = _commit(name, text)
         with _written(top, commit) as folder:
             told = f"commit {commit[:12]}" + ("" if commit.startswith(text) else f" ({text})")
-            yield _tree(Arm(name, told), folder, given)
+            yield _tree(Arm(name, told, commit=commit), folder, given)
 
 
 def _is_plain(text: str) -> bool:
@@ -80,6 +90,12 @@ def _interpreter(path: Path) -> str:
 def _tree(arm: Arm, folder: Path, plugins: tuple[str, ...]) -> Arm:
     """The arm with the modules and plug-ins of a source tree."""
     found = tuple(_plugin(name, folder, arm) for name in plugins)
+    places = [Path(name).resolve().parent for name in plugins if _is_file(name)]
+    tops = {str(top) for place in places if place.is_dir() and (top := _top(place))}
+    here = _top(Path.cwd())
+    if here is not None and _is_tpprof(here) == _is_tpprof(folder):
+        tops.add(str(here))
+    arm = replace(arm, tree=str(folder), tops=tuple(sorted(tops - {str(folder)})))
     if _is_tpprof(folder):
         return replace(arm, root=str(folder), plugins=found)
     sources = [path for path in (folder, folder / "src") if path.is_dir()]
@@ -88,17 +104,23 @@ def _tree(arm: Arm, folder: Path, plugins: tuple[str, ...]) -> Arm:
 
 def _plugin(name: str, folder: Path, arm: Arm) -> str:
     """A plug-in of a tree: of a file that lies in a repository, what lies there in this tree."""
+    if not _is_file(name):
+        return name
     path = Path(name).resolve()
-    top = _top(path.parent) if name.endswith(".py") and path.parent.is_dir() else None
+    top = _top(path.parent) if path.parent.is_dir() else None
     if top is None:
-        return str(path) if name.endswith(".py") else name
+        return str(path)
     own = folder / path.relative_to(top)
     if not own.is_file():
-        raise NoVerdictError(
-            f"{arm.name}, {arm.told}, has no plug-in {path.relative_to(top)}: a missing arm (what "
-            "both arms share must not lie in a repository)"
+        raise MissingError(
+            f"{arm.name}, {arm.told}, has no plug-in {path.relative_to(top)} (one that both sides "
+            "share must not lie in a repository)"
         )
     return str(own)
+
+
+def _is_file(plugin: str) -> bool:
+    return plugin.endswith(".py")
 
 
 def _is_tpprof(folder: Path) -> bool:

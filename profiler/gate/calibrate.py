@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...methods import parse
 from ...methods.core.errors import InputError
+from ...methods.core.plugins import load_plugins
 from ...reports import units
 from ...reports.gate import config as configuration
 from ...reports.gate.config import Config
@@ -82,9 +84,15 @@ def calibrate(
 
 
 def write(path: Path, subject: Subject, rules: Rules) -> None:
-    """A new gate.toml with the tolerances of this kind of device; an old one is not overwritten."""
+    """A new gate.toml with the tolerances of this kind of device; an old one is not overwritten.
+
+    Raises InputError for methods that do not exist.
+    """
     if path.exists():
         raise InputError(f"{path} is there already; change it, or remove it")
+    load_plugins(subject.plugins)
+    for spec in subject.methods:
+        parse(spec)
     config = Config(
         schema=configuration.SCHEMA, subject=subjects.relative(subject, path.parent), rules=rules
     )

@@ -58,6 +58,8 @@ def update(path: Path, subject: Subject | None, memory: float | None = None) -> 
         raise InputError(f"{path} cannot be written ({error.strerror or error})") from error
     gate = _gate(before or baseline, counted, f"accepted in {path}")
     gate.rows = accepted(gate.rows)
+    if before is None:
+        gate.notes.append("a new baseline: there was none to compare with")
     return gate
 
 
@@ -94,7 +96,7 @@ def _gate(before: Baseline, after: Snapshot, subject: str) -> Gate:
     rows = exact.compare(before.snapshot, after, before.memory, complete=True)
     versions = ", ".join(f"{name} {version}" for name, version in after.packages.items())
     notes = [
-        f"counted on {after.device} in {after.dtype} with {versions}",
+        f"{after.model} counted on {after.device} in {after.dtype} with {versions}",
         exact.uncounted(before.snapshot, after),
     ]
     notes = [note for note in notes if note]

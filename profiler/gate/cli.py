@@ -70,7 +70,7 @@ def check(
 
     if not update and (named.given or memory is not None):
         fail("the baseline says what is counted; METHODs and their options go with --update")
-    printing.can_write(html, None, [baseline])
+    can_write(html, [baseline], json, junit, summary)
     allowed = None if memory is None else rules_of(Rules(memory=share("--memory", memory))).memory
     if update:
         earlier, _ = exact_gate.earlier(baseline)
@@ -108,7 +108,7 @@ def ab(
     subject = named.over(told.subject, config.parent) if told and config else named.whole()
     rules = rules_of(told.rules if told else None, tolerance, metric, pairs, requests)
     asked = Asked(base, head, subject, rules, journal_in(out), accept_counts)
-    printing.can_write(html, None, [asked.out])
+    can_write(html, [asked.out], json, junit, summary)
     gate = measured(asked.out, lambda tell: timing_gate(asked, tell))
     finish(gate, json, junit, summary, html)
 
@@ -132,7 +132,7 @@ def compare(
     for path in (base, head):
         if not path.exists() and not path.with_suffix(".jsonl").exists():
             fail(f"{path}: no such record")
-    printing.can_write(html, None, [base, head])
+    can_write(html, [base, head], json, junit, summary)
     gate = stored.compare_files(base, head, rules, accept_counts=accept_counts)
     finish(gate, json, junit, summary, html, [base, head])
 
@@ -156,6 +156,12 @@ def init(
     calibration.write(config, named.whole(), rules_of(None, metric=metric, requests=requests))
     if calibrate:
         _calibrate(config, pairs, out)
+        return
+    print(
+        f"{config} is written, with the usual tolerances of a kind of device: "
+        "`tpprof gate calibrate` finds those of this machine",
+        file=sys.stderr,
+    )
 
 
 @app.command("calibrate")
@@ -207,6 +213,13 @@ def measured(out: Path, work: Callable[[Progress], Result]) -> Result:
         kept = f"; what was measured is in {out}" if out.exists() else ""
         print(f"tpprof: interrupted{kept}", file=sys.stderr)
         raise typer.Exit(143 if isinstance(stopped, Terminated) else 130) from None
+
+
+def can_write(html: Path | None, taken: Sequence[Path], *others: Path | None) -> None:
+    """Fail before anything is measured where a result could not be written."""
+    printing.can_write(html, None, taken)
+    for path in (path for path in others if path is not None):
+        printing.can_be_made(str(path), path)
 
 
 def finish(

@@ -150,7 +150,7 @@ def rules_of(
     if tolerance is not None:
         rules.tolerance = {**rules.tolerance, **_tolerances(tolerance)}
     if metric is not None:
-        rules.metrics = [name.strip() for name in metric.split(",")]
+        rules.metrics = list(dict.fromkeys(name.strip() for name in metric.split(",")))
     if pairs is not None:
         if not all(part.strip().isdigit() for part in pairs.split(",")):
             fail(f"--pairs {pairs!r} is not a list of counts, as 8,16,24")

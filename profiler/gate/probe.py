@@ -22,6 +22,7 @@ def main() -> None:
     """Do the task on stdin: write the record to a file. A failure is one line on stderr."""
     task = json.loads(sys.stdin.buffer.read())
     _put_first(task["root"], task["paths"])
+    _move(task["tree"], task["tops"])
     try:
         code, told = 0, measure(task)
     except Exception as error:
@@ -48,7 +49,8 @@ def measure(task: dict[str, Any]) -> bytes:
     if "passes" in inspect.signature(tpprof.compare).parameters:
         given["passes"] = task["passes"]
     record = tpprof.compare(task["methods"], rounds=task["requests"], **given)
-    record.environment["origins"] = origins([cell.name for cell in record.cells], task["paths"])
+    record.environment["origins"] = origins([cell.name for cell in record.cells])
+    record.environment["own"], record.environment["foreign"] = sources(task["tree"], task["tops"])
     return msgspec.json.encode(record)
 
 
@@ -63,9 +65,8 @@ def load(plugins: list[str]) -> None:
         raise
 
 
-def origins(methods: list[str], paths: list[str]) -> dict[str, str]:
-    """Where the code lies that ran: of the interpreter, of packages, of each method, and what was
-    imported from the arm's own tree."""
+def origins(methods: list[str]) -> dict[str, str]:
+    """Where the code lies that ran: of the interpreter, of packages and of each method."""
     found = {"python": sys.executable}
     for name in NEEDED:
         found[name] = str(getattr(sys.modules.get(name), "__file__", None))
@@ -73,12 +74,42 @@ def origins(methods: list[str], paths: list[str]) -> dict[str, str]:
     for name in methods:
         module = sys.modules[type(parse(name)).__module__]
         found[f"method {name}"] = str(getattr(module, "__file__", None))
-    files = [Path(str(getattr(module, "__file__", None))) for module in sys.modules.values()]
-    for path in paths:
-        own = [f for f in files if f.is_relative_to(path) and "site-packages" not in f.parts]
-        if own:
-            found[f"modules of {path}"] = str(len(own))
     return found
+
+
+def sources(tree: str | None, tops: list[str]) -> tuple[list[str], list[str]]:
+    """Files of imported modules that lie in the arm's own tree, and those in another tree of the
+    same project."""
+    files = {str(getattr(module, "__file__", None)) for module in [*sys.modules.values()]}
+    own = sorted(file for file in files if tree is not None and _inside(file, tree))
+    others = sorted(file for file in files if any(_inside(file, top) for top in tops))
+    return own, [file for file in others if file not in own]
+
+
+def _inside(file: str, folder: str) -> bool:
+    """Whether it belongs to a source tree, and not to an environment that lies in it."""
+    path = Path(file)
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    return path.is_relative_to(folder) and not installed
+
+
+def _move(tree: str | None, tops: list[str]) -> None:
+    """Let what is searched in another tree of the project be searched in the arm's own: PYTHONPATH
+    and editable installs lead there."""
+    if tree is None:
+        return
+
+    def moved(place: str) -> str:
+        for top in tops:
+            if _inside(place, top) and not Path(place).is_relative_to(tree):
+                return str(tree / Path(place).relative_to(top))
+        return place
+
+    sys.path[:] = [moved(place) for place in sys.path]
+    for finder in sys.meta_path:
+        mapping = getattr(sys.modules.get(_home(finder)), "MAPPING", None)
+        if isinstance(mapping, dict):
+            mapping.update({name: moved(str(place)) for name, place in mapping.items()})
 
 
 def _unknown(error: Exception) -> bool:

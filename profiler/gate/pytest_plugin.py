@@ -90,7 +90,8 @@ class GateItem(pytest.Item):
         self, excinfo: pytest.ExceptionInfo[BaseException], style: object = None
     ) -> str:
         if isinstance(excinfo.value, GateError):
-            return f"tpprof gate against {self.found.path}\n{excinfo.value}"
+            first, *rest = str(excinfo.value).splitlines()
+            return "\n".join([f"{first} (tpprof gate against {self.found.path})", *rest])
         return str(super().repr_failure(excinfo))
 
     def reportinfo(self) -> tuple[Path, None, str]:

@@ -123,7 +123,8 @@ class Session:
         arm, subject = self.arms[letter], self.subject
         workload = {name: v for name, v in subject.workload.items() if name != "seed"}
         task = {
-            "root": arm.root, "paths": arm.paths, "plugins": arm.plugins, "methods": methods,
+            "root": arm.root, "paths": arm.paths, "tree": arm.tree, "tops": arm.tops,
+            "plugins": arm.plugins, "methods": methods,
             "requests": requests, "passes": passes, "workload": workload,
             "options": {
                 "model": subject.model, "device": subject.device, "dtype": subject.dtype,
@@ -196,9 +197,11 @@ def keys_of(cells: Sequence[ReadCell], metrics: Sequence[str]) -> tuple[list[Key
 
 def readings(session: Session) -> tuple[Reading, Reading]:
     """A look at both sides. Raises NoVerdictError where one of them cannot be judged at all, and
-    HeadFailsError where only the head does not run."""
+    HeadFailsError where only the head does not run; InputError for what neither side knows."""
     ran, base = session.scout("A")
     if base is None:
+        if ran.unknown and session.scout("B")[0].unknown:
+            raise InputError(ran.failure)  # which neither side knows
         raise NoVerdictError(f"base does not run: {ran.failure}")
     ran, head = session.scout("B")
     if head is None and (ran.killed or ran.unknown):

@@ -28,23 +28,22 @@ def chart(gate: Gate) -> Chart | None:
         return None
     drawn = Chart(
         "gate", "Change of time",
-        "Change of each time that was judged, with its bounds and the tolerance.",
+        "Change of each time that was judged, with its one-sided bounds and the tolerance.",
         blank(0.35 + STEP * len(listed) + 0.5),
         note=left_out(len(listed), len(known), "metrics"),
     )  # fmt: skip
     axes = place(drawn.figure, 0.15, 0.45, 0.2, 0.35)
     seen = list(dict.fromkeys(row.verdict for row in listed))
     entries = [(verdict.value, COLOURS.get(verdict, MUTED)) for verdict in seen]
-    key(
-        drawn.figure, [*entries, ("one pair", MUTED), ("tolerance", INK)], top=0.14,
-        marks=[*"●" * len(entries), "·", "╎"],
-    )  # fmt: skip
+    marks = [*"●" * len(entries), "╎"]
+    entries.append(("tolerance", INK))
+    if any(row.values.get("log_ratios") for row in listed):
+        entries, marks = [*entries, ("one pair", MUTED)], [*marks, "|"]
+    key(drawn.figure, entries, top=0.14, marks=marks)
     for place_, row in enumerate(listed):
         _row(drawn, axes, row, -(place_ + 0.7) * STEP)
-    axes.axvline(0, color=MUTED, linewidth=0.8)
     axes.set_ylim(-len(listed) * STEP, 0)
     axes.set_yticks([])
-    axes.grid(visible=True, axis="x")
     axes.margins(x=0.06)
     axes.set_xlabel("change, % (right: slower)")
     return drawn
@@ -53,7 +52,8 @@ def chart(gate: Gate) -> Chart | None:
 def _row(drawn: Chart, axes: Axes, row: Judged, height: float) -> None:
     colour, values = COLOURS.get(row.verdict, MUTED), row.values
     pairs = _percent(values.get("log_ratios", []))
-    axes.plot(pairs, [height] * len(pairs), "|", color=colour, markersize=6, alpha=0.5)
+    axes.plot([0, 0], [height - 0.12, height + 0.1], color=MUTED, linewidth=0.8)
+    axes.plot(pairs, [height - 0.08] * len(pairs), "|", color=colour, markersize=5, alpha=0.6)
     axes.plot(_percent([values["low"], values["high"]]), [height] * 2, color=colour, linewidth=2)
     (point,) = axes.plot(_percent([values["log_ratio"]]), [height], "o", color=colour, markersize=7)
     drawn.tip(point, f"{row.cell}, {row.metric}: {row.change}; {row.verdict.value}")

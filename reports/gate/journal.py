@@ -37,9 +37,10 @@ class Ran(Struct, tag="ran"):
     block, place: where it stood in the ABBA blocks, which are counted on through all looks and the
     confirmation; -1 is the look at what there is. seconds: of each request, by cell and metric.
     errors: cells that failed. failure: why there is nothing else; killed: by a signal from outside;
-    unknown: the arm does not know what it is asked for. origins: where the code lies that ran.
-    clock_hz: median SM clock; throttled, others: what NVML saw beside us; unwatched: why it saw
-    nothing of a GPU.
+    unknown: the arm does not know what it is asked for. origins: where the code lies that ran;
+    own, foreign: imported files of the arm's tree, and of another tree of the project. clock_hz:
+    median SM clock; throttled, others: what NVML saw beside us; unwatched: why it saw nothing of a
+    GPU.
     """
 
     block: int
@@ -52,6 +53,8 @@ class Ran(Struct, tag="ran"):
     others: list[int] = msgspec.field(default_factory=list)
     unwatched: str = ""
     origins: dict[str, str] = msgspec.field(default_factory=dict)
+    own: list[str] = msgspec.field(default_factory=list)
+    foreign: list[str] = msgspec.field(default_factory=list)
     failure: str = ""
     killed: bool = False
     unknown: bool = False
@@ -102,6 +105,7 @@ def observe(ran: Ran, record: Reading, metrics: list[str]) -> Ran:
     clocks: list[float] = []
     readings, reason = 0, "no reading fell into a request"
     ran.origins = record.environment.get("origins") or {}
+    ran.own, ran.foreign = (record.environment.get(name) or [] for name in ("own", "foreign"))
     for cell in record.cells:
         if cell.error:
             ran.errors[cell.title] = cell.error

@@ -21,16 +21,16 @@ HEADINGS = ["cell", "metric", "verdict", "by which rule", "before", "after", "ch
 
 
 def gated(gate: Gate) -> Section:
-    """What the gate found: what is not a plain pass first, the rest folded away."""
-    loud = [row for row in gate.rows if row.verdict in told.LOUD]
-    quiet = [row for row in gate.rows if row.verdict not in told.LOUD]
+    """What the gate found: times, and what is not a plain pass; the rest is folded away."""
+    loud = [row for row in gate.rows if row.verdict in told.LOUD or "log_ratio" in row.values]
+    quiet = [row for row in gate.rows if row not in loud]
     chart = pairs.chart(gate)
     return Section(
         id="gate", title=TITLES[gate.kind], headline=told.headline(gate),
         tone=TONES[gate.verdict],
         figures=[Figure.of(chart, "all")] if chart else [],
         tables=[_table(loud)] if loud else [],
-        folded=[_table(quiet, f"{len(quiet)} rows without a finding")] if quiet else [],
+        folded=[_table(quiet, f"{len(quiet)} more rows without a finding")] if quiet else [],
         notes=gate.notes,
     )  # fmt: skip
 

@@ -163,8 +163,12 @@ def test_arms_that_run_the_same_files_have_no_verdict(tmp_path: Path) -> None:
     gate = judged(from_, tmp_path, base=str(other))  # type: ignore[arg-type]
     assert gate.code == 3
     assert "the very same code: /head/fastv.py" in told(gate)
-    assert judged(from_, tmp_path).code == 0, "A/A, as it was asked for"  # type: ignore[arg-type]
-    assert same_code({"python": "/a"}, {"python": "/b"}) == same_code({}, {}) == ""
+    gate = judged(from_, tmp_path)  # type: ignore[arg-type]
+    assert (gate.code, "compares a code with itself" in gate.notes[0]) == (0, True)
+    one = Ran(block=-1, place=0, arm="A", origins={"python": "/a"}, own=["/a/helper.py"])
+    assert same_code(one, one)
+    assert not same_code(one, msgspec.structs.replace(one, own=["/b/helper.py"]))
+    assert not same_code(msgspec.structs.replace(one, origins={}), one)
 
 
 def test_a_time_that_the_request_does_not_have_has_no_verdict(tmp_path: Path) -> None:
@@ -242,6 +246,26 @@ def test_a_head_that_fails_twice_is_a_regression_and_a_base_is_not(
     assert "OutOfMemoryError" in told(head)
 
 
+def test_what_neither_side_knows_is_bad_input(tmp_path: Path) -> None:
+    unknown = (2, "unknown method 'fastv'")
+    with pytest.raises(InputError, match="unknown method"):
+        judged(Fake(fail={"base": unknown, "head": unknown}), tmp_path)
+    assert judged(Fake(fail={"base": unknown}), tmp_path).code == 3
+
+
+def test_a_retry_of_the_head_is_not_taken_for_the_base(tmp_path: Path) -> None:
+    def failing(arm: Arm, task: dict[str, Any]) -> tuple[int, str, bytes]:
+        given = taken(1.0, task["requests"], origins={"python": f"/{arm.name}"})
+        if arm.name == "head":
+            given.cells[1].error, given.cells[1].samples = "ValueError: boom", []
+        return 0, "", msgspec.json.encode(given)
+
+    other = tmp_path / "other.py"
+    other.write_text("")
+    gate = judged(failing, tmp_path, base=str(other))  # type: ignore[arg-type]
+    assert (gate.code, "the very same code" in told(gate)) == (1, False), told(gate)
+
+
 def test_a_head_that_does_not_know_the_method_has_no_verdict(tmp_path: Path) -> None:
     gate = judged(Fake(fail={"head": (2, "unknown method 'fastv'")}), tmp_path)
     assert gate.code == 3
@@ -260,6 +284,7 @@ def test_too_few_pairs_have_no_verdict(tmp_path: Path) -> None:
     gate = judged(Fake(), tmp_path, rules=few)
     assert gate.code == 3
     assert "can never fail" in told(gate)
+    assert not (tmp_path / "gate.jsonl").exists(), "nothing was measured for it"
 
 
 def test_counts_that_are_meant_leave_time_to_be_judged(tmp_path: Path) -> None:

@@ -18,10 +18,13 @@ from command import PLUGIN, RUN, SMALL, tpprof
 
 import tpprof as package
 from tpprof.methods.core.errors import InputError
+from tpprof.profiler.gate.ab import Asked, ab
 from tpprof.profiler.gate.arms import Arm, arm
 from tpprof.profiler.gate.session import in_a_fresh_process
 from tpprof.reports.gate.journal import Ran, read
 from tpprof.reports.gate.reading import decoded
+from tpprof.reports.gate.rules import Rules
+from tpprof.reports.gate.snapshot import Subject
 from tpprof.reports.gate.told import from_json
 from tpprof.reports.gate.verdicts import NoVerdictError, Verdict
 
@@ -31,18 +34,22 @@ def repository(tmp_path: Path) -> Path:
     """A repository of somebody's own method, with a commit before the one at hand."""
     folder = tmp_path / "mine"
     (folder / "lib").mkdir(parents=True)
-
-    def git(*arguments: str) -> None:
-        who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-        subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True)
-
-    git("init", "--quiet")
+    git(folder, "init", "--quiet")
     for keep in (7, 8):
         text = PLUGIN.read_text().replace("KEEP = 7", f"KEEP = {keep}")
         (folder / "lib" / "mine.py").write_text(text)
-        git("add", ".")
-        git("commit", "--quiet", "--message", f"keep {keep}")
+        commit(folder)
     return folder
+
+
+def git(folder: Path, *arguments: str) -> None:
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def commit(folder: Path) -> None:
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--message", "a change")
 
 
 def test_the_arms_of_a_repository(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,6 +85,49 @@ def test_a_folder_has_its_own_plug_in(repository: Path, monkeypatch: pytest.Monk
         arm("base", "../other tree", ["lib/mine.py"]),
     ):
         pass
+
+
+def test_what_a_plug_in_imports_is_of_its_own_tree(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A helper beside it, and a package that PYTHONPATH leads to; what is only elsewhere in the
+    project is told."""
+    plugin = repository / "lib" / "mine.py"
+    package = repository / "pkg" / "budget"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("KEEP = 7\n")
+    (plugin.parent / "helper.py").write_text("from budget import KEEP\n")
+    plugin.write_text(plugin.read_text().replace("KEEP = 8\n", "from helper import KEEP\n"))
+    commit(repository)
+    (package / "__init__.py").write_text("KEEP = 8\n")
+    monkeypatch.chdir(repository)
+    monkeypatch.setenv("PYTHONPATH", str(repository / "pkg"))
+    task = {**TASK, "requests": 1, "passes": False}
+    for text, kept in (("HEAD", 7), (".", 8)):
+        with arm("base", text, ["lib/mine.py"]) as side:
+            given = {"tree": side.tree, "tops": side.tops, "paths": side.paths}
+            code, failure, content = in_a_fresh_process(
+                side, {**task, **given, "plugins": side.plugins}
+            )
+            assert code == 0, failure
+            found = decoded(content)
+            assert found.cells[1].visual_per_layer[-1] == kept
+            names = {Path(file).name for file in found.environment["own"]}
+            assert {"mine.py", "helper.py", "__init__.py"} <= names
+            assert found.environment["foreign"] == []
+    (repository / "pkg").rename(repository / "moved")
+    monkeypatch.setenv("PYTHONPATH", "")
+    elsewhere = f"import sys; sys.path.append({str(repository / 'moved')!r})\nfrom helper"
+    plugin.write_text(plugin.read_text().replace("from helper", elsewhere))
+    commit(repository)
+    asked = Asked("HEAD", ".", Subject(
+        methods=["loudest"], model="tiny-llava", device="cpu", plugins=[str(plugin)],
+        workload={"visual_tokens": 64},
+    ), Rules(metrics=["latency"]), repository.parent / "j.jsonl")  # fmt: skip
+    gate = ab(asked, lambda label, done, total: None)
+    assert gate.code == 3
+    assert "base imports from another tree of the project" in gate.rows[-1].rule
+    assert "moved/budget/__init__.py" in gate.rows[-1].rule
 
 
 def test_what_may_be_two_things_is_refused(
@@ -122,7 +172,7 @@ def test_an_arm_that_is_nothing(
 
 TASK: dict[str, Any] = {
     "root": None, "paths": [], "plugins": [str(PLUGIN)], "methods": ["loudest"], "requests": 2,
-    "passes": True, "workload": {"visual_tokens": 64, "size": [672, 672]},
+    "passes": True, "tree": None, "tops": [], "workload": {"visual_tokens": 64, "size": [672, 672]},
     "options": {"model": "tiny-llava", "device": "cpu", "attention": ["rows"]},
 }  # fmt: skip
 

@@ -130,6 +130,8 @@ def test_a_baseline_that_cannot_be_read_has_no_verdict(
         (["check", "b.json", "--update", "fastv", "--memory", "0"], "a share above 0"),
         (["check", "b.json", "--update", "fastv", "--memory", "x"], "is not a share"),
         (["init"], "name a METHOD"),
+        (["init", "fastw"], "did you mean 'fastv'"),
+        (["ab", ".", ".", "fastv", "--tolerance", "5"], "did you mean 5%?"),
         (["compare", "a.json", "b.json"], "no such record"),
         (["calibrate"], "see tpprof gate init"),
     ],
