@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
+
 from ...methods.core.errors import InputError
 from ...reports.gate import exact, sequential
 from ...reports.gate import rules as rulebook
@@ -46,14 +48,14 @@ def ab(asked: Asked, tell: Progress, run: Probe = in_a_fresh_process) -> Gate:
     try:
         with ExitStack() as stack:
             session = _session(asked, stack, tell, run)
-            gate.subject = " -> ".join(side.told for side in session.arms.values())
             stack.callback(session.journal.close)
-            _judge(session, asked, gate)
-            session.journal.append(Found(rows=gate.rows))
-    except HeadFailsError as error:
-        row = Judged("all cells", "all", Verdict.FAIL, "runs", "fails", "n/a", f"head: {error}")
-        gate.rows.append(row)
-    except NoVerdictError as error:
+            gate.subject = " -> ".join(side.told for side in session.arms.values())
+            try:
+                _judge(session, asked, gate)
+            except NoVerdictError as error:
+                gate.rows += nothing("timing", gate.subject, str(error)).rows
+            session.journal.append(Found(rows=gate.rows, rules=session.rules))
+    except NoVerdictError as error:  # before anything was measured
         gate.rows += nothing("timing", gate.subject, str(error)).rows
     gate.notes = [note for note in gate.notes if note]
     return gate
@@ -80,12 +82,18 @@ def _arms(asked: Asked, stack: ExitStack) -> tuple[Arm, Arm]:
         raise InputError(str(missing[1]))
     if missing:
         raise missing[0]
-    return found[0], found[1]
+    base, head = found
+    return base.apart(head), head.apart(base)
 
 
 def _judge(session: Session, asked: Asked, gate: Gate) -> None:
     """Fill the gate: the counts of a look at both sides, then times."""
-    base, head = readings(session)
+    try:
+        base, head = readings(session)
+    except HeadFailsError as error:
+        row = Judged("all cells", "all", Verdict.FAIL, "runs", "fails", "n/a", f"head: {error}")
+        gate.rows.append(row)
+        return
     rules = session.rules = with_tolerances(asked.rules, base)
     before, after = Snapshot.of(base), Snapshot.of(head)
     rows = exact.compare(before, after, rules.memory)
@@ -158,8 +166,8 @@ def with_tolerances(rules: Rules, base: Reading) -> Rules:
     """The rules, with the tolerances of the device for the metrics that have none of their own."""
     on_gpu = base.environment.get("device_type") == "cuda"
     known = {**(rulebook.ON_GPU if on_gpu else rulebook.ON_CPU), **rules.tolerance}
-    rules.tolerance = {metric: known[metric] for metric in rules.metrics}
-    return rulebook.check(rules)
+    tolerance = {metric: known[metric] for metric in rules.metrics}
+    return rulebook.check(msgspec.structs.replace(rules, tolerance=tolerance))
 
 
 def _how(rules: Rules, family: int, base: Reading) -> str:

@@ -34,6 +34,12 @@ class Arm:
     commit: str = ""
     alone: bool = False
 
+    def apart(self, other: Arm) -> Arm:
+        """The same arm, for which nothing may come from the tree of the other one either."""
+        if self.tree is None or other.tree in (None, self.tree):
+            return self
+        return replace(self, tops=tuple(sorted({*self.tops, str(other.tree)})))
+
 
 class MissingError(NoVerdictError):
     """An arm lacks what it is asked to measure."""

@@ -43,8 +43,9 @@ STEP = 0.005  # to which tolerances are rounded up
 @dataclass(frozen=True)
 class Found:
     """Of a cell and metric: standard deviation of the log-ratio of a pair as the studentised mean
-    sees it, wild pairs pulled in; the smallest slow-down that is found in 80 of 100 gates at their
-    first look; and the tolerance, twice that."""
+    sees it, wild pairs pulled in; the smallest slow-down that one t-test of as many pairs as the
+    first look has, at the level of the family, finds 80 times of 100; and the tolerance, twice
+    that."""
 
     cell: str
     metric: str
@@ -70,7 +71,9 @@ def calibrate(
         except (NoVerdictError, HeadFailsError) as error:
             raise InputError(f"nothing to calibrate: {error}") from error
         rules = session.rules = with_tolerances(config.rules, base)
-        keys, _ = keys_of(timed(base, head, config.subject.methods), rules.metrics)
+        keys, unmeasured = keys_of(timed(base, head, config.subject.methods), rules.metrics)
+        if unmeasured:
+            raise InputError(f"{unmeasured[0].cell}: {unmeasured[0].rule}")
         if not keys:
             raise InputError("nothing to calibrate: every cell fails")
         batch = session(pairs, keys)

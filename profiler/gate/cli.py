@@ -218,8 +218,12 @@ def measured(out: Path, work: Callable[[Progress], Result]) -> Result:
 def can_write(html: Path | None, taken: Sequence[Path], *others: Path | None) -> None:
     """Fail before anything is measured where a result could not be written."""
     printing.can_write(html, None, taken)
+    known = {path.resolve() for path in [*taken, *([html] if html else [])]}
     for path in (path for path in others if path is not None):
         printing.can_be_made(str(path), path)
+        if path.resolve() in known:
+            fail(f"{path} is a file of this gate already; give another one")
+        known.add(path.resolve())
 
 
 def finish(

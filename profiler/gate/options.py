@@ -87,10 +87,12 @@ class Named:
         changed: dict[str, Any] = {
             field: getattr(ours, field) for option, field in FIELDS.items() if option in self.given
         }
-        workload = {
-            key: ours.workload.get(key) for option, key in WORKLOAD.items() if option in self.given
-        }
-        changed["workload"] = {**theirs.workload, **workload}
+        workload = dict(theirs.workload)
+        for option, key in WORKLOAD.items():
+            if option in self.given:
+                workload[key] = ours.workload.get(key)
+                workload.pop(RIVALS.get(key, ""), None)
+        changed["workload"] = workload
         return msgspec.structs.replace(theirs, **changed)
 
 
@@ -105,6 +107,12 @@ WORKLOAD = {
     "batch_size": "batch_size", "seed": "seed",
 }  # fmt: skip
 """Where an option goes."""
+RIVALS = {
+    "image": "visual_tokens", "visual_tokens": "image", "prompt": "text_tokens",
+    "text_tokens": "prompt",
+}  # fmt: skip
+"""What a part of the workload takes the place of."""
+MOST_LOOKS = 10
 
 
 def subject_of(
@@ -155,7 +163,9 @@ def rules_of(
         if not all(part.strip().isdigit() for part in pairs.split(",")):
             fail(f"--pairs {pairs!r} is not a list of counts, as 8,16,24")
         rules.looks = [int(part) for part in pairs.split(",")]
-        rules.alphas = split_level(len(rules.looks))
+        if len(rules.looks) > MOST_LOOKS:
+            fail(f"--pairs {pairs!r}: {MOST_LOOKS} looks at most")
+        rules.alphas = split_level(len(rules.looks), rules.alpha)
     if requests is not None:
         rules.requests = requests
     return check(rules)

@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import json
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,10 @@ def sources(tree: str | None, tops: list[str]) -> tuple[list[str], list[str]]:
 
 def _inside(file: str, folder: str) -> bool:
     """Whether it belongs to a source tree, and not to an environment that lies in it."""
-    path = Path(file)
+    path = Path(file).resolve()
     installed = {"site-packages", "dist-packages"} & set(path.parts)
-    return path.is_relative_to(folder) and not installed
+    of_python = path.is_relative_to(Path(sysconfig.get_path("stdlib")).resolve())
+    return path.is_relative_to(folder) and not installed and not of_python
 
 
 def _move(tree: str | None, tops: list[str]) -> None:
@@ -101,8 +103,8 @@ def _move(tree: str | None, tops: list[str]) -> None:
 
     def moved(place: str) -> str:
         for top in tops:
-            if _inside(place, top) and not Path(place).is_relative_to(tree):
-                return str(tree / Path(place).relative_to(top))
+            if _inside(place, top) and not _inside(place, tree):
+                return str(tree / Path(place).resolve().relative_to(top))
         return place
 
     sys.path[:] = [moved(place) for place in sys.path]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 OPTION = "--tpprof-gate"
 WHOLE = "baseline"
-"""The test that stands for the whole where the baseline cannot be read."""
+"""The test of what no cell of the baseline owns: that it can be read, and lacks none."""
 
 
 class GateError(Exception):
@@ -51,7 +51,7 @@ class Found:
         self._rows: list[Judged] | None = None
 
     def cells(self) -> list[str]:
-        """The cells of the baseline, or one name for a baseline that cannot be read."""
+        """The cells of the baseline, and a name for what none of them owns."""
         from ...reports.gate import snapshot
         from ...reports.gate.verdicts import NoVerdictError
 
@@ -59,7 +59,7 @@ class Found:
             held = snapshot.load(self.path).snapshot.cells
         except NoVerdictError:
             return [WHOLE]
-        return ["model", *(counts.cell for counts in held)]
+        return ["model", *(counts.cell for counts in held), WHOLE]
 
     def rows(self, cell: str) -> list[Judged]:
         """The rows of one cell, and those that no cell owns."""
@@ -67,6 +67,9 @@ class Found:
             from .check import check
 
             self._rows = check(self.path).rows
+        if cell == WHOLE:
+            owned = self.cells()[:-1]
+            return [row for row in self._rows if row.cell not in owned]
         own = [row for row in self._rows if row.cell == cell]
         return own or [row for row in self._rows if row.cell in ("-", "all cells")]
 
@@ -83,7 +86,7 @@ class GateItem(pytest.Item):
 
         rows = self.found.rows(self.cell)
         bad = [r for r in rows if r.verdict in (Verdict.FAIL, Verdict.NO_VERDICT)]
-        if bad or not rows:
+        if bad or not (rows or self.cell == WHOLE):
             raise GateError("\n".join(_told(bad)) or "NO VERDICT: nothing was counted")
 
     def repr_failure(

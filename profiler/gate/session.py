@@ -43,6 +43,8 @@ def in_a_fresh_process(arm: Arm, task: dict[str, Any]) -> tuple[int, str, bytes]
         except OSError as error:
             reason = error.strerror or error
             raise InputError(f"{arm.name}: {arm.python} cannot be started ({reason})") from error
+        if code == 0 and not out.exists():
+            code, failure = 1, "the process ended without a record"
         return code, failure, out.read_bytes() if code == 0 else b""
 
 
@@ -88,10 +90,11 @@ class Session:
         """So many pairs; where a process is killed or fails twice, what was measured until then."""
         batch = Batch({key: Series() for key in keys})
         methods = list(dict.fromkeys(self.methods[cell] for cell, _ in keys))
-        for block in blocks(pairs, self._block):
-            ran = []
+        first = self._block
+        for block in blocks(pairs, first):
+            ran, self._block = [], block.number + 1
             for place, letter in enumerate(block.order):
-                done = (block.number - self._block) * 4 + place
+                done = (block.number - first) * 4 + place
                 self.tell(f"{self.arms[letter].name}, process {done + 1}", done, 2 * pairs)
                 ran.append(self._measured(letter, methods, block, place))
                 broken = self._broken(ran[-1], keys)
@@ -102,7 +105,6 @@ class Session:
                 times = [process.median(cell, metric) for process in ran]
                 series = Series(block.pairs(times), block.controls(times))
                 batch.series[cell, metric].add(series)
-        self._block += pairs // 2
         timed = [ran for ran in self.processes if ran.block >= 0]
         batch.stopped = disturbance(timed, self.rules.clock)
         return batch

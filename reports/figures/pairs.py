@@ -1,4 +1,5 @@
-"""What a gate measured: every pair of processes, the estimate with its bounds, the tolerance."""
+"""What a gate judged: pairs of processes, below them those that confirm, the estimate with its
+bounds, the tolerance."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ def _row(drawn: Chart, axes: Axes, row: Judged, height: float) -> None:
     colour, values = COLOURS.get(row.verdict, MUTED), row.values
     pairs = _percent(values.get("log_ratios", []))
     axes.plot([0, 0], [height - 0.12, height + 0.1], color=MUTED, linewidth=0.8)
-    axes.plot(pairs, [height - 0.08] * len(pairs), "|", color=colour, markersize=5, alpha=0.6)
+    again = _percent(values.get("confirmation_log_ratios", []))
+    for logs, down in ((pairs, 0.08), (again, 0.16)):
+        axes.plot(logs, [height - down] * len(logs), "|", color=colour, markersize=5, alpha=0.6)
     axes.plot(_percent([values["low"], values["high"]]), [height] * 2, color=colour, linewidth=2)
     (point,) = axes.plot(_percent([values["log_ratio"]]), [height], "o", color=colour, markersize=7)
     drawn.tip(point, f"{row.cell}, {row.metric}: {row.change}; {row.verdict.value}")

@@ -83,7 +83,7 @@ def _cell(before: Counts, after: Counts | None, memory: float, versions: str) ->
             cell, "visual tokens, sum of layers", before.visual_per_layer, after.visual_per_layer
         ),
         _counts(cell, "FLOPs", before.flops, after.flops),
-        _activity(cell, "FLOPs, counted", before.counted_flops, after.counted_flops, versions),
+        _counted(cell, before.counted_flops, after.counted_flops, versions),
         _layers(cell, "KV bytes, prefill", before.kv_bytes_prefill, after.kv_bytes_prefill),
         _kernels(cell, before.kernels, after.kernels, versions),
     ]
@@ -103,9 +103,8 @@ def uncounted(before: Snapshot, after: Snapshot) -> str:
     both = [(c, theirs[c.cell]) for c in before.cells if c.cell in theirs and not c.error]
     found = []
     for metric in ("counted_flops", *PROFILED, "peak_bytes"):
-        lacking = [
-            old.cell for old, new in both if getattr(old, metric) is getattr(new, metric) is None
-        ]
+        pairs = [(old.cell, getattr(old, metric), getattr(new, metric)) for old, new in both]
+        lacking = [cell for cell, old, new in pairs if not old and not new]
         if lacking:
             where = "" if len(lacking) == len(both) else f" of {_listed(lacking)}"
             found.append(UNCOUNTED.get(metric, metric) + where)
@@ -164,6 +163,17 @@ def _counts(cell: str, metric: str, before: Mapping[str, int], after: Mapping[st
         cell, metric, verdict, f"{totals[0]:,}", f"{totals[1]:,}",
         signed if changed else "none", rule, {"before": dict(before), "after": dict(after)},
     )  # fmt: skip
+
+
+def _counted(
+    cell: str, before: dict[str, int] | None, after: dict[str, int] | None, versions: str
+) -> Judged | None:
+    """FLOPs as torch counts them, which the tpprof of one side may not know."""
+    if not before and not after:
+        return None
+    if before is None or after is None:
+        return _unjudged(cell, "FLOPs, counted", "the tpprof of one side does not count them")
+    return _activity(cell, "FLOPs, counted", before, after, versions)
 
 
 def _activity(

@@ -66,9 +66,10 @@ class Ran(Struct, tag="ran"):
 
 
 class Found(Struct, tag="found"):
-    """The verdicts."""
+    """The verdicts, and the rules with the tolerances by which they were found."""
 
     rows: list[Judged]
+    rules: Rules
 
 
 Line = Begun | Ran | Found

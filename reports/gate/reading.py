@@ -61,7 +61,7 @@ class ReadActivity(msgspec.Struct):
 
 class ReadCell(msgspec.Struct):
     """See `record.Cell`. What is gated has no default: a version that calls it otherwise must not
-    read as one that counts nothing."""
+    read as one that counts nothing. counted_flops: None of a version that does not count them."""
 
     method: str
     name: str
@@ -79,7 +79,7 @@ class ReadCell(msgspec.Struct):
     samples: list[ReadSample]
     runtime: str = "eager"
     fallback: str = ""
-    counted_flops: dict[str, int] = {}
+    counted_flops: dict[str, int] | None = None
     missing: dict[str, str] = {}
     error: str = ""
 

@@ -45,10 +45,10 @@ class Rules(Struct):
         return sum(self.alphas)
 
 
-def split_level(looks: int) -> list[float]:
-    """The level of 0.01, spent over so many looks: the first one gets what does not divide."""
-    each = math.floor(0.01 / max(looks, 1) * 1000) / 1000
-    return [round(0.01 - each * (looks - 1), 6), *[each] * (looks - 1)]
+def split_level(looks: int, level: float = 0.01) -> list[float]:
+    """The level, spent over so many looks: the first one gets what does not divide."""
+    each = math.floor(level / max(looks, 1) * 10_000) / 10_000
+    return [round(level - each * (looks - 1), 6), *[each] * (looks - 1)]
 
 
 def check(rules: Rules) -> Rules:
@@ -74,8 +74,8 @@ def check(rules: Rules) -> Rules:
         raise RecordError("pairs come in ABBA blocks of two: give even numbers from 2 up")
     if sorted(set(rules.looks)) != rules.looks:
         raise RecordError("looks must grow, as 8, 16, 24")
-    if not all(0 < alpha < 0.5 for alpha in rules.alphas):
-        raise RecordError("alphas must lie between 0 and 0.5")
+    if not all(alpha > 0 for alpha in rules.alphas) or rules.alpha >= 0.5:
+        raise RecordError("alphas must lie above 0, and between 0 and 0.5 together")
     return rules
 
 

@@ -149,7 +149,7 @@ def _judged(held: Mapping[Key, Series], look: Look, rules: Rules) -> dict[Key, J
             verdict, rule = Verdict.NO_VERDICT, doubt
         if look.last or verdict not in (Verdict.INCONCLUSIVE, Verdict.NO_VERDICT):
             row = _row(key, verdict, series, rule, evidence, look.alpha, adjusted[key])
-            row.values.update(tolerance=tolerance, log_ratios=series.logs)
+            row.values["tolerance"] = tolerance
             found[key] = row
     return found
 
@@ -159,23 +159,34 @@ def _verdict(
 ) -> tuple[Verdict, str]:
     """What one look says, and by which rule."""
     tolerance, floor = rules.tolerance[metric], rules.floor.get(metric, 0.0)
-    limit, high = math.log1p(tolerance), evidence.high(alpha)
-    estimate = fenced([*series.earlier, *series.logs]).centre
+    limit, high, plain = math.log1p(tolerance), evidence.high(alpha), statistics.fmean(series.logs)
+    estimate = _together(evidence, series.earlier)
     base, head = series.medians
     allowed, level = units.percent(tolerance), f"{1 - alpha:.1%}"
     beyond = adjusted <= alpha and evidence.low(rules.alpha) > 0
-    if beyond and estimate > limit and head - base > floor:
+    refuted = bool(series.earlier) and high < limit
+    if beyond and not refuted and estimate > limit and head - base > floor:
         return Verdict.FAIL, (
             f"slower beyond chance (adjusted p {adjusted:.2g} <= {alpha:g}) and by more than "
             f"{allowed} and {units.microseconds(floor)}"
         )
     if high < 0 and estimate < -limit:
         return Verdict.IMPROVED, f"faster by more than {allowed}, by the {level} bound"
-    if high < limit:
+    if high < limit and plain < limit:
         return Verdict.PASS, f"a slow-down of {allowed} is excluded by the {level} bound"
     if base * math.expm1(high) < floor:
         return Verdict.PASS, f"a slow-down of {units.microseconds(floor)} is excluded ({level})"
+    if high < limit:
+        return Verdict.INCONCLUSIVE, f"few pairs are far slower: with them it is {change(plain)}"
     return Verdict.INCONCLUSIVE, f"neither a slow-down of {allowed} nor its absence is shown"
+
+
+def _together(evidence: Evidence, earlier: Sequence[float]) -> float:
+    """The log-ratio of all pairs, those of each set as far as they lie within its own fences."""
+    if not earlier:
+        return evidence.mean.centre
+    both = len(earlier) * fenced(earlier).centre + evidence.pairs * evidence.mean.centre
+    return both / (len(earlier) + evidence.pairs)
 
 
 def control_doubt(controls: Sequence[float], tolerance: float) -> str:
@@ -225,6 +236,7 @@ def _row(
     base, head = series.medians if series.pairs else (None, None)
     values: dict[str, Any] = {
         "base_seconds": base, "head_seconds": head, "pairs": len(series.pairs),
+        "log_ratios": series.logs,
     }  # fmt: skip
     told = units.NA
     if evidence is not None:

@@ -20,7 +20,8 @@ class Counts(Struct):
     """A cell's counts.
 
     flops: by phase and operator class, by formulas. counted_flops: by phase, as torch counts them,
-    what a method computes beyond its plan among them. visual_per_layer: visual tokens entering
+    what a method computes beyond its plan among them; None of a version that does not count
+    them. visual_per_layer: visual tokens entering
     each decoder layer. kv_bytes_*: by layer, of the cache tensors. operators, launches, syncs: by
     phase; None on a device that has no such thing, or where they could not be counted. peak_bytes:
     of torch's CUDA allocator. kernels: the attention kernel of each decoder layer.
@@ -53,7 +54,7 @@ class Counts(Struct):
             kv_bytes_prefill=cell.kv_bytes_prefill,
             kv_bytes_decode=cell.kv_bytes_decode,
             generated_tokens=cell.generated_tokens,
-            counted_flops=cell.counted_flops or None,
+            counted_flops=cell.counted_flops,
             operators=_by_phase(cell, "operators"),
             launches=_by_phase(cell, "launches"),
             syncs=_by_phase(cell, "syncs"),

@@ -87,6 +87,17 @@ def test_a_folder_has_its_own_plug_in(repository: Path, monkeypatch: pytest.Monk
         pass
 
 
+def test_no_arm_takes_from_the_other(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = repository.parent / "other"
+    subprocess.run(["git", "clone", "--quiet", str(repository), str(other)], check=True)
+    monkeypatch.chdir(repository.parent)
+    with arm("base", str(repository), []) as base, arm("head", str(other), []) as head:
+        assert base.tops == head.tops == ()
+        assert base.apart(head).tops == (str(other),)
+        assert head.apart(base).tops == (str(repository),)
+    assert base.apart(base) == base
+
+
 def test_what_a_plug_in_imports_is_of_its_own_tree(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,8 +111,10 @@ def test_what_a_plug_in_imports_is_of_its_own_tree(
     plugin.write_text(plugin.read_text().replace("KEEP = 8\n", "from helper import KEEP\n"))
     commit(repository)
     (package / "__init__.py").write_text("KEEP = 8\n")
-    monkeypatch.chdir(repository)
-    monkeypatch.setenv("PYTHONPATH", str(repository / "pkg"))
+    link = repository.parent / "link"
+    link.symlink_to(repository)
+    monkeypatch.chdir(link)
+    monkeypatch.setenv("PYTHONPATH", str(link / "pkg"))
     task = {**TASK, "requests": 1, "passes": False}
     for text, kept in (("HEAD", 7), (".", 8)):
         with arm("base", text, ["lib/mine.py"]) as side:
@@ -213,6 +226,9 @@ def test_what_an_arm_lacks_is_told_from_what_fails_in_it(tmp_path: Path) -> None
     assert (code, "could not be loaded" in failure) == (1, True), failure
     code, _, _ = in_a_fresh_process(Arm("head", ""), {**TASK, "plugins": ["no_such_module"]})
     assert code == 2
+    broken.write_text("import sys; sys.exit(0)\n")
+    code, failure, _ = in_a_fresh_process(Arm("head", ""), {**TASK, "plugins": [str(broken)]})
+    assert (code, failure) == (1, "the process ended without a record")
     empty = tmp_path / "env"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(empty)], check=True)
     with arm("head", str(empty), []) as bare:

@@ -29,6 +29,9 @@ def test_options_change_what_a_file_says_field_by_field() -> None:
     assert (found.methods, found.model, found.device) == (["fastv"], "tiny-llava", "cpu")
     assert found.plugins == [str(Path("/there/lib/mine.py"))]
     assert found.workload == {"visual_tokens": 64, "new_tokens": 2, "seed": 3}
+    named = Named(subject_of(image="a.jpg"), frozenset({"image"}))
+    found = named.over(kept, Path("/there"))
+    assert found.workload == {"new_tokens": 2, "image": str(Path("a.jpg").resolve())}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +67,7 @@ def test_a_method_that_keeps_one_token_more_fails_with_its_layer(baseline: Path)
     )  # fmt: skip
     assert done.returncode == 1, done.stdout
     assert "layers 3 to 15 7 -> 8" in done.stdout
-    assert "1 failed, 3 passed" in done.stdout, "though a test has imported the plug-in already"
+    assert "1 failed, 4 passed" in done.stdout, "though a test has imported the plug-in already"
 
     plugin.write_text(plugin.read_text().replace('"loudest"', '"louder"'))
     renamed = tpprof("gate", "check", "deep/b.json", cwd=plugin.parent)
@@ -85,6 +88,14 @@ def test_a_method_that_keeps_one_token_more_fails_with_its_layer(baseline: Path)
     assert (subject["methods"], subject["model"]) == (["loudest"], "tiny-llava")
     assert (subject["workload"]["new_tokens"], subject["plugins"]) == (3, ["../mine.py"])
     assert "Counts against the baseline" in (plugin.parent / "o.html").read_text()
+    more = json.loads(baseline.read_text())
+    more["subject"]["methods"].append("toil")
+    baseline.write_text(json.dumps(more))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--tpprof-gate", "deep/b.json"],
+        cwd=plugin.parent, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "1 failed, 4 passed" in done.stdout, "what the baseline lacks is no pass"
     damaged = json.loads(baseline.read_text())
     damaged["subject"]["workload"]["size"] = "x"
     baseline.write_text(json.dumps(damaged))
@@ -131,6 +142,9 @@ def test_a_baseline_that_cannot_be_read_has_no_verdict(
         (["check", "b.json", "--update", "fastv", "--memory", "x"], "is not a share"),
         (["init"], "name a METHOD"),
         (["init", "fastw"], "did you mean 'fastv'"),
+        (["check", "b.json", "--json", "b.json"], "is a file of this gate already"),
+        (["check", "b.json", "--html", "o", "--junit", "./o"], "is a file of this gate already"),
+        (["ab", ".", ".", "fastv", "--pairs", "8,10,12,14,16,18,20,22,24,26,28"], "at most"),
         (["ab", ".", ".", "fastv", "--tolerance", "5"], "did you mean 5%?"),
         (["compare", "a.json", "b.json"], "no such record"),
         (["calibrate"], "see tpprof gate init"),

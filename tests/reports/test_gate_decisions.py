@@ -94,17 +94,48 @@ def test_a_fail_that_comes_again_unclearly_is_confirmed_by_more_pairs() -> None:
 
 
 def test_all_pairs_together_say_how_large_a_confirmed_slow_down_is() -> None:
-    bench = Bench(0.10)
+    bench = Bench(0.10, 0.02)
 
     def take(pairs: int, keys: Sequence[Key]) -> Batch:
-        bench.effect = 0.04 if bench.calls else 0.10
+        bench.effect = 0.045 if bench.calls else 0.10
         return bench(pairs, keys)
 
     (row,) = decide(take, [KEY], rules())
-    assert row.verdict is Verdict.FAIL, "0.04 alone is within the tolerance, but beyond chance"
+    assert row.verdict is Verdict.FAIL, "0.045 alone is below the tolerance, but beyond chance"
     bench.calls.clear()
-    (row,) = decide(take, [KEY], rules(0.075))
+    (row,) = decide(take, [KEY], rules(0.078))
+    assert row.verdict is Verdict.INCONCLUSIVE, "all together are below it"
+
+
+def test_a_confirmation_that_excludes_the_tolerance_confirms_nothing() -> None:
+    bench = Bench(0.10, 0.003)
+
+    def take(pairs: int, keys: Sequence[Key]) -> Batch:
+        bench.effect = 0.02 if bench.calls else 0.10
+        return bench(pairs, keys)
+
+    (row,) = decide(take, [KEY], rules())
     assert row.verdict is Verdict.INCONCLUSIVE
+    assert "not again" in row.rule
+
+
+def test_a_head_that_is_slow_now_and_then_does_not_pass() -> None:
+    bench, number = Bench(0.0, 0.005), 0
+
+    def take(pairs: int, keys: Sequence[Key]) -> Batch:
+        nonlocal number
+        batch = bench(pairs, keys)
+        found = batch.series[KEY]
+        for place in range(len(found.pairs)):
+            number += 1
+            if number % 5 == 0:
+                base, head = found.pairs[place]
+                found.pairs[place] = base, 2 * head
+        return batch
+
+    (row,) = decide(take, [KEY], rules())
+    assert row.verdict is Verdict.INCONCLUSIVE
+    assert "few pairs are far slower: with them it is +1" in row.rule
 
 
 def test_a_head_that_breaks_in_the_confirmation_fails() -> None:

@@ -105,6 +105,17 @@ def test_what_one_side_did_not_count_is_no_pass(metric: str, swapped: bool) -> N
     assert code(exact.compare(*sides)) == 3
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "wanted"),
+    [({"a": 1}, None, 0), (None, {"a": 1}, 0), ({"a": 1}, {}, 3), ({}, {"a": 1}, 3), ({}, {}, 0)],
+)
+def test_a_version_that_counts_no_flops_is_told_from_a_count_that_failed(
+    before: Any, after: Any, wanted: int
+) -> None:
+    sides = (shot(counts(counted_flops=found)) for found in (before, after))
+    assert code(exact.compare(*sides)) == wanted
+
+
 def test_a_cell_that_a_baseline_lacks_is_no_pass() -> None:
     more = shot(counts(), counts(cell="other"))
     assert code(exact.compare(shot(), more)) == 0, "head has a new method"
