@@ -89,6 +89,8 @@ def sources(tree: str | None, tops: list[str]) -> tuple[list[str], list[str]]:
 
 def _inside(file: str, folder: str) -> bool:
     """Whether it belongs to a source tree, and not to an environment that lies in it."""
+    if not Path(file).is_absolute():  # of a module that has no file
+        return False
     path = Path(file).resolve()
     installed = {"site-packages", "dist-packages"} & set(path.parts)
     of_python = path.is_relative_to(Path(sysconfig.get_path("stdlib")).resolve())

@@ -304,6 +304,7 @@ def test_what_is_killed_gives_no_pass_and_leaves_nothing_behind(
         time.sleep(0.05)
     own = psutil.Process(gate.pid)
     while not own.children():
+        assert gate.poll() is None, gate.communicate()
         time.sleep(0.01)
     (own.children()[0] if victim == "child" else own).send_signal(number)
     output, errors = gate.communicate()

@@ -29,9 +29,9 @@ def test_options_change_what_a_file_says_field_by_field() -> None:
     assert (found.methods, found.model, found.device) == (["fastv"], "tiny-llava", "cpu")
     assert found.plugins == [str(Path("/there/lib/mine.py"))]
     assert found.workload == {"visual_tokens": 64, "new_tokens": 2, "seed": 3}
-    named = Named(subject_of(image="a.jpg"), frozenset({"image"}))
+    named = Named(subject_of(image=str(PLUGIN)), frozenset({"image"}))
     found = named.over(kept, Path("/there"))
-    assert found.workload == {"new_tokens": 2, "image": str(Path("a.jpg").resolve())}
+    assert found.workload == {"new_tokens": 2, "image": str(PLUGIN)}
 
 
 @pytest.fixture(scope="module")
