@@ -12,8 +12,11 @@ import json
 import statistics
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import msgspec
 
 from tpprof.methods.core.ledger import Policy
 from tpprof.profiler.console import progress
@@ -22,7 +25,10 @@ from tpprof.profiler.gate.arms import Arm
 from tpprof.profiler.gate.calibrate import calibrate, write
 from tpprof.profiler.gate.session import Session
 from tpprof.reports.gate import config as configuration
+from tpprof.reports.gate.journal import Ran
 from tpprof.reports.gate.rules import Rules
+from tpprof.reports.gate.schedule import Block
+from tpprof.reports.gate.sequential import Batch, Key, Series, decide
 from tpprof.reports.gate.snapshot import Subject
 from tpprof.reports.gate.verdicts import Gate, Judged, Verdict
 
@@ -42,7 +48,11 @@ def main() -> None:
     parser.add_argument("--model", default="tiny-llava")
     parser.add_argument("--visual-tokens", type=int, default=64)
     parser.add_argument("--device", default=None)
+    parser.add_argument("--again", action="store_true", help="Judge what --out holds anew.")
     options = parser.parse_args()
+    if options.again:
+        again(options.out)
+        return
     options.out.mkdir(parents=True, exist_ok=True)
     base = plugin(options.out / "base.py", 0)
     asked = calibrated(options, base)
@@ -141,6 +151,39 @@ def summary(out: Path, tolerance: float) -> None:
         print(
             f"{kind} at a tolerance of {tolerance:.1%}: {listed or 'none'} ({wrong.value} is wrong)"
         )
+
+
+def again(out: Path) -> None:
+    """What the rules of this version say of the processes that earlier gates measured."""
+    rules = configuration.load(out / "gate.toml").rules
+    for kind in ("aa", "slow"):
+        found: Counter[str] = Counter()
+        for path in sorted(out.glob(f"{kind}-[0-9][0-9].jsonl")):
+            lines = [line for line in path.read_bytes().splitlines() if b'"type":"ran"' in line]
+            ran = [msgspec.json.decode(line, type=Ran) for line in lines]
+            found[_judged([one for one in ran if one.block >= 0], rules)] += 1
+        print(f"{kind}, judged again: {', '.join(f'{n} {v}' for v, n in found.items())}")
+
+
+def _judged(ran: list[Ran], rules: Rules) -> str:
+    """The verdict on these processes, taken in their order."""
+    title = next(title for title in ran[0].seconds if title.startswith(CELL))
+    left = iter(range(len(ran) // 4))
+
+    def take(pairs: int, keys: Sequence[Key]) -> Batch:
+        series = Series()
+        for _ in range(pairs // 2):
+            first = 4 * next(left)
+            block = Block(ran[first].block)
+            times = [one.median(title, "latency") for one in ran[first : first + 4]]
+            series.add(Series(block.pairs(times), block.controls(times)))
+        return Batch({keys[0]: series})
+
+    try:
+        (row,) = decide(take, [(title, "latency")], rules)
+    except StopIteration:
+        return "need more pairs"
+    return row.verdict.value
 
 
 if __name__ == "__main__":

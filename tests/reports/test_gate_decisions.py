@@ -17,10 +17,19 @@ KEY = ("fastv", "latency")
 
 
 class Bench:
-    """Pairs with a log-ratio of `effect` and noise; `calls` are the counts that were asked for."""
+    """Pairs with a log-ratio of `effect`, after the first look `later`, and noise; `calls` are the
+    counts that were asked for."""
 
-    def __init__(self, effect: float, noise: float = 0.01, *, seconds: float = 0.1) -> None:
+    def __init__(
+        self,
+        effect: float,
+        noise: float = 0.01,
+        *,
+        seconds: float = 0.1,
+        later: float | None = None,
+    ) -> None:
         self.effect, self.noise, self.seconds = effect, noise, seconds
+        self.later = effect if later is None else later
         self.random = random.Random(5)
         self.calls: list[int] = []
         self.control = noise
@@ -31,7 +40,8 @@ class Bench:
         return Batch({key: self.series(pairs) for key in keys})
 
     def series(self, pairs: int) -> Series:
-        logs = [self.random.gauss(self.effect, self.noise) for _ in range(pairs)]
+        effect = self.effect if len(self.calls) == 1 else self.later
+        logs = [self.random.gauss(effect, self.noise) for _ in range(pairs)]
         if len(self.calls) == 1:
             logs[0] += self.outlier
         controls = [self.random.gauss(0, self.control) for _ in range(pairs)]
@@ -69,13 +79,7 @@ def test_swapped_arms_improve() -> None:
 
 
 def test_a_fail_that_does_not_come_again_is_no_fail() -> None:
-    bench = Bench(0.10)
-
-    def take(pairs: int, keys: Sequence[Key]) -> Batch:
-        bench.effect = 0.0 if bench.calls else 0.10
-        return bench(pairs, keys)
-
-    (row,) = decide(take, [KEY], rules())
+    (row,) = decide(Bench(0.10, later=0.0), [KEY], rules())
     assert row.verdict is Verdict.INCONCLUSIVE
     assert "not again in 8 new pairs" in row.rule
 
@@ -94,27 +98,14 @@ def test_a_fail_that_comes_again_unclearly_is_confirmed_by_more_pairs() -> None:
 
 
 def test_all_pairs_together_say_how_large_a_confirmed_slow_down_is() -> None:
-    bench = Bench(0.10, 0.02)
-
-    def take(pairs: int, keys: Sequence[Key]) -> Batch:
-        bench.effect = 0.045 if bench.calls else 0.10
-        return bench(pairs, keys)
-
-    (row,) = decide(take, [KEY], rules())
+    (row,) = decide(Bench(0.10, 0.02, later=0.045), [KEY], rules())
     assert row.verdict is Verdict.FAIL, "0.045 alone is below the tolerance, but beyond chance"
-    bench.calls.clear()
-    (row,) = decide(take, [KEY], rules(0.078))
+    (row,) = decide(Bench(0.10, 0.02, later=0.045), [KEY], rules(0.08))
     assert row.verdict is Verdict.INCONCLUSIVE, "all together are below it"
 
 
 def test_a_confirmation_that_excludes_the_tolerance_confirms_nothing() -> None:
-    bench = Bench(0.10, 0.003)
-
-    def take(pairs: int, keys: Sequence[Key]) -> Batch:
-        bench.effect = 0.02 if bench.calls else 0.10
-        return bench(pairs, keys)
-
-    (row,) = decide(take, [KEY], rules())
+    (row,) = decide(Bench(0.10, 0.003, later=0.02), [KEY], rules())
     assert row.verdict is Verdict.INCONCLUSIVE
     assert "not again" in row.rule
 
