@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import tpprof
-from tpprof.methods.core.plugins import load_plugins
+from tpprof.methods.contract.plugins import load_plugins
 from tpprof.profiler.models.model import Model
 from tpprof.reports.summary import Row, rows
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from tpprof.methods.core.ledger import Policy
+from tpprof.methods.contract.policies import Policy
 from tpprof.profiler.console import progress
 from tpprof.profiler.gate.ab import Asked, ab, begin
 from tpprof.profiler.gate.arms import Arm

@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 
 import tpprof
-from tpprof.methods.core.context import no_lap
-from tpprof.methods.core.decoder import Inputs
-from tpprof.methods.core.engine import run
-from tpprof.methods.core.ledger import Policy
-from tpprof.methods.core.method import Method
-from tpprof.methods.core.spec import parse
+from tpprof.methods.contract.method import Method
+from tpprof.methods.contract.policies import Policy
+from tpprof.methods.contract.spec import parse
+from tpprof.methods.engine.context import no_lap
+from tpprof.methods.engine.decoder import Inputs
+from tpprof.methods.engine.run import run
 from tpprof.profiler import cost
 from tpprof.profiler.clock import Stopwatch, now, wait_for
 from tpprof.profiler.models.model import Model

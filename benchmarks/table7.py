@@ -18,8 +18,7 @@ from tpprof.profiler.workload import Workload
 from tpprof.reports import units
 from tpprof.reports.files import load
 from tpprof.reports.formats import as_markdown
-from tpprof.reports.paper import KEPT as BUDGET
-from tpprof.reports.paper import TABLE7
+from tpprof.reports.paper import KEPT, TABLE7
 from tpprof.reports.record import Record
 from tpprof.reports.summary import Row, rows
 
@@ -78,7 +77,7 @@ def kv(workload: Workload) -> str:
     planner = Planner(MODEL, workload, conventions=[convention("paper-kv")])
     lines = []
     for row in TABLE7:
-        spec = row.method if row.method == "vanilla" else f"{row.method}:keep={BUDGET}"
+        spec = row.method if row.method == "vanilla" else f"{row.method}:keep={KEPT}"
         planned: Planned = planner.plan(parse(spec))
         lines.append([
             row.method, units.megabytes(row.kv_bytes), units.megabytes(planned.counted["paper-kv"]),

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from .core.choose import top
-from .core.method import Keep, Method, knob
-from .core.plan import Plan, Stage, single_prune
-from .core.registry import register
-from .core.request import Budget, Request, Segment
+from . import Scorer, Segment, View, knob, register
 
 if TYPE_CHECKING:
     from torch import Tensor, device
 
-    from .core.view import View
-
 
 @register("fastv-window")
 @dataclass(frozen=True)
-class FastVWindow(Method):
+class FastVWindow(Scorer):
     """FastV's score, but every window of the picture keeps its share: no position bias.
 
     Windows do not overlap; tiles are windowed one by one; a budget that does not divide evenly
@@ -30,8 +23,8 @@ class FastVWindow(Method):
     Paper: https://arxiv.org/abs/2502.11501 (Algorithm 3)
     """
 
-    keep: Budget = knob(Fraction(1, 9), "visual tokens that stay: a count or a share")
-    layer: int | None = knob(None, "first decoder layer that sees fewer tokens; published: 2")
+    rows = "last"
+
     height: int | None = knob(None, "window height in tokens; auto: one token a window stays")
     width: int | None = knob(None, "window width in tokens; auto: as the height")
 
@@ -40,11 +33,9 @@ class FastVWindow(Method):
             if side is not None and side < 1:
                 raise ValueError(f"{name}={side} is not at least 1")
 
-    def plan(self, request: Request) -> Plan:
-        return single_prune(request, self.keep, self.layer, rows="last")
-
-    def select(self, view: View, stage: Stage) -> Keep | None:
-        budget = view.request.budget(self.keep)
+    def score(self, view: View) -> Tensor:
+        """1.0 for the best tokens of each window, as many as its quota; 0.0 for the others."""
+        budget = self.count(view.request)
         side = max(1, int((view.request.visual / budget) ** 0.5))
         height = self.height or side
         window, quota = _windows(
@@ -55,7 +46,7 @@ class FastVWindow(Method):
         grouped = window[ranked].argsort(stable=True, dim=-1)
         order = ranked.gather(-1, grouped)  # by window, best first
         kept = quota.expand_as(order)
-        return top(kept.new_zeros(kept.shape).scatter(-1, order, kept), budget)
+        return kept.new_zeros(kept.shape).scatter(-1, order, kept)
 
 
 @functools.lru_cache(maxsize=64)

@@ -8,16 +8,27 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from .core.choose import take, unit
-from .core.method import Keep, Method, knob
-from .core.plan import EncoderStage, Plan, Published, Stage
-from .core.registry import register
-from .core.request import Budget, Encoder, Request
+from . import (
+    Budget,
+    Encoder,
+    EncoderStage,
+    EncoderView,
+    Keep,
+    Method,
+    Plan,
+    Published,
+    Request,
+    Stage,
+    View,
+    knob,
+    register,
+    take,
+    unit,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, device
 
-    from .core.view import EncoderView, View
 
 LAYERS = (2, 6, 10, 14)
 WINDOW = 3  # side of the windows merged in the tower, in patches

@@ -6,15 +6,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
-from .core.method import Keep, Method, knob
-from .core.plan import Plan, Stage
-from .core.registry import register
-from .core.request import Budget, Request, Segment
+from . import Budget, Keep, Method, Plan, Request, Segment, Stage, View, knob, register
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from .core.view import View
 
 
 @register("pooling")

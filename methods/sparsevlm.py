@@ -7,16 +7,24 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
-from .core.choose import take
-from .core.method import Keep, Method, knob
-from .core.plan import Plan, Published, Stage
-from .core.registry import register
-from .core.request import Budget, BudgetError, Request
+from . import (
+    Budget,
+    BudgetError,
+    Keep,
+    Method,
+    Plan,
+    Published,
+    Request,
+    Stage,
+    View,
+    knob,
+    register,
+    take,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .core.view import View
 
 LAYERS = {"1.0": (2, 6, 15, 19), "1.5": (2, 6, 15)}
 # Version 1.5 keeps these counts of 576 at its three layers, for mean budgets 192, 128, 96, 64.

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .core.method import Method
-from .core.plan import Plan
-from .core.registry import register
-from .core.request import Request
+from . import Method, Plan, Request, register
 
 
 @register("vanilla")

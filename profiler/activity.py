@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..methods.core.context import Lap
+from ..methods.engine.context import Lap
 from ..reports.record import Activity
 
 MARK = "tpprof|"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..methods import Method, parse
-from ..methods.core.decoder import Inputs
-from ..methods.core.engine import Trace, run
-from ..methods.core.errors import InputError
-from ..methods.core.ledger import Policy, check_policy
+from ..methods.contract.errors import InputError
+from ..methods.contract.policies import Policy, check_policy
+from ..methods.engine.decoder import Inputs
+from ..methods.engine.run import Trace, run
 from .compare import compare
 from .models.load import load
 from .models.model import Model

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from ..methods.core.errors import InputError
+from ..methods.contract.errors import InputError
 from ..reports.derived import Bandwidth, Peaks
 from ..reports.hardware import DATASHEETS, datasheet
 from .clock import now, on_device, wait_for

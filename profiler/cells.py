@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..methods import Method, format_spec, parse
-from ..methods.core.engine import Trace
-from ..methods.core.errors import InputError
-from ..methods.core.ledger import Policy
-from ..methods.core.request import BudgetError, Request
-from ..methods.core.runtime import Runtime, RuntimeName, make_runtime
-from ..reports import record as schema
+from ..methods.contract.errors import InputError
+from ..methods.contract.policies import Policy, RuntimeName
+from ..methods.contract.request import BudgetError, Request
+from ..methods.engine.run import Trace
+from ..methods.engine.runtime import Runtime
+from ..methods.engine.runtimes import make_runtime
+from ..reports import record
 from . import cost
 from .models.model import Model
 
@@ -23,7 +24,7 @@ class Cell:
     method: Method
     policy: Policy
     runtime: Runtime
-    saved: schema.Cell
+    saved: record.Cell
 
     @property
     def alive(self) -> bool:
@@ -58,7 +59,7 @@ def make_cells(
 
 def _cell(method: Method, policy: Policy, name: RuntimeName, reads: bool, model: Model) -> Cell:
     runtime = make_runtime(name, model)
-    saved = schema.Cell(
+    saved = record.Cell(
         method=format_spec(method), name=method.name, attention=policy, reads_attention=reads,
         runtime=name,
     )  # fmt: skip

@@ -240,7 +240,7 @@ app.command("calibrate")(calibrate_device)
 @app.command("methods")
 def list_methods(plugin: PluginOption = None) -> None:
     """List the pruning methods with their papers and knobs."""
-    from ..methods.core.plugins import load_plugins
+    from ..methods.contract.plugins import load_plugins
     from .catalogue import methods
 
     load_plugins(plugin or [])
@@ -288,7 +288,7 @@ def main() -> None:
         print("tpprof: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
-        from ..methods.core.errors import InputError
+        from ..methods.contract.errors import InputError
         from ..reports.record import RecordError
 
         if isinstance(error, (InputError, RecordError)):

@@ -51,7 +51,7 @@ def flops(
     format_: FormatOption = Format.table,
 ) -> None:
     """Plan tokens, FLOPs, bytes, memory and the least time, without GPU or weights."""
-    from ..methods.core.plugins import load_plugins
+    from ..methods.contract.plugins import load_plugins
     from .printing import known
 
     known(format_, "flops", [Format.long])

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..methods import Method, parse, with_keep
-from ..methods.core.errors import InputError
-from ..methods.core.ledger import Policy, RuntimeName
-from ..methods.core.plugins import contents
+from ..methods.contract.errors import InputError
+from ..methods.contract.plugins import contents
+from ..methods.contract.policies import Policy, RuntimeName
 from ..reports import files
 from ..reports import record as schema
 from ..reports.explain import attach

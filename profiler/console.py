@@ -14,7 +14,7 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..methods.core.errors import InputError
+from ..methods.contract.errors import InputError
 from ..reports import files
 from ..reports.explain import attach
 from ..reports.record import Record, RecordError

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..methods.core.errors import first_line
+from ..methods.contract.errors import first_line
 from ..reports import formats, units
 from .environment import environment as describe
 

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..methods.core.errors import first_line
+from ..methods.contract.errors import first_line
 
 if TYPE_CHECKING:
     import torch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..methods import Method, format_spec, has_budget, with_keep
-from ..methods.core.request import BudgetError, Request
+from ..methods.contract.request import BudgetError, Request
 
 
 def equalize(methods: list[Method], request: Request) -> list[Method]:

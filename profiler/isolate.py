@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..methods.core.errors import InputError
+from ..methods.contract.errors import InputError
 from ..reports import files
 from ..reports.names import name
 from ..reports.record import Record

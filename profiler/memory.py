@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..methods.core.context import Lap, no_lap
+from ..methods.engine.context import Lap, no_lap
 from .gpu import Gpu
 
 Result = TypeVar("Result")

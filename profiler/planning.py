@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from ..methods import Method, format_spec, has_budget, parse, with_keep
-from ..methods.core.errors import InputError
-from ..methods.core.ledger import Ledger, Policy, check_policy, planned
-from ..methods.core.plan import Plan
-from ..methods.core.request import BudgetError
+from ..methods.contract.errors import InputError
+from ..methods.contract.plan import Plan
+from ..methods.contract.policies import Policy, check_policy
+from ..methods.contract.request import BudgetError
+from ..methods.engine.ledger import Ledger, planned
 from ..reports import roofline, units
 from ..reports.derived import Peaks
 from . import cost

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ..methods.core.errors import InputError
-from ..methods.core.ledger import check_policy, check_runtime
+from ..methods.contract.errors import InputError
+from ..methods.contract.policies import check_policy, check_runtime
 from ..reports.record import Record, Settings
 from ..reports.summary import precision
 

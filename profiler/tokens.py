@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..methods import Method, format_spec, parse, with_keep
-from ..methods.core.engine import Trace, run
-from ..methods.core.ledger import check_policy
-from ..methods.core.method import Keep
-from ..methods.core.plan import EncoderStage, Plan, Stage
-from ..methods.core.plugins import load_plugins
-from ..methods.core.request import Request
-from ..methods.core.view import EncoderView, View
+from ..methods.contract.method import Keep
+from ..methods.contract.plan import EncoderStage, Plan, Stage
+from ..methods.contract.plugins import load_plugins
+from ..methods.contract.policies import check_policy
+from ..methods.contract.request import Request
+from ..methods.contract.view import EncoderView, View
+from ..methods.engine.run import Trace, run
 from ..reports.selection import Kept, Picture, Region
 from .models.load import default_name, load
 from .models.shapes import tile_grid

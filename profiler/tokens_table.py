@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..reports import formats
-from ..reports.figures import kept as drawing
+from ..reports.figures import kept
 from ..reports.figures.canvas import save, style
 from ..reports.pictures import pruned
 from ..reports.selection import Kept, Picture, by_chance, divergence, offset
@@ -72,8 +72,8 @@ def draw(seen: Sequence[Seen], pictures: Mapping[str, Picture], out: Path) -> li
             if one.image in pictures:
                 stem = Path(one.image).stem or "sample"
                 name = f"kept-{number}-{_plain(one.method)}-{_plain(stem)}"
-                charts.append(drawing.over_picture(name, one.method, pictures[one.image], one.kept))
-        charts.append(drawing.positions(last))
+                charts.append(kept.over_picture(name, one.method, pictures[one.image], one.kept))
+        charts.append(kept.positions(last))
         return [path for chart in charts if chart is not None for path in save(chart, out)]
 
 

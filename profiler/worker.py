@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..methods.core.errors import InputError
-from ..methods.core.plugins import load_plugins
+from ..methods.contract.errors import InputError
+from ..methods.contract.plugins import load_plugins
 from ..reports import files
 from ..reports.derived import Struct
 from ..reports.record import Settings

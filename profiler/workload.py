@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..methods.core.errors import InputError
-from ..methods.core.request import Request
+from ..methods.contract.errors import InputError
+from ..methods.contract.request import Request
 from .models.geometry import Layout, request
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from ..methods.core.decoder import Inputs
+    from ..methods.engine.decoder import Inputs
     from .models.model import Model
 
 QUESTION = "Is there a person in the image? Answer the question using a single word or phrase."

@@ -16,17 +16,7 @@ from .derived import Contribution, Explanation
 from .record import Cell, Record
 from .statistics import Estimate, median
 from .summary import by_round, latency
-from .twins import (
-    SCORING,
-    Place,
-    Twins,
-    counted,
-    layer_flops,
-    layer_rate,
-    places,
-    twins,
-    weighted,
-)
+from .twins import SCORING, Place, Twins, counted, layer_flops, layer_rate, places, twins, weighted
 
 PHASES = {
     "preprocess": "picture and text on the host",

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from tpprof.methods import Keep, Method, Plan, Request, Stage, knob, register
-from tpprof.methods.core.choose import top
-from tpprof.methods.core.plan import single_prune
-from tpprof.methods.core.view import View
+from tpprof.methods.contract.choose import top
+from tpprof.methods.contract.plan import single_prune
+from tpprof.methods.contract.view import View
 
 KEEP = 7
 PRODUCTS = 0

@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 
 from tpprof.methods import Keep, Method, Plan, Request, Stage, knob, register
-from tpprof.methods.core.plan import Rows, single_prune
-from tpprof.methods.core.view import View
+from tpprof.methods.contract.plan import Rows, single_prune
+from tpprof.methods.contract.view import View
 
 
 @dataclass(frozen=True)

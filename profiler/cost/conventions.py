@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ...methods.core.errors import InputError
-from ...methods.core.ledger import Ledger
-from ...methods.core.request import Request
+from ...methods.contract.errors import InputError
+from ...methods.contract.request import Request
+from ...methods.engine.ledger import Ledger
 from ..models.shapes import Shape
 from .work import Item
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...methods.core.ledger import Ledger
-from ...methods.core.request import Request
+from ...methods.contract.request import Request
+from ...methods.engine.ledger import Ledger
 from ..models.shapes import Shape
 from .request import kv_bytes
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from ...methods.core.ledger import Ledger
-from ...methods.core.plan import Plan
-from ...methods.core.request import Request
+from ...methods.contract.plan import Plan
+from ...methods.contract.request import Request
+from ...methods.engine.ledger import Ledger
 from ..models.shapes import Shape
 from . import layers
 from .work import Item, Operators, Work, elementwise, merged

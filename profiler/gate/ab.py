@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from ...methods.core.errors import InputError
+from ...methods.contract.errors import InputError
 from ...reports.gate import exact, sequential
 from ...reports.gate import rules as rulebook
 from ...reports.gate.journal import SCHEMA, Begun, Found, Journal, Ran

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...methods.core.errors import InputError
+from ...methods.contract.errors import InputError
 from ...reports.gate.verdicts import NoVerdictError
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...methods import parse
-from ...methods.core.errors import InputError
-from ...methods.core.plugins import load_plugins
+from ...methods.contract.errors import InputError
+from ...methods.contract.plugins import load_plugins
 from ...reports import units
 from ...reports.gate import config as configuration
 from ...reports.gate.config import Config
@@ -24,15 +24,7 @@ from ..rounds import Progress
 from . import subject as subjects
 from .ab import begin, with_tolerances
 from .arms import Arm
-from .session import (
-    HeadFailsError,
-    Probe,
-    Session,
-    in_a_fresh_process,
-    keys_of,
-    readings,
-    timed,
-)
+from .session import HeadFailsError, Probe, Session, in_a_fresh_process, keys_of, readings, timed
 
 FEWEST = 8
 LEAST = 0.01  # a tolerance below this would be chance itself

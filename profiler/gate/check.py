@@ -6,7 +6,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from ...methods.core.errors import InputError
+from ...methods.contract.errors import InputError
 from ...reports.gate import exact, snapshot
 from ...reports.gate.reading import reading
 from ...reports.gate.rules import MEMORY

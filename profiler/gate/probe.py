@@ -59,7 +59,7 @@ def load(plugins: list[str]) -> None:
     """Load the plug-ins. One that is there and broken is a failure, and not a plug-in that the arm
     does not have."""
     try:
-        importlib.import_module("tpprof.methods.core.plugins").load_plugins(plugins)
+        importlib.import_module("tpprof.methods").load_plugins(plugins)
     except Exception as error:
         if all(map(_is_there, plugins)):
             raise RuntimeError(str(error)) from error

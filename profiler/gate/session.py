@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...methods.core.errors import InputError
+from ...methods.contract.errors import InputError
 from ...reports import units
 from ...reports.gate.journal import Journal, Ran, disturbance, observe
 from ...reports.gate.reading import ReadCell, Reading, decoded

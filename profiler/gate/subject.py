@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from ...methods.core.errors import InputError
+from ...methods.contract.errors import InputError
 from ...reports.gate.snapshot import Subject
 from ...reports.record import Settings
 from ..worker import Job

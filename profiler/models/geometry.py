@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ...methods.core.request import Encoder, Request, Segment
+from ...methods.contract.request import Encoder, Request, Segment
 from .shapes import Shape, dynamic_size, tile_grid
 
 Layout = Literal["flat", "anyres"]

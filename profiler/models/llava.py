@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...methods.core.decoder import Inputs, Tower
-from ...methods.core.request import Request
+from ...methods.contract.request import Request
+from ...methods.engine.decoder import Inputs, Tower
 from .geometry import Layout
 from .model import Model
 

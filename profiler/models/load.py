@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ...methods.core.errors import InputError, first_line
+from ...methods.contract.errors import InputError, first_line
 from .llava import Llava, LlavaNext
 from .model import Model
 from .processors import default_processor, processors, transformers_class

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ...methods.core.decoder import Inputs, Tower
-from ...methods.core.request import Request
+from ...methods.contract.request import Request
+from ...methods.engine.decoder import Inputs, Tower
 from .geometry import Layout
 from .shapes import Shape
 

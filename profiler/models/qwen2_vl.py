@@ -8,8 +8,8 @@ import functools
 import torch
 from torch import Tensor
 
-from ...methods.core.decoder import Inputs, Tower
-from ...methods.core.request import Request, Segment
+from ...methods.contract.request import Request, Segment
+from ...methods.engine.decoder import Inputs, Tower
 from .geometry import Layout
 from .model import Model
 

@@ -19,8 +19,8 @@ from transformers import DynamicCache
 from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
 
 import tpprof
-from tpprof.methods.core.decoder import Inputs
-from tpprof.methods.core.engine import Trace
+from tpprof.methods.engine.decoder import Inputs
+from tpprof.methods.engine.run import Trace
 from tpprof.profiler.models.model import Model
 
 

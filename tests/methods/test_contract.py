@@ -9,7 +9,8 @@ from torch import Tensor
 
 import tpprof
 from tpprof import methods
-from tpprof.methods.core.ledger import POLICIES, Policy, planned
+from tpprof.methods.contract.policies import POLICIES, Policy
+from tpprof.methods.engine.ledger import planned
 from tpprof.profiler.models.model import Model
 
 ALL = methods.names()

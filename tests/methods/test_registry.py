@@ -14,8 +14,8 @@ from micro import SIZE
 
 import tpprof
 from tpprof import methods
-from tpprof.methods.core import registry
-from tpprof.methods.core.request import Encoder, Request, Segment
+from tpprof.methods.contract import registry
+from tpprof.methods.contract.request import Encoder, Request, Segment
 from tpprof.profiler.models.model import Model
 
 methods.names()  # discover before a test registers anything

@@ -14,14 +14,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tpprof
 from tpprof import methods
-from tpprof.methods.core import compiled
-from tpprof.methods.core.compiled import CompileRuntime
-from tpprof.methods.core.decoder import Inputs
-from tpprof.methods.core.engine import Trace, run
-from tpprof.methods.core.errors import InputError
-from tpprof.methods.core.ledger import POLICIES, RUNTIMES, Policy, check_runtime
-from tpprof.methods.core.runtime import Runtime, make_runtime
-from tpprof.methods.core.static import WARM_UPS, GraphRuntime
+from tpprof.methods.contract.errors import InputError
+from tpprof.methods.contract.policies import POLICIES, RUNTIMES, Policy, check_runtime
+from tpprof.methods.engine import torch_compile
+from tpprof.methods.engine.cuda_graph import WARM_UPS, GraphRuntime
+from tpprof.methods.engine.decoder import Inputs
+from tpprof.methods.engine.run import Trace, run
+from tpprof.methods.engine.runtime import Runtime
+from tpprof.methods.engine.runtimes import make_runtime
+from tpprof.methods.engine.torch_compile import CompileRuntime
 from tpprof.profiler.models.model import Model
 
 STEPS = 4  # new tokens
@@ -291,7 +292,7 @@ def test_a_compiler_that_fails(llava_next: Model) -> None:
 def test_too_many_graphs_are_no_silent_fallback(
     llava_next: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(compiled.SETTINGS, "recompile_limit", 1)
+    monkeypatch.setitem(torch_compile.SETTINGS, "recompile_limit", 1)
     runtime = CompileRuntime(llava_next, backend="eager")
     compare(llava_next, request(llava_next), "vanilla", runtime)
     assert "limit" in runtime.fallback

@@ -19,11 +19,10 @@ from torch import Tensor
 
 import tpprof
 from tpprof import methods
-from tpprof.methods.core.engine import Trace
-from tpprof.methods.core.ledger import POLICIES
+from tpprof.methods.contract.policies import POLICIES
+from tpprof.methods.engine.run import Trace
 from tpprof.profiler.models.model import Model
-
-from .reference import (
+from tpprof.tests.methods.reference import (
     Choice,
     Decide,
     Run,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tpprof.methods.core.context import Lap
+from tpprof.methods.engine.context import Lap
 from tpprof.profiler import activity
 
 HOST, DEVICE = 11, 7

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import torch
 
-from tpprof.methods.core.errors import InputError
+from tpprof.methods.contract.errors import InputError
 from tpprof.profiler import calibrate
 from tpprof.reports import roofline
 from tpprof.reports.derived import Peaks

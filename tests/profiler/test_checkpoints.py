@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import tpprof
-from tpprof.methods.core.decoder import Inputs
+from tpprof.methods.engine.decoder import Inputs
 from tpprof.profiler.models.load import shape_of
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.shapes import config

@@ -17,13 +17,13 @@ from micro import SIZE
 
 import tpprof
 from tpprof import methods
-from tpprof.methods.core import registry
-from tpprof.methods.core.context import Lap
-from tpprof.methods.core.engine import Trace
-from tpprof.methods.core.errors import InputError
-from tpprof.methods.core.plan import single_prune
-from tpprof.methods.core.request import Request
-from tpprof.methods.core.view import View
+from tpprof.methods.contract import registry
+from tpprof.methods.contract.errors import InputError
+from tpprof.methods.contract.plan import single_prune
+from tpprof.methods.contract.request import Request
+from tpprof.methods.contract.view import View
+from tpprof.methods.engine.context import Lap
+from tpprof.methods.engine.run import Trace
 from tpprof.profiler.bench import Bench
 from tpprof.profiler.cells import Cell
 from tpprof.profiler.compare import Comparison

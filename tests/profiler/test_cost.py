@@ -15,9 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tpprof
 from tpprof import methods
-from tpprof.methods.core.decoder import Inputs
-from tpprof.methods.core.engine import run
-from tpprof.methods.core.ledger import POLICIES, Policy, planned
+from tpprof.methods.contract.policies import POLICIES, Policy
+from tpprof.methods.engine.decoder import Inputs
+from tpprof.methods.engine.ledger import planned
+from tpprof.methods.engine.run import run
 from tpprof.profiler import cost
 from tpprof.profiler.cost import Work
 from tpprof.profiler.models.geometry import request

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from tpprof.methods.core.errors import InputError
+from tpprof.methods.contract.errors import InputError
 from tpprof.profiler import cli, doctor
 from tpprof.profiler import environment as module
 from tpprof.profiler.doctor import lines, warnings

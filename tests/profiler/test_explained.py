@@ -14,8 +14,8 @@ import torch
 from micro import MICRO, SIZE
 
 import tpprof
-from tpprof.methods.core import registry
-from tpprof.methods.core.plugins import load_plugins
+from tpprof.methods.contract import registry
+from tpprof.methods.contract.plugins import load_plugins
 from tpprof.profiler import calibrate, cli
 from tpprof.profiler.compare import Comparison
 from tpprof.profiler.models.model import Model

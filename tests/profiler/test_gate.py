@@ -11,11 +11,11 @@ import msgspec
 import pytest
 from made import cell, record, sample
 
-from tpprof.methods.core.errors import InputError
+from tpprof.methods.contract.errors import InputError
 from tpprof.profiler.gate.ab import Asked, ab, same_code
 from tpprof.profiler.gate.arms import Arm
 from tpprof.profiler.gate.calibrate import calibrate, write
-from tpprof.reports.gate import config as configuration
+from tpprof.reports.gate import config
 from tpprof.reports.gate.journal import Found, Ran, read
 from tpprof.reports.gate.rules import Rules
 from tpprof.reports.gate.snapshot import Subject
@@ -309,7 +309,7 @@ def test_tolerances_are_found_and_written(tmp_path: Path) -> None:
     tell = lambda label, done, total: None  # noqa: E731
     (found,) = calibrate(path, 8, tmp_path / "c.jsonl", tell, Fake())
     assert found.tolerance >= 2 * found.detectable > 0
-    read_again = configuration.load(path)
+    read_again = config.load(path)
     assert read_again.rules.tolerance == {"latency": found.tolerance}
     assert "8 A/A pairs" in read_again.calibrated
     with pytest.raises(InputError, match="an even number from 8"):

@@ -17,7 +17,7 @@ import pytest
 from command import PLUGIN, RUN, SMALL, tpprof
 
 import tpprof as package
-from tpprof.methods.core.errors import InputError
+from tpprof.methods.contract.errors import InputError
 from tpprof.profiler.gate.ab import Asked, ab
 from tpprof.profiler.gate.arms import Arm, arm
 from tpprof.profiler.gate.session import in_a_fresh_process

@@ -17,7 +17,7 @@ from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 import tpprof
-from tpprof.methods.core.request import Segment
+from tpprof.methods.contract.request import Segment
 from tpprof.profiler.models.geometry import Layout, encoder, rectangle, request, segments
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.shapes import (

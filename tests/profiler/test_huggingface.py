@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import tpprof
-from tpprof.methods.core.decoder import Inputs
-from tpprof.methods.core.engine import Trace
+from tpprof.methods.engine.decoder import Inputs
+from tpprof.methods.engine.run import Trace
 from tpprof.profiler.models.model import Model
 
 STEPS = 5

@@ -18,8 +18,9 @@ from torch.profiler import ProfilerActivity, profile
 
 import tpprof
 from tpprof import methods
-from tpprof.methods.core.errors import InputError
-from tpprof.methods.core.ledger import Policy, planned
+from tpprof.methods.contract.errors import InputError
+from tpprof.methods.contract.policies import Policy
+from tpprof.methods.engine.ledger import planned
 from tpprof.profiler import plan_table
 from tpprof.profiler.calibrate import named
 from tpprof.profiler.cost import memory

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from made import cell, record, sample
 
-from tpprof.methods.core.errors import InputError
+from tpprof.methods.contract.errors import InputError
 from tpprof.profiler import rounds
 from tpprof.reports.record import Record, Settings
 

@@ -8,14 +8,7 @@ import pytest
 from made import PARTS, cell, record, sample
 
 from tpprof.reports import formats, phases, table, text, trust
-from tpprof.reports.record import (
-    Activity,
-    GpuProcess,
-    GpuState,
-    Process,
-    Record,
-    Telemetry,
-)
+from tpprof.reports.record import Activity, GpuProcess, GpuState, Process, Record, Telemetry
 from tpprof.reports.summary import rows
 from tpprof.reports.terminal import show
 

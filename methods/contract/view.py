@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from .request import Request
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -57,6 +58,8 @@ class _Common:
 
     def random(self, *shape: int, seed: int = 0) -> Tensor:
         """Uniform numbers in [0, 1), float32, on the device of the request, fixed by `seed`."""
+        import torch
+
         generator = torch.Generator(device=self.hidden.device).manual_seed(seed)
         return torch.rand(shape, generator=generator, device=self.hidden.device)
 

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..contract.errors import InputError, first_line
+from ..contract.policies import RuntimeName
 from .attention import Attention, attend, in_force
 from .decoder import Decoder
-from .errors import InputError, first_line
-from .ledger import RuntimeName
-from .runtime import Place, Result, Runtime, call_layer
+from .runtime import PositionEmbeddings, Result, Runtime, call_layer
 
 NAME = "tpprof-compiled"
 SETTINGS = {
@@ -155,20 +155,25 @@ class CompileRuntime(Runtime):
         hidden: Tensor,
         *,
         cache: Any,
-        place: Place,
+        position_embeddings: PositionEmbeddings,
         attention: Attention,
         mask: Tensor | None = None,
     ) -> Tensor:
         if self.fallback or self._compiled is None:
             return super().layer(
-                index, hidden, cache=cache, place=place, attention=attention, mask=mask
+                index,
+                hidden,
+                cache=cache,
+                position_embeddings=position_embeddings,
+                attention=attention,
+                mask=mask,
             )
         layer, slot = self.decoder.layers[index], cache.layers[index]
         if hidden.shape[1] > 1:
-            _may_vary(1, hidden, *place)
+            _may_vary(1, hidden, *position_embeddings)
         elif slot.keys is not None:
             _may_vary(2, slot.keys, slot.values)
-        return self._compiled(layer, hidden, slot, place, attention, mask)
+        return self._compiled(layer, hidden, slot, position_embeddings, attention, mask)
 
 
 def _may_vary(dimension: int, *tensors: Tensor) -> None:

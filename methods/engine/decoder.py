@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .request import Request
+from ..contract.request import Request
 
 
 class Inputs(dict[str, Tensor]):

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..contract.method import Method
+from ..contract.policies import Policy
+from ..contract.view import Notes
 from .context import Context, Lap, no_lap
 from .decoder import Decoder, Inputs
-from .ledger import Ledger, Policy
-from .method import Method
+from .ledger import Ledger
 from .prefill import Prefill
 from .runtime import Runtime
-from .tower import embed
-from .view import Notes
+from .vision import embed
 
 
 @dataclass

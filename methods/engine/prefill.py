@@ -7,20 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ledger as book
-from .attention import Reading
-from .choose import take
-from .context import Context, Sequence, kept_states, trace_origin
-from .ledger import RowsRead
-from .method import Keep
-from .plan import Stage
-from .view import View
+from ..contract.choose import take
+from ..contract.method import Keep
+from ..contract.plan import Stage
+from ..contract.view import View
+from .attention import RowsWanted
+from .context import Context, TokenSequence, kept_states, trace_origin
+from .ledger import RowsRead, builds_map, decision_flops, stages_reading
 
 
 class Prefill:
     """The decoder layers over the whole prompt, with the method's stages between them."""
 
-    def __init__(self, context: Context, sequence: Sequence) -> None:
+    def __init__(self, context: Context, sequence: TokenSequence) -> None:
         self.context = context
         self.sequence = sequence
         self.whole = (sequence.cos, sequence.sin)
@@ -41,7 +40,7 @@ class Prefill:
                 index,
                 sequence.hidden,
                 cache=self.cache,
-                place=(sequence.cos, sequence.sin),
+                position_embeddings=(sequence.cos, sequence.sin),
                 attention=context.attention,
             )
             self.scores = reading.values if reading else None
@@ -60,12 +59,12 @@ class Prefill:
             for layer in self.cache.layers
         ]
 
-    def _prepare(self, index: int) -> Reading | None:
+    def _prepare(self, index: int) -> RowsWanted | None:
         """Say how layer `index` attends, and what to read of it."""
         context, ledger = self.context, self.context.ledger
-        use_map = book.builds_map(context.plan, context.policy, index)
+        use_map = builds_map(context.plan, context.policy, index)
         reading = None
-        for stage in book.stages_reading(context.plan, index):
+        for stage in stages_reading(context.plan, index):
             reading = self._reading(stage)
             if not use_map:
                 ledger.rows[index] = RowsRead(reading.stop - reading.start, reading.stop)
@@ -78,7 +77,7 @@ class Prefill:
         context.set_attention(use_map=use_map, reading=reading, lap=lap)
         return reading
 
-    def _reading(self, stage: Stage) -> Reading:
+    def _reading(self, stage: Stage) -> RowsWanted:
         sequence = self.sequence
         length = sequence.hidden.shape[1]
         start, stop = {
@@ -87,7 +86,7 @@ class Prefill:
             "text": (sequence.stop, length),
         }[stage.rows or "last"]
         columns = slice(sequence.start, sequence.stop)
-        return Reading(start, stop, columns, whole_map=self.context.published)
+        return RowsWanted(start, stop, columns, whole_map=self.context.published)
 
     def _act(self, moment: str, index: int) -> None:
         for stage in self.context.plan.stages:
@@ -110,7 +109,7 @@ class Prefill:
         )
         keep = context.method.select(view, stage)
         known = keep.flops if keep else None
-        flops = book.decision_flops(stage, context.policy) if known is None else known
+        flops = decision_flops(stage, context.policy) if known is None else known
         context.ledger.select.append(flops)
         if keep is None:
             return
@@ -151,10 +150,10 @@ class Prefill:
                 survivors = chosen.gather(1, survivors)
             layer = self.cache.layers[index]
             stop = start + self.context.ledger.visual[index]
-            place = survivors[:, None, :, None]
+            index_of = survivors[:, None, :, None]
             for name in ("keys", "values"):
                 states = getattr(layer, name)
                 shape = (-1, states.shape[1], -1, states.shape[3])
-                visual = states[:, :, start:stop].gather(2, place.expand(*shape))
+                visual = states[:, :, start:stop].gather(2, index_of.expand(*shape))
                 parts = [states[:, :, :start], visual, states[:, :, stop:]]
                 setattr(layer, name, torch.cat(parts, 2))

@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
+from ..contract.policies import RuntimeName
 from .attention import Attention, in_force
 from .decode import decode
 from .decoder import Decoder
-from .ledger import RUNTIMES, RuntimeName, check_runtime
 
 if TYPE_CHECKING:
     from .context import Context
 
-__all__ = ["RUNTIMES", "Runtime", "RuntimeName", "check_runtime", "make_runtime"]
-Place = tuple[Tensor, Tensor]
+PositionEmbeddings = tuple[Tensor, Tensor]
 """Cosine and sine of the tokens at hand, each [B or 1, S, head_dim]."""
 Result = TypeVar("Result")
 
@@ -63,12 +62,14 @@ class Runtime:
         hidden: Tensor,
         *,
         cache: Any,
-        place: Place,
+        position_embeddings: PositionEmbeddings,
         attention: Attention,
         mask: Tensor | None = None,
     ) -> Tensor:
         """Decoder layer `index` on hidden [B, S, d]: [B, S, d]. `mask` as `attend` takes it."""
-        return call_layer(self.decoder.layers[index], hidden, cache, place, attention, mask)
+        return call_layer(
+            self.decoder.layers[index], hidden, cache, position_embeddings, attention, mask
+        )
 
     def decode(
         self, context: Context, cache: Any, tokens: list[Tensor], new_tokens: int
@@ -84,7 +85,7 @@ def call_layer(
     layer: nn.Module,
     hidden: Tensor,
     cache: Any,
-    place: Place,
+    position_embeddings: PositionEmbeddings,
     attention: Attention,
     mask: Tensor | None,
 ) -> Tensor:
@@ -95,21 +96,7 @@ def call_layer(
         position_ids=None,
         past_key_values=cache,
         use_cache=True,
-        position_embeddings=place,
+        position_embeddings=position_embeddings,
         tpprof=attention,
     )
     return output
-
-
-def make_runtime(name: str, decoder: Decoder) -> Runtime:
-    """A runtime for one series of requests; raises InputError for an unknown name."""
-    checked = check_runtime(name)
-    if checked == "graph":
-        from .static import GraphRuntime
-
-        return GraphRuntime(decoder)
-    if checked == "compile":
-        from .compiled import CompileRuntime
-
-        return CompileRuntime(decoder)
-    return Runtime(decoder)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..contract.errors import first_line
+from ..contract.policies import RuntimeName
 from .attention import Attention
 from .decode import decode, first_positions, rotary_tables
 from .decoder import Decoder
-from .errors import first_line
-from .ledger import RuntimeName
-from .runtime import Place, Runtime
+from .runtime import PositionEmbeddings, Runtime
 
 if TYPE_CHECKING:
     from .context import Context
@@ -46,7 +46,9 @@ class StaticDecode:
     tokens: int64 [steps, B, 1]. It is also the cache that the layers are given.
     """
 
-    def __init__(self, runtime: Runtime, cache: Any, form: Form, tables: list[Place]) -> None:
+    def __init__(
+        self, runtime: Runtime, cache: Any, form: Form, tables: list[PositionEmbeddings]
+    ) -> None:
         self._runtime = runtime
         self._form = form
         self._attention = Attention(runtime.decoder.backend)
@@ -57,14 +59,14 @@ class StaticDecode:
         self.device = like.device
         self._token = torch.zeros(form.batch, 1, dtype=torch.int64, device=self.device)
         self._step = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self._places = torch.arange(max(form.cached) + form.steps, device=self.device)
+        self._slots = torch.arange(max(form.cached) + form.steps, device=self.device)
         self._seen = torch.zeros((), dtype=like.dtype, device=self.device)
         self._unseen = torch.full_like(self._seen, torch.finfo(like.dtype).min)
         self._write = self._step
         self.tokens = self._token.new_zeros(form.steps, form.batch, 1)
         self.logits: Tensor | None = None  # the first step, never a captured one, knows its shape
 
-    def fill(self, cache: Any, tables: list[Place], token: Tensor) -> None:
+    def fill(self, cache: Any, tables: list[PositionEmbeddings], token: Tensor) -> None:
         """Begin a request: its cache, its positions and its first token [B, 1].
 
         Frees the tensors of `cache`, whose layers hold the static buffers from then on.
@@ -89,7 +91,7 @@ class StaticDecode:
         """Decode `_token`: logits and the next token go to their place, the counter moves on."""
         form, decoder = self._form, self._runtime.decoder
         write = {count: self._step + count for count in set(form.cached)}
-        masks = {count: self._mask(count, place) for count, place in write.items()}
+        masks = {count: self._mask(count, slot) for count, slot in write.items()}
         tables = [
             (cos.index_select(1, self._step), sin.index_select(1, self._step))
             for cos, sin in self._tables
@@ -101,7 +103,7 @@ class StaticDecode:
                 index,
                 hidden,
                 cache=self,
-                place=tables[form.tables[index]],
+                position_embeddings=tables[form.tables[index]],
                 attention=self._attention,
                 mask=masks[count],
             )
@@ -122,9 +124,9 @@ class StaticDecode:
         return self.keys[layer], self.values[layer]
 
     def _mask(self, count: int, last: Tensor) -> Tensor:
-        """Additive mask [1, 1, 1, keys] that hides what lies behind place `last`."""
-        places = self._places[: count + self._form.steps]
-        return torch.where(places <= last, self._seen, self._unseen)[None, None, None]
+        """Additive mask [1, 1, 1, keys] that hides what lies behind slot `last`."""
+        slots = self._slots[: count + self._form.steps]
+        return torch.where(slots <= last, self._seen, self._unseen)[None, None, None]
 
 
 class GraphRuntime(Runtime):
@@ -184,7 +186,7 @@ class GraphRuntime(Runtime):
         return list(static.logits) if static.logits is not None else []
 
     def _captured(
-        self, cache: Any, form: Form, tables: list[Place]
+        self, cache: Any, form: Form, tables: list[PositionEmbeddings]
     ) -> tuple[StaticDecode, Callable[[], None]]:
         if self._static is None or self._replay is None or self._form != form:
             # What the last one held is free before more is asked for.

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from .attention import Attention, Reading
-from .choose import take
+from ..contract.choose import take
+from ..contract.method import Keep, Method
+from ..contract.plan import Plan
+from ..contract.policies import Policy
+from ..contract.view import Notes
+from .attention import Attention, RowsWanted
 from .decoder import Decoder, Inputs
-from .ledger import Ledger, Policy
-from .method import Keep, Method
-from .plan import Plan
-from .view import Notes
+from .ledger import Ledger
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -52,7 +53,7 @@ class Context:
         return self.policy == "published"
 
     def set_attention(
-        self, *, use_map: bool, reading: Reading | None, lap: Callable[[str], None] | None = None
+        self, *, use_map: bool, reading: RowsWanted | None, lap: Callable[[str], None] | None = None
     ) -> None:
         released = self.plan.published
         self.attention.use_map = use_map
@@ -62,7 +63,7 @@ class Context:
 
 
 @dataclass
-class Sequence:
+class TokenSequence:
     """The tokens on their way through the decoder: [B, S, ...], visual ones at start:stop."""
 
     hidden: Tensor

@@ -20,7 +20,7 @@ NAME = "tpprof"
 
 
 @dataclass
-class Reading:
+class RowsWanted:
     """Which attention rows to read from one layer, and then what was read.
 
     Rows `start:stop` of the queries; of the keys, `columns` are returned. With `causal`, row i
@@ -59,7 +59,7 @@ class Attention:
     backend: str
     use_map: bool = False
     host_mask: bool = False
-    reading: Reading | None = None
+    reading: RowsWanted | None = None
     lap: Callable[[str], None] | None = None
     masks: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict)
 
@@ -134,7 +134,7 @@ def attend(
     )
 
 
-def attention_rows(query: Tensor, key: Tensor, scale: float, reading: Reading) -> Tensor:
+def attention_rows(query: Tensor, key: Tensor, scale: float, reading: RowsWanted) -> Tensor:
     """Post-softmax attention [B, H, rows, keys], float32, of the rows that `reading` names.
 
     Matrix product: 2 * B * H * rows * keys * head_dim FLOPs, keys up to the last row if causal.
@@ -153,7 +153,7 @@ def attention_rows(query: Tensor, key: Tensor, scale: float, reading: Reading) -
     return logits.softmax(-1)
 
 
-def _rows_of(weights: Tensor, reading: Reading) -> Tensor:
+def _rows_of(weights: Tensor, reading: RowsWanted) -> Tensor:
     if reading.whole_map:
         weights = weights.mean(1, keepdim=True)
     return weights[:, :, reading.start : reading.stop]

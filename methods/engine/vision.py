@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .attention import Reading
-from .context import Context, Sequence, arange, kept_states, trace_origin
+from ..contract.plan import EncoderStage
+from ..contract.view import EncoderView
+from .attention import RowsWanted
+from .context import Context, TokenSequence, arange, kept_states, trace_origin
 from .ledger import RowsRead
-from .plan import EncoderStage
-from .view import EncoderView
 
 
 class VisionTower:
@@ -30,9 +30,9 @@ class VisionTower:
         reading = None
         if rows:
             reading = (
-                Reading(0, 1, slice(1, None), causal=False)
+                RowsWanted(0, 1, slice(1, None), causal=False)
                 if rows == "cls"
-                else Reading(0, per_tile, slice(None), causal=False, mean_rows=True)
+                else RowsWanted(0, per_tile, slice(None), causal=False, mean_rows=True)
             )
             if context.policy == "rows":
                 ledger.encoder_rows[layer] = RowsRead(reading.stop, per_tile)
@@ -57,7 +57,7 @@ class VisionTower:
             return hidden.shape[1]
         return hidden.shape[0] // self.context.inputs.request.batch
 
-    def _act(self, stage: EncoderStage, hidden: Tensor, reading: Reading | None) -> Tensor:
+    def _act(self, stage: EncoderStage, hidden: Tensor, reading: RowsWanted | None) -> Tensor:
         context, request = self.context, self.context.inputs.request
         encoder = request.encoder
         assert encoder is not None
@@ -81,7 +81,7 @@ class VisionTower:
         self.original = trace_origin(before, keep)
         return torch.cat([hidden[:, :extra], kept_states(patches, keep)], 1)
 
-    def place(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def lay_out(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Lay out projected patches [B, n, d] as visual tokens; returns them and their origins."""
         inputs, notes, newline = (
             self.context.inputs,
@@ -109,7 +109,7 @@ class VisionTower:
         return features, torch.where(origins < 0, origins, origins + tiles).flatten(1)
 
 
-def embed(context: Context) -> Sequence:
+def embed(context: Context) -> TokenSequence:
     """Vision, then the embedded sequence with the visual tokens in place."""
     decoder, inputs, request = context.decoder, context.inputs, context.inputs.request
     tower = VisionTower(context)
@@ -119,7 +119,7 @@ def embed(context: Context) -> Sequence:
         original = arange(visual, hidden).expand(hidden.shape[0], -1)
         context.lap("vision", "tower")
     else:
-        features, original = tower.place(decoder.encode(inputs, tower))
+        features, original = tower.lay_out(decoder.encode(inputs, tower))
         context.lap("vision", "tower")
         ids, visual = inputs["input_ids"], features.shape[1]
         before = decoder.embed(ids[:, : request.before])
@@ -127,7 +127,7 @@ def embed(context: Context) -> Sequence:
         hidden = torch.cat([before, features.to(before.dtype), after], 1)
     cos, sin = decoder.rotary(hidden, _initial_positions(context, visual))
     context.lap("embed", "embed")
-    return Sequence(hidden, cos, sin, request.before, request.before + visual, original)
+    return TokenSequence(hidden, cos, sin, request.before, request.before + visual, original)
 
 
 def _initial_positions(context: Context, visual: int) -> Tensor:

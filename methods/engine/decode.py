@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ledger as book
 from .context import Context
+from .ledger import decode_maps
 
 
 def decode(context: Context, cache: Any, tokens: list[Tensor], new_tokens: int) -> list[Tensor]:
@@ -19,7 +19,7 @@ def decode(context: Context, cache: Any, tokens: list[Tensor], new_tokens: int) 
     starts = first_positions(context, ledger.cached)
     tables = rotary_tables(context, starts, new_tokens - 1)
     released = plan.published if context.published else None
-    ledger.decode_maps = book.decode_maps(plan, context.policy, len(decoder.layers))
+    ledger.decode_maps = decode_maps(plan, context.policy, len(decoder.layers))
     all_logits = []
     for step in range(new_tokens - 1):
         hidden = decoder.embed(tokens[-1])
@@ -27,12 +27,16 @@ def decode(context: Context, cache: Any, tokens: list[Tensor], new_tokens: int) 
         for index in range(len(decoder.layers)):
             context.set_attention(use_map=index in ledger.decode_maps, reading=None)
             cos, sin = tables[starts[index]]
-            place = (cos[:, step : step + 1], sin[:, step : step + 1])
+            position_embeddings = (cos[:, step : step + 1], sin[:, step : step + 1])
             if released and released.decode:  # one position built on the host for every layer
                 position = torch.tensor([[starts[index] + step]]).to(hidden.device)
-                place = decoder.rotary(hidden, _as_positions(context, position))
+                position_embeddings = decoder.rotary(hidden, _as_positions(context, position))
             hidden = context.runtime.layer(
-                index, hidden, cache=cache, place=place, attention=context.attention
+                index,
+                hidden,
+                cache=cache,
+                position_embeddings=position_embeddings,
+                attention=context.attention,
             )
         logits = decoder.head(hidden)[:, 0]
         all_logits.append(logits)

@@ -1,0 +1,50 @@
+"""The base of methods that score every visual token once and keep the best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, ClassVar
+
+from .choose import top
+from .method import Keep, Method, knob
+from .plan import Plan, Rows, Stage, single_prune
+from .request import Budget, Request
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .view import View
+
+
+@dataclass(frozen=True)
+class Scorer(Method):
+    """On entering one layer, keep the visual tokens with the highest scores.
+
+    A subclass says what the score is, and in `rows` which attention rows it reads, if any.
+    """
+
+    rows: ClassVar[Rows | None] = None
+
+    keep: Budget = knob(Fraction(1, 9), "visual tokens that stay: a count or a share")
+    layer: int | None = knob(None, "first decoder layer that sees fewer tokens; published: 2")
+
+    def score(self, view: View) -> Tensor:
+        """A score [B, n] for each visual token, the higher the better."""
+        raise NotImplementedError
+
+    def count(self, request: Request) -> int:
+        """How many visual tokens stay."""
+        return request.budget(self.keep)
+
+    def flops(self, request: Request) -> int:
+        """Matrix products of the score itself, per sample, as `Stage.flops` counts them."""
+        return 0
+
+    def plan(self, request: Request) -> Plan:
+        return single_prune(
+            request, self.count(request), self.layer, self.rows, self.flops(request)
+        )
+
+    def select(self, view: View, stage: Stage) -> Keep | None:
+        return top(self.score(view), self.count(view.request))
