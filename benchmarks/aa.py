@@ -14,7 +14,7 @@ import torch
 import tpprof
 from tpprof.methods.contract.plugins import load_plugins
 from tpprof.profiler.models.model import Model
-from tpprof.reports.summary import Row, rows
+from tpprof.reports.analysis.summary import Row, rows
 
 PLUGIN = Path(__file__).parent.parent / "tests" / "plugged.py"
 

@@ -10,8 +10,8 @@ import argparse
 import tpprof
 from tpprof.profiler.calibrate import calibrate
 from tpprof.reports import units
-from tpprof.reports.names import name
-from tpprof.reports.phases import PhaseRow, phase_rows
+from tpprof.reports.analysis.phases import PhaseRow, phase_rows
+from tpprof.reports.record.labels import name
 
 METHODS = ("fastv", "sparsevlm", "mustdrop", "pooling")
 

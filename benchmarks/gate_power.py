@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tpprof.reports.gate.abba import blocks
 from tpprof.reports.gate.rules import Rules
-from tpprof.reports.gate.schedule import blocks
-from tpprof.reports.gate.sequential import Batch, Key, Series, decide
+from tpprof.reports.gate.timing import Batch, Key, Series, decide
 from tpprof.reports.gate.verdicts import Gate, Verdict
 
 KEYS: list[Key] = [(cell, metric) for cell in "ab" for metric in ("latency", "prefill", "decode")]

@@ -25,11 +25,11 @@ from tpprof.profiler.gate.arms import Arm
 from tpprof.profiler.gate.calibrate import calibrate, write
 from tpprof.profiler.gate.session import Session
 from tpprof.reports.gate import config as configuration
+from tpprof.reports.gate.abba import Block
+from tpprof.reports.gate.baseline import Subject
 from tpprof.reports.gate.journal import Ran
 from tpprof.reports.gate.rules import Rules
-from tpprof.reports.gate.schedule import Block
-from tpprof.reports.gate.sequential import Batch, Key, Series, decide
-from tpprof.reports.gate.snapshot import Subject
+from tpprof.reports.gate.timing import Batch, Key, Series, decide
 from tpprof.reports.gate.verdicts import Gate, Judged, Verdict
 
 PLUGIN = Path(__file__).parent.parent / "tests" / "onemore.py"

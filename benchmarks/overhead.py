@@ -26,8 +26,8 @@ from tpprof.methods.engine.run import run
 from tpprof.profiler import cost
 from tpprof.profiler.clock import Stopwatch, now, wait_for
 from tpprof.profiler.models.model import Model
-from tpprof.reports.files import save
-from tpprof.reports.statistics import Estimate, median, speedup
+from tpprof.reports.analysis.intervals import Estimate, median_interval, speedup
+from tpprof.reports.record.files import save
 
 METHODS = ("fastv", "fastv-alpha", "fastv-window", "sparsevlm", "mustdrop")
 
@@ -92,7 +92,7 @@ def starts(n: int) -> None:
                 program = f"import sys; from tpprof.profiler.cli import main; {call}"
                 subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL)
                 seconds.append(now() - began)
-            estimate = median(seconds)
+            estimate = median_interval(seconds)
             assert estimate is not None
             print(f"tpprof {arguments[0]:45} {estimate.value:.2f} s (fastest {min(seconds):.2f} s)")
 

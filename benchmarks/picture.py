@@ -12,13 +12,13 @@ from pathlib import Path
 from rich.console import Console
 
 import tpprof
-from tpprof.reports import terminal, waterfall
+from tpprof.reports.analysis.run_view import RunView
 from tpprof.reports.figures import layers, promise, stacks
 from tpprof.reports.figures import waterfall as falls
 from tpprof.reports.figures.canvas import save, style
-from tpprof.reports.files import load
-from tpprof.reports.record import Record
-from tpprof.reports.subject import Subject
+from tpprof.reports.record.files import load
+from tpprof.reports.record.schema import Record
+from tpprof.reports.text import terminal, waterfall
 
 METHODS = ("fastv", "sparsevlm", "mustdrop")
 EXPLAINED = "fastv"
@@ -39,7 +39,7 @@ def main() -> None:
     draw("compare.svg", "tpprof compare " + " ".join(METHODS), terminal.show, 160)
     title = f"tpprof explain RUN.json {EXPLAINED}"
     draw("explain.svg", title, lambda r, c: waterfall.show(r, c, EXPLAINED), 150)
-    subject = Subject(record)
+    subject = RunView(record)
     with style():
         charts = [promise.chart(subject), stacks.phases(subject), layers.time(subject)]
         charts += [falls.chart(*subject.explained[0], 0)] if subject.explained else []

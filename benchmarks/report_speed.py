@@ -8,33 +8,33 @@ import tempfile
 import time
 from pathlib import Path
 
-from tpprof.reports import files
-from tpprof.reports.derived import Cost
 from tpprof.reports.page.render import render
-from tpprof.reports.record import (
+from tpprof.reports.record import files
+from tpprof.reports.record.schema import (
     SCHEMA,
     Activity,
     Cell,
+    Cost,
     Memory,
     ModelInfo,
-    Part,
     Process,
     Record,
     RequestInfo,
     Sample,
+    Span,
 )
 
 LAYERS = 32
 PARTS = [
-    Part(phase="preprocess", part="preprocess"),
-    Part(phase="transfer", part="transfer"),
-    Part(phase="vision", part="tower"),
-    Part(phase="embed", part="embed"),
-    *(Part(phase="prefill", part="layer", index=layer) for layer in range(LAYERS)),
-    Part(phase="prefill", part="score", index=1),
-    Part(phase="prefill", part="select", index=2),
-    Part(phase="head", part="head"),
-    Part(phase="decode", part="token", index=0),
+    Span(phase="preprocess", part="preprocess"),
+    Span(phase="transfer", part="transfer"),
+    Span(phase="vision", part="tower"),
+    Span(phase="embed", part="embed"),
+    *(Span(phase="prefill", part="layer", index=layer) for layer in range(LAYERS)),
+    Span(phase="prefill", part="score", index=1),
+    Span(phase="prefill", part="select", index=2),
+    Span(phase="head", part="head"),
+    Span(phase="decode", part="token", index=0),
 ]
 
 

@@ -16,11 +16,11 @@ from tpprof.profiler.cost.conventions import convention
 from tpprof.profiler.planning import Planned, Planner
 from tpprof.profiler.workload import Workload
 from tpprof.reports import units
-from tpprof.reports.files import load
-from tpprof.reports.formats import as_markdown
-from tpprof.reports.paper import KEPT, TABLE7
-from tpprof.reports.record import Record
-from tpprof.reports.summary import Row, rows
+from tpprof.reports.analysis.published import KEPT, TABLE7
+from tpprof.reports.analysis.summary import Row, rows
+from tpprof.reports.record.files import load
+from tpprof.reports.record.schema import Record
+from tpprof.reports.text.table import as_markdown
 
 MODEL = "llava-next-7b"
 CONVENTIONS = ("default", "prefill", "causal", "fastv", "sparsevlm")

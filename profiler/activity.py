@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..methods.engine.context import Lap
-from ..reports.record import Activity
+from ..reports.record.schema import Activity
 
 MARK = "tpprof|"
 LAUNCHES = ("cudaLaunch", "cuLaunch", "cudaGraphLaunch")

@@ -15,7 +15,7 @@ from ..methods.contract.errors import InputError, first_line
 from ..methods.engine.context import Lap, no_lap
 from ..methods.engine.run import Trace, run
 from ..methods.engine.runtimes import make_runtime
-from ..reports import record
+from ..reports.record import schema
 from . import activity, memory
 from .cells import Cell, keep_counts
 from .clock import Stopwatch, Timing, now, on_device, unix_time, wait_for
@@ -61,15 +61,15 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def joined(self, cell: int | None = None, number: int | None = None) -> record.Process:
+    def joined(self, cell: int | None = None, number: int | None = None) -> schema.Process:
         """This process, as it begins to measure."""
         started = datetime.datetime.fromtimestamp(unix_time(), datetime.timezone.utc)
-        return record.Process(
+        return schema.Process(
             pid=os.getpid(), started=started.isoformat(timespec="seconds"), cell=cell, round=number,
             load_before=_load(), gpu_before=self._state(),
         )  # fmt: skip
 
-    def left(self, process: record.Process) -> record.Process:
+    def left(self, process: schema.Process) -> schema.Process:
         """The same process, as it ends."""
         process.seconds = now() - self._began
         process.load_after = _load()
@@ -90,7 +90,7 @@ class Bench:
             peak, trace = memory.peak(self.device, request, foreign)
             times.append(now() - began)
             cell.saved.warmups = cell.saved.warmups or times
-            cell.saved.memory = record.Memory(**vars(peak))
+            cell.saved.memory = schema.Memory(**vars(peak))
             keep_counts(cell, trace, self.model, self.prepare.request)
             if self.tokens:
                 cell.saved.kept = selections(trace, self.prepare.request.visual)
@@ -102,7 +102,7 @@ class Bench:
             with self._kept_alive(cell):
                 self._timing(cell)
 
-    def sample(self, cell: Cell, number: int, place: int, process: int) -> record.Sample | None:
+    def sample(self, cell: Cell, number: int, place: int, process: int) -> schema.Sample | None:
         """One timed request; None if it failed, which the cell then says."""
         with self._kept_alive(cell):
             before, fallback = self._asked(cell), cell.runtime.fallback
@@ -119,7 +119,7 @@ class Bench:
     def energy(self, cell: Cell) -> None:
         """Joules of a request, in a pass of its own; where unknown, the reason."""
         if self._gpu is None:
-            cell.saved.energy = record.Energy(reason="no GPU: no energy counter is read")
+            cell.saved.energy = schema.Energy(reason="no GPU: no energy counter is read")
             return
         wait = functools.partial(wait_for, self.device)
 
@@ -130,7 +130,7 @@ class Bench:
         try:
             cell.saved.energy = energy_per_request(self._gpu, request, wait)
         except Exception as error:
-            cell.saved.energy = record.Energy(reason=first_line(error))
+            cell.saved.energy = schema.Energy(reason=first_line(error))
 
     def activity(self, cell: Cell) -> None:
         """What torch.profiler counts. The last pass: once attached, it slows down what follows."""
@@ -173,8 +173,8 @@ class Bench:
 
     def _sample(
         self, cell: Cell, timing: Timing, marks: list[str], number: int, place: int, process: int
-    ) -> record.Sample:
-        names = [record.Part(phase=p, part=q, index=i) for p, q, i in timing.parts]
+    ) -> schema.Sample:
+        names = [schema.Span(phase=p, part=q, index=i) for p, q, i in timing.parts]
         if cell.saved.parts and cell.saved.parts != names:
             raise RuntimeError("its requests do not consist of the same parts")
         cell.saved.parts = names
@@ -187,7 +187,7 @@ class Bench:
         if telemetry is not None:
             marks += [f"throttled ({reason})" for reason in telemetry.throttled]
             marks += [f"process {pid} on the GPU" for pid in telemetry.others]
-        return record.Sample(
+        return schema.Sample(
             round=number, place=place, process=process, began=unix_time() - timing.latency,
             latency=timing.latency, parts=list(timing.parts.values()), host=timing.host,
             marks=marks, telemetry=telemetry,
@@ -202,7 +202,7 @@ class Bench:
         """What must not be asked for in a timed window, and how often it has been so far."""
         return {**memory.allocations(self.device), **cell.runtime.setups}
 
-    def _state(self) -> record.GpuState | None:
+    def _state(self) -> schema.GpuState | None:
         return self._gpu.state([os.getpid()], has_context=True) if self._gpu else None
 
     @contextmanager

@@ -18,9 +18,9 @@ from typing import Any
 import msgspec
 
 from ..methods.contract.errors import InputError
-from ..reports.derived import Bandwidth, Peaks
-from ..reports.hardware import DATASHEETS, datasheet
+from ..reports.record.schema import Bandwidth, Peaks
 from .clock import now, on_device, wait_for
+from .machine.datasheets import DATASHEETS, datasheet
 
 VERSION = 1  # of the method: another one measures anew
 DTYPES = ("float32", "bfloat16", "float16")

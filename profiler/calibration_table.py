@@ -6,10 +6,11 @@ from typing import Any
 
 import msgspec
 
-from ..reports import formats, units
-from ..reports.derived import Peaks
-from ..reports.hardware import datasheet_of
+from ..reports import units
+from ..reports.record.schema import Peaks
+from ..reports.text import table
 from .calibrate import calibrate, place
+from .machine.datasheets import datasheet_of
 from .models.load import default_device
 
 
@@ -23,18 +24,18 @@ def show(device: str | None, format_: str) -> None:
     rows = _rows(peaks, datasheet_of(peaks.device))
     headings = ["", "measured", "datasheet"]
     if format_ == "csv":
-        print(formats.as_csv(_plain(peaks)), end="")
+        print(table.as_csv(_plain(peaks)), end="")
         return
     if format_ == "markdown":
-        print(formats.as_markdown(headings, rows), end="")
+        print(table.as_markdown(headings, rows), end="")
         return
     if format_ == "latex":
-        print(formats.as_latex(headings, rows), end="")
+        print(table.as_latex(headings, rows), end="")
         return
-    console = formats.console()
+    console = table.console()
     threads = f", {peaks.threads} threads" if peaks.threads else ""
     console.print(f"{peaks.device}{threads}, torch {peaks.torch}", markup=False, highlight=False)
-    console.print(formats.as_table(headings, rows))
+    console.print(table.as_table(headings, rows))
     for note in peaks.notes:
         console.print(note, markup=False, highlight=False)
     console.print(f"kept: {place(target)}", markup=False, highlight=False, soft_wrap=True)

@@ -12,7 +12,7 @@ from ..methods.contract.request import BudgetError, Request
 from ..methods.engine.run import Trace
 from ..methods.engine.runtime import Runtime
 from ..methods.engine.runtimes import make_runtime
-from ..reports import record
+from ..reports.record import schema
 from . import cost
 from .models.model import Model
 
@@ -24,7 +24,7 @@ class Cell:
     method: Method
     policy: Policy
     runtime: Runtime
-    saved: record.Cell
+    saved: schema.Cell
 
     @property
     def alive(self) -> bool:
@@ -59,7 +59,7 @@ def make_cells(
 
 def _cell(method: Method, policy: Policy, name: RuntimeName, reads: bool, model: Model) -> Cell:
     runtime = make_runtime(name, model)
-    saved = record.Cell(
+    saved = schema.Cell(
         method=format_spec(method), name=method.name, attention=policy, reads_attention=reads,
         runtime=name,
     )  # fmt: skip

@@ -110,7 +110,7 @@ def compare(
         workload, image, image_size, prompt, text_tokens, layout, visual_tokens, new_tokens,
         batch_size, seed,
     )  # fmt: skip
-    from ..reports.record import Settings
+    from ..reports.record.schema import Settings
     from . import printing
     from .console import measure
     from .rounds import check
@@ -156,11 +156,11 @@ def report(
 ) -> None:
     """Print saved records again, or what a run that did not end has measured; several side by
     side."""
-    from ..reports import files as saved
-    from ..reports import side
+    from ..reports.record import files as saved
+    from ..reports.text import side_by_side
     from . import printing
 
-    records, names = [saved.load(file) for file in files], side.names_of(files)
+    records, names = [saved.load(file) for file in files], side_by_side.names_of(files)
     printing.can_write(html, figures, files)
     if phases and len(records) > 1:
         fail("--phases is for one record; several stand side by side, method by method")
@@ -214,23 +214,23 @@ def explain(
     format_: FormatOption = Format.table,
 ) -> None:
     """Show where the time between the FLOPs promise and the clock went, and what to do."""
-    from ..reports import formats, waterfall
-    from ..reports.files import load
+    from ..reports.record.files import load
+    from ..reports.text import table, waterfall
     from .printing import known
 
     known(format_, "explain", [Format.long])
     record = load(file)
     if format_ is Format.json:
-        print(formats.as_json(waterfall.plain(record, method)), end="")
+        print(table.as_json(waterfall.plain(record, method)), end="")
     elif format_ is Format.csv:
-        print(formats.as_csv(waterfall.flat(record, method)), end="")
+        print(table.as_csv(waterfall.flat(record, method)), end="")
     elif format_ is Format.markdown:
         print(waterfall.markdown(record, method), end="")
     elif format_ is Format.latex:
         found = waterfall.chosen(record, method)
-        print(formats.as_latex(*waterfall.side_by_side(found)), end="")
+        print(table.as_latex(*waterfall.side_by_side(found)), end="")
     else:
-        waterfall.show(record, formats.console(), method, by_layer=layers)
+        waterfall.show(record, table.console(), method, by_layer=layers)
 
 
 app.command()(flops)
@@ -289,7 +289,7 @@ def main() -> None:
         raise SystemExit(130) from None
     except Exception as error:
         from ..methods.contract.errors import InputError
-        from ..reports.record import RecordError
+        from ..reports.record.base import RecordError
 
         if isinstance(error, (InputError, RecordError)):
             fail(str(error))

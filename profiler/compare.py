@@ -13,10 +13,9 @@ from ..methods import Method, parse, with_keep
 from ..methods.contract.errors import InputError
 from ..methods.contract.plugins import contents
 from ..methods.contract.policies import Policy, RuntimeName
-from ..reports import files
-from ..reports import record as schema
-from ..reports.explain import attach
-from ..reports.names import name
+from ..reports.analysis.explanation import attach
+from ..reports.record import files, schema
+from ..reports.record.labels import name
 from . import doctor, rounds
 from .bench import Bench, steady
 from .calibrate import cached

@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..methods.contract.errors import InputError
-from ..reports import files
-from ..reports.explain import attach
-from ..reports.record import Record, RecordError
-from ..reports.sameness import differences
+from ..reports.analysis.explanation import attach
+from ..reports.record import files
+from ..reports.record.base import RecordError
+from ..reports.record.compatibility import differences
+from ..reports.record.schema import Record
 from . import isolate, rounds
 from .worker import Job
 

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..methods.contract.errors import first_line
-from ..reports import formats, units
+from ..reports import units
+from ..reports.text import table
 from .environment import environment as describe
 
 if TYPE_CHECKING:
     import torch
 
-    from ..reports.record import GpuState
+    from ..reports.record.schema import GpuState
 
 BUSY = 0.5
 """Runnable tasks per core above which the machine is not ours alone."""
@@ -84,7 +85,7 @@ def show(device: str | None, form: str) -> None:
     if form == "json":
         print(json.dumps({"environment": environment, "warnings": found}, indent=2))
         return
-    formats.console().print(formats.as_table(("environment", ""), list(lines(environment)), (0, 1)))
+    table.console().print(table.as_table(("environment", ""), list(lines(environment)), (0, 1)))
     print("what would spoil a measurement:" if found else "nothing found that would spoil one")
     for line in found:
         print(f"  - {line}")

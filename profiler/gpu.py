@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from ..reports.record import Energy, GpuProcess, GpuState
+from ..reports.record.schema import Energy, GpuProcess, GpuState
 from . import clock
 
 THROTTLING = {

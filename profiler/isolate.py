@@ -12,9 +12,9 @@ from pathlib import Path
 import msgspec
 
 from ..methods.contract.errors import InputError
-from ..reports import files
-from ..reports.names import name
-from ..reports.record import Record
+from ..reports.record import files
+from ..reports.record.labels import name
+from ..reports.record.schema import Record
 from . import rounds
 from .child import finish, python
 from .clock import now

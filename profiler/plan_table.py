@@ -8,9 +8,10 @@ from typing import Any
 
 from rich.text import Text
 
-from ..reports import formats, units
-from ..reports.derived import Peaks
-from ..reports.terminal import LINE
+from ..reports import units
+from ..reports.record.schema import Peaks
+from ..reports.text import table as formats
+from ..reports.text.terminal import LINE
 from .cost.conventions import Convention
 from .planning import Planned
 

@@ -12,8 +12,9 @@ from ..methods.contract.plan import Plan
 from ..methods.contract.policies import Policy, check_policy
 from ..methods.contract.request import BudgetError
 from ..methods.engine.ledger import Ledger, planned
-from ..reports import roofline, units
-from ..reports.derived import Peaks
+from ..reports import units
+from ..reports.analysis import roofline
+from ..reports.record.schema import Peaks
 from . import cost
 from .cost import memory
 from .cost.conventions import Convention, Counting

@@ -14,52 +14,68 @@ if TYPE_CHECKING:
     import pandas
 
     from ..reports.gate.verdicts import Gate
-    from ..reports.record import Record
+    from ..reports.record.schema import Record
 
 
 def show(record: Record, format_: Format, *, by_phase: bool) -> None:
     """The table of methods; `by_phase`: for people beside it, for machines instead of it, the
     table of phases."""
-    from ..reports import formats, phases, table, trust
+    from ..reports.analysis import caveats, phases
+    from ..reports.text import table as formats
+    from ..reports.text import table7
 
     if format_ is Format.table:
-        from ..reports.terminal import show
+        from ..reports.text.terminal import show
 
         show(record, formats.console(), by_phase=by_phase)
         return
-    source = phases if by_phase else table
+    source = phases if by_phase else table7
     emit(
-        format_, trust.warnings(record), plain=lambda: source.plain(record),
-        texts=lambda: source.texts(record), frame=record.frame, words=4 if by_phase else 2,
-    )  # fmt: skip
+        format_,
+        caveats.warnings(record),
+        plain=lambda: source.plain(record),
+        texts=lambda: source.texts(record),
+        frame=record.frame,
+        words=4 if by_phase else 2,
+    )
 
 
 def show_beside(records: Sequence[Record], names: Sequence[str], format_: Format) -> None:
     """Several records side by side, aligned by method."""
-    from ..reports import formats, side, trust
+    from ..reports.analysis import caveats
+    from ..reports.text import side_by_side
+    from ..reports.text import table as formats
 
     if format_ is Format.table:
-        side.show(records, names, formats.console())
+        side_by_side.show(records, names, formats.console())
         return
     own = [
         f"{called}: {warning}"
         for record, called in zip(records, names, strict=True)
-        for warning in trust.warnings(record)
+        for warning in caveats.warnings(record)
     ]
     emit(
-        format_, own + side.warnings(records, names), plain=lambda: side.plain(records, names),
-        texts=lambda: side.texts(records, names), frame=lambda: _framed(records, names), words=2,
-    )  # fmt: skip
+        format_,
+        own + side_by_side.warnings(records, names),
+        plain=lambda: side_by_side.plain(records, names),
+        texts=lambda: side_by_side.texts(records, names),
+        frame=lambda: _framed(records, names),
+        words=2,
+    )
 
 
 def emit(
-    format_: Format, warnings: Sequence[str], *, plain: Callable[[], list[dict[str, Any]]],
+    format_: Format,
+    warnings: Sequence[str],
+    *,
+    plain: Callable[[], list[dict[str, Any]]],
     texts: Callable[[], tuple[Sequence[str], Sequence[Sequence[str]]]],
-    frame: Callable[[], pandas.DataFrame] | None = None, words: int = 1,
-) -> None:  # fmt: skip
+    frame: Callable[[], pandas.DataFrame] | None = None,
+    words: int = 1,
+) -> None:
     """Print in any format but the table; the first `words` columns of `texts` hold text. Warnings
     go above Markdown, and to stderr for the rest, which a program reads."""
-    from ..reports import formats
+    from ..reports.text import table as formats
 
     if format_ is Format.markdown:
         print("".join(f"> {warning}\n\n" for warning in warnings), end="")
@@ -86,9 +102,12 @@ def _framed(records: Sequence[Record], names: Sequence[str]) -> pandas.DataFrame
 
 
 def write(
-    records: Sequence[Record], names: Sequence[str], html: Path | None,
-    figures: Path | None = None, gate: Gate | None = None,
-) -> None:  # fmt: skip
+    records: Sequence[Record],
+    names: Sequence[str],
+    html: Path | None,
+    figures: Path | None = None,
+    gate: Gate | None = None,
+) -> None:
     """Write the page, with what a gate found above all, and the figures of each record; says where
     on stderr."""
     try:
@@ -99,10 +118,10 @@ def write(
             html.write_text(render(records, names, gate), encoding="utf-8")
             print(f"report: {html}", file=sys.stderr)
         if figures is not None:
+            from ..reports.analysis.run_view import RunView
             from ..reports.figures.gallery import save_all, save_beside
-            from ..reports.subject import Subject
 
-            subjects = [Subject(record) for record in records]
+            subjects = [RunView(record) for record in records]
             if len(records) > 1:
                 save_beside(subjects, names, figures)
             for subject, name in zip(subjects, names, strict=True):
@@ -116,7 +135,7 @@ def write(
 def can_write(html: Path | None, figures: Path | None, records: Sequence[Path] = ()) -> None:
     """Fail before anything is measured, not after, where a report could not be written, or would
     be in the place of a record. Nothing is made yet."""
-    from ..reports.files import journal_of
+    from ..reports.record.files import journal_of
 
     if html is not None and html.is_dir():
         fail(f"--html {html} is a folder; give a file, as report.html")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from ..methods.contract.errors import InputError
 from ..methods.contract.policies import check_policy, check_runtime
-from ..reports.record import Record, Settings
-from ..reports.summary import precision
+from ..reports.analysis.summary import precision
+from ..reports.record.schema import Record, Settings
 
 Progress = Callable[[str, int, int], None]
 """Told what runs now, how many steps are done, and how many there are about."""

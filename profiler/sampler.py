@@ -22,7 +22,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from ..reports.record import Telemetry
+from ..reports.record.schema import Telemetry
 from .child import python
 from .clock import now
 from .gpu import Gpu

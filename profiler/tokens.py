@@ -17,7 +17,7 @@ from ..methods.contract.policies import check_policy
 from ..methods.contract.request import Request
 from ..methods.contract.view import EncoderView, View
 from ..methods.engine.run import Trace, run
-from ..reports.selection import Kept, Picture, Region
+from ..reports.record.kept import Kept, Picture, Region
 from .models.load import default_name, load
 from .models.shapes import tile_grid
 from .workload import Preparation, Workload

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..reports import formats
+from ..reports.analysis.position_bias import by_chance, divergence, offset
 from ..reports.figures import kept
 from ..reports.figures.canvas import save, style
-from ..reports.pictures import pruned
-from ..reports.selection import Kept, Picture, by_chance, divergence, offset
+from ..reports.record.kept import Kept, Picture, pruned
+from ..reports.text import table
 from ..reports.units import NA
 from .options import Format
 from .printing import emit
@@ -32,8 +32,8 @@ def show(seen: Sequence[Seen], pictures: Mapping[str, Picture], out: Path, forma
     """Print the bias of each method at each prune, and draw what it keeps."""
     rows = plain(seen)
     if format_ is Format.table:
-        console = formats.console()
-        console.print(formats.as_table(HEADINGS, _texts(rows)))
+        console = table.console()
+        console.print(table.as_table(HEADINGS, _texts(rows)))
         console.print(NOTE, markup=False, highlight=False, style="dim", width=160)
     else:
         emit(format_, [], plain=lambda: rows, texts=lambda: (HEADINGS, _texts(rows)))

@@ -14,9 +14,9 @@ import msgspec
 
 from ..methods.contract.errors import InputError
 from ..methods.contract.plugins import load_plugins
-from ..reports import files
-from ..reports.derived import Struct
-from ..reports.record import Settings
+from ..reports.record import files
+from ..reports.record.base import Struct
+from ..reports.record.schema import Settings
 from .workload import Workload
 
 if TYPE_CHECKING:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from tpprof.reports.derived import Cost
-from tpprof.reports.record import (
+from tpprof.reports.record.schema import (
     SCHEMA,
     Cell,
+    Cost,
     Memory,
     ModelInfo,
-    Part,
     Process,
     Record,
     RequestInfo,
     Sample,
+    Span,
 )
 
 PARTS = [
-    Part(phase="vision", part="tower"),
-    Part(phase="prefill", part="layer", index=0),
-    Part(phase="prefill", part="score", index=0),
-    Part(phase="head", part="head"),
-    Part(phase="decode", part="token", index=0),
+    Span(phase="vision", part="tower"),
+    Span(phase="prefill", part="layer", index=0),
+    Span(phase="prefill", part="score", index=0),
+    Span(phase="head", part="head"),
+    Span(phase="decode", part="token", index=0),
 ]
 
 

@@ -8,10 +8,9 @@ import io
 from made import PARTS, cell, record, sample, work
 from PIL import Image
 
-from tpprof.reports.derived import Bandwidth, Peaks
 from tpprof.reports.gate.verdicts import Gate, Judged, Verdict
-from tpprof.reports.record import Activity, Cell, Part, Record, Telemetry
-from tpprof.reports.selection import Kept, Picture, Region
+from tpprof.reports.record.kept import Kept, Picture, Region
+from tpprof.reports.record.schema import Activity, Bandwidth, Cell, Peaks, Record, Span, Telemetry
 
 HOSTILE = (
     "<script>window.pwned = 1</script>",
@@ -103,7 +102,7 @@ def _cell(
     return cell(
         method, policy, seconds, flops, samples=samples, cost=layers + phases, activity=counted,
         visual_per_layer=visual, tokens_per_layer=[count + 60 for count in visual],
-        parts=[*PARTS[:2], Part(phase="prefill", part="layer", index=1), *PARTS[3:]],
+        parts=[*PARTS[:2], Span(phase="prefill", part="layer", index=1), *PARTS[3:]],
     )  # fmt: skip
 
 

@@ -14,10 +14,10 @@ from tpprof import methods
 from tpprof.profiler.compare import Comparison
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.workload import Workload
-from tpprof.reports.files import load, save
-from tpprof.reports.phases import phase_rows
-from tpprof.reports.record import Settings
-from tpprof.reports.summary import rows
+from tpprof.reports.analysis.phases import phase_rows
+from tpprof.reports.analysis.summary import rows
+from tpprof.reports.record.files import load, save
+from tpprof.reports.record.schema import Settings
 
 pytestmark = pytest.mark.gpu
 FIXED = [name for name in methods.names() if name != "mustdrop"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
-from ...reports.derived import Cost
+from ...reports.record.schema import Cost
 
 Operators = dict[str, "Work"]
 """What one layer or phase does, by operator class."""

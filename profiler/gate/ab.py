@@ -11,12 +11,12 @@ from pathlib import Path
 import msgspec
 
 from ...methods.contract.errors import InputError
-from ...reports.gate import exact, sequential
+from ...reports.gate import counts, timing
 from ...reports.gate import rules as rulebook
-from ...reports.gate.journal import SCHEMA, Begun, Found, Journal, Ran
-from ...reports.gate.reading import Reading
+from ...reports.gate.baseline import Snapshot, Subject
+from ...reports.gate.journal import SCHEMA, GateBegun, GateJournal, Judgement, Ran
 from ...reports.gate.rules import Rules
-from ...reports.gate.snapshot import Snapshot, Subject
+from ...reports.gate.tolerant_record import TolerantRecord
 from ...reports.gate.verdicts import Gate, Judged, NoVerdictError, Verdict, accepted, nothing
 from ..rounds import Progress
 from . import subject as subjects
@@ -54,7 +54,7 @@ def ab(asked: Asked, tell: Progress, run: Probe = in_a_fresh_process) -> Gate:
                 _judge(session, asked, gate)
             except NoVerdictError as error:
                 gate.rows += nothing("timing", gate.subject, str(error)).rows
-            session.journal.append(Found(rows=gate.rows, rules=session.rules))
+            session.journal.append(Judgement(rows=gate.rows, rules=session.rules))
     except NoVerdictError as error:  # before anything was measured
         gate.rows += nothing("timing", gate.subject, str(error)).rows
     gate.notes = [note for note in gate.notes if note]
@@ -96,7 +96,7 @@ def _judge(session: Session, asked: Asked, gate: Gate) -> None:
         return
     rules = session.rules = with_tolerances(asked.rules, base)
     before, after = Snapshot.of(base), Snapshot.of(head)
-    rows = exact.compare(before, after, rules.memory)
+    rows = counts.compare(before, after, rules.memory)
     gate.rows = accepted(rows, counts_only=True) if asked.accept_counts else rows
     same = _sources(session, asked)
     unlike = {row.cell for row in rows if row.verdict is Verdict.NO_VERDICT}
@@ -107,12 +107,12 @@ def _judge(session: Session, asked: Asked, gate: Gate) -> None:
     ]
     keys, unmeasured = keys_of(cells, rules.metrics)
     gate.rows += unmeasured
-    gate.notes += [same, _how(rules, len(keys), base), exact.uncounted(before, after)]
+    gate.notes += [same, _how(rules, len(keys), base), counts.uncounted(before, after)]
     if not keys:
         row = Judged("all cells", "times", Verdict.NO_VERDICT, "n/a", "n/a", "n/a", "none to time")
         gate.rows.append(row)
         return
-    gate.rows += sequential.decide(session, keys, rules)
+    gate.rows += timing.decide(session, keys, rules)
     gate.notes += [
         _unwatched(session), f"{len(session.processes)} processes; every request is in {asked.out}"
     ]  # fmt: skip
@@ -149,12 +149,12 @@ def _unwatched(session: Session) -> str:
     return f"throttling, clocks and other users of the GPU are n/a: {', '.join(sorted(reasons))}"
 
 
-def begin(out: Path, arms: tuple[str, str], subject: Subject, rules: Rules) -> Journal:
+def begin(out: Path, arms: tuple[str, str], subject: Subject, rules: Rules) -> GateJournal:
     """A journal that says what is measured. Raises RecordError where it cannot be written."""
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    journal = Journal(out)
+    journal = GateJournal(out)
     journal.append(
-        Begun(
+        GateBegun(
             schema=SCHEMA, tpprof=version("tpprof"), created=created, base=arms[0], head=arms[1],
             subject=subject, rules=rules,
         )
@@ -162,7 +162,7 @@ def begin(out: Path, arms: tuple[str, str], subject: Subject, rules: Rules) -> J
     return journal
 
 
-def with_tolerances(rules: Rules, base: Reading) -> Rules:
+def with_tolerances(rules: Rules, base: TolerantRecord) -> Rules:
     """The rules, with the tolerances of the device for the metrics that have none of their own."""
     on_gpu = base.environment.get("device_type") == "cuda"
     known = {**(rulebook.ON_GPU if on_gpu else rulebook.ON_CPU), **rules.tolerance}
@@ -170,7 +170,7 @@ def with_tolerances(rules: Rules, base: Reading) -> Rules:
     return rulebook.check(msgspec.structs.replace(rules, tolerance=tolerance))
 
 
-def _how(rules: Rules, family: int, base: Reading) -> str:
+def _how(rules: Rules, family: int, base: TolerantRecord) -> str:
     tolerances = ", ".join(f"{metric} {share:.1%}" for metric, share in rules.tolerance.items())
     looks = ", ".join(map(str, rules.looks))
     packages = ", ".join(f"{name} {version}" for name, version in base.packages.items())

@@ -13,13 +13,13 @@ from ...methods import parse
 from ...methods.contract.errors import InputError
 from ...methods.contract.plugins import load_plugins
 from ...reports import units
+from ...reports.analysis.intervals import fenced
 from ...reports.gate import config as configuration
+from ...reports.gate.baseline import Subject
 from ...reports.gate.config import Config
 from ...reports.gate.evidence import detectable
 from ...reports.gate.rules import Rules
-from ...reports.gate.snapshot import Subject
 from ...reports.gate.verdicts import NoVerdictError
-from ...reports.statistics import fenced
 from ..rounds import Progress
 from . import subject as subjects
 from .ab import begin, with_tolerances

@@ -7,10 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ...methods.contract.errors import InputError
-from ...reports.gate import exact, snapshot
-from ...reports.gate.reading import reading
+from ...reports.gate import baseline as snapshot
+from ...reports.gate import counts as exact
+from ...reports.gate.baseline import Baseline, Counts, Snapshot, Subject
 from ...reports.gate.rules import MEMORY
-from ...reports.gate.snapshot import Baseline, Counts, Snapshot, Subject
+from ...reports.gate.tolerant_record import reading
 from ...reports.gate.verdicts import Gate, NoVerdictError, accepted, nothing
 from ..models.load import ModelError
 from . import subject as subjects

@@ -32,7 +32,7 @@ from .options import (
 if TYPE_CHECKING:
     from ...reports.gate.config import Config
     from ...reports.gate.verdicts import Gate
-    from ...reports.record import Record
+    from ...reports.record.schema import Record
     from ..rounds import Progress
 
 CONFIG = Path("gate.toml")
@@ -126,14 +126,14 @@ def compare(
     html: HtmlOption = None,
 ) -> None:
     """Judge two saved records: counts exactly, time by the speed-ups over vanilla in each."""
-    from ...reports.gate import stored
+    from ...reports.gate import records
 
     rules = rules_of(read(config).rules if config else None, tolerance)
     for path in (base, head):
         if not path.exists() and not path.with_suffix(".jsonl").exists():
             fail(f"{path}: no such record")
     can_write(html, [base, head], json, junit, summary)
-    gate = stored.compare_files(base, head, rules, accept_counts=accept_counts)
+    gate = records.compare_files(base, head, rules, accept_counts=accept_counts)
     finish(gate, json, junit, summary, html, [base, head])
 
 
@@ -175,12 +175,12 @@ def calibrate_machine(
 
 
 def _calibrate(config: Path, pairs: int, out: Path) -> None:
-    from ...reports import formats
+    from ...reports.text import table
     from . import calibrate as calibration
 
     out = journal_in(out)
     found = measured(out, lambda tell: calibration.calibrate(config, pairs, out, tell))
-    formats.console().print(formats.as_table(*calibration.texts(found), words=(0, 1)))
+    table.console().print(table.as_table(*calibration.texts(found), words=(0, 1)))
     print(f"tolerances written to {config}", file=sys.stderr)
     if told := calibration.doubt(found):
         print(f"! {told}", file=sys.stderr)
@@ -234,15 +234,15 @@ def finish(
 
     files: records that were judged, and follow on the page if they can be read.
     """
-    from ...reports.formats import console
-    from ...reports.gate import told
+    from ...reports.gate import render
+    from ...reports.text.table import console
 
-    told.show(gate, console())
-    for path, content in ((json, told.as_json), (junit, told.as_junit)):
+    render.show(gate, console())
+    for path, content in ((json, render.as_json), (junit, render.as_junit)):
         if path is not None:
             write(path, content(gate))
     if summary is not None:
-        told.append_summary(gate, summary)
+        render.append_summary(gate, summary)
     if html is not None:
         printing.write(*readable(files), html, gate=gate)
     raise typer.Exit(gate.code)
@@ -251,12 +251,12 @@ def finish(
 def readable(files: Sequence[Path]) -> tuple[list[Record], list[str]]:
     """Records and what they are called; none where one of them cannot be read, which the gate
     says."""
-    from ...reports import files as saved
-    from ...reports import side
-    from ...reports.record import RecordError
+    from ...reports.record import files as saved
+    from ...reports.record.base import RecordError
+    from ...reports.text import side_by_side
 
     try:
-        return [saved.load(file) for file in files], side.names_of(files)
+        return [saved.load(file) for file in files], side_by_side.names_of(files)
     except RecordError:
         return [], []
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from ...reports.gate.baseline import Subject
 from ...reports.gate.rules import METRICS, Rules, check, split_level
-from ...reports.gate.snapshot import Subject
 from ..options import (
     BackendOption,
     BatchOption,

@@ -52,11 +52,11 @@ class Found:
 
     def cells(self) -> list[str]:
         """The cells of the baseline, and a name for what none of them owns."""
-        from ...reports.gate import snapshot
+        from ...reports.gate import baseline
         from ...reports.gate.verdicts import NoVerdictError
 
         try:
-            held = snapshot.load(self.path).snapshot.cells
+            held = baseline.load(self.path).snapshot.cells
         except NoVerdictError:
             return [WHOLE]
         return ["model", *(counts.cell for counts in held), WHOLE]

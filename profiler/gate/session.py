@@ -11,12 +11,12 @@ from typing import Any
 
 from ...methods.contract.errors import InputError
 from ...reports import units
-from ...reports.gate.journal import Journal, Ran, disturbance, observe
-from ...reports.gate.reading import ReadCell, Reading, decoded
+from ...reports.gate.abba import Block, blocks
+from ...reports.gate.baseline import Subject
+from ...reports.gate.journal import GateJournal, Ran, disturbance, observe
 from ...reports.gate.rules import METRICS, Rules
-from ...reports.gate.schedule import Block, blocks
-from ...reports.gate.sequential import Batch, Key, Series
-from ...reports.gate.snapshot import Subject
+from ...reports.gate.timing import Batch, Key, Series
+from ...reports.gate.tolerant_record import ReadCell, TolerantRecord, decoded
 from ...reports.gate.verdicts import Judged, NoVerdictError, Verdict
 from ..child import finish, python
 from ..rounds import Progress
@@ -58,7 +58,7 @@ class Session:
         head: Arm,
         subject: Subject,
         rules: Rules,
-        journal: Journal,
+        journal: GateJournal,
         *,
         run: Probe = in_a_fresh_process,
         tell: Progress = lambda label, done, total: None,
@@ -70,7 +70,7 @@ class Session:
         self.processes: list[Ran] = []
         self._block = 0
 
-    def scout(self, letter: str) -> tuple[Ran, Reading | None]:
+    def scout(self, letter: str) -> tuple[Ran, TolerantRecord | None]:
         """One process with one request, to see what there is: its counts, and whether it runs. One
         that fails gets a second try."""
         arm = self.arms[letter]
@@ -120,7 +120,7 @@ class Session:
 
     def _process(
         self, letter: str, methods: list[str], requests: int, ran: Ran, *, passes: bool = False
-    ) -> tuple[Ran, Reading | None]:
+    ) -> tuple[Ran, TolerantRecord | None]:
         """passes: whether energy and what torch counts are wanted too, which takes time."""
         arm, subject = self.arms[letter], self.subject
         workload = {name: v for name, v in subject.workload.items() if name != "seed"}
@@ -169,7 +169,7 @@ class Session:
         return Batch(broken=broken)
 
 
-def timed(base: Reading, head: Reading, named: Sequence[str]) -> list[ReadCell]:
+def timed(base: TolerantRecord, head: TolerantRecord, named: Sequence[str]) -> list[ReadCell]:
     """The cells to time: those of the methods that were named, where both sides have them; vanilla
     is always measured, and judged only if it is named."""
     wanted = [spec for spec in named if spec.partition(":")[0] == "vanilla"]
@@ -197,7 +197,7 @@ def keys_of(cells: Sequence[ReadCell], metrics: Sequence[str]) -> tuple[list[Key
     return keys, rows
 
 
-def readings(session: Session) -> tuple[Reading, Reading]:
+def readings(session: Session) -> tuple[TolerantRecord, TolerantRecord]:
     """A look at both sides. Raises NoVerdictError where one of them cannot be judged at all, and
     HeadFailsError where only the head does not run; InputError for what neither side knows."""
     ran, base = session.scout("A")

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 
 from ...methods.contract.errors import InputError
-from ...reports.gate.snapshot import Subject
-from ...reports.record import Settings
+from ...reports.gate.baseline import Subject
+from ...reports.record.schema import Settings
 from ..worker import Job
 from ..workload import Workload
 

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .. import units
-from ..side import aligned, label
-from ..subject import MOST, Subject
+from ..analysis.run_view import MOST, RunView
+from ..text.side_by_side import aligned, label
 from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, key_lines, left_out, place, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ..summary import Row
+    from ..analysis.summary import Row
 
 NAME, STEP = 0.3, 0.095  # inches for the name of a method, and for each record below it
 
 
-def chart(subjects: Sequence[Subject], names: Sequence[str]) -> Chart | None:
+def chart(subjects: Sequence[RunView], names: Sequence[str]) -> Chart | None:
     """Measured speed-up of every method in each record, with its interval; a hollow mark is what
     FLOPs promise."""
     known = [

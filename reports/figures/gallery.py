@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..subject import Subject
+from ..analysis.run_view import RunView
 from . import beside, kept, layers, order, promise, roofline, stacks, waterfall
 from .canvas import Chart, save, style
 
 WATERFALLS = 6  # cells whose waterfall is drawn
-DRAWN: tuple[Callable[[Subject], Chart | None], ...] = (
+DRAWN: tuple[Callable[[RunView], Chart | None], ...] = (
     promise.chart, stacks.phases, layers.tokens, layers.kv, layers.time, stacks.memory,
     order.chart, roofline.chart, stacks.launches,
 )  # fmt: skip
 """One function a figure: a subject in, a chart out, None where the record has no data for it."""
 
 
-def waterfalls(subject: Subject) -> list[Chart]:
+def waterfalls(subject: RunView) -> list[Chart]:
     """The waterfalls of the first cells that can be explained."""
     listed = subject.explained[:WATERFALLS]
     return [waterfall.chart(cell, told, number) for number, (cell, told) in enumerate(listed)]
 
 
-def kept_tokens(subject: Subject) -> list[Chart]:
+def kept_tokens(subject: RunView) -> list[Chart]:
     """Kept tokens over the picture and over the token index, method by method."""
     listed, picture = subject.kept, subject.record.picture
     charts = [kept.positions({method: entries[-1:] for method, entries in listed.items()})]
@@ -33,7 +33,7 @@ def kept_tokens(subject: Subject) -> list[Chart]:
     return [chart for chart in charts if chart is not None]
 
 
-def save_beside(subjects: Sequence[Subject], names: Sequence[str], folder: Path) -> list[Path]:
+def save_beside(subjects: Sequence[RunView], names: Sequence[str], folder: Path) -> list[Path]:
     """Write the figure of several records as PNG and PDF into `folder`; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     with style():
@@ -41,7 +41,7 @@ def save_beside(subjects: Sequence[Subject], names: Sequence[str], folder: Path)
         return save(chart, folder) if chart else []
 
 
-def save_all(subject: Subject, folder: Path) -> list[Path]:
+def save_all(subject: RunView, folder: Path) -> list[Path]:
     """Write every figure as PNG and PDF into `folder`; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     with style():

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..pictures import overlay, pruned, views
-from ..selection import Kept, Picture, attention, by_chance, divergence, multiples, offset
+from ..analysis.position_bias import attention, by_chance, divergence, multiples, offset
+from ..record.kept import Kept, Picture, pruned
 from .canvas import INK, MUTED, SERIES, WIDTH, Chart, blank, key, left_out, place, short
+from .overlay import overlay, views
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

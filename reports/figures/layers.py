@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .. import units
-from ..names import name
-from ..record import Cell
-from ..subject import Subject, label
-from ..summary import baseline
-from ..twins import layer_flops, layer_seconds
+from ..analysis.counterparts import layer_flops, layer_seconds
+from ..analysis.run_view import RunView, label
+from ..analysis.summary import baseline
+from ..record.labels import name
+from ..record.schema import Cell
 from .canvas import (
     GRID,
     INK,
@@ -34,7 +34,7 @@ PANELS = 6  # cells whose layers are drawn one by one
 PANEL = 1.6  # inches
 
 
-def tokens(subject: Subject) -> Chart | None:
+def tokens(subject: RunView) -> Chart | None:
     """Visual tokens entering each decoder layer."""
     return _steps(
         subject, "tokens", "Visual tokens per layer", "Visual tokens entering each decoder layer.",
@@ -42,7 +42,7 @@ def tokens(subject: Subject) -> Chart | None:
     )  # fmt: skip
 
 
-def kv(subject: Subject) -> Chart | None:
+def kv(subject: RunView) -> Chart | None:
     """Bytes of keys and values in each decoder layer's cache after prefill."""
     return _steps(
         subject, "kv", "KV cache per layer",
@@ -51,7 +51,7 @@ def kv(subject: Subject) -> Chart | None:
     )  # fmt: skip
 
 
-def time(subject: Subject) -> Chart | None:
+def time(subject: RunView) -> Chart | None:
     """Measured time of each decoder layer in prefill against what its FLOPs promise: vanilla's time
     of that layer, times the share of its FLOPs that remains."""
     known = [row.cell for row in subject.measured if _base(subject, row.cell)]
@@ -78,7 +78,7 @@ def time(subject: Subject) -> Chart | None:
     return drawn
 
 
-def promised(subject: Subject, cell: Cell) -> dict[int, float]:
+def promised(subject: RunView, cell: Cell) -> dict[int, float]:
     """Seconds of each layer as its FLOPs promise; empty where there is nothing to derive it of."""
     vanilla = _base(subject, cell)
     if vanilla is None:
@@ -87,7 +87,7 @@ def promised(subject: Subject, cell: Cell) -> dict[int, float]:
     return {layer: layer_seconds(vanilla, [layer]) * own[layer] / full[layer] for layer in full}
 
 
-def _base(subject: Subject, cell: Cell) -> Cell | None:
+def _base(subject: RunView, cell: Cell) -> Cell | None:
     """The vanilla cell that layers are compared with; None where there is none with the same."""
     vanilla = baseline(subject.record, cell)
     if vanilla is None or vanilla is cell or not vanilla.samples:
@@ -118,7 +118,7 @@ def _panel(drawn: Chart, axes: Axes, cell: Cell, wanted: dict[int, float]) -> No
 
 
 def _steps(
-    subject: Subject, stem: str, title: str, about: str, of: Callable[[Cell], list[float]],
+    subject: RunView, stem: str, title: str, about: str, of: Callable[[Cell], list[float]],
     unit: str,
 ) -> Chart | None:  # fmt: skip
     curves = _curves(subject.cells, of)

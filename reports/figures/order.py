@@ -6,9 +6,9 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from .. import units
-from ..names import name
-from ..record import Cell, Sample
-from ..subject import MOST, Subject, label
+from ..analysis.run_view import MOST, RunView, label
+from ..record.labels import name
+from ..record.schema import Cell, Sample
 from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, left_out, place, short
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ LEAST = 0.05  # of the median: the strip shows at least so much on either side
 CLOCK = 0.3  # inches more for its SM clock
 
 
-def chart(subject: Subject) -> Chart | None:
+def chart(subject: RunView) -> Chart | None:
     """The latency of every sample over the time at which it was taken, cell by cell; a line at the
     median. Suspect samples stand out; under it the SM clock of the GPU, where it is known."""
     known = [row.cell for row in subject.measured if len(row.cell.samples) > 1]

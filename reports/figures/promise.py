@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .. import units
-from ..names import name, ran
-from ..subject import Subject, label
-from ..summary import Row
+from ..analysis.run_view import RunView, label
+from ..analysis.summary import Row
+from ..record.labels import name, ran
 from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, key_lines, place, short
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ MOST_LABELS = 10
 LINE = 12  # points that a label needs
 
 
-def chart(subject: Subject) -> Chart | None:
+def chart(subject: RunView) -> Chart | None:
     """Speed-up promised (FLOPs of vanilla over those of the method) against measured, both on
     logarithmic axes; on the diagonal the promise is kept. Bars: 95 % interval."""
     shown = [r for r in subject.measured if r.promised and r.speedup and r.cell.name != "vanilla"]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import units
-from ..derived import Peaks
-from ..names import name
-from ..record import Cell
-from ..subject import Subject
-from ..summary import phase
+from ..analysis.run_view import RunView
+from ..analysis.summary import phase
+from ..record.labels import name
+from ..record.schema import Cell, Peaks
 from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, left_out, place
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ MARKS = {"vision": "s", "prefill": "o", "decode": "^"}
 GLYPHS = ("■", "●", "▲")
 
 
-def chart(subject: Subject) -> Chart | None:
+def chart(subject: RunView) -> Chart | None:
     """FLOP/s reached over FLOPs per byte (causal: without the half of attention that a kernel may
     skip), vision, prefill and decode of every cell; the roof is the
     least of peak FLOP/s and memory bandwidth times intensity (of the largest working set)."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from .. import units
-from ..phases import activity
-from ..record import Cell
-from ..statistics import median
-from ..subject import MOST, Subject, label
-from ..summary import Row, by_round
-from ..summary import spent as sum_of
-from ..twins import SCORING
+from ..analysis.counterparts import SCORING
+from ..analysis.intervals import median_interval
+from ..analysis.phases import activity
+from ..analysis.run_view import MOST, RunView, label
+from ..analysis.summary import Row, by_round
+from ..analysis.summary import spent as sum_of
+from ..record.schema import Cell
 from . import bars
 from .canvas import SERIES, Chart, left_out
 
@@ -28,7 +28,7 @@ def group(phase: str, part: str) -> str:
     return {"prefill": "decoder layers"}.get(phase, phase if phase in GROUPS else "other")
 
 
-def phases(subject: Subject) -> Chart | None:
+def phases(subject: RunView) -> Chart | None:
     """The median time of each group, cell by cell."""
     if not subject.drawn:
         return None
@@ -54,12 +54,12 @@ def spent(cell: Cell) -> dict[str, float]:
         wanted = [number for number, place in enumerate(places) if place == word]
         if wanted:
             values = list(by_round(cell, sum_of(wanted)).values())
-            estimate = median(values)
+            estimate = median_interval(values)
             found[word] = estimate.value if estimate else 0.0
     return found
 
 
-def memory(subject: Subject) -> Chart | None:
+def memory(subject: RunView) -> Chart | None:
     """The peak of one request, as one counter saw it for all; on a GPU the allocator's peak in
     each phase. The KV cache after prefill is told and not drawn: the peak may lie elsewhere."""
     allocator = any(row.cell.memory.allocator is not None for row in subject.measured)
@@ -89,7 +89,7 @@ def _memory(row: Row, *, allocator: bool) -> bars.Bar:
     return bars.Bar(label(row.cell), [("peak", SERIES[0], peak / 2**30)], words, marks)
 
 
-def launches(subject: Subject) -> Chart | None:
+def launches(subject: RunView) -> Chart | None:
     """What the host asked for in each phase: kernel launches on a GPU, operators on a CPU."""
     cells = [cell for cell in subject.cells if cell.activity]
     if not cells:

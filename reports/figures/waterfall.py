@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 
 from .. import units
-from ..derived import Contribution, Explanation
-from ..names import name
-from ..record import Cell
-from ..subject import label
+from ..analysis.run_view import label
+from ..record.labels import name
+from ..record.schema import Cell, Contribution, Explanation
 from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, place, short
 
 SMALL = 0.01  # of the measured time: less is drawn together

@@ -9,11 +9,10 @@ from typing import Any
 
 import msgspec
 
-from ..derived import Struct
-from ..record import RecordError
+from ..record.base import RecordError, Struct
 from . import rules as rulebook
+from .baseline import Subject
 from .rules import Rules
-from .snapshot import Subject
 
 if sys.version_info >= (3, 11):
     import tomllib

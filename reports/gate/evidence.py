@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ..statistics import Mean, fenced, fences, student, within
+from ..analysis.intervals import Mean, fenced, fences, t_cdf_two_sided, t_quantile
 
 Key = TypeVar("Key")
 
@@ -47,13 +47,13 @@ def tail(mean: Mean) -> float:
     if mean.error == 0:
         return 0.0 if mean.centre > 0 else 1.0
     t = mean.centre / mean.error
-    beyond = (1 - within(abs(t), mean.freedom)) / 2
+    beyond = (1 - t_cdf_two_sided(abs(t), mean.freedom)) / 2
     return max(0.0, beyond) if t > 0 else 1 - beyond
 
 
 def quantile(freedom: int, alpha: float) -> float:
     """The value that Student's t exceeds with probability `alpha` (below one half)."""
-    return student(freedom, 1 - 2 * alpha)
+    return t_quantile(freedom, 1 - 2 * alpha)
 
 
 def change(log: float) -> str:

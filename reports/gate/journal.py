@@ -7,11 +7,10 @@ from pathlib import Path
 
 import msgspec
 
-from ..derived import Struct
-from ..record import RecordError
-from .reading import Reading
+from ..record.base import RecordError, Struct
+from .baseline import Subject
 from .rules import Rules
-from .snapshot import Subject
+from .tolerant_record import TolerantRecord
 from .verdicts import Judged
 
 SCHEMA = 1
@@ -19,7 +18,7 @@ HARMLESS = ("software power cap",)
 """A GPU under load runs into its power limit; whether that moved the clock is looked at apart."""
 
 
-class Begun(Struct, tag="begun"):
+class GateBegun(Struct, tag="begun"):
     """What is compared: the arms, what they run and by which rules they are judged."""
 
     schema: int
@@ -65,17 +64,17 @@ class Ran(Struct, tag="ran"):
         return statistics.median(times) if times else None
 
 
-class Found(Struct, tag="found"):
+class Judgement(Struct, tag="found"):
     """The verdicts, and the rules with the tolerances by which they were found."""
 
     rows: list[Judged]
     rules: Rules
 
 
-Line = Begun | Ran | Found
+Line = GateBegun | Ran | Judgement
 
 
-class Journal:
+class GateJournal:
     """Appends lines to a file, each one flushed."""
 
     def __init__(self, path: Path) -> None:
@@ -101,7 +100,7 @@ def read(path: Path) -> list[Line]:
     return [msgspec.json.decode(line, type=Line) for line in lines]
 
 
-def observe(ran: Ran, record: Reading, metrics: list[str]) -> Ran:
+def observe(ran: Ran, record: TolerantRecord, metrics: list[str]) -> Ran:
     """What the record of a process says, noted in `ran`."""
     clocks: list[float] = []
     readings, reason = 0, "no reading fell into a request"

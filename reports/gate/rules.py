@@ -6,8 +6,7 @@ import math
 
 import msgspec
 
-from ..derived import Struct
-from ..record import RecordError
+from ..record.base import RecordError, Struct
 from .verdicts import NoVerdictError
 
 METRICS = ("latency", "prefill", "decode")

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from ..figures.canvas import Chart, short, svg
+from ..figures.canvas import Chart, short
 from ..figures.kept import caption
-from ..pictures import jpeg, overlay
-from ..selection import Kept, Picture
+from ..figures.overlay import jpeg, overlay
+from ..figures.svg import svg
+from ..record.kept import Kept, Picture
 
 LONGEST = 240  # pixels of a picture
 LINE = 30  # characters of a text that stays on one line of a table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..figures import pairs
-from ..gate import told
+from ..gate import render
 from ..gate.verdicts import Gate, Judged, Verdict
 from .blocks import Field, Figure, Section, Table, number
 
@@ -22,11 +22,11 @@ HEADINGS = ["cell", "metric", "verdict", "by which rule", "before", "after", "ch
 
 def gated(gate: Gate) -> Section:
     """What the gate found: times, and what is not a plain pass; the rest is folded away."""
-    loud = [row for row in gate.rows if row.verdict in told.LOUD or "log_ratio" in row.values]
+    loud = [row for row in gate.rows if row.verdict in render.LOUD or "log_ratio" in row.values]
     quiet = [row for row in gate.rows if row not in loud]
     chart = pairs.chart(gate)
     return Section(
-        id="gate", title=TITLES[gate.kind], headline=told.headline(gate),
+        id="gate", title=TITLES[gate.kind], headline=render.headline(gate),
         tone=TONES[gate.verdict],
         figures=[Figure.of(chart, "all")] if chart else [],
         tables=[_table(loud)] if loud else [],

@@ -7,7 +7,7 @@ import gzip
 
 import msgspec
 
-from ..record import Record
+from ..record.schema import Record
 
 LARGE = 4 * 2**20  # bytes above which packing tightly takes too long
 

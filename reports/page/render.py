@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import side, text, trust
+from ..analysis import caveats
+from ..analysis.headline import Headline, headline_of
+from ..analysis.run_view import RunView
 from ..figures.canvas import style
 from ..gate.verdicts import Gate
-from ..record import Record
-from ..subject import Subject
-from ..verdict import Verdict, verdict
+from ..record.schema import Record
+from ..text import sentences as text
+from ..text import side_by_side
 from . import raw
 from .blocks import Section
 from .compared import compared
@@ -26,7 +28,7 @@ class Run:
     name: str
     salt: str
     header: list[str]
-    verdict: Verdict
+    verdict: Headline
     warnings: list[str]
     sentences: list[str]
     sections: list[Section]
@@ -49,7 +51,7 @@ def render(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True,
         lstrip_blocks=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    subjects = [Subject(record) for record in records]
+    subjects = [RunView(record) for record in records]
     with style():
         runs = [
             _run(subject, name, f"r{number}")
@@ -60,21 +62,21 @@ def render(
     title = ", ".join(names) if len(runs) != 1 else records[0].model.name
     return environment.get_template("page.html.j2").render(
         runs=runs, first=[*judged, *beside],
-        warnings=side.warnings(records, names) if len(runs) > 1 else [],
+        warnings=side_by_side.warnings(records, names) if len(runs) > 1 else [],
         css=_source("page.css"), script=_source("page.js"),
         title=title or "regression gate",
     )  # fmt: skip
 
 
-def _run(subject: Subject, name: str, salt: str) -> Run:
+def _run(subject: RunView, name: str, salt: str) -> Run:
     record, listed = subject.record, subject.rows
     created = "".join(c for c in record.created[:19] if c.isalnum())
     return Run(
         name=name,
         salt=salt,
         header=text.header(record),
-        verdict=verdict(listed),
-        warnings=trust.warnings(record, listed),
+        verdict=headline_of(listed),
+        warnings=caveats.warnings(record, listed),
         sentences=text.sentences(record, listed),
         sections=build(subject, salt),
         raw=raw.link(record),

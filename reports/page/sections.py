@@ -6,50 +6,52 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from .. import paper, phases, table, text, waterfall
+from ..analysis import published
+from ..analysis.phases import of_cell
+from ..analysis.run_view import RunView
+from ..analysis.summary import Row
 from ..figures import gallery, kept, layers, order, promise, roofline, stacks
 from ..figures.canvas import Chart, left_out
-from ..pictures import views
-from ..subject import Subject
-from ..summary import Row
+from ..figures.overlay import views
+from ..text import paper, phases, sentences, table7, waterfall
 from .blocks import Field, Figure, Section, Table
 from .glossary import GLOSSARY
 from .surroundings import environment, everything, layers_texts, memory_texts, tokens_texts
 
 PAPER = "The paper's Table 7, same budget: all of POPE; speed-ups and shares derived from it"
 PICTURES = 24  # of kept tokens
-Draw = Callable[[Subject], Chart | None]
+Draw = Callable[[RunView], Chart | None]
 
 
-def build(subject: Subject, salt: str) -> list[Section]:
+def build(subject: RunView, salt: str) -> list[Section]:
     """All sections that the record has data for; `salt` keeps the ids of two records apart."""
     return [found for make in SECTIONS if (found := make(subject, salt)) is not None]
 
 
-def _environment(subject: Subject, salt: str) -> Section:
+def _environment(subject: RunView, salt: str) -> Section:
     return Section(
         id="environment", title="What ran, on what", pairs=environment(subject.record),
         folded=[everything(subject.record)],
     )  # fmt: skip
 
 
-def _table7(subject: Subject, salt: str) -> Section:
+def _table7(subject: RunView, salt: str) -> Section:
     record, listed = subject.record, subject.rows
-    shown = [column for column in table.columns(record, listed) if column.shown]
+    shown = [column for column in table7.columns(record, listed) if column.shown]
     lines = [_fields(shown, row) for row in listed]
     tables = [Table([c.heading for c in shown], lines, words=2, sortable=True)]
     link, lead = None, "Table 7 of this run: time beside FLOPs."
-    if paper.matches(record):
+    if published.matches(record):
         tables.append(Table.of(*paper.texts(), caption=PAPER))
-        link = (paper.SOURCE, "the paper: Are We Solving the Right Problem?")
+        link = (published.SOURCE, "the paper: Are We Solving the Right Problem?")
     return Section(
         id="table", title="Table 7", lead=lead, tables=tables, link=link,
-        notes=text.footnotes(record, listed),
+        notes=sentences.footnotes(record, listed),
     )  # fmt: skip
 
 
-def _fields(shown: list[table.Column], row: Row) -> list[Field]:
-    texts = table.line(shown, row)
+def _fields(shown: list[table7.Column], row: Row) -> list[Field]:
+    texts = table7.line(shown, row)
     if row.cell.error:
         return [*map(Field, texts[:2]), Field(texts[2], span=len(texts) - 2)]
     fields = []
@@ -60,7 +62,7 @@ def _fields(shown: list[table.Column], row: Row) -> list[Field]:
     return fields
 
 
-def _promise(subject: Subject, salt: str) -> Section | None:
+def _promise(subject: RunView, salt: str) -> Section | None:
     lead = (
         "Each point is a method: right is what its FLOPs promise, up is what the clock says. On "
         "the dashed line the promise is kept. The percentage is the share of the promised saving "
@@ -70,12 +72,12 @@ def _promise(subject: Subject, salt: str) -> Section | None:
     return _drawn(subject, salt, "promise", "Promise and clock", lead, promise.chart)
 
 
-def _phases(subject: Subject, salt: str) -> Section | None:
+def _phases(subject: RunView, salt: str) -> Section | None:
     lead = "A request from picture to last token. Pruning in the decoder shrinks its layers alone."
     return _drawn(subject, salt, "phases", "Where the time goes", lead, stacks.phases)
 
 
-def _explanation(subject: Subject, salt: str) -> Section | None:
+def _explanation(subject: RunView, salt: str) -> Section | None:
     if not subject.explained:
         return None
     found = subject.explained
@@ -104,13 +106,13 @@ def _explanation(subject: Subject, salt: str) -> Section | None:
     )  # fmt: skip
 
 
-def _tokens(subject: Subject, salt: str) -> Section | None:
+def _tokens(subject: RunView, salt: str) -> Section | None:
     lead = "What enters each decoder layer, and what the KV cache holds of it after prefill."
     drawn = _drawn(subject, salt, "tokens", "Tokens and KV cache", lead, layers.tokens, layers.kv)
     return _folded(drawn, tokens_texts(subject.cells), 4, "Tokens and KV cache in numbers")
 
 
-def _layers(subject: Subject, salt: str) -> Section | None:
+def _layers(subject: RunView, salt: str) -> Section | None:
     lead = (
         "Bars: measured time of each decoder layer in prefill. Line: vanilla's time of that layer, "
         "times the share of its FLOPs that remains."
@@ -119,21 +121,21 @@ def _layers(subject: Subject, salt: str) -> Section | None:
     return _folded(drawn, layers_texts(subject), 1, "Every layer in numbers")
 
 
-def _memory(subject: Subject, salt: str) -> Section | None:
+def _memory(subject: RunView, salt: str) -> Section | None:
     lead = "The peak of one request; marks, where a GPU's allocator was read: the peak of a phase."
     drawn = _drawn(subject, salt, "memory", "Memory", lead, stacks.memory)
     caption = "Allocator, process, device and KV cache"
     return _folded(drawn, memory_texts(subject.cells), 2, caption)
 
 
-def _order(subject: Subject, salt: str) -> Section | None:
+def _order(subject: RunView, salt: str) -> Section | None:
     lead = (
         "Every sample when it was taken. A slope is drift; two bands are two speeds of one machine."
     )
     return _drawn(subject, salt, "order", "Run order", lead, order.chart)
 
 
-def _roofline(subject: Subject, salt: str) -> Section | None:
+def _roofline(subject: RunView, salt: str) -> Section | None:
     drawn = _drawn(
         subject, salt, "roofline", "Against the hardware",
         "Work per second over work per byte, under the roof of this device.", roofline.chart,
@@ -146,7 +148,7 @@ def _roofline(subject: Subject, salt: str) -> Section | None:
     return dataclasses.replace(drawn, folded=folded)
 
 
-def _launches(subject: Subject, salt: str) -> Section | None:
+def _launches(subject: RunView, salt: str) -> Section | None:
     drawn = _drawn(
         subject, salt, "launches", "Launches and waits",
         "What the host asked of the device, phase by phase, counted in a pass of its own.",
@@ -154,14 +156,14 @@ def _launches(subject: Subject, salt: str) -> Section | None:
     )  # fmt: skip
     if drawn is None:
         return None
-    listed = [row for cell in subject.cells for row in phases.of_cell(subject.record, cell)]
+    listed = [row for cell in subject.cells for row in of_cell(subject.record, cell)]
     by_phase = Table.of(
         phases.HEADINGS, phases.lines(listed), words=4, caption="Every phase of every cell"
     )
     return dataclasses.replace(drawn, folded=[by_phase])
 
 
-def _kept(subject: Subject, salt: str) -> Section | None:
+def _kept(subject: RunView, salt: str) -> Section | None:
     listed = subject.kept
     if not listed:
         return None
@@ -185,7 +187,7 @@ def _kept(subject: Subject, salt: str) -> Section | None:
     return Section(id="kept", title="What is pruned", lead=lead, figures=figures, notes=notes)
 
 
-def _glossary(subject: Subject, salt: str) -> Section:
+def _glossary(subject: RunView, salt: str) -> Section:
     return Section(id="glossary", title="What the words mean", pairs=list(GLOSSARY.items()))
 
 
@@ -200,7 +202,7 @@ def _folded(
 
 
 def _drawn(
-    subject: Subject, salt: str, id_: str, title: str, lead: str, *draws: Draw
+    subject: RunView, salt: str, id_: str, title: str, lead: str, *draws: Draw
 ) -> Section | None:
     """A section of figures; None where none can be drawn."""
     charts = [chart for draw in draws if (chart := draw(subject)) is not None]
@@ -211,7 +213,7 @@ def _drawn(
     )
 
 
-SECTIONS: tuple[Callable[[Subject, str], Section | None], ...] = (
+SECTIONS: tuple[Callable[[RunView, str], Section | None], ...] = (
     _environment, _table7, _promise, _phases, _explanation, _tokens, _layers, _memory, _order,
     _roofline, _launches, _kept, _glossary,
 )  # fmt: skip

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 
 from .. import units
+from ..analysis.counterparts import layer_seconds
+from ..analysis.run_view import RunView, label
 from ..figures import layers
-from ..record import Cell, Record
-from ..subject import Subject, label
-from ..twins import layer_seconds
+from ..record.schema import Cell, Record
 from .blocks import Table
 
 
@@ -94,7 +94,7 @@ def tokens_texts(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
     return ["method", "attention", "visual tokens", "KV MB after prefill"], lines
 
 
-def layers_texts(subject: Subject) -> tuple[list[str], list[list[str]]]:
+def layers_texts(subject: RunView) -> tuple[list[str], list[list[str]]]:
     """Headings, and a line per decoder layer: the time of each cell, and what its FLOPs promise."""
     known = [(cell, wanted) for cell in subject.cells if (wanted := layers.promised(subject, cell))]
     headings = ["layer"]

@@ -15,7 +15,7 @@ from tpprof.profiler.bench import Bench, frozen
 from tpprof.profiler.cells import Cell, make_cells
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.workload import Preparation, Workload
-from tpprof.reports.record import Telemetry
+from tpprof.reports.record.schema import Telemetry
 
 
 class FakeSampler:

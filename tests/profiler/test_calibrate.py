@@ -13,9 +13,9 @@ import torch
 
 from tpprof.methods.contract.errors import InputError
 from tpprof.profiler import calibrate
-from tpprof.reports import roofline
-from tpprof.reports.derived import Peaks
-from tpprof.reports.hardware import DATASHEETS
+from tpprof.profiler.machine.datasheets import DATASHEETS
+from tpprof.reports.analysis import roofline
+from tpprof.reports.record.schema import Peaks
 
 CPU = torch.device("cpu")
 

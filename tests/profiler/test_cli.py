@@ -12,7 +12,7 @@ import pytest
 from command import SMALL, tpprof
 
 from tpprof.profiler import cli
-from tpprof.reports.files import load
+from tpprof.reports.record.files import load
 
 
 @pytest.fixture(scope="module")

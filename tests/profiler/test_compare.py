@@ -29,9 +29,9 @@ from tpprof.profiler.cells import Cell
 from tpprof.profiler.compare import Comparison
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.workload import Workload
-from tpprof.reports.files import Journal, journal_of, load
-from tpprof.reports.record import Record, Settings
-from tpprof.reports.summary import rows
+from tpprof.reports.analysis.summary import rows
+from tpprof.reports.record.files import Journal, journal_of, load
+from tpprof.reports.record.schema import Record, Settings
 
 WORKLOAD = Workload(size=SIZE, new_tokens=3)
 

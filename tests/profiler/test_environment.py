@@ -18,7 +18,7 @@ from tpprof.profiler import cli, doctor
 from tpprof.profiler import environment as module
 from tpprof.profiler.doctor import lines, warnings
 from tpprof.profiler.environment import environment, variables
-from tpprof.reports.record import GpuProcess, GpuState
+from tpprof.reports.record.schema import GpuProcess, GpuState
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 UUID = "11111111-2222-3333-4444-555555555555"

@@ -20,11 +20,10 @@ from tpprof.profiler import calibrate, cli
 from tpprof.profiler.compare import Comparison
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.workload import Workload
-from tpprof.reports.derived import Explanation
-from tpprof.reports.explain import explain
-from tpprof.reports.files import load
-from tpprof.reports.record import Cell, Record, Settings
-from tpprof.reports.twins import twins
+from tpprof.reports.analysis.counterparts import counterparts_of
+from tpprof.reports.analysis.explanation import explain
+from tpprof.reports.record.files import load
+from tpprof.reports.record.schema import Cell, Explanation, Record, Settings
 
 PLUGGED = Path(__file__).parent.parent / "plugged.py"
 
@@ -68,7 +67,7 @@ def test_time_burnt_in_a_selection_is_found_in_the_selection(llava_next: Model) 
 def test_extra_maps_are_found_in_the_maps(llava_next: Model) -> None:
     record = compared(llava_next, "look")
     vanilla, maps, by_rows = record.cells
-    beside = twins(record, maps)
+    beside = counterparts_of(record, maps)
     assert beside is not None
     layers = range(record.model.layers - 1)
     assert beside.mapped == {("prefill", part, n) for part in ("layer", "score") for n in layers}
@@ -164,7 +163,7 @@ def test_no_phase_beats_its_floor_on_a_gpu() -> None:
     model = tpprof.load("tiny", device="cuda", dtype="bfloat16")
     record = compared(model, "fastv", "sparsevlm", rounds=10)
     assert record.peaks is not None
-    from tpprof.reports.phases import phase_rows
+    from tpprof.reports.analysis.phases import phase_rows
 
     beaten = [row for row in phase_rows(record) if row.over_floor and row.over_floor < 1]
     assert not beaten

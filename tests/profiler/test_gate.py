@@ -16,11 +16,11 @@ from tpprof.profiler.gate.ab import Asked, ab, same_code
 from tpprof.profiler.gate.arms import Arm
 from tpprof.profiler.gate.calibrate import calibrate, write
 from tpprof.reports.gate import config
-from tpprof.reports.gate.journal import Found, Ran, read
+from tpprof.reports.gate.baseline import Subject
+from tpprof.reports.gate.journal import Judgement, Ran, read
 from tpprof.reports.gate.rules import Rules
-from tpprof.reports.gate.snapshot import Subject
 from tpprof.reports.gate.verdicts import Gate, Verdict
-from tpprof.reports.record import Part, Record, Telemetry
+from tpprof.reports.record.schema import Record, Span, Telemetry
 
 PLUGIN = Path(__file__).parent.parent / "onemore.py"
 FLOPS = 1_000_000
@@ -82,7 +82,7 @@ def test_equal_arms_pass_and_every_process_is_kept(tmp_path: Path) -> None:
     ran = [line for line in lines if isinstance(line, Ran)]
     assert [line.arm for line in ran[2:6]] == list("ABBA")
     assert len(ran[2].seconds["fastv with rows"]["latency"]) == 3
-    assert isinstance(lines[-1], Found)
+    assert isinstance(lines[-1], Judgement)
 
 
 def test_a_slow_head_fails_and_a_fast_one_does_not(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_time_that_the_request_does_not_have_has_no_verdict(tmp_path: Path) ->
         given = taken(1.0, task["requests"])
         for each in given.cells:
             phases = [part.phase.replace("decode", "head") for part in each.parts]
-            each.parts = [Part(phase=phase, part="x") for phase in phases]
+            each.parts = [Span(phase=phase, part="x") for phase in phases]
         return 0, "", msgspec.json.encode(given)
 
     gate = judged(one_token, tmp_path, rules=Rules(requests=3))  # type: ignore[arg-type]

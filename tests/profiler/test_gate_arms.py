@@ -21,11 +21,11 @@ from tpprof.methods.contract.errors import InputError
 from tpprof.profiler.gate.ab import Asked, ab
 from tpprof.profiler.gate.arms import Arm, arm
 from tpprof.profiler.gate.session import in_a_fresh_process
+from tpprof.reports.gate.baseline import Subject
 from tpprof.reports.gate.journal import Ran, read
-from tpprof.reports.gate.reading import decoded
+from tpprof.reports.gate.render import from_json
 from tpprof.reports.gate.rules import Rules
-from tpprof.reports.gate.snapshot import Subject
-from tpprof.reports.gate.told import from_json
+from tpprof.reports.gate.tolerant_record import decoded
 from tpprof.reports.gate.verdicts import NoVerdictError, Verdict
 
 

@@ -15,8 +15,8 @@ from made import cell, record, sample
 
 from tpprof.profiler.gate.options import Named, subject_of
 from tpprof.reports.gate import config as configuration
-from tpprof.reports.gate.snapshot import Subject
-from tpprof.reports.record import SCHEMA
+from tpprof.reports.gate.baseline import Subject
+from tpprof.reports.record.schema import SCHEMA
 
 
 def test_options_change_what_a_file_says_field_by_field() -> None:

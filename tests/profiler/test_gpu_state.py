@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tpprof.profiler.gpu import Gpu, energy_per_request
-from tpprof.reports.record import Energy, GpuProcess, GpuState
+from tpprof.reports.record.schema import Energy, GpuProcess, GpuState
 
 CLOCKS = {"nvmlDeviceGetClockInfo", "nvmlDeviceGetMaxClockInfo"}
 POWER = {"nvmlDeviceGetPowerUsage", "nvmlDeviceGetEnforcedPowerLimit"}

@@ -17,7 +17,7 @@ from tpprof.methods import parse
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.tokens import Look, picture, regions, selections
 from tpprof.profiler.workload import Preparation, Workload
-from tpprof.reports.files import load
+from tpprof.reports.record.files import load
 
 SMALL = ["--model", "tiny-llava", "--device", "cpu", "--keep", "0.25"]
 

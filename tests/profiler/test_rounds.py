@@ -10,7 +10,7 @@ from made import cell, record, sample
 
 from tpprof.methods.contract.errors import InputError
 from tpprof.profiler import rounds
-from tpprof.reports.record import Record, Settings
+from tpprof.reports.record.schema import Record, Settings
 
 
 def test_two_cells_are_measured_abba() -> None:

@@ -15,7 +15,7 @@ from tpprof.profiler import sampler
 from tpprof.profiler.child import python
 from tpprof.profiler.clock import now
 from tpprof.profiler.sampler import Sampler
-from tpprof.reports.record import Telemetry
+from tpprof.reports.record.schema import Telemetry
 
 LINES = [
     {"at": 10.0, "sm": 1.9e9, "memory": 2.6e9, "temperature": 40, "power": 300, "throttled": []},

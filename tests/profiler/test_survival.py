@@ -14,8 +14,8 @@ import pytest
 from command import RUN, SMALL
 from made import cell, record
 
-from tpprof.reports.files import Journal, in_use, journal_of, load
-from tpprof.reports.record import Record
+from tpprof.reports.record.files import Journal, in_use, journal_of, load
+from tpprof.reports.record.schema import Record
 
 PLUGIN = str(Path(__file__).parent.parent / "plugged.py")
 ENDLESS = ["--rounds", "100000"]

@@ -9,11 +9,12 @@ import random
 import pytest
 from made import cell, record, sample, work
 
-from tpprof.reports import formats, layers, waterfall
-from tpprof.reports.derived import Peaks
-from tpprof.reports.explain import attach, explain
-from tpprof.reports.record import Activity, Cell, Part, Record, RecordError
-from tpprof.reports.twins import twins
+from tpprof.reports.analysis import layers
+from tpprof.reports.analysis.counterparts import counterparts_of
+from tpprof.reports.analysis.explanation import attach, explain
+from tpprof.reports.record.base import RecordError
+from tpprof.reports.record.schema import Activity, Cell, Peaks, Record, Span
+from tpprof.reports.text import table, waterfall
 
 LAYERS, PRUNE = 4, 1  # layer 1 is the first that sees fewer tokens
 PARTS = [
@@ -53,7 +54,7 @@ def made(method: str = "vanilla", attention: str = "rows", **changed: float) -> 
     return cell(
         method, attention, 1.0, 0,
         cost=cost,
-        parts=[Part(phase=p, part=q, index=i) for p, q, i in PARTS],
+        parts=[Span(phase=p, part=q, index=i) for p, q, i in PARTS],
         tokens_per_layer=[100] + [25 if pruned else 100] * (LAYERS - 1),
         samples=[
             sample(number, sum(times) + changed.get("rest", 0.0), parts=list(times))
@@ -285,11 +286,11 @@ def test_a_twin_is_the_same_method_under_the_same_runtime() -> None:
     other = made("fastv", layer0=0.1)
     other.runtime = "graph"
     run = record(made(), made("fastv", "maps"), other, made("fastv:keep=64"))
-    beside = twins(run, run.cells[1])
+    beside = counterparts_of(run, run.cells[1])
     assert beside is not None
     assert beside.rows is None
     run.cells.append(made("fastv"))
-    beside = twins(run, run.cells[1])
+    beside = counterparts_of(run, run.cells[1])
     assert beside is not None
     assert beside.rows is run.cells[-1]
 
@@ -298,7 +299,7 @@ def test_only_cells_that_were_measured_together_are_compared() -> None:
     run = record(made(), made("fastv", "maps", layer0=0.5), made("fastv"))
     for taken in run.cells[2].samples:
         taken.round += 100
-    beside = twins(run, run.cells[1])
+    beside = counterparts_of(run, run.cells[1])
     assert beside is not None
     assert beside.rows is None
     for taken in run.cells[0].samples:
@@ -336,7 +337,7 @@ def test_what_is_derived_never_costs_the_record() -> None:
 def test_the_waterfall_is_shown_with_bars_that_follow_one_another() -> None:
     run = record(made(), made("fastv", "maps", layer0=0.500), made("fastv"))
     output = io.StringIO()
-    waterfall.show(run, formats.Console(file=output, width=200), by_layer=True)
+    waterfall.show(run, table.Console(file=output, width=200), by_layer=True)
     shown = output.getvalue()
     assert "attention maps" in shown
     assert "FLOP/s" in shown
@@ -407,7 +408,7 @@ def test_noise_is_called_noise_and_nothing_is_advised_from_it() -> None:
     assert "within the noise of this run" in waterfall._headline(run.cells[1], told)
     output = io.StringIO()
     run.environment["warnings"] = ["the machine was busy"]
-    waterfall.show(run, formats.Console(file=output, width=200), "fastv")
+    waterfall.show(run, table.Console(file=output, width=200), "fastv")
     assert "! the machine was busy" in output.getvalue()
 
 

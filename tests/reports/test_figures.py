@@ -10,16 +10,16 @@ import pytest
 from made import cell, record
 from shown import HOSTILE, full, hostile
 
-from tpprof.reports.derived import Contribution, Explanation
+from tpprof.reports.analysis.run_view import RunView
 from tpprof.reports.figures import beside, canvas, gallery, order, promise, stacks, waterfall
-from tpprof.reports.figures.canvas import VARIABLES, short, style, svg
-from tpprof.reports.record import Record
-from tpprof.reports.subject import Subject
+from tpprof.reports.figures.canvas import VARIABLES, short, style
+from tpprof.reports.figures.svg import svg
+from tpprof.reports.record.schema import Contribution, Explanation, Record
 
 
 def test_every_figure_is_written_as_png_and_pdf(tmp_path: Path) -> None:
-    first = gallery.save_all(Subject(full()), tmp_path / "a")
-    second = gallery.save_all(Subject(full()), tmp_path / "b")
+    first = gallery.save_all(RunView(full()), tmp_path / "a")
+    second = gallery.save_all(RunView(full()), tmp_path / "b")
     names = {path.name for path in first}
     assert {"promise.png", "promise.pdf", "waterfall-0.pdf", "positions.png", "order.png"} <= names
     for one, other in zip(first, second, strict=True):
@@ -28,18 +28,18 @@ def test_every_figure_is_written_as_png_and_pdf(tmp_path: Path) -> None:
 
 
 def test_figures_of_hostile_names_are_drawn(tmp_path: Path) -> None:
-    assert gallery.save_all(Subject(hostile()), tmp_path)
+    assert gallery.save_all(RunView(hostile()), tmp_path)
 
 
 @pytest.mark.parametrize("draw", gallery.DRAWN)
 def test_a_figure_without_data_is_none(draw: object) -> None:
     empty = record(cell("vanilla", "rows", 1.0, 1, samples=[]))
-    assert draw(Subject(empty)) is None  # type: ignore[operator]
+    assert draw(RunView(empty)) is None  # type: ignore[operator]
 
 
 def test_colours_follow_the_page_and_values_can_be_hovered_over() -> None:
     with style():
-        drawn = promise.chart(Subject(full()))
+        drawn = promise.chart(RunView(full()))
         assert drawn is not None
         picture = svg(drawn, "x")
     assert picture.startswith("<svg viewBox=")
@@ -54,7 +54,7 @@ def test_colours_follow_the_page_and_values_can_be_hovered_over() -> None:
 def words(run: Record) -> set[str]:
     """All texts of the figure of promises."""
     with style():
-        drawn = promise.chart(Subject(run))
+        drawn = promise.chart(RunView(run))
     assert drawn is not None
     return {text.get_text() for text in drawn.figure.texts}
 
@@ -80,7 +80,7 @@ def test_text_in_a_figure_is_escaped() -> None:
     run = full()
     run.cells[1].method = HOSTILE[0]
     with style():
-        drawn = stacks.phases(Subject(run))
+        drawn = stacks.phases(RunView(run))
         assert drawn is not None
         assert "<script" not in svg(drawn, "x")
 
@@ -90,7 +90,7 @@ def test_names_that_look_like_style_stay_as_they_are(name: str) -> None:
     run = full()
     run.cells[1].method = name
     with style():
-        drawn = [chart for draw in gallery.DRAWN if (chart := draw(Subject(run)))]
+        drawn = [chart for draw in gallery.DRAWN if (chart := draw(RunView(run)))]
         found = [ElementTree.fromstring(svg(chart, chart.name)) for chart in drawn]
     told = {text for root in found for text in root.itertext()}
     if name.isprintable():
@@ -101,7 +101,7 @@ def test_names_that_look_like_style_stay_as_they_are(name: str) -> None:
 
 def test_suspect_samples_and_clocks_are_drawn_apart() -> None:
     with style():
-        drawn = order.chart(Subject(full()))
+        drawn = order.chart(RunView(full()))
     assert drawn is not None
     assert any("suspect" in tip for tip in drawn.tips.values())
 
@@ -111,7 +111,7 @@ def test_noise_is_not_blown_up_and_processes_are_told_apart() -> None:
     for number, one in enumerate(run.cells[0].samples):
         one.latency, one.process = 2.0 + 0.001 * number, number // 3
     with style():
-        drawn = order.chart(Subject(run))
+        drawn = order.chart(RunView(run))
     assert drawn is not None
     low, high = drawn.figure.axes[0].get_ylim()
     assert (low, high) == pytest.approx((2.0025 * 0.95, 2.0025 * 1.05))
@@ -122,7 +122,7 @@ def test_noise_is_not_blown_up_and_processes_are_told_apart() -> None:
 @pytest.mark.parametrize("count", [2, 6])
 def test_records_side_by_side_do_not_run_into_each_other(count: int) -> None:
     with style():
-        drawn = beside.chart([Subject(full())] * count, [f"run {n}" for n in range(count)])
+        drawn = beside.chart([RunView(full())] * count, [f"run {n}" for n in range(count)])
     assert drawn is not None
     (axes,) = drawn.figure.axes
     heights = sorted(
@@ -148,7 +148,7 @@ def test_the_peak_is_one_bar_of_one_counter() -> None:
     run.cells[0].memory.allocator_by_phase = {"vision": 2**30, "prefill": 2**29}
     run.cells[0].kv_bytes_prefill = [2**40]
     with style():
-        drawn = stacks.memory(Subject(run))
+        drawn = stacks.memory(RunView(run))
     assert drawn is not None
     assert list(drawn.tips.values()) == [
         "vanilla: peak 1.000 GiB", "vanilla: peak in vision 1.000 GiB",

@@ -8,9 +8,10 @@ import pytest
 from made import cell, record, sample
 from shown import full
 
-from tpprof.reports.files import Ended, Joined, Journal, Known, Taken, journal_of, load, save
-from tpprof.reports.record import Process, Record, RecordError
-from tpprof.reports.sameness import differences
+from tpprof.reports.record.base import RecordError
+from tpprof.reports.record.compatibility import differences
+from tpprof.reports.record.files import Ended, Joined, Journal, Known, Taken, journal_of, load, save
+from tpprof.reports.record.schema import Process, Record
 
 JOINED = Process(pid=7, started="2026-01-01T00:00:00+00:00")
 

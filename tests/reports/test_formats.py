@@ -6,8 +6,9 @@ import pytest
 from made import record
 from shown import full
 
-from tpprof.reports import formats, table
-from tpprof.reports.frame import COLUMNS
+from tpprof.reports.record.frame import COLUMNS
+from tpprof.reports.text import table as formats
+from tpprof.reports.text import table7
 
 
 def test_latex_is_a_booktabs_table_with_its_specials_escaped() -> None:
@@ -47,7 +48,7 @@ def test_no_text_in_csv_is_a_formula() -> None:
 
 
 def test_the_table_of_a_run_has_as_many_columns_in_every_line_of_latex() -> None:
-    headings, lines = table.texts(full())
+    headings, lines = table7.texts(full())
     told = formats.as_latex(headings, lines, words=range(2)).splitlines()
     rows = [line for line in told if line.endswith(r"\\")]
     assert {line.count(" & ") for line in rows} == {len(headings) - 1}

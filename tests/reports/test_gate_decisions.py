@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import pytest
 
 from tpprof.reports.gate.rules import Rules, check, check_power, split_level
-from tpprof.reports.gate.sequential import Batch, Key, Series, control_doubt, decide
+from tpprof.reports.gate.timing import Batch, Key, Series, control_doubt, decide
 from tpprof.reports.gate.verdicts import Gate, NoVerdictError, Verdict
-from tpprof.reports.record import RecordError
+from tpprof.reports.record.base import RecordError
 
 KEY = ("fastv", "latency")
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tpprof.reports.analysis.intervals import Mean, fenced
+from tpprof.reports.gate.abba import blocks
 from tpprof.reports.gate.evidence import (
     Evidence,
     clipped,
@@ -19,8 +21,6 @@ from tpprof.reports.gate.evidence import (
     sign_flip,
     tail,
 )
-from tpprof.reports.gate.schedule import blocks
-from tpprof.reports.statistics import Mean, fenced
 
 
 def draws(count: int, mean: float = 0.0, seed: int = 0) -> list[float]:

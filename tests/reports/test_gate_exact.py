@@ -10,12 +10,14 @@ import msgspec
 import pytest
 from made import cell, record, sample
 
-from tpprof.reports.gate import exact, snapshot, stored
-from tpprof.reports.gate.reading import decoded, reading
+from tpprof.reports.gate import baseline as snapshot
+from tpprof.reports.gate import counts as exact
+from tpprof.reports.gate import records
+from tpprof.reports.gate.baseline import Baseline, Counts, Snapshot, Subject
 from tpprof.reports.gate.rules import Rules
-from tpprof.reports.gate.snapshot import Baseline, Counts, Snapshot, Subject
+from tpprof.reports.gate.tolerant_record import decoded, reading
 from tpprof.reports.gate.verdicts import Gate, Judged, NoVerdictError, Verdict
-from tpprof.reports.record import Activity, Cell, Memory, Record, Telemetry
+from tpprof.reports.record.schema import Activity, Cell, Memory, Record, Telemetry
 
 FLOPS = 1_000_000
 
@@ -253,7 +255,7 @@ def pair(seconds: float, *, machine: str = "a machine", spread: float = 0.01) ->
 @pytest.mark.parametrize(("head", "wanted"), [(0.5, 0), (0.55, 0), (0.7, 1), (0.3, 0)])
 def test_records_are_judged_by_their_speedups(head: float, wanted: int) -> None:
     rules = Rules(tolerance={"latency": 0.2})
-    gate = stored.compare(pair(0.5), pair(head, machine="another"), rules, "")
+    gate = records.compare(pair(0.5), pair(head, machine="another"), rules, "")
     assert gate.code == wanted
     timed = [row for row in gate.rows if row.metric == "time over vanilla"]
     assert [row.cell for row in timed] == ["fastv with rows"]
@@ -277,7 +279,7 @@ def interrupted(record: Record) -> None:
 def test_times_of_a_disturbed_run_have_no_verdict(change: Any, side: int) -> None:
     both = [pair(0.5), pair(0.5)]
     change(both[side])
-    gate = stored.compare(*both, Rules(), "")
+    gate = records.compare(*both, Rules(), "")
     assert (gate.code, gate.rows[-1].metric) == (3, "times")
     assert gate.rows[-1].rule.startswith(("base", "head")[side])
 
@@ -285,7 +287,7 @@ def test_times_of_a_disturbed_run_have_no_verdict(change: Any, side: int) -> Non
 def test_what_was_not_measured_alike_has_no_absolute_times() -> None:
     apart = pair(0.5)
     apart.settings.isolate = True
-    gate = stored.compare(pair(0.5), apart, Rules(), "")
+    gate = records.compare(pair(0.5), apart, Rules(), "")
     assert {row.metric for row in gate.rows if "time" in row.metric} == {"time over vanilla"}
     assert any("isolate is True, was False" in note for note in gate.notes)
 
@@ -294,7 +296,7 @@ def test_records_of_vanilla_on_two_machines_tell_nothing_of_time() -> None:
     one, other = pair(0.5), pair(0.5, machine="another")
     for each in (one, other):
         each.cells.pop()
-    gate = stored.compare(one, other, Rules(), "")
+    gate = records.compare(one, other, Rules(), "")
     assert (gate.code, "no time can be compared" in gate.rows[-1].rule) == (3, True)
 
 
@@ -303,24 +305,24 @@ def test_absolute_times_are_judged_on_one_machine() -> None:
     slow = pair(0.5)
     for each in slow.cells:
         each.samples = [sample(s.round, 2 * s.latency) for s in each.samples]
-    gate = stored.compare(pair(0.5), slow, rules, "")
+    gate = records.compare(pair(0.5), slow, rules, "")
     verdicts = {(row.cell, row.metric): row.verdict for row in gate.rows}
     assert verdicts["fastv with rows", "time over vanilla"] is Verdict.PASS
     assert verdicts["vanilla", "latency"] is Verdict.FAIL
-    assert stored.compare(slow, pair(0.5), rules, "").verdict is Verdict.IMPROVED
+    assert records.compare(slow, pair(0.5), rules, "").verdict is Verdict.IMPROVED
 
 
 def test_records_with_too_few_rounds_or_other_requests_have_no_verdict() -> None:
     few, rules = pair(0.5), Rules(tolerance={"latency": 0.2})
     few.cells[1].samples = few.cells[1].samples[:5]
-    gate = stored.compare(few, pair(0.5), rules, "")
+    gate = records.compare(few, pair(0.5), rules, "")
     assert (gate.code, "too few rounds" in gate.rows[-1].rule) == (3, True)
     other = pair(0.5)
     other.request.visual = 576
-    assert stored.compare(pair(0.5), other, rules, "").code == 3
+    assert records.compare(pair(0.5), other, rules, "").code == 3
     renamed = pair(0.5)
     renamed.cells[1].method = "fastv:tag=x"
-    assert stored.compare(pair(0.5), renamed, rules, "").code == 3
+    assert records.compare(pair(0.5), renamed, rules, "").code == 3
 
 
 def test_rows_are_plain() -> None:

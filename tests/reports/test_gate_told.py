@@ -12,14 +12,14 @@ import junitparser
 import pytest
 from markdown_it import MarkdownIt
 
-from tpprof.reports.formats import console
 from tpprof.reports.gate import config as configuration
-from tpprof.reports.gate import told
+from tpprof.reports.gate import render
+from tpprof.reports.gate.baseline import Subject
 from tpprof.reports.gate.config import Config
 from tpprof.reports.gate.rules import Rules
-from tpprof.reports.gate.snapshot import Subject
 from tpprof.reports.gate.verdicts import Gate, Judged, Verdict, accepted, nothing
-from tpprof.reports.record import RecordError
+from tpprof.reports.record.base import RecordError
+from tpprof.reports.text.table import console
 
 ODD = 'a|b <script> & "quoted"\x00\x1b[31m\nnext'
 
@@ -40,7 +40,7 @@ def attributes(element: Xml.Element, required: set[str], optional: set[str]) -> 
 
 def test_junit_has_the_usual_structure(gate: Gate) -> None:
     """What the XSD of Jenkins' xunit plug-in and GitLab ask for."""
-    root = Xml.fromstring(told.as_junit(gate))
+    root = Xml.fromstring(render.as_junit(gate))
     assert root.tag == "testsuites"
     totals = {"tests", "failures", "errors", "skipped"}
     attributes(root, {"name", *totals}, {"time"})
@@ -69,14 +69,14 @@ def test_junit_has_the_usual_structure(gate: Gate) -> None:
 
 def test_the_summary_renders(gate: Gate, tmp_path: Path) -> None:
     path = tmp_path / "new" / "summary.md"
-    told.append_summary(gate, path)
-    told.append_summary(gate, path)
+    render.append_summary(gate, path)
+    render.append_summary(gate, path)
     text = path.read_text()
     assert text.count("### tpprof gate: FAIL") == 2, "appended"
     assert text.count("<details>") == text.count("</details>") == 2
     tables = [line for line in text.splitlines() if line.startswith("| ")]
     for line in tables:
-        assert line.replace("\\|", "").count("|") == len(told.HEADINGS) + 1, line
+        assert line.replace("\\|", "").count("|") == len(render.HEADINGS) + 1, line
     assert "a note" in text
     assert "<script>" not in text
 
@@ -95,23 +95,23 @@ class Tags(html.parser.HTMLParser):
 
 def test_the_summary_renders_as_github_does(gate: Gate) -> None:
     """By CommonMark with tables, HTML allowed: two tables, every row a row, nothing beside."""
-    page = MarkdownIt("commonmark", {"html": True}).enable("table").render(told.as_summary(gate))
+    page = MarkdownIt("commonmark", {"html": True}).enable("table").render(render.as_summary(gate))
     counts = Tags(page).counts
     assert counts["table"] == 2
     assert counts["tr"] == len(gate.rows) + 2
-    assert counts["td"] == len(gate.rows) * len(told.HEADINGS)
+    assert counts["td"] == len(gate.rows) * len(render.HEADINGS)
     assert (counts["details"], counts["script"]) == (1, 0)
 
 
 def test_a_summary_that_cannot_be_written_is_one_line(gate: Gate, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RecordError, match="cannot be written"):
-        told.append_summary(gate, tmp_path / "file" / "summary.md")
+        render.append_summary(gate, tmp_path / "file" / "summary.md")
 
 
 def test_junit_is_read_by_others(gate: Gate, tmp_path: Path) -> None:
     path = tmp_path / "junit.xml"
-    path.write_bytes(told.as_junit(gate))
+    path.write_bytes(render.as_junit(gate))
     (suite,) = junitparser.JUnitXml.fromfile(str(path))
     assert (suite.tests, suite.failures, suite.errors, suite.skipped) == (7, 1, 1, 2)
     results = {case.classname.split()[1]: case.result for case in suite}
@@ -127,31 +127,31 @@ def test_junit_is_read_by_others(gate: Gate, tmp_path: Path) -> None:
 
 def test_the_table_says_by_which_rule(gate: Gate, capsys: pytest.CaptureFixture[str]) -> None:
     gate.rows = [Judged("fastv", "latency ms", Verdict.FAIL, "1.00", "1.10", "+10 %", "too slow")]
-    told.show(gate, console())
+    render.show(gate, console())
     printed = capsys.readouterr().out
     for word in ("fastv", "FAIL", "1.00", "1.10", "+10 %", "too slow", "a regression"):
         assert word in printed
 
 
 def test_json_holds_all(gate: Gate) -> None:
-    plain = json.loads(told.as_json(gate))
+    plain = json.loads(render.as_json(gate))
     assert (plain["verdict"], plain["exit_code"], plain["kind"]) == ("FAIL", 1, "timing")
     assert [row["verdict"] for row in plain["rows"]] == [verdict.value for verdict in Verdict]
 
 
 def test_json_comes_back(gate: Gate) -> None:
-    assert told.from_json(told.as_json(gate)) == gate
+    assert render.from_json(render.as_json(gate)) == gate
     for wrong in (
         b"{",
         b'{"schema": 1}',
-        told.as_json(gate).replace(b'"schema": 1', b'"schema": 2'),
+        render.as_json(gate).replace(b'"schema": 1', b'"schema": 2'),
     ):
         with pytest.raises(RecordError, match=r"damaged|unknown"):
-            told.from_json(wrong)
+            render.from_json(wrong)
 
 
 def test_rows_as_text(gate: Gate) -> None:
-    headings, lines = told.texts(gate)
+    headings, lines = render.texts(gate)
     assert {len(line) for line in lines} == {len(headings)}
 
 

@@ -15,15 +15,15 @@ import pytest
 from made import cell, record
 from shown import HOSTILE, full, hostile, judged
 
-from tpprof.reports import side
+from tpprof.reports.analysis.run_view import MOST, RunView
 from tpprof.reports.figures import gallery, kept, pairs
-from tpprof.reports.gate import told
+from tpprof.reports.gate import render as told
 from tpprof.reports.gate.verdicts import Gate
 from tpprof.reports.page.gated import TITLES
 from tpprof.reports.page.render import render
 from tpprof.reports.page.sections import build
-from tpprof.reports.record import Record
-from tpprof.reports.subject import MOST, Subject
+from tpprof.reports.record.schema import Record
+from tpprof.reports.text import side_by_side
 
 ALL = [
     "environment", "table", "promise", "phases", "explanation", "tokens", "layers", "memory",
@@ -54,7 +54,7 @@ def page() -> str:
 
 
 def ids(run: Record) -> list[str]:
-    return [section.id for section in build(Subject(run), "r0")]
+    return [section.id for section in build(RunView(run), "r0")]
 
 
 def test_a_full_record_has_every_section() -> None:
@@ -178,7 +178,7 @@ def test_a_chart_holds_every_pair_of_every_time() -> None:
 def test_cells_beyond_the_twelfth_are_told_and_not_drawn() -> None:
     run = record(cell("vanilla", "rows", 2.0, 10))
     run.cells += [cell(f"fastv:tag={n}", "rows", 1.0, 5) for n in range(20)]
-    subject = Subject(run)
+    subject = RunView(run)
     assert len(subject.drawn) == MOST
     page = render([run], ["many"])
     assert page.count("<td") > 21
@@ -192,7 +192,7 @@ def test_cells_beyond_the_twelfth_are_told_and_not_drawn() -> None:
     assert "The first 6 of 20 rows." in page
     for one in run.cells[1:]:
         one.kept = full().cells[1].kept
-    drawn = kept.positions({m: entries[-1:] for m, entries in Subject(run).kept.items()})
+    drawn = kept.positions({m: entries[-1:] for m, entries in RunView(run).kept.items()})
     assert drawn is not None
     assert drawn.note == "The first 8 of 20 methods."
 
@@ -215,7 +215,7 @@ def test_several_records_stand_side_by_side_and_are_warned_of() -> None:
     second.request.batch = 4
     second.cells = second.cells[:-1]
     names = ["a", "b"]
-    warned = side.warnings([first, second], names)
+    warned = side_by_side.warnings([first, second], names)
     assert "not measure the same work" in warned[0]
     assert "request batch is 4, was 1" in warned[0]
     assert any("device is another machine, was a machine" in line for line in warned)
@@ -229,10 +229,10 @@ def test_several_records_stand_side_by_side_and_are_warned_of() -> None:
 def test_methods_are_aligned_and_what_one_lacks_is_not_known() -> None:
     first, second = full(), full()
     second.cells = second.cells[:-1]
-    rows = side.plain([first, second], ["a", "b"])
+    rows = side_by_side.plain([first, second], ["a", "b"])
     lacking = [row for row in rows if row["method"] == "mustdrop" and row["record"] == "b"]
     assert [row["latency_seconds"] for row in lacking] == [None]
-    headings, lines = side.texts([first, second], ["a", "b"])
+    headings, lines = side_by_side.texts([first, second], ["a", "b"])
     assert headings[-1] == "b\nover a"
     assert [line[-1] for line in lines] == ["1.00x (alike)"] * 3 + ["n/a"]
 
@@ -240,16 +240,16 @@ def test_methods_are_aligned_and_what_one_lacks_is_not_known() -> None:
 def test_times_of_other_work_have_no_ratio() -> None:
     first, second = full(), full()
     second.model.backend = "eager"
-    assert side.texts([first, second], ["a", "b"])[1][0][-1] == "1.00x (alike)"
+    assert side_by_side.texts([first, second], ["a", "b"])[1][0][-1] == "1.00x (alike)"
     second.request.new_tokens = 9
-    assert {line[-1] for line in side.texts([first, second], ["a", "b"])[1]} == {"n/a"}
+    assert {line[-1] for line in side_by_side.texts([first, second], ["a", "b"])[1]} == {"n/a"}
 
 
 def test_rows_are_aligned_by_what_they_ran_under() -> None:
     first, second = full(), full()
     second.cells[1].runtime, second.cells[1].fallback = "graph", "no such device"
-    assert [len([row for row in rows if row]) for _, rows in side.aligned(
-        [Subject(run).rows for run in (first, second)]
+    assert [len([row for row in rows if row]) for _, rows in side_by_side.aligned(
+        [RunView(run).rows for run in (first, second)]
     )] == [2, 2, 2, 2]  # fmt: skip
 
 
@@ -260,24 +260,24 @@ def test_only_what_differs_is_told() -> None:
     second.environment["packages"] = {**same, "torch": "2.1"}
     second.cells = second.cells[:-1]
     first.workload, second.workload = {"prompt": "a" * 200 + "b"}, {"prompt": "a" * 200 + "c"}
-    told = " ".join(side.warnings([first, second], ["a", "b"]))
+    told = " ".join(side_by_side.warnings([first, second], ["a", "b"]))
     assert "packages torch is 2.1, was 2.13.0+cpu" in told
     assert "package-1" not in told
     assert "cells: only in a: mustdrop (rows, eager)" in told
     assert "aac, was ..." in told
     second.cells = []
     first.cells = [cell(f"fastv:tag={number}", "rows", 1.0, 5) for number in range(9)]
-    told = " ".join(side.warnings([first, second], ["a", "b"]))
+    told = " ".join(side_by_side.warnings([first, second], ["a", "b"]))
     assert "fastv:tag=5 (rows, eager) and 3 more" in told
 
 
 def test_names_are_never_the_same_and_always_a_folder() -> None:
     files = ["a/run.json", "b/run.json", "run (1).json", "run (2).json", ".", "..", "..json", "x"]
-    names = side.names_of([Path(file) for file in files])
+    names = side_by_side.names_of([Path(file) for file in files])
     assert len(set(names)) == len(files)
     assert all(name.strip(". ") for name in names)
     assert names[-1] == "x"
-    assert side.names_of([Path("run.json")] * 2) == ["run (1)", "run (2)"]
+    assert side_by_side.names_of([Path("run.json")] * 2) == ["run (1)", "run (2)"]
 
 
 def test_a_failed_cell_tells_why_across_its_row() -> None:

@@ -13,7 +13,7 @@ from made import cell
 from shown import HOSTILE, full, hostile, judged
 
 from tpprof.reports.page.render import render
-from tpprof.reports.record import Record
+from tpprof.reports.record.schema import Record
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if not (BROWSER and DRIVER) and not os.environ.get("CI"):

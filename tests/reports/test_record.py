@@ -11,11 +11,13 @@ import msgspec
 import pytest
 from made import cell, record
 
-from tpprof.reports import formats, table, text
-from tpprof.reports.files import load, save
-from tpprof.reports.record import Memory, Record, RecordError
-from tpprof.reports.summary import rows
-from tpprof.reports.terminal import show
+from tpprof.reports.analysis.summary import rows
+from tpprof.reports.record.base import RecordError
+from tpprof.reports.record.files import load, save
+from tpprof.reports.record.schema import Memory, Record
+from tpprof.reports.text import sentences, table7
+from tpprof.reports.text import table as formats
+from tpprof.reports.text.terminal import show
 
 
 @pytest.fixture
@@ -134,7 +136,7 @@ def test_methods_under_different_runtimes_are_not_ranked(run: Record) -> None:
         cell("fastv", "rows", 1.0, 200),
         cell("random", "rows", 0.5, 400, runtime="graph"),
     ]
-    assert not any("do not rank" in sentence for sentence in text.sentences(run))
+    assert not any("do not rank" in sentence for sentence in sentences.sentences(run))
 
 
 def test_what_is_missing_is_not_available_and_never_zero() -> None:
@@ -142,22 +144,22 @@ def test_what_is_missing_is_not_available_and_never_zero() -> None:
         cell("vanilla", "rows", 1.0, 10, samples=[], parts=[], memory=Memory()),
         cell("fastv", "rows", 1.0, 5, samples=[], parts=[], memory=Memory(), error="boom"),
     )
-    headings, lines = table.texts(empty)
+    headings, lines = table7.texts(empty)
     assert len(headings) == len(lines[0]) == len(lines[1])
     assert lines[0][3:6] == ["n/a"] * 3
     assert lines[0][-1] == "n/a"
     assert lines[1][2] == "failed: boom"
-    assert table.plain(empty)[0]["latency_seconds"] is None
-    assert table.plain(empty)[0]["parts_over_latency"] is None
+    assert table7.plain(empty)[0]["latency_seconds"] is None
+    assert table7.plain(empty)[0]["parts_over_latency"] is None
 
 
 def test_formats_agree(run: Record) -> None:
-    plain = table.plain(run)
+    plain = table7.plain(run)
     assert json.loads(formats.as_json(plain)) == plain
     read = list(csv.DictReader(io.StringIO(formats.as_csv(plain))))
     assert [line["method"] for line in read] == ["vanilla", "fastv", "fastv", "random"]
     assert float(read[1]["latency_seconds"]) == plain[1]["latency_seconds"]
-    markdown = formats.as_markdown(*table.texts(run)).splitlines()
+    markdown = formats.as_markdown(*table7.texts(run)).splitlines()
     assert len(markdown) == 2 + len(run.cells)
     assert len({line.count("|") for line in markdown}) == 1
 
@@ -165,7 +167,7 @@ def test_formats_agree(run: Record) -> None:
 def test_hostile_names_do_not_break_a_table(run: Record) -> None:
     run.cells[1].method = "a|b\n[bold]c"
     run.model.name = "[red]x[/red]"
-    assert "a\\|b [bold]c" in formats.as_markdown(*table.texts(run))
+    assert "a\\|b [bold]c" in formats.as_markdown(*table7.texts(run))
     output = io.StringIO()
     console = formats.Console(file=output, width=200)
     show(run, console)
@@ -174,7 +176,7 @@ def test_hostile_names_do_not_break_a_table(run: Record) -> None:
 
 
 def test_sentences_say_what_the_data_says(run: Record) -> None:
-    contrast, ranking, untouched = text.sentences(run)
+    contrast, ranking, untouched = sentences.sentences(run)
     assert "FLOPs promise 5.00x" in contrast
     assert "1.25x" in contrast
     assert "2.00x" in contrast
@@ -186,29 +188,29 @@ def test_sentences_say_what_the_data_says(run: Record) -> None:
 
 def test_methods_of_like_cost_or_time_are_not_ranked(run: Record) -> None:
     run.cells[3].cost[0].flops = 205
-    assert not any("do not rank" in sentence for sentence in text.sentences(run))
+    assert not any("do not rank" in sentence for sentence in sentences.sentences(run))
     run.cells[3].cost[0].flops = 250
     run.cells[3].samples[0].latency = 1.7
-    assert not any("do not rank" in sentence for sentence in text.sentences(run))
+    assert not any("do not rank" in sentence for sentence in sentences.sentences(run))
 
 
 def test_sentences_keep_silent_where_there_is_nothing_to_say() -> None:
     alone = record(cell("vanilla", "rows", 1.0, 10, parts=[], samples=[]))
-    assert text.sentences(alone) == []
+    assert sentences.sentences(alone) == []
 
 
 def test_parts_that_do_not_add_up_are_called_out(run: Record) -> None:
-    assert "within 2 %" in text.footnotes(run)[1]
+    assert "within 2 %" in sentences.footnotes(run)[1]
     for sample in run.cells[1].samples:
         sample.latency *= 1.1
-    assert "NOT within 2 %" in text.footnotes(run)[1]
+    assert "NOT within 2 %" in sentences.footnotes(run)[1]
 
 
 def test_notes_and_interruption_are_shown(run: Record) -> None:
     run.cells[1].note = "it keeps more"
     run.complete = False
-    assert "fastv: it keeps more." in text.sentences(run)
-    assert "interrupted" in text.header(run)[1]
+    assert "fastv: it keeps more." in sentences.sentences(run)
+    assert "interrupted" in sentences.header(run)[1]
 
 
 @pytest.mark.parametrize(("damage", "value"), [("parts", [0.1]), ("latency", 0.0), ("process", 7)])

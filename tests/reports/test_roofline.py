@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from made import cell, record, work
 
-from tpprof.reports import roofline, trust, waterfall
-from tpprof.reports.derived import Bandwidth, Cost, Peaks
-from tpprof.reports.hardware import DATASHEETS, datasheet, datasheet_of
+from tpprof.profiler.machine.datasheets import DATASHEETS, datasheet, datasheet_of
+from tpprof.reports.analysis import caveats, roofline
+from tpprof.reports.record.schema import Bandwidth, Cost, Peaks
+from tpprof.reports.text import waterfall
 
 
 def peaks(**changed: object) -> Peaks:
@@ -91,9 +92,9 @@ def test_the_table_holds_measured_time_against_floor_and_promise() -> None:
         ["vanilla", "prefill", "700.0", "700.0", "100.0", "7.00x"],
         ["fastv with rows", "prefill", "500.0", "70.00", "10.00", "50.00x"],
     ]
-    assert not any("floor" in warning for warning in trust.warnings(run))
+    assert not any("floor" in warning for warning in caveats.warnings(run))
     run.peaks.flops_per_second["float32"] = 1e11
-    (warning,) = [line for line in trust.warnings(run) if "floor" in line]
+    (warning,) = [line for line in caveats.warnings(run) if "floor" in line]
     assert (
         "1 phases were faster than their floor, most of all prefill of vanilla (70 % of it)"
         in warning

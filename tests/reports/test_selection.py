@@ -9,10 +9,7 @@ import pytest
 from PIL import Image
 from shown import full
 
-from tpprof.reports.pictures import open_picture, overlay, pruned
-from tpprof.reports.record import RecordError
-from tpprof.reports.selection import (
-    Kept,
+from tpprof.reports.analysis.position_bias import (
     attention,
     by_chance,
     divergence,
@@ -20,6 +17,9 @@ from tpprof.reports.selection import (
     multiples,
     offset,
 )
+from tpprof.reports.figures.overlay import open_picture, overlay
+from tpprof.reports.record.base import RecordError
+from tpprof.reports.record.kept import Kept, pruned
 
 
 def kept(tokens: list[int], visual: int = 320, **more: object) -> Kept:

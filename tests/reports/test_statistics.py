@@ -9,17 +9,20 @@ import pytest
 from scipy.special import stdtrit
 from scipy.stats import mstats
 
-from tpprof.reports.statistics import median, percentile, speedup, student
+from tpprof.reports.analysis.intervals import median_interval, percentile, speedup, t_quantile
 
 
 def test_no_samples_give_no_estimate() -> None:
-    assert median([]) is None
+    assert median_interval([]) is None
     assert speedup([]) is None
 
 
 @pytest.mark.parametrize("count", range(1, 6))
 def test_five_samples_are_too_few_for_an_interval(count: int) -> None:
-    for estimate in (median([1.0 + n for n in range(count)]), speedup([(2.0, 1.0)] * count)):
+    for estimate in (
+        median_interval([1.0 + n for n in range(count)]),
+        speedup([(2.0, 1.0)] * count),
+    ):
         assert estimate is not None
         assert estimate.low is None
         assert estimate.high is None
@@ -34,7 +37,7 @@ def test_five_samples_are_too_few_for_an_interval(count: int) -> None:
 def test_the_interval_runs_between_the_tabulated_ranks(count: int, low: int, high: int) -> None:
     samples = [float(n) for n in range(1, count + 1)]
     random.Random(0).shuffle(samples)
-    estimate = median(samples)
+    estimate = median_interval(samples)
     assert estimate is not None
     assert (estimate.low, estimate.high) == (low, high)
     assert estimate.precision == pytest.approx((high - low) / (count + 1))
@@ -44,7 +47,7 @@ def test_the_interval_covers_the_true_median_as_often_as_it_says() -> None:
     source = random.Random(1)
     covered = 0
     for _ in range(1000):
-        estimate = median([source.lognormvariate(0, 1) for _ in range(12)])
+        estimate = median_interval([source.lognormvariate(0, 1) for _ in range(12)])
         assert estimate is not None
         assert estimate.low is not None
         assert estimate.high is not None
@@ -109,4 +112,4 @@ def test_percentiles_need_enough_samples(share: float, floor: int, rank: int) ->
 
 @pytest.mark.parametrize("freedom", [*range(1, 31), 100, 401])
 def test_quantiles_of_student_are_those_of_scipy(freedom: int) -> None:
-    assert student(freedom) == pytest.approx(stdtrit(freedom, 0.975), rel=1e-9)
+    assert t_quantile(freedom) == pytest.approx(stdtrit(freedom, 0.975), rel=1e-9)

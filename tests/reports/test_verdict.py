@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from made import cell, record, sample, work
 
-from tpprof.reports.explain import explain
-from tpprof.reports.record import Cell
-from tpprof.reports.summary import rows
-from tpprof.reports.verdict import verdict
+from tpprof.reports.analysis.explanation import explain
+from tpprof.reports.analysis.headline import headline_of
+from tpprof.reports.analysis.summary import rows
+from tpprof.reports.record.schema import Cell
 
 
 def scattered(method: str, seconds: list[float]) -> Cell:
@@ -16,11 +16,13 @@ def scattered(method: str, seconds: list[float]) -> Cell:
 
 
 def headline(*cells: Cell) -> str:
-    return verdict(rows(record(cell("vanilla", "rows", 2.0, 10), *cells))).headline
+    return headline_of(rows(record(cell("vanilla", "rows", 2.0, 10), *cells))).headline
 
 
 def test_the_fastest_is_named_with_its_promise() -> None:
-    found = verdict(rows(record(cell("vanilla", "rows", 2.0, 10), cell("fastv", "rows", 1.0, 4))))
+    found = headline_of(
+        rows(record(cell("vanilla", "rows", 2.0, 10), cell("fastv", "rows", 1.0, 4)))
+    )
     assert found.headline == (
         "fastv with rows is fastest: 2.00x (2.00 to 2.00) where FLOPs promise 2.50x."
     )
@@ -45,14 +47,14 @@ def test_across_runtimes_the_least_latency_is_fastest() -> None:
         cell("fastv", "rows", 1.6, 4),
         cell("random", "rows", 1.0, 4, runtime="graph"),
     )
-    told = verdict(rows(run)).headline
+    told = headline_of(rows(run)).headline
     assert told.startswith(
         "random with rows under graph is fastest: 1.50x (1.50 to 1.50) over its own vanilla "
     )
     assert told.endswith("The largest speed-up over its own vanilla is that of fastv with rows: "
                          "2.50x.")  # fmt: skip
     run.cells[1].samples = [sample(number, 0.9) for number in range(6)]
-    told = verdict(rows(run)).headline
+    told = headline_of(rows(run)).headline
     assert told.startswith("No method is faster than vanilla beyond doubt")
     assert "the one of the least latency, random with rows under graph, ran at 0.90x" in told
 
@@ -70,7 +72,7 @@ def test_too_few_rounds_are_said() -> None:
 
 
 def test_nothing_beside_vanilla() -> None:
-    found = verdict(rows(record(cell("vanilla", "rows", 2.0, 10))))
+    found = headline_of(rows(record(cell("vanilla", "rows", 2.0, 10))))
     assert "Nothing was measured beside vanilla" in found.headline
     assert found.figures == []
 

@@ -1,0 +1,166 @@
+"""Plain advice that follows from where the time went; every figure in it is measured or derived."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from .. import units
+from ..record.labels import ran
+from ..record.schema import Contribution, Record
+from .counterparts import Counterparts, SpanKey, counted, layer_flops, layer_seconds, places
+from .intervals import Estimate
+from .summary import latency, phase
+
+OUTSIDE = ("preprocess", "transfer", "vision", "embed", "head", "decode")
+WORTH = 0.05  # of the cell's latency: less is not worth a change
+BUSY = 0.7  # busy for less of decode than this: the device waits for the host
+KEPT = 0.1  # launching takes less of the layers than this: the promise is kept
+
+
+def advice(record: Record, beside: Counterparts, contributions: list[Contribution]) -> list[str]:
+    """One sentence for each change that the data says is worth making, the largest first."""
+    measured = latency(beside.cell)
+    assert measured is not None
+    known = {part.name: part for part in contributions}
+
+    def of(*names: str) -> float:
+        """Seconds of these parts that are there for sure: not those that may be noise."""
+        return sum(known[name].seconds for name in names if name in known and _sure(known[name]))
+
+    decode = phase(beside.cell, "decode")
+    found: list[tuple[float, Callable[[], str]]] = [
+        (of("attention maps"), lambda: _rows(of("attention maps"))),
+        (of("released code"), lambda: _released(of("released code"))),
+        (of("unpruned layers"), lambda: _earlier(beside)),
+        (of("scoring", "selection"), lambda: _stages(beside, of("scoring"), of("selection"))),
+        (of("waiting for the host"), lambda: _launching(record, beside)),
+        (decode.value if decode else 0.0, lambda: _decode(beside, decode)),
+        (of(*OUTSIDE), lambda: _limit(beside)),
+    ]
+    found.sort(key=lambda pair: -pair[0])
+    worth = [say() for seconds, say in found if seconds > WORTH * measured.value]
+    return [sentence for sentence in worth if sentence]
+
+
+def _sure(part: Contribution) -> bool:
+    """Whether a part is more than noise; what is derived from counts has no interval."""
+    return part.name == "waiting for the host" or (part.low is not None and part.low > 0)
+
+
+def _rows(spent: float) -> str:
+    return (
+        f"Read rows instead of maps: {_ms(spent)} less, measured in this run. The score needs a "
+        "few attention rows; the map is what keeps the fast kernel out."
+    )
+
+
+def _released(spent: float) -> str:
+    return (
+        f"The released code takes {_ms(spent)} more than the same method without its detours: keep "
+        "the fast kernel in the layers that are not scored, and masks and positions off the host."
+    )
+
+
+def _earlier(beside: Counterparts) -> str:
+    """What one layer less before the prune would save: its time, cut as the next ones are."""
+    pruned = beside.pruned
+    if not pruned or pruned[0] < 2:
+        return ""
+    own, full = (layer_flops(cell, causal=True) for cell in (beside.cell, beside.vanilla))
+    first = pruned[0]
+    layer = layer_seconds(beside.plain(("prefill", "layer", first - 1)), [first - 1])
+    saved = layer * (1 - own[first] / full[first])
+    return (
+        f"Prune earlier: {first} layers see every token; each one less saves about {_ms(saved)} "
+        "(its time, cut by the FLOPs that the next layer saves). What it does to accuracy is not "
+        "measured here."
+    )
+
+
+def _stages(beside: Counterparts, scoring: float, selection: float) -> str:
+    stages = {place[:1] + place[2:] for place in places(beside.cell) if place[1] == "select"}
+    cheaper = "Fewer stages" if len(stages) > 1 else "A cheaper selection"
+    return (
+        f"{cheaper}: scoring takes {_ms(scoring)} and selection {_ms(selection)}, at "
+        f"{len(stages)} place{'s' if len(stages) > 1 else ''}. Accuracy is not measured here."
+    )
+
+
+def _launching(record: Record, beside: Counterparts) -> str:
+    batch = kept_from_batch(record, beside)
+    waits = sum(part.syncs or 0 for part in beside.cell.activity if part.phase == "prefill")
+    stopped = f" The method makes the host wait {waits} times in prefill." if waits else ""
+    if batch is None:
+        return ""
+    return (
+        "The decoder layers wait for the host: fewer tokens do not launch faster. From batch "
+        f"{batch} on, launching takes less than {units.percent(KEPT, 0)} of the pruned ones "
+        f"(this run: {record.request.batch}).{stopped}"
+    )
+
+
+def kept_from_batch(record: Record, beside: Counterparts) -> int | None:
+    """The batch size from which launching takes less than a tenth of the pruned layers; None if
+    unknown.
+
+    Work grows with the batch, launching does not. On a GPU the two overlap: it waits while the
+    host is the slower, for the span of this run. On a CPU they add up.
+    """
+    launching = spent = busy = 0.0
+    for layer in beside.pruned:
+        place: SpanKey = ("prefill", "layer", layer)
+        plain = beside.plain(place)
+        asked = counted(plain).get(place)
+        if asked is None or (asked.busy_seconds is None and record.peaks is None):
+            return None
+        spent += layer_seconds(plain, [layer])
+        busy += asked.busy_seconds or 0.0
+        launching += asked.operators * (record.peaks.launch_seconds if record.peaks else 0.0)
+    if busy:
+        wanted = (1 - KEPT) * spent / busy
+    elif spent > launching:
+        wanted = launching * (1 - KEPT) / KEPT / (spent - launching)
+    else:
+        return None
+    return max(record.request.batch, math.ceil(wanted * record.request.batch))
+
+
+def _decode(beside: Counterparts, decode: Estimate | None) -> str:
+    """Where a GPU idles in decode; graphs that are captured already, or no GPU, say nothing."""
+    parts = [part for part in beside.cell.activity if part.phase == "decode"]
+    busy = [part.busy_seconds for part in parts if part.busy_seconds is not None]
+    if ran(beside.cell) != "eager" or decode is None or not busy or len(busy) < len(parts):
+        return ""
+    share = sum(busy) / decode.value
+    if share >= BUSY:
+        return ""
+    return (
+        f"Decode is launch-bound: the device is busy for {units.percent(share, 0)} of its "
+        f"{_ms(decode.value)}. Capture it as a CUDA graph (`--runtime graph`); pruning cannot help."
+    )
+
+
+def _limit(beside: Counterparts) -> str:
+    """How much faster a request could become if the decoder layers took no time at all."""
+    whole, prefill = latency(beside.vanilla), phase(beside.vanilla, "prefill")
+    if whole is None or prefill is None:
+        return ""
+    outside = whole.value - prefill.value
+    if outside <= 0:
+        return ""
+    spent = {name: estimate.value for name in OUTSIDE if (estimate := phase(beside.vanilla, name))}
+    largest = max(spent, key=lambda name: spent[name])
+    remedy = {
+        "vision": "Prune in the vision tower, or make it faster.",
+        "decode": "Pruning hardly shortens it: decode larger batches, or `--runtime graph`.",
+    }
+    return (
+        f"Pruning in the decoder cannot exceed {units.times(whole.value / outside)} here: "
+        f"{_ms(outside)} of vanilla's {_ms(whole.value)} lie outside its layers, most of it "
+        f"{largest}. {remedy.get(largest, '')}"
+    ).rstrip()
+
+
+def _ms(spent: float) -> str:
+    return f"{units.milliseconds(spent)} ms"

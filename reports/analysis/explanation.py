@@ -1,0 +1,252 @@
+"""Why FLOPs and time disagree: the gap between promise and clock, split into parts that sum to it.
+
+The promise is that the whole request shrinks to the share of FLOPs that remains: promised = share
+* vanilla's latency. Every part of a request that did not shrink so far adds what it took beyond
+its own share of vanilla's time; what stays unexplained is the remainder, and is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from .. import units
+from ..record.schema import Cell, Contribution, Explanation, Record
+from .advice import advice
+from .counterparts import (
+    SCORING,
+    Counterparts,
+    SpanKey,
+    counted,
+    counterparts_of,
+    layer_flops,
+    layer_rate,
+    places,
+    weighted,
+)
+from .intervals import Estimate, median_interval
+from .summary import by_round, latency
+
+PHASES = {
+    "preprocess": "picture and text on the host",
+    "transfer": "inputs to the device",
+    "vision": "vision tower and projector",
+    "embed": "text embedding, rotary tables",
+    "head": "LM head",
+    "decode": "the tokens after the first",
+}
+CAUSES = {
+    "unpruned layers": "they see every token",
+    "causal attention": "the promise counts both halves of attention, the kernel computes one",
+    "attention maps": "measured: `maps` minus `rows`, where maps are built",
+    "scoring": "attention rows, or reading them from the map",
+    "selection": "deciding, moving and merging tokens",
+    "waiting for the host": "at least: launching, and waits, in the decoder layers",
+    "remainder": "what no part accounts for",
+}
+
+
+@dataclass
+class _Sum:
+    """A sum over places of cells, each with a weight, and a constant; in seconds."""
+
+    weights: list[tuple[Cell, SpanKey, float]] = field(default_factory=list)
+    constant: float = 0.0
+
+    def add(self, cell: Cell, place: SpanKey, weight: float = 1.0) -> None:
+        self.weights.append((cell, place, weight))
+
+    def subtract(self, other: _Sum, weight: float) -> None:
+        for cell, place, own in other.weights:
+            self.add(cell, place, -weight * own)
+        self.constant -= weight * other.constant
+
+    def contribution(self, name: str, about: str) -> Contribution:
+        """The median over rounds, with its interval."""
+        by_cell: dict[int, tuple[Cell, dict[SpanKey, float]]] = {}
+        for cell, place, weight in self.weights:
+            _, own = by_cell.setdefault(id(cell), (cell, {}))
+            own[place] = own.get(place, 0.0) + weight
+        series = [weighted(cell, own) for cell, own in by_cell.values()]
+        rounds = set.intersection(*map(set, series)) if series else set()
+        sums = [sum(values[number] for values in series) + self.constant for number in rounds]
+        found = median_interval(sums)
+        if found is None:
+            return Contribution(name=name, seconds=self.constant, about=about)
+        return Contribution(
+            name=name, seconds=found.value, low=found.low, high=found.high, about=about
+        )
+
+
+def explain(record: Record, cell: Cell) -> Explanation | None:
+    """The explanation of one cell against vanilla; None for vanilla, and where there is no time."""
+    beside = counterparts_of(record, cell)
+    share = beside.flops_share if beside else None
+    if beside is None or share is None or cell is beside.vanilla:
+        return None
+    measured, whole = latency(cell), latency(beside.vanilla)
+    assert measured is not None
+    assert whole is not None
+    promised = share * whole.value
+    notes: list[str] = []
+    sums = _sums(record, beside, share, notes)
+    found = [part.contribution(name, _about(name, beside)) for name, part in sums.items()]
+    found = [part for part in found if part.seconds or part.low is not None]
+    rest = measured.value - promised - sum(part.seconds for part in found)
+    found.append(Contribution(name="remainder", seconds=rest, about=CAUSES["remainder"]))
+    gap = _gap(beside, share)
+    return Explanation(
+        promised_seconds=promised, measured_seconds=measured.value, contributions=found,
+        gap_low=gap.low if gap else None, gap_high=gap.high if gap else None,
+        advice=advice(record, beside, found), notes=notes,
+    )  # fmt: skip
+
+
+def _gap(beside: Counterparts, share: float) -> Estimate | None:
+    """Measured less promised time, round by round."""
+    own, full = (by_round(c, lambda sample: sample.latency) for c in (beside.cell, beside.vanilla))
+    return median_interval([own[number] - share * full[number] for number in own if number in full])
+
+
+def attach(record: Record) -> None:
+    """Put the explanation of every measured cell into the record. What is only derived must not
+    cost the record: where it fails, the cell says so."""
+    for cell in record.cells:
+        try:
+            cell.explanation = explain(record, cell)
+        except (ArithmeticError, LookupError, ValueError) as error:
+            cell.missing["explanation"] = f"{type(error).__name__}: {error}"
+
+
+def _sums(record: Record, beside: Counterparts, share: float, notes: list[str]) -> dict[str, _Sum]:
+    sums = _phases(beside, share)
+    sums |= _layers(record, beside, share, notes)
+    for place in _all_places(beside):
+        if place[1] in SCORING:
+            _decide(beside.plain(place), place, sums)
+    for name, places_, dear, cheap in (
+        ("attention maps", beside.mapped, beside.maps or beside.cell, beside.rows),
+        ("released code", beside.released, beside.cell, beside.maps or beside.rows),
+    ):
+        if cheap is not None:
+            for place in places_:
+                sums[name].add(dear, place)
+                sums[name].add(cheap, place, -1)
+    if beside.rows is None and beside.cell.attention == "maps":
+        notes.append("the cost of attention maps is not told apart: measure `rows` beside them")
+    return sums
+
+
+def _decide(plain: Cell, place: SpanKey, sums: dict[str, _Sum]) -> None:
+    """The time of a score or selection. Where it made the host wait, the device idles until the
+    host has launched more: that is waiting for the host."""
+    target = sums["scoring" if place[1] == "score" else "selection"]
+    asked = counted(plain).get(place)
+    if asked and asked.syncs and asked.busy_seconds is not None:
+        target.constant += asked.busy_seconds
+        target = sums["waiting for the host"]
+        target.constant -= asked.busy_seconds
+    target.add(plain, place)
+
+
+def _phases(beside: Counterparts, share: float) -> dict[str, _Sum]:
+    """What pruning in the decoder does not touch, phase by phase."""
+    sums: dict[str, _Sum] = {}
+    for place in _all_places(beside):
+        if place[0] != "prefill" and place[1] not in SCORING:
+            sums.setdefault(place[0], _Sum()).add(beside.plain(place), place)
+    for place in places(beside.vanilla):
+        if place[0] != "prefill":
+            sums.setdefault(place[0], _Sum()).add(beside.vanilla, place, -share)
+    return sums
+
+
+def _layers(
+    record: Record, beside: Counterparts, share: float, notes: list[str]
+) -> dict[str, _Sum]:
+    names = (
+        "unpruned layers", "pruned layers", "causal attention", "attention maps", "released code",
+        "scoring", "selection", "waiting for the host", "shorter sequences",
+    )  # fmt: skip
+    sums = {name: _Sum() for name in names}
+    vanilla, full = beside.vanilla, layer_flops(beside.vanilla)
+    waits = _host_split(record, beside, full, notes)
+    for layer in full:
+        place: SpanKey = ("prefill", "layer", layer)
+        plain = beside.plain(place)
+        kept, target = share, sums["unpruned layers"]
+        if layer in beside.pruned:
+            promised, kept = _kept(plain, vanilla, layer), _kept(plain, vanilla, layer, causal=True)
+            sums["pruned layers"].add(vanilla, place, promised - share)
+            sums["causal attention"].add(vanilla, place, kept - promised)
+            target = sums["shorter sequences"]
+        for cell, weight in ((plain, 1.0), (vanilla, -kept)):
+            target.add(cell, place, weight)
+            if waits is not None:
+                target.subtract(waits[id(cell), layer], weight)
+                sums["waiting for the host"].subtract(waits[id(cell), layer], -weight)
+    return sums
+
+
+def _kept(own: Cell, vanilla: Cell, layer: int, *, causal: bool = False) -> float:
+    """The share of a decoder layer's FLOPs that is left."""
+    return layer_flops(own, causal=causal)[layer] / layer_flops(vanilla, causal=causal)[layer]
+
+
+def _host_split(
+    record: Record, beside: Counterparts, layers: Iterable[int], notes: list[str]
+) -> dict[tuple[int, int], _Sum] | None:
+    """By cell and layer, the time in which the device waited for the host.
+
+    On a GPU the layer's time less that for which the device was busy; on a CPU operators times the
+    least time that one takes. None where it cannot be told.
+    """
+    found: dict[tuple[int, int], _Sum] = {}
+    for layer in layers:
+        place: SpanKey = ("prefill", "layer", layer)
+        for cell in (beside.plain(place), beside.vanilla):
+            asked = counted(cell).get(place)
+            if asked is None:
+                notes.append("waiting for the host is not told apart: no activity was counted")
+                return None
+            if asked.busy_seconds is not None:
+                found[id(cell), layer] = _Sum([(cell, place, 1.0)], -asked.busy_seconds)
+            elif record.peaks is None:
+                notes.append("launching is not told apart: run `tpprof calibrate`, then measure")
+                return None
+            else:
+                launching = asked.operators * record.peaks.launch_seconds
+                found[id(cell), layer] = _Sum(constant=launching)
+    return found
+
+
+def _all_places(beside: Counterparts) -> list[SpanKey]:
+    """The places of the cell, and those that only its cheaper twins have."""
+    cells = [cell for cell in (beside.cell, beside.maps, beside.rows) if cell is not None]
+    listed = dict.fromkeys(place for cell in cells[:1] for place in places(cell))
+    for cell in cells[1:]:
+        listed |= dict.fromkeys(p for p in places(cell) if p in beside.mapped | beside.released)
+    return list(listed)
+
+
+def _about(name: str, beside: Counterparts) -> str:
+    """What a part is; of the pruned layers, what they keep and how fast they run."""
+    pruned, vanilla = beside.pruned, beside.vanilla
+    plain = beside.plain(("prefill", "layer", pruned[-1])) if pruned else beside.cell
+    if name == "pruned layers" and pruned:
+        own, full = (sum(layer_flops(cell)[n] for n in pruned) for cell in (plain, vanilla))
+        whole = units.percent(beside.flops_share)
+        return f"FLOPs kept there: {units.percent(own / full)}, in the request: {whole}"
+    if name == "shorter sequences" and pruned:
+        own_rate, full_rate = (units.rate(layer_rate(cell, pruned)) for cell in (plain, vanilla))
+        return f"pruned layers run at {own_rate}, in vanilla at {full_rate}"
+    if name == "released code":
+        return f"measured: `published` minus `{'maps' if beside.maps else 'rows'}`"
+    if name in PHASES:
+        own, full = (_phase_flops(cell, name) for cell in (beside.cell, vanilla))
+        return PHASES[name] + (": not pruned" if own == full else "")
+    return CAUSES.get(name, name)
+
+
+def _phase_flops(cell: Cell, name: str) -> int:
+    return sum(work.flops for work in cell.cost if work.phase == name)

@@ -1,0 +1,119 @@
+"""The one thing that matters in a run, in a sentence and three numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .. import units
+from ..record.labels import name, ran
+from .intervals import CONFIDENCE, TRIM, Estimate, t_quantile
+from .summary import Row
+
+
+@dataclass(frozen=True)
+class Headline:
+    """headline: one sentence. figures: (number, what it is) of the fastest method, if any is
+    faster."""
+
+    headline: str
+    figures: list[tuple[str, str]]
+
+
+def headline_of(listed: list[Row]) -> Headline:
+    """Which method is fastest, and how much of its promise came true.
+
+    A method is faster only where the whole interval of its speed-up lies above 1, widened for the
+    number of methods that it is the best of (Bonferroni); where there are too few rounds for an
+    interval, that is said. Every speed-up is over vanilla under the same runtime: where there are
+    several runtimes, the one with the least latency is judged.
+    """
+    measured = [row for row in listed if row.speedup and row.cell.name != "vanilla"]
+    if not measured:
+        return Headline("Nothing was measured beside vanilla: there is no speed-up to judge.", [])
+    several = len({ran(row.cell) for row in measured}) > 1
+    best = min(measured, key=_seconds) if several else max(measured, key=_gain)
+    over = " over its own vanilla" if several else ""
+    gain = best.speedup
+    assert gain is not None
+    lowest = _lowest(gain, len(measured))
+    if gain.low is None or gain.high is None or lowest is None:
+        doubt = f"too few rounds to be sure ({gain.samples})"
+        headline = f"{name(best.cell)} looks fastest at {units.times(gain.value)}{over}: {doubt}."
+    elif lowest <= 1:
+        aside = "" if gain.low <= 1 else f": too little for the best of {len(measured)}"
+        which = f"the one of the least latency, {name(best.cell)}," if several else (
+            f"the best, {name(best.cell)},"
+        )  # fmt: skip
+        return Headline(
+            f"No method is faster than vanilla beyond doubt: {which} ran at "
+            f"{units.times(gain.value)} ({gain.low:.2f} to {gain.high:.2f}){over}{aside}.", [],
+        )  # fmt: skip
+    else:
+        tie = _tie(best, measured, several=several)
+        headline = f"{name(best.cell)} is fastest{tie}: {units.times(gain.value)}"
+        headline += f" ({gain.low:.2f} to {gain.high:.2f}){over} where FLOPs promise "
+        headline += f"{units.times(best.promised)}."
+    if several:
+        headline += _beaten(best, measured, listed)
+    figures = [
+        (units.times(gain.value), f"measured, end to end{over}"),
+        (units.times(best.promised), "promised by FLOPs"),
+        (units.percent(best.realised, 0), "of the promised saving of time came true"),
+    ]
+    return Headline(headline, figures)
+
+
+def _gain(row: Row) -> float:
+    return row.speedup.value if row.speedup else 0.0
+
+
+def _seconds(row: Row) -> float:
+    return row.latency.value if row.latency else math.inf
+
+
+def _lowest(gain: Estimate, among: int) -> float | None:
+    """The lower end of the interval, widened for the best of so many; None without an interval.
+
+    The interval is Student's on the logarithms (statistics.speedup): a smaller chance of error
+    scales its half width by the ratio of the quantiles.
+    """
+    if gain.low is None:
+        return None
+    freedom = gain.samples - 2 * int(TRIM * gain.samples) - 1
+    wider = t_quantile(freedom, 1 - (1 - CONFIDENCE) / among) / t_quantile(freedom)
+    return float(gain.value * (gain.low / gain.value) ** wider)
+
+
+def _beaten(best: Row, measured: list[Row], listed: list[Row]) -> str:
+    """Where runtimes differ: vanilla under another one that takes less time, and a larger speed-up
+    over its own vanilla."""
+    told = ""
+    quick = min((row for row in listed if row.latency), key=_seconds)
+    if quick.cell.name == "vanilla" and _seconds(quick) < _seconds(best):
+        told += f" {name(quick.cell)} alone takes less time."
+    most = max(measured, key=_gain)
+    if most is not best and _gain(most) > _gain(best):
+        told += (
+            f" The largest speed-up over its own vanilla is that of {name(most.cell)}: "
+            f"{units.times(_gain(most))}."
+        )
+    return told
+
+
+def _tie(best: Row, measured: list[Row], *, several: bool) -> str:
+    """Says which others its interval does not lie apart from: of latency across runtimes."""
+    near = [
+        name(row.cell) for row in measured if row is not best and _near(best, row, several=several)
+    ]
+    if not near:
+        return ""
+    return f", if not {near[0]}" if len(near) == 1 else f", if not one of {len(near)} others"
+
+
+def _near(best: Row, row: Row, *, several: bool) -> bool:
+    """Whether the two intervals overlap; not where one is not known."""
+    fast, slow = (row.latency, best.latency) if several else (best.speedup, row.speedup)
+    if fast is None or slow is None or fast.low is None or slow.high is None:
+        return False
+    return slow.high >= fast.low

@@ -1,0 +1,70 @@
+"""A record with what pages and figures ask of it again and again, computed once."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from ..record.kept import Kept, pruned
+from ..record.labels import name
+from ..record.schema import Cell, Explanation, Record
+from .explanation import explain
+from .summary import Row, rows
+
+MOST = 12  # cells that a figure can show and still be read
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A record, and which of its cells are drawn one by one: the first twelve measured."""
+
+    record: Record
+
+    @functools.cached_property
+    def rows(self) -> list[Row]:
+        """The rows of the table, in the record's order."""
+        return rows(self.record)
+
+    @functools.cached_property
+    def measured(self) -> list[Row]:
+        """The rows that have samples."""
+        return [row for row in self.rows if row.latency is not None]
+
+    @property
+    def drawn(self) -> list[Row]:
+        """The measured rows that are drawn one by one."""
+        return self.measured[:MOST]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The cells that are drawn one by one."""
+        return [row.cell for row in self.drawn]
+
+    @functools.cached_property
+    def explained(self) -> list[tuple[Cell, Explanation]]:
+        """The drawn cells with their explanations: those of the record, else derived now."""
+        found = [(cell, cell.explanation or explain(self.record, cell)) for cell in self.cells]
+        return [(cell, told) for cell, told in found if told is not None]
+
+    @functools.cached_property
+    def methods(self) -> list[str]:
+        """The methods, in the record's order: what a colour stands for."""
+        return list(dict.fromkeys(cell.method for cell in self.record.cells))
+
+    @functools.cached_property
+    def kept(self) -> dict[str, list[Kept]]:
+        """The prunes of each method, in the record's order, where kept tokens were asked for."""
+        found: dict[str, list[Kept]] = {}
+        for cell in self.record.cells:
+            if (entries := pruned(cell.kept)) and cell.method not in found:
+                found[cell.method] = entries
+        return found
+
+    def vanilla(self) -> Row | None:
+        """The first measured vanilla."""
+        return next((row for row in self.measured if row.cell.name == "vanilla"), None)
+
+
+def label(cell: Cell) -> str:
+    """A cell as figures name it."""
+    return name(cell).replace(" with ", ", ").replace(" under ", ", ")

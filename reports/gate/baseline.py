@@ -1,0 +1,163 @@
+"""What the exact gate holds fast: counts that no noise can move. And the file they lie in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..record.base import Struct
+from ..record.files import write
+from .tolerant_record import ReadCell, TolerantRecord
+from .verdicts import NoVerdictError
+
+SCHEMA = 1
+ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+class Counts(Struct):
+    """A cell's counts.
+
+    flops: by phase and operator class, by formulas. counted_flops: by phase, as torch counts them,
+    what a method computes beyond its plan among them; None of a version that does not count
+    them. visual_per_layer: visual tokens entering
+    each decoder layer. kv_bytes_*: by layer, of the cache tensors. operators, launches, syncs: by
+    phase; None on a device that has no such thing, or where they could not be counted. peak_bytes:
+    of torch's CUDA allocator. kernels: the attention kernel of each decoder layer.
+    """
+
+    cell: str
+    flops: dict[str, int]
+    visual_per_layer: list[int]
+    kv_bytes_prefill: list[int]
+    kv_bytes_decode: list[int]
+    generated_tokens: int
+    counted_flops: dict[str, int] | None = None
+    operators: dict[str, int] | None = None
+    launches: dict[str, int] | None = None
+    syncs: dict[str, int] | None = None
+    peak_bytes: int | None = None
+    kernels: list[str] = msgspec.field(default_factory=list)
+    error: str = ""
+
+    @classmethod
+    def of(cls, cell: ReadCell) -> Counts:
+        flops: dict[str, int] = {}
+        for item in cell.cost:
+            key = f"{item.phase} {item.operator}"
+            flops[key] = flops.get(key, 0) + item.flops
+        return cls(
+            cell=cell.title,
+            flops={key: count for key, count in flops.items() if count},
+            visual_per_layer=cell.visual_per_layer,
+            kv_bytes_prefill=cell.kv_bytes_prefill,
+            kv_bytes_decode=cell.kv_bytes_decode,
+            generated_tokens=cell.generated_tokens,
+            counted_flops=cell.counted_flops,
+            operators=_by_phase(cell, "operators"),
+            launches=_by_phase(cell, "launches"),
+            syncs=_by_phase(cell, "syncs"),
+            peak_bytes=cell.memory.allocator,
+            kernels=cell.kernels,
+            error=cell.error or cell.fallback,
+        )
+
+
+class Snapshot(Struct):
+    """The counts of all cells, and what they were counted on."""
+
+    model: str
+    architecture: str
+    dtype: str
+    backend: str
+    device: str
+    packages: dict[str, str]
+    parameter_bytes: int | None
+    workload: dict[str, Any]
+    request: dict[str, Any]
+    cells: list[Counts]
+
+    @classmethod
+    def of(cls, record: TolerantRecord) -> Snapshot:
+        model, itemsize = record.model, ITEMSIZES.get(record.model.dtype)
+        return cls(
+            model=model.name,
+            architecture=model.architecture,
+            dtype=model.dtype,
+            backend=model.backend,
+            device=record.environment.get("device_type") or "unknown",
+            packages=record.packages,
+            parameter_bytes=model.parameters * itemsize if itemsize else None,
+            workload=record.workload,
+            request=record.request,
+            cells=[Counts.of(cell) for cell in record.cells],
+        )
+
+
+class Subject(Struct):
+    """What is measured: see the options of `tpprof compare`. Paths are relative to the file that
+    holds it."""
+
+    methods: list[str]
+    model: str = "tiny"
+    device: str | None = None
+    dtype: str | None = None
+    backend: str = "sdpa"
+    attention: list[str] = msgspec.field(default_factory=lambda: ["rows"])
+    runtimes: list[str] = msgspec.field(default_factory=lambda: ["eager"])
+    keep: str | None = None
+    seed: int = 0
+    plugins: list[str] = msgspec.field(default_factory=list)
+    workload: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Baseline(Struct):
+    """The committed file: what to count, and what was counted. memory: tolerance of the peak."""
+
+    schema: int
+    tpprof: str
+    subject: Subject
+    memory: float
+    snapshot: Snapshot
+
+
+class _Schema(msgspec.Struct):
+    schema: int
+
+
+def load(path: Path) -> Baseline:
+    """Read a baseline; raises NoVerdictError for a file that is missing, damaged or of another
+    version, for nothing can be judged by it."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise NoVerdictError(
+            f"no baseline {path} ({error.strerror or error}); make it with --update METHOD..."
+        ) from error
+    try:
+        schema = msgspec.json.decode(content, type=_Schema).schema
+        if schema != SCHEMA:
+            raise NoVerdictError(
+                f"{path}: schema {schema} of the baseline is unknown, this tpprof reads {SCHEMA}; "
+                "make it anew with --update"
+            )
+        return msgspec.json.decode(content, type=Baseline)
+    except msgspec.MsgspecError as error:
+        raise NoVerdictError(f"{path} is no baseline, or damaged ({error})") from error
+
+
+def save(baseline: Baseline, path: Path) -> None:
+    """Write the baseline in one step, in a form whose differences read well."""
+    write(path, msgspec.json.format(msgspec.json.encode(baseline), indent=1) + b"\n")
+
+
+def _by_phase(cell: ReadCell, count: str) -> dict[str, int] | None:
+    """Counts of the profiler, by phase; None where there are none."""
+    found: dict[str, int] = {}
+    for part in cell.activity:
+        value = getattr(part, count)
+        if value is None:
+            return None
+        found[part.phase] = found.get(part.phase, 0) + value
+    return found or None

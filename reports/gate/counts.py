@@ -1,0 +1,259 @@
+"""The exact gate: counts against counts. Any increase fails, any change is shown with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from .. import units
+from .baseline import Counts, Snapshot
+from .rules import MEMORY
+from .verdicts import Judged, Verdict
+
+SAME = ("architecture", "model", "dtype", "backend", "device")
+UNCOUNTED = {
+    "counted_flops": "FLOPs as torch counts them", "peak_bytes": "peak memory of the allocator",
+}  # fmt: skip
+LISTED = 4  # changed places that a row names
+
+
+PROFILED = ("operators", "launches", "syncs")
+
+
+def compare(
+    before: Snapshot, after: Snapshot, memory: float = MEMORY, *, complete: bool = False
+) -> list[Judged]:
+    """A row for each cell and metric. What was not counted on the same thing is not judged.
+
+    complete: `before` should hold every cell, as a baseline does; one that it lacks is no pass.
+    """
+    reason = strangeness(before, after)
+    if reason:
+        row = Judged("all cells", "all", Verdict.NO_VERDICT, units.NA, units.NA, units.NA, reason)
+        return [row]
+    rows = [_single("model", "parameter bytes", before.parameter_bytes, after.parameter_bytes)]
+    reason = _other_versions(before, after)
+    theirs = {counts.cell: counts for counts in after.cells}
+    for counts in before.cells:
+        other = theirs.pop(counts.cell, None)
+        rows += _cell(counts, other, memory, reason)
+    for cell in theirs:
+        if complete:
+            told = "counted here, and not in the baseline: make that anew (--update)"
+            values = "missing", "there", units.NA
+            rows.append(Judged(cell, "all", Verdict.NO_VERDICT, *values, told))
+        else:
+            rows.append(_unjudged(cell, "all", "a new cell: there is nothing to compare it with"))
+    return rows
+
+
+def strangeness(before: Snapshot, after: Snapshot) -> str:
+    """Why the two were not counted on the same thing; "" if they were."""
+    pairs = [(name, getattr(before, name), getattr(after, name)) for name in SAME]
+    for prefix, left, right in (
+        ("workload", before.workload, after.workload),
+        ("request", before.request, after.request),
+    ):
+        for key in {**left, **right}:
+            if (key in left and key in right) or left.get(key) or right.get(key):
+                pairs.append((f"{prefix} {key}", left.get(key), right.get(key)))
+    differs = [f"{name} is {right}, was {left}" for name, left, right in pairs if left != right]
+    return f"not the same thing: {'; '.join(differs)}" if differs else ""
+
+
+def _cell(before: Counts, after: Counts | None, memory: float, versions: str) -> list[Judged]:
+    cell = before.cell
+    if after is None:
+        told = "this cell is missing: renamed, or not measured"
+        return [Judged(cell, "all", Verdict.NO_VERDICT, "there", "missing", units.NA, told)]
+    if before.error:
+        return [Judged(cell, "all", Verdict.NO_VERDICT, "failed", "?", units.NA, before.error)]
+    if after.error:
+        told = f"it fails: {after.error}"
+        return [Judged(cell, "all", Verdict.FAIL, "ran", "failed", units.NA, told)]
+    if after.generated_tokens < before.generated_tokens:
+        told = "it gives fewer tokens: what that saves is no gain"
+        counts = str(before.generated_tokens), str(after.generated_tokens)
+        row = Judged(cell, "generated tokens", Verdict.NO_VERDICT, *counts, units.NA, told)
+        return [row]
+    rows: list[Judged | None] = [
+        _single(cell, "generated tokens", before.generated_tokens, after.generated_tokens),
+        _layers(
+            cell, "visual tokens, sum of layers", before.visual_per_layer, after.visual_per_layer
+        ),
+        _counts(cell, "FLOPs", before.flops, after.flops),
+        _counted(cell, before.counted_flops, after.counted_flops, versions),
+        _layers(cell, "KV bytes, prefill", before.kv_bytes_prefill, after.kv_bytes_prefill),
+        _kernels(cell, before.kernels, after.kernels, versions),
+    ]
+    if before.kv_bytes_decode or after.kv_bytes_decode:  # one new token has no decode
+        both = before.kv_bytes_decode, after.kv_bytes_decode
+        rows.append(_layers(cell, "KV bytes, decode", *both))
+    for metric in PROFILED:
+        known = getattr(before, metric), getattr(after, metric)
+        rows.append(_activity(cell, metric, *known, versions))
+    rows.append(_peak(cell, before.peak_bytes, after.peak_bytes, memory))
+    return [row for row in rows if row is not None]
+
+
+def uncounted(before: Snapshot, after: Snapshot) -> str:
+    """Which metrics are known of neither side, as a note; "" if none."""
+    theirs = {cell.cell: cell for cell in after.cells}
+    both = [(c, theirs[c.cell]) for c in before.cells if c.cell in theirs and not c.error]
+    found = []
+    for metric in ("counted_flops", *PROFILED, "peak_bytes"):
+        pairs = [(old.cell, getattr(old, metric), getattr(new, metric)) for old, new in both]
+        lacking = [cell for cell, old, new in pairs if not old and not new]
+        if lacking:
+            where = "" if len(lacking) == len(both) else f" of {_listed(lacking)}"
+            found.append(UNCOUNTED.get(metric, metric) + where)
+    return f"n/a on {after.device}, so not judged: {', '.join(found)}" if found else ""
+
+
+def _single(cell: str, metric: str, before: int | None, after: int | None) -> Judged:
+    if before is None or after is None:
+        return _unjudged(cell, metric, "unknown here", before, after)
+    return _counts(cell, metric, {"": before}, {"": after})
+
+
+def _layers(cell: str, metric: str, before: Sequence[int], after: Sequence[int]) -> Judged:
+    if len(before) != len(after):
+        told = f"{len(after)} layers, {len(before)} before"
+        return Judged(cell, metric, Verdict.NO_VERDICT, units.NA, units.NA, units.NA, told)
+    row = _counts(cell, metric, *({str(n): v for n, v in enumerate(s)} for s in (before, after)))
+    places = [(n, b, a) for n, (b, a) in enumerate(zip(before, after, strict=True)) if a != b]
+    told = _listed([_layer_run(run) for run in _runs(places)])
+    rule = f"{row.rule}: {told}" if places else row.rule
+    return Judged(cell, metric, row.verdict, row.before, row.after, row.change, rule, row.values)
+
+
+def _runs(places: Sequence[tuple[int, int, int]]) -> list[list[tuple[int, int, int]]]:
+    """Neighbouring layers with the same change, together."""
+    numbered = enumerate(places)
+    runs = groupby(numbered, key=lambda found: (found[1][0] - found[0], *found[1][1:]))
+    return [[place for _, place in run] for _, run in runs]
+
+
+def _layer_run(run: Sequence[tuple[int, int, int]]) -> str:
+    (first, before, after), last = run[0], run[-1][0]
+    where = f"layer {first}" if first == last else f"layers {first} to {last}"
+    return f"{where} {before:,} -> {after:,}"
+
+
+def _counts(cell: str, metric: str, before: Mapping[str, int], after: Mapping[str, int]) -> Judged:
+    """A count that is made of parts: an increase of any of them fails."""
+    if not before or not after:
+        return _lacking(cell, metric)
+    parts = [(key, before.get(key, 0), after.get(key, 0)) for key in {**before, **after}]
+    changed = [part for part in parts if part[1] != part[2]]
+    totals = sum(before.values()), sum(after.values())
+    named = _listed([f"{key} {old:,} -> {new:,}" for key, old, new in changed if key])
+    if not changed:
+        verdict, rule = Verdict.PASS, "equal"
+    elif any(new > old for _, old, new in changed):
+        verdict, rule = Verdict.FAIL, "an increase fails"
+    else:
+        verdict, rule = Verdict.IMPROVED, "less, and no increase"
+    if named and not all(key.isdigit() for key, _, _ in changed):
+        rule += f": {named}"
+    change = units.percent(totals[1] / totals[0] - 1) if totals[0] else units.NA
+    signed = change if change.startswith(("-", units.NA)) else f"+{change}"
+    return Judged(
+        cell, metric, verdict, f"{totals[0]:,}", f"{totals[1]:,}",
+        signed if changed else "none", rule, {"before": dict(before), "after": dict(after)},
+    )  # fmt: skip
+
+
+def _counted(
+    cell: str, before: dict[str, int] | None, after: dict[str, int] | None, versions: str
+) -> Judged | None:
+    """FLOPs as torch counts them, which the tpprof of one side may not know."""
+    if not before and not after:
+        return None
+    if before is None or after is None:
+        return _unjudged(cell, "FLOPs, counted", "the tpprof of one side does not count them")
+    return _activity(cell, "FLOPs, counted", before, after, versions)
+
+
+def _activity(
+    cell: str,
+    metric: str,
+    before: Mapping[str, int] | None,
+    after: Mapping[str, int] | None,
+    versions: str,
+) -> Judged | None:
+    """Counts of the profiler: they follow the versions of torch and transformers."""
+    if before is None and after is None:
+        return None
+    if before is None or after is None:
+        return _lacking(cell, metric)
+    row = _counts(cell, metric, before, after)
+    if not versions:
+        return row
+    told = f"{versions}: shown only" + ("" if row.verdict is Verdict.PASS else f" ({row.rule})")
+    return Judged(
+        cell, metric, Verdict.NOT_JUDGED, row.before, row.after, row.change, told, row.values
+    )
+
+
+def _kernels(cell: str, before: Sequence[str], after: Sequence[str], versions: str) -> Judged:
+    """The attention kernels: where they are others, nothing else compares."""
+    left, right = (
+        ", ".join(
+            dict.fromkeys(name.removeprefix("aten::_scaled_dot_product_") for name in kernels)
+        )
+        or units.NA
+        for kernels in (before, after)
+    )
+    values = {"before": list(before), "after": list(after)}
+    if before == after:
+        verdict, rule = Verdict.PASS if before else Verdict.NOT_JUDGED, "equal" if before else "n/a"
+    elif versions:
+        verdict, rule = Verdict.NOT_JUDGED, f"{versions}: shown only"
+    else:
+        verdict, rule = Verdict.NO_VERDICT, "another attention kernel: not the same backend"
+    return Judged(cell, "attention kernel", verdict, left, right, units.NA, rule, values)
+
+
+def _peak(cell: str, before: int | None, after: int | None, memory: float) -> Judged | None:
+    if before is None and after is None:
+        return None
+    if before is None or after is None:
+        return _lacking(cell, "peak memory")
+    share, allowed = after / before - 1, units.percent(memory)
+    if share > memory:
+        verdict, rule = Verdict.FAIL, f"more than {allowed} above"
+    elif share < -memory:
+        verdict, rule = Verdict.IMPROVED, f"more than {allowed} below"
+    else:
+        verdict, rule = Verdict.PASS, f"within {allowed}"
+    texts = units.gibibytes(before), units.gibibytes(after), f"{share:+.2%}"
+    return Judged(cell, "peak memory", verdict, *texts, rule, {"before": before, "after": after})
+
+
+def _lacking(cell: str, metric: str) -> Judged:
+    told = "not counted on one side at least"
+    return Judged(cell, metric, Verdict.NO_VERDICT, units.NA, units.NA, units.NA, told)
+
+
+def _unjudged(
+    cell: str, metric: str, rule: str, before: int | None = None, after: int | None = None
+) -> Judged:
+    told: Callable[[Any], str] = lambda value: units.NA if value is None else f"{value:,}"  # noqa: E731
+    return Judged(cell, metric, Verdict.NOT_JUDGED, told(before), told(after), units.NA, rule)
+
+
+def _other_versions(before: Snapshot, after: Snapshot) -> str:
+    """Which versions differ, build tags aside; "" if none does."""
+    differs = [
+        f"{name} {after.packages.get(name)}, was {version}"
+        for name, version in before.packages.items()
+        if version.partition("+")[0] != (after.packages.get(name) or "").partition("+")[0]
+    ]
+    return ", ".join(differs)
+
+
+def _listed(parts: Sequence[str]) -> str:
+    more = f" and {len(parts) - LISTED} more" if len(parts) > LISTED else ""
+    return ", ".join(parts[:LISTED]) + more

@@ -1,0 +1,216 @@
+"""Two saved records: counts exactly, time by what each gains over the vanilla beside it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from .. import units
+from ..analysis.intervals import Mean, trimmed
+from ..analysis.summary import baseline, by_round
+from ..record import files
+from ..record.base import RecordError
+from ..record.compatibility import other_machine
+from ..record.labels import ran
+from ..record.schema import Cell, Record
+from . import counts as exact
+from .baseline import Snapshot
+from .evidence import change, holm, quantile, tail
+from .journal import HARMLESS
+from .rules import ON_CPU, ON_GPU, Rules
+from .timing import FEWEST
+from .tolerant_record import reading
+from .verdicts import Gate, Judged, Verdict, accepted, nothing
+
+ALPHA = 0.01
+SPEEDUP, LATENCY = TIMED = ("time over vanilla", "latency")
+
+
+def compare_files(base: Path, head: Path, rules: Rules, *, accept_counts: bool = False) -> Gate:
+    """Judge two saved records; without a verdict where one of them cannot be read. accept_counts:
+    counts that changed are meant."""
+    subject = f"{base} -> {head}"
+    try:
+        gate = compare(files.load(base), files.load(head), rules, subject)
+    except RecordError as error:
+        return nothing("stored", subject, str(error))
+    if accept_counts:
+        timed = [row for row in gate.rows if row.metric in TIMED]
+        counts = [row for row in gate.rows if row.metric not in TIMED]
+        gate.rows = accepted(counts, counts_only=True) + timed
+    return gate
+
+
+def compare(base: Record, head: Record, rules: Rules, subject: str) -> Gate:
+    """Judge `head` against `base`.
+
+    A speed-up over vanilla is measured within a record, round by round, and carries over between
+    machines; absolute times are judged only where both records are of one machine.
+    """
+    left, right = reading(base), reading(head)
+    before, after = Snapshot.of(left), Snapshot.of(right)
+    rows = exact.compare(before, after, rules.memory)
+    gate = Gate("stored", subject, rows, _notes(base, head, exact.uncounted(before, after)))
+    if exact.strangeness(before, after):
+        return gate
+    doubt = _doubt("base", base) or _doubt("head", head)
+    if doubt:
+        gate.rows.append(_unjudged("all cells", "times", doubt))
+        return gate
+    on_gpu = before.device == "cuda"
+    tolerance = {**(ON_GPU if on_gpu else ON_CPU), **rules.tolerance}["latency"]
+    titles = [cell.title for cell in left.cells]
+    tests = _tests(base, head, titles, absolute=not _apart(base, head))
+    known = {key: value for key, value in tests.items() if value is not None}
+    p_values = {key: tail(difference) for key, difference in known.items()}
+    adjusted = holm(p_values, len(tests))
+    for key, difference in tests.items():
+        if difference is None:
+            told = f"too few rounds: {FEWEST} on either side at least"
+            gate.rows.append(_unjudged(*key, told))
+        else:
+            title, metric = key
+            ours = base.cells[titles.index(title)]
+            shown = _shown(metric, base, ours), _shown(metric, head, _theirs(head, ours) or ours)
+            gate.rows.append(_row(key, difference, adjusted[key], tolerance, *shown))
+    if not tests:
+        told = "no method beside vanilla, and two machines: no time can be compared"
+        gate.rows.append(_unjudged("all cells", "times", told))
+    return gate
+
+
+def _unjudged(cell: str, metric: str, told: str) -> Judged:
+    return Judged(cell, metric, Verdict.NO_VERDICT, units.NA, units.NA, units.NA, told)
+
+
+def _doubt(name: str, record: Record) -> str:
+    """Why the times of a record cannot be judged; "" if they can."""
+    if not record.complete:
+        return f"{name} is of a run that did not come to its end"
+    for cell in record.cells:
+        for seen in (sample.telemetry for sample in cell.samples if sample.telemetry):
+            throttled = [reason for reason in seen.throttled if reason not in HARMLESS]
+            if throttled:
+                return f"{name}: the GPU was throttled ({', '.join(throttled)})"
+            if seen.others:
+                return f"{name}: other processes used the GPU ({', '.join(map(str, seen.others))})"
+    return ""
+
+
+def _apart(base: Record, head: Record) -> str:
+    """What keeps absolute times of the two from being compared; "" if nothing does."""
+    told = other_machine(base, head)
+    if told:
+        return f"another machine: {told[0]}"
+    for name in ("isolate", "samples"):
+        values = getattr(base.settings, name), getattr(head.settings, name)
+        if values[0] != values[1]:
+            return f"{name} is {values[1]}, was {values[0]}"
+    return ""
+
+
+def _tests(
+    base: Record, head: Record, titles: Sequence[str], *, absolute: bool
+) -> dict[tuple[str, str], Mean | None]:
+    """By cell and metric: by how much the logarithm grew, None from too few rounds."""
+    found: dict[tuple[str, str], Mean | None] = {}
+    for cell, title in zip(base.cells, titles, strict=True):
+        other = _theirs(head, cell)
+        if other is None or cell.error or other.fallback != cell.fallback:
+            continue  # which the exact rows say
+        if cell is not baseline(base, cell):
+            lost = _lost(base, cell), _lost(head, other)
+            found[title, SPEEDUP] = _difference(*lost)
+        if absolute:
+            times = _logs(cell), _logs(other)
+            found[title, LATENCY] = _difference(*times)
+    return found
+
+
+def _theirs(head: Record, cell: Cell) -> Cell | None:
+    """The same cell of the head, if it ran."""
+    alike = (other for other in head.cells if not other.error and _key(other) == _key(cell))
+    return next(alike, None)
+
+
+def _key(cell: Cell) -> tuple[str, str, str]:
+    return cell.method, cell.attention, ran(cell)
+
+
+def _lost(record: Record, cell: Cell) -> list[float]:
+    """Log of the cell's time over vanilla's, round by round."""
+    vanilla = baseline(record, cell)
+    if vanilla is None:
+        return []
+    full = by_round(vanilla, lambda sample: sample.latency)
+    own = by_round(cell, lambda sample: sample.latency)
+    return [math.log(own[number] / full[number]) for number in own if number in full]
+
+
+def _logs(cell: Cell) -> list[float]:
+    return [math.log(s) for s in by_round(cell, lambda sample: sample.latency).values()]
+
+
+def _difference(before: Sequence[float], after: Sequence[float]) -> Mean | None:
+    """After minus before, both trimmed means, with Welch's degrees of freedom, rounded down."""
+    if min(len(before), len(after)) < FEWEST:
+        return None
+    left, right = trimmed(before), trimmed(after)
+    parts = left.error**2, right.error**2
+    error = math.sqrt(sum(parts))
+    freedom = min(left.freedom, right.freedom)
+    if error:
+        spread = parts[0] ** 2 / left.freedom + parts[1] ** 2 / right.freedom
+        freedom = max(1, int(error**4 / spread))
+    return Mean(right.centre - left.centre, error, freedom)
+
+
+def _row(
+    key: tuple[str, str],
+    found: Mean,
+    adjusted: float,
+    tolerance: float,
+    before: str,
+    after: str,
+) -> Judged:
+    limit, allowed, level = math.log1p(tolerance), units.percent(tolerance), f"{1 - ALPHA:.0%}"
+    reach = quantile(found.freedom, ALPHA) * found.error
+    low, high = found.centre - reach, found.centre + reach
+    if adjusted <= ALPHA and found.centre > limit:
+        verdict = Verdict.FAIL
+        rule = f"slower beyond chance (adjusted p {adjusted:.2g}) and by more than {allowed}"
+    elif high < 0 and found.centre < -limit:
+        verdict, rule = Verdict.IMPROVED, f"faster by more than {allowed}, by the {level} bound"
+    elif high < limit:
+        verdict, rule = Verdict.PASS, f"a loss of {allowed} is excluded by the {level} bound"
+    else:
+        verdict, rule = Verdict.INCONCLUSIVE, f"neither a loss of {allowed} nor its absence"
+    told = f"{change(found.centre)} ({change(low)} to {change(high)})"
+    values = {
+        "log_ratio": found.centre, "low": low, "high": high, "p_adjusted": adjusted,
+        "tolerance": tolerance,
+    }  # fmt: skip
+    return Judged(*key, verdict, before, after, told, rule, values)
+
+
+def _shown(metric: str, record: Record, cell: Cell) -> str:
+    if metric == LATENCY:
+        return f"{units.milliseconds(statistics.median(map(math.exp, _logs(cell))))} ms"
+    gain = math.exp(-trimmed(_lost(record, cell)).centre)
+    return f"{units.times(gain)} faster"
+
+
+def _notes(base: Record, head: Record, uncounted: str) -> list[str]:
+    """What a reader must know of these two."""
+    notes, apart = [uncounted] if uncounted else [], _apart(base, head)
+    if apart:
+        notes.append(f"absolute times are not judged: {apart}")
+    for name, record in (("base", base), ("head", head)):
+        if not record.settings.isolate:
+            notes.append(
+                f"{name} is of one process: how processes differ among themselves is not in its "
+                "intervals (tpprof compare --isolate)"
+            )
+    return notes

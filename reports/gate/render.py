@@ -1,0 +1,164 @@
+"""A gate as a table, Markdown, JSON and JUnit XML."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree as Xml
+
+import msgspec
+from rich.console import Console
+from rich.text import Text
+
+from ..record.base import RecordError
+from ..text.table import as_markdown, as_table
+from .verdicts import Gate, Judged, Verdict
+
+SCHEMA = 1
+HEADINGS = ["cell", "metric", "verdict", "before", "after", "change", "rule"]
+STYLES = {
+    Verdict.FAIL: "bold red", Verdict.NO_VERDICT: "bold magenta", Verdict.INCONCLUSIVE: "yellow",
+    Verdict.ACCEPTED: "cyan", Verdict.IMPROVED: "green", Verdict.PASS: "green",
+    Verdict.NOT_JUDGED: "dim",
+}  # fmt: skip
+MEANINGS = {
+    Verdict.FAIL: "a regression",
+    Verdict.NO_VERDICT: "nothing could be judged, which is no pass",
+    Verdict.INCONCLUSIVE: "neither a regression nor its absence is shown: more pairs, or a quieter "
+    "machine",
+    Verdict.ACCEPTED: "what changed is in the baseline now: commit it",
+    Verdict.IMPROVED: "improved: update the baseline to hold it",
+    Verdict.PASS: "no regression",
+    Verdict.NOT_JUDGED: "",
+}
+ELSEWHERE = {
+    Verdict.ACCEPTED: "no slow-down, and counts that changed as they were meant to",
+    Verdict.IMPROVED: "better than before, and no regression",
+}
+"""What it means where there is no baseline to update."""
+LOUD = (Verdict.FAIL, Verdict.NO_VERDICT, Verdict.INCONCLUSIVE, Verdict.ACCEPTED, Verdict.IMPROVED)
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd]")  # what XML 1.0 cannot hold
+
+
+def texts(gate: Gate) -> tuple[list[str], list[list[str]]]:
+    """Headings, and one line per row."""
+    return HEADINGS, [_line(row) for row in gate.rows]
+
+
+def headline(gate: Gate) -> str:
+    """The verdict of the gate in one sentence."""
+    counts = [(v, sum(row.verdict is v for row in gate.rows)) for v in Verdict]
+    listed = ", ".join(f"{count} {verdict.value}" for verdict, count in counts if count)
+    meaning = MEANINGS[gate.verdict]
+    if gate.kind != "exact":
+        meaning = ELSEWHERE.get(gate.verdict, meaning)
+    return f"{gate.verdict.value}: {meaning}; {gate.subject} ({listed})"
+
+
+def show(gate: Gate, console: Console) -> None:
+    """Print the table, what a reader must know, and the verdict."""
+    if gate.rows:
+        console.print(as_table(HEADINGS, [_line(row) for row in gate.rows], words=(0, 1, 2, 6)))
+    for note in gate.notes:
+        console.print(Text(note, style="dim"), width=160)
+    console.print(Text(headline(gate), style=STYLES[gate.verdict]), soft_wrap=True)
+
+
+def as_summary(gate: Gate) -> str:
+    """Markdown for the summary of a CI job: the verdict, what is not a plain pass, and, folded
+    up, the rest."""
+    loud = [[*map(_inline, _line(row))] for row in gate.rows if row.verdict in LOUD]
+    quiet = [[*map(_inline, _line(row))] for row in gate.rows if row.verdict not in LOUD]
+    told = f"### tpprof gate: {gate.verdict.value}\n\n{_inline(headline(gate))}\n\n"
+    if loud:
+        told += as_markdown(HEADINGS, loud) + "\n"
+    told += "".join(f"> {_inline(note)}\n\n" for note in gate.notes)
+    if quiet:
+        title = f"{len(quiet)} rows without a finding"
+        table = as_markdown(HEADINGS, quiet)
+        told += f"<details><summary>{title}</summary>\n\n{table}\n</details>\n\n"
+    return told
+
+
+def as_json(gate: Gate) -> bytes:
+    """Everything, for programs."""
+    plain = {
+        "schema": SCHEMA, "kind": gate.kind, "subject": gate.subject,
+        "verdict": gate.verdict.value, "exit_code": gate.code, "notes": gate.notes,
+        "rows": [msgspec.to_builtins(row) for row in gate.rows],
+    }  # fmt: skip
+    return msgspec.json.format(msgspec.json.encode(plain), indent=1) + b"\n"
+
+
+def from_json(content: bytes) -> Gate:
+    """The gate that `as_json` wrote; raises RecordError for anything else."""
+    try:
+        saved = msgspec.json.decode(content, type=_Saved)
+    except msgspec.MsgspecError as error:
+        raise RecordError(f"this is no gate's JSON, or it is damaged ({error})") from error
+    if saved.schema != SCHEMA:
+        raise RecordError(f"schema {saved.schema} of the gate is unknown, {SCHEMA} is read")
+    return Gate(saved.kind, saved.subject, saved.rows, saved.notes)
+
+
+class _Saved(msgspec.Struct):
+    schema: int
+    kind: str
+    subject: str
+    rows: list[Judged]
+    notes: list[str]
+
+
+def as_junit(gate: Gate) -> bytes:
+    """One test case for each row: a failure for FAIL, an error for NO VERDICT, skipped where it is
+    inconclusive or not judged."""
+    kinds = {
+        Verdict.FAIL: "failure", Verdict.NO_VERDICT: "error",
+        Verdict.INCONCLUSIVE: "skipped", Verdict.NOT_JUDGED: "skipped",
+    }  # fmt: skip
+    found = [kinds.get(row.verdict) for row in gate.rows]
+    counts = {
+        "tests": str(len(found)), "failures": str(found.count("failure")),
+        "errors": str(found.count("error")), "skipped": str(found.count("skipped")), "time": "0",
+    }  # fmt: skip
+    suites = Xml.Element("testsuites", {"name": "tpprof gate", **counts})
+    suite = Xml.SubElement(suites, "testsuite", {"name": f"tpprof gate {gate.kind}", **counts})
+    for row, kind in zip(gate.rows, found, strict=True):
+        place = {"classname": _clean(f"tpprof.gate.{row.cell}"), "name": _clean(row.metric)}
+        case = Xml.SubElement(suite, "testcase", {**place, "time": "0"})
+        told = _clean(
+            f"{row.verdict.value}: {row.before} -> {row.after} ({row.change}); {row.rule}"
+        )
+        if kind is None:
+            continue
+        more = {} if kind == "skipped" else {"type": row.verdict.value}
+        Xml.SubElement(case, kind, {"message": told, **more}).text = told
+    if gate.notes:
+        Xml.SubElement(suite, "system-out").text = _clean("\n".join(gate.notes))
+    Xml.indent(suites)
+    content: bytes = Xml.tostring(suites, encoding="utf-8", xml_declaration=True)
+    return content + b"\n"
+
+
+def append_summary(gate: Gate, path: Path) -> None:
+    """Append the summary to a file, as $GITHUB_STEP_SUMMARY wants it; raises RecordError where it
+    cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(as_summary(gate))
+    except OSError as error:
+        raise RecordError(f"{path} cannot be written ({error.strerror or error})") from error
+
+
+def _line(row: Judged) -> list[str]:
+    return [row.cell, row.metric, row.verdict.value, row.before, row.after, row.change, row.rule]
+
+
+def _clean(text: str) -> str:
+    return _FORBIDDEN.sub("?", text)
+
+
+def _inline(text: str) -> str:
+    """Text of ours and of others inside Markdown: nothing of it becomes a tag."""
+    return text.replace("<", "&lt;").replace("\n", " ")

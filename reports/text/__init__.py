@@ -1,0 +1,1 @@
+"""Records as lines and tables: terminal, Markdown, CSV, JSON and LaTeX."""

@@ -1,0 +1,147 @@
+"""What the table says, in a few sentences made from its data."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from .. import units
+from ..analysis.phases import host_bound
+from ..analysis.summary import Row, phase, rows
+from ..record.labels import name, ran
+from ..record.schema import Record
+
+UNTOUCHED = ("preprocess", "transfer", "vision", "embed", "head")
+
+
+def sentences(record: Record, listed: list[Row] | None = None) -> list[str]:
+    """Two or three sentences on how promised and measured speed-up differ, and notes. listed: the
+    rows of the record, where they are known already."""
+    table = rows(record) if listed is None else listed
+    measured = [row for row in table if row.speedup and row.cell.name != "vanilla"]
+    found = [_contrast(measured), _ranking(measured), _untouched(table), host_bound(record)]
+    notes = [f"{row.cell.method}: {row.cell.note}." for row in table if row.cell.note]
+    notes += [
+        f"{name(row.cell)} ran eager: {row.cell.fallback}." for row in table if row.cell.fallback
+    ]
+    return [sentence for sentence in found if sentence] + list(dict.fromkeys(notes))
+
+
+def header(record: Record) -> list[str]:
+    """What was run, on what."""
+    model, request, environment = record.model, record.request, record.environment
+    tokens = f"{request.before} + {request.visual} visual + {request.after} tokens"
+    state = "" if record.complete else " (interrupted: what was measured so far)"
+    return [
+        f"{model.name} ({model.reason}), {model.source}, "
+        f"{model.parameters / 1e6:,.0f} M parameters, {model.dtype}, {model.backend}",
+        f"{environment.get('device', 'unknown device')}; {tokens}, batch {request.batch}, "
+        f"{request.new_tokens} new tokens{state}",
+    ]
+
+
+def footnotes(record: Record, listed: list[Row] | None = None) -> list[str]:
+    """What the columns mean, and whether the parts of a request account for its latency."""
+    table = rows(record) if listed is None else listed
+    sums = [row.parts_sum.value for row in table if row.parts_sum]
+    samples = {row.latency.samples for row in table if row.latency}
+    lines = [
+        "latency: preprocess to last token. FLOPs: whole request, 1 MAC = 2 FLOPs, dense "
+        "attention. realised: share of the promised saving that the clock confirms. ±: half the "
+        "wider 95 % interval of latency and prefill."
+    ]
+    if any(row.cell.runtime != "eager" for row in table):
+        lines[0] += " speed-ups: against vanilla under the same runtime."
+    if sums:
+        off = max(abs(1 - share) for share in sums)
+        verdict = "within 2 %" if off <= 0.02 else "NOT within 2 %: distrust the parts"
+        unit = "process" if record.settings.isolate else "round"
+        lines.append(
+            f"{_count(min(samples), unit)} a row; the parts of a request sum to its latency to "
+            f"{units.percent(off, 2)} ({verdict})."
+        )
+    if table and table[0].cell.kernels:
+        counts = Counter(kernel.removeprefix("aten::") for kernel in table[0].cell.kernels)
+        used = ", ".join(f"{kernel} in {number}" for kernel, number in counts.items())
+        layers = len(table[0].cell.kernels)
+        lines.append(f"attention kernel of {name(table[0].cell)}: {used} of {layers} layers.")
+    missing = {f"{what} ({why})": None for row in table for what, why in row.cell.missing.items()}
+    if missing:
+        lines.append(f"not measured: {', '.join(missing)}.")
+    return lines
+
+
+def _count(number: int, noun: str) -> str:
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number} {noun if number == 1 else plural}"
+
+
+def _contrast(measured: list[Row]) -> str:
+    """The same method under maps and under rows, where their intervals lie apart."""
+    best, gap = "", 1.0
+    for row in measured:
+        for twin in measured:
+            same = (row.cell.method, row.cell.runtime) == (twin.cell.method, twin.cell.runtime)
+            if not (same and row.cell.attention == "maps" and twin.cell.attention == "rows"):
+                continue
+            if not _apart(twin, row):
+                continue
+            assert row.speedup is not None
+            assert twin.speedup is not None
+            difference = twin.speedup.value / row.speedup.value
+            if difference > gap:
+                gap = difference
+                best = (
+                    f"{row.cell.method}: FLOPs promise {units.times(row.promised)}; with full "
+                    f"attention maps in the layers it scores it gets "
+                    f"{units.times(row.speedup.value)}, reading only the rows it needs "
+                    f"{units.times(twin.speedup.value)}."
+                )
+    return best
+
+
+def _ranking(measured: list[Row]) -> str:
+    """The pair whose order by FLOPs is most wrong about their order by time.
+
+    Only pairs that differ by a point of FLOPs or more, and whose latency intervals lie apart.
+    """
+    best, wrong = "", 1.0
+    for less in measured:
+        for more in measured:
+            if ran(less.cell) != ran(more.cell):
+                continue
+            if not (less.flops_share and more.flops_share and less.latency and more.latency):
+                continue
+            if less.flops_share > more.flops_share - 0.01 or not _apart(more, less):
+                continue
+            slower = less.latency.value / more.latency.value
+            if slower > wrong:
+                wrong = slower
+                lighter, heavier = name(less.cell), name(more.cell)
+                best = (
+                    f"{lighter} needs {units.percent(less.flops_share)} of vanilla's FLOPs and "
+                    f"{heavier} {units.percent(more.flops_share)}, yet {lighter} takes "
+                    f"{units.times(slower)} the time: FLOPs do not rank these methods."
+                )
+    return best
+
+
+def _apart(fast: Row, slow: Row) -> bool:
+    """Whether the latency interval of `fast` ends before that of `slow` begins."""
+    if not (fast.latency and slow.latency) or fast.latency.high is None or slow.latency.low is None:
+        return False
+    return fast.latency.high < slow.latency.low
+
+
+def _untouched(table: list[Row]) -> str:
+    """The part of vanilla's latency that pruning in the decoder cannot save."""
+    vanilla = next((row for row in table if row.cell.name == "vanilla"), None)
+    if vanilla is None or vanilla.latency is None:
+        return ""
+    estimates = {name: phase(vanilla.cell, name) for name in UNTOUCHED}
+    spent = {name: estimate.value for name, estimate in estimates.items() if estimate}
+    share = sum(spent.values()) / vanilla.latency.value
+    largest = max(spent, key=lambda name: spent[name])
+    return (
+        f"{units.percent(share, 0)} of vanilla's latency lies outside the decoder layers "
+        f"(most of it {largest}): pruning inside the decoder does not touch it."
+    )
