@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 import tpprof
-from tpprof.profiler.calibrate import calibrate
+from tpprof.profiler.machine.calibration import calibrate
 from tpprof.reports import units
 from tpprof.reports.analysis.phases import PhaseRow, phase_rows
 from tpprof.reports.record.labels import name

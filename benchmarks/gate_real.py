@@ -19,11 +19,11 @@ from pathlib import Path
 import msgspec
 
 from tpprof.methods.contract.policies import Policy
-from tpprof.profiler.console import progress
-from tpprof.profiler.gate.ab import Asked, ab, begin
+from tpprof.profiler.commands.progress import progress
 from tpprof.profiler.gate.arms import Arm
-from tpprof.profiler.gate.calibrate import calibrate, write
-from tpprof.profiler.gate.session import Session
+from tpprof.profiler.gate.pairs import Session
+from tpprof.profiler.gate.timing import Asked, ab, begin
+from tpprof.profiler.gate.tolerances import calibrate, write
 from tpprof.reports.gate import config as configuration
 from tpprof.reports.gate.abba import Block
 from tpprof.reports.gate.baseline import Subject

@@ -24,7 +24,7 @@ from tpprof.methods.engine.context import no_lap
 from tpprof.methods.engine.decoder import Inputs
 from tpprof.methods.engine.run import run
 from tpprof.profiler import cost
-from tpprof.profiler.clock import Stopwatch, now, wait_for
+from tpprof.profiler.meters.clock import Stopwatch, now, wait_for
 from tpprof.profiler.models.model import Model
 from tpprof.reports.analysis.intervals import Estimate, median_interval, speedup
 from tpprof.reports.record.files import save

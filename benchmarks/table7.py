@@ -13,7 +13,7 @@ from pathlib import Path
 import tpprof
 from tpprof.methods import parse
 from tpprof.profiler.cost.conventions import convention
-from tpprof.profiler.planning import Planned, Planner
+from tpprof.profiler.cost.planning import Planned, Planner
 from tpprof.profiler.workload import Workload
 from tpprof.reports import units
 from tpprof.reports.analysis.published import KEPT, TABLE7

@@ -9,9 +9,9 @@ from ..methods.contract.errors import InputError
 from ..methods.contract.policies import Policy, check_policy
 from ..methods.engine.decoder import Inputs
 from ..methods.engine.run import Trace, run
-from .compare import compare
 from .models.load import load
 from .models.model import Model
+from .run.comparison import compare
 from .workload import Preparation, make_workload
 
 __all__ = ["compare", "forward", "inputs", "load"]

@@ -11,8 +11,8 @@ from micro import MICRO, SIZE, sharpen
 
 import tpprof
 from tpprof import methods
-from tpprof.profiler.compare import Comparison
 from tpprof.profiler.models.model import Model
+from tpprof.profiler.run.comparison import Comparison
 from tpprof.profiler.workload import Workload
 from tpprof.reports.analysis.phases import phase_rows
 from tpprof.reports.analysis.summary import rows

@@ -37,13 +37,13 @@ def pytest_collection_modifyitems(
 ) -> None:
     for name in config.getoption(OPTION):
         path = Path(name)
-        found = Found(path)
+        found = GateResults(path)
         for cell in found.cells():
             title = f"tpprof-gate {path.name} [{cell}]"
             items.append(GateItem.from_parent(session, name=title, cell=cell, found=found))
 
 
-class Found:
+class GateResults:
     """What the gate finds, once for all cells: nothing is counted before the first test runs."""
 
     def __init__(self, path: Path) -> None:
@@ -64,7 +64,7 @@ class Found:
     def rows(self, cell: str) -> list[Judged]:
         """The rows of one cell, and those that no cell owns."""
         if self._rows is None:
-            from .check import check
+            from .counts import check
 
             self._rows = check(self.path).rows
         if cell == WHOLE:
@@ -77,7 +77,7 @@ class Found:
 class GateItem(pytest.Item):
     """The exact gate of one cell."""
 
-    def __init__(self, *, cell: str, found: Found, **more: object) -> None:
+    def __init__(self, *, cell: str, found: GateResults, **more: object) -> None:
         super().__init__(**more)  # type: ignore[arg-type]
         self.cell, self.found = cell, found
 

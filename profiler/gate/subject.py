@@ -10,7 +10,7 @@ import msgspec
 from ...methods.contract.errors import InputError
 from ...reports.gate.baseline import Subject
 from ...reports.record.schema import Settings
-from ..worker import Job
+from ..run.worker import Job
 from ..workload import Workload
 
 

@@ -1,1 +1,1 @@
-"""What is known of the machine: its surroundings, its peaks, and what would spoil a measurement."""
+"""What is known of the machine: surroundings, peaks, and what would spoil a measurement."""

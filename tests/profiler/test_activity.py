@@ -8,15 +8,19 @@ import pytest
 import torch
 
 from tpprof.methods.engine.context import Lap
-from tpprof.profiler import activity
+from tpprof.profiler.meters import torch_profile
 
 HOST, DEVICE = 11, 7
 
 
 def mark(at: float, name: str) -> dict[str, Any]:
     return {
-        "cat": "user_annotation", "name": activity.MARK + name, "ts": at, "dur": 0.5, "tid": HOST
-    }  # fmt: skip
+        "cat": "user_annotation",
+        "name": torch_profile.MARK + name,
+        "ts": at,
+        "dur": 0.5,
+        "tid": HOST,
+    }
 
 
 def operator(at: float, length: float, name: str = "aten::mm", tid: int = HOST) -> dict[str, Any]:
@@ -73,7 +77,7 @@ def events() -> list[dict[str, Any]]:
 def test_what_the_host_asked_for_belongs_to_the_part_that_was_under_way(
     events: list[dict[str, Any]],
 ) -> None:
-    parts, kernels = activity.analyse(events, on_gpu=True)
+    parts, kernels = torch_profile.analyse(events, on_gpu=True)
     assert [(part.phase, part.part, part.index) for part in parts] == [
         ("prefill", "layer", 0), ("prefill", "layer", 1), ("decode", "token", 0)
     ]  # fmt: skip
@@ -86,7 +90,7 @@ def test_what_the_host_asked_for_belongs_to_the_part_that_was_under_way(
 def test_what_the_device_did_belongs_to_the_part_that_launched_it(
     events: list[dict[str, Any]],
 ) -> None:
-    first, second, decode = activity.analyse(events, on_gpu=True)[0]
+    first, second, decode = torch_profile.analyse(events, on_gpu=True)[0]
     assert (first.kernels, second.kernels, decode.kernels) == (2, 0, 2)
     assert first.busy_seconds == pytest.approx(50e-6), "overlap counts once"
     assert second.busy_seconds == pytest.approx(10e-6)
@@ -95,11 +99,11 @@ def test_what_the_device_did_belongs_to_the_part_that_launched_it(
 
 def test_an_attention_that_is_not_recognised_is_unknown(events: list[dict[str, Any]]) -> None:
     plain = [event for event in events if "attention" not in event["name"]]
-    assert activity.analyse(plain, on_gpu=True)[1] == ["unknown", "softmax map"]
+    assert torch_profile.analyse(plain, on_gpu=True)[1] == ["unknown", "softmax map"]
 
 
 def test_without_a_gpu_there_are_operators_alone(events: list[dict[str, Any]]) -> None:
-    prefill, *_ = activity.analyse(events, on_gpu=False)[0]
+    prefill, *_ = torch_profile.analyse(events, on_gpu=False)[0]
     assert prefill.operators == 2
     assert prefill.launches is prefill.syncs is prefill.busy_seconds is None
 
@@ -113,7 +117,7 @@ def test_a_real_trace_counts_what_torch_was_asked_for(capfd: pytest.CaptureFixtu
             lap("decode", "token", step)
         torch.ones(3)  # after the last part
 
-    counted, kernels = activity.count(torch.device("cpu"), request)
+    counted, kernels = torch_profile.count(torch.device("cpu"), request)
     assert [(part.phase, part.index, part.operators) for part in counted] == [
         ("vision", None, 2), ("decode", 0, 2), ("decode", 1, 2)
     ]  # fmt: skip
@@ -133,7 +137,7 @@ def test_a_real_gpu_trace_sees_launches_waits_and_busy_time() -> None:
         (values + 1).sum().item()
         lap("decode", "token", 0)
 
-    (prefill, decode), _ = activity.count(device, request)
+    (prefill, decode), _ = torch_profile.count(device, request)
     assert prefill.launches == prefill.kernels == 1
     assert prefill.syncs == 0
     assert prefill.busy_seconds is not None

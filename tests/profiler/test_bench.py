@@ -9,11 +9,11 @@ import pytest
 from micro import SIZE
 
 from tpprof.methods import parse
-from tpprof.profiler import bench as module
-from tpprof.profiler import memory
-from tpprof.profiler.bench import Bench, frozen
-from tpprof.profiler.cells import Cell, make_cells
+from tpprof.profiler.meters import memory
 from tpprof.profiler.models.model import Model
+from tpprof.profiler.run import bench as module
+from tpprof.profiler.run.bench import Bench, frozen
+from tpprof.profiler.run.cells import BenchCell, make_cells
 from tpprof.profiler.workload import Preparation, Workload
 from tpprof.reports.record.schema import Telemetry
 
@@ -38,13 +38,13 @@ def bench(llava_next: Model) -> Iterator[Bench]:
 
 
 @pytest.fixture
-def cell(bench: Bench) -> Cell:
+def cell(bench: Bench) -> BenchCell:
     method = parse("random:keep=1/2")
     cells = make_cells([method], ("rows",), ("eager",), bench.prepare.request, bench.model)
     return cells[1]
 
 
-def test_a_good_sample_has_no_marks(bench: Bench, cell: Cell) -> None:
+def test_a_good_sample_has_no_marks(bench: Bench, cell: BenchCell) -> None:
     bench.warm_up(cell)
     sample = bench.sample(cell, 3, 1, 0)
     assert sample is not None
@@ -56,7 +56,7 @@ def test_a_good_sample_has_no_marks(bench: Bench, cell: Cell) -> None:
 
 
 def test_asking_the_driver_for_memory_in_the_window_marks_the_sample(
-    bench: Bench, cell: Cell, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = iter(
         [{"cudaMalloc": 4, "allocator retry": 0}, {"cudaMalloc": 5, "allocator retry": 0}]
@@ -68,7 +68,7 @@ def test_asking_the_driver_for_memory_in_the_window_marks_the_sample(
 
 
 def test_compiling_in_the_window_marks_the_sample(
-    bench: Bench, cell: Cell, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = iter([{"captures": 1}, {"captures": 2}])
     monkeypatch.setattr(type(cell.runtime), "setups", property(lambda self: next(counts)))
@@ -78,7 +78,7 @@ def test_compiling_in_the_window_marks_the_sample(
 
 
 def test_a_runtime_that_gives_up_in_the_window_is_never_mixed_in(
-    bench: Bench, cell: Cell, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = module.run
 
@@ -91,7 +91,7 @@ def test_a_runtime_that_gives_up_in_the_window_is_never_mixed_in(
     assert cell.saved.error == "RuntimeError: eager gave up late: no memory for it"
 
 
-def test_throttling_marks_the_sample(bench: Bench, cell: Cell) -> None:
+def test_throttling_marks_the_sample(bench: Bench, cell: BenchCell) -> None:
     hot = Telemetry(readings=2, throttled=["hardware thermal slowdown"], others=[42])
     sampler = FakeSampler(hot)
     bench._sampler = sampler  # type: ignore[assignment]
@@ -103,7 +103,7 @@ def test_throttling_marks_the_sample(bench: Bench, cell: Cell) -> None:
     assert ended - began == pytest.approx(sample.latency)
 
 
-def test_a_sampler_that_tells_nothing_leaves_its_reason(bench: Bench, cell: Cell) -> None:
+def test_a_sampler_that_tells_nothing_leaves_its_reason(bench: Bench, cell: BenchCell) -> None:
     bench._sampler = FakeSampler(None)  # type: ignore[assignment]
     sample = bench.sample(cell, 0, 0, 0)
     assert sample is not None
@@ -112,12 +112,12 @@ def test_a_sampler_that_tells_nothing_leaves_its_reason(bench: Bench, cell: Cell
 
 
 def test_a_pass_that_fails_says_why_and_costs_nothing_else(
-    bench: Bench, cell: Cell, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("no profiler here")
 
-    monkeypatch.setattr(module.activity, "count", broken)
+    monkeypatch.setattr(module.torch_profile, "count", broken)
     bench.warm_up(cell)
     bench.activity(cell)
     bench.energy(cell)
@@ -128,7 +128,7 @@ def test_a_pass_that_fails_says_why_and_costs_nothing_else(
 
 
 def test_flops_are_counted_under_eager_alone(
-    bench: Bench, cell: Cell, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.warm_up(cell)
     bench.flops(cell)
@@ -151,7 +151,7 @@ def test_what_is_loaded_is_frozen_while_measuring() -> None:
 
 
 def test_a_failing_energy_pass_leaves_its_reason_and_the_row(
-    bench: Bench, cell: Cell, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("the counter went away")
@@ -165,7 +165,7 @@ def test_a_failing_energy_pass_leaves_its_reason_and_the_row(
     assert not cell.saved.error
 
 
-def test_a_sampler_without_a_reading_leaves_its_reason(bench: Bench, cell: Cell) -> None:
+def test_a_sampler_without_a_reading_leaves_its_reason(bench: Bench, cell: BenchCell) -> None:
     bench._sampler = FakeSampler(Telemetry(readings=0))  # type: ignore[assignment]
     assert bench.sample(cell, 0, 0, 0) is not None
     assert cell.saved.missing == {"telemetry": "it could not be started"}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tpprof.methods.contract.errors import InputError
-from tpprof.profiler import calibrate
+from tpprof.profiler.machine import calibration
 from tpprof.profiler.machine.datasheets import DATASHEETS
 from tpprof.reports.analysis import roofline
 from tpprof.reports.record.schema import Peaks
@@ -24,15 +24,15 @@ CPU = torch.device("cpu")
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A calibration of a fraction of a second, kept in a folder of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(calibrate, "SECONDS", 0.0)
-    monkeypatch.setattr(calibrate, "SIDES", {"cpu": (16, 64)})
-    monkeypatch.setattr(calibrate, "FOOTPRINTS", {"cpu": (2**12, 2**16)})
+    monkeypatch.setattr(calibration, "SECONDS", 0.0)
+    monkeypatch.setattr(calibration, "SIDES", {"cpu": (16, 64)})
+    monkeypatch.setattr(calibration, "FOOTPRINTS", {"cpu": (2**12, 2**16)})
     return tmp_path
 
 
 def test_a_calibration_is_kept_and_found_again(quick: Path) -> None:
-    assert calibrate.cached(CPU) is None
-    peaks = calibrate.calibrate(CPU)
+    assert calibration.cached(CPU) is None
+    peaks = calibration.calibrate(CPU)
     assert peaks.source == "measured"
     assert set(peaks.flops_per_second) == {"float32", "bfloat16", "float16"}
     assert min(peaks.flops_per_second.values()) > 0
@@ -40,34 +40,34 @@ def test_a_calibration_is_kept_and_found_again(quick: Path) -> None:
     assert min(level.bytes_per_second for level in peaks.bandwidth) > 0
     assert peaks.kernel_seconds == peaks.launch_seconds > 0
     assert peaks.threads == torch.get_num_threads()
-    assert calibrate.cached(CPU) == peaks
-    assert calibrate.named("cpu") == calibrate.named(peaks.device) == peaks
+    assert calibration.cached(CPU) == peaks
+    assert calibration.named("cpu") == calibration.named(peaks.device) == peaks
     assert [path.parent.parent for path in quick.rglob("*.json")] == [quick / "tpprof"]
 
 
 def test_other_threads_are_another_device(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calibrate.calibrate(CPU)
+    calibration.calibrate(CPU)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 96)
-    assert calibrate.cached(CPU) is None
+    assert calibration.cached(CPU) is None
 
 
 def test_a_damaged_calibration_is_none(quick: Path) -> None:
-    calibrate.calibrate(CPU)
+    calibration.calibrate(CPU)
     (path,) = quick.rglob("*.json")
     path.write_text(path.read_text()[:50])
-    assert calibrate.cached(CPU) is None
+    assert calibration.cached(CPU) is None
     with pytest.raises(InputError, match="run `tpprof calibrate --device cpu`"):
-        calibrate.named("cpu")
+        calibration.named("cpu")
 
 
 def test_a_busy_machine_does_not_spoil_an_earlier_calibration(quick: Path) -> None:
-    first = calibrate.calibrate(CPU)
+    first = calibration.calibrate(CPU)
     better = {dtype: 2 * rate for dtype, rate in first.flops_per_second.items()}
     first.flops_per_second = dict(better)
     first.kernel_seconds = first.launch_seconds = 1e-12
     first.bandwidth[0].bytes_per_second = 1e15
-    calibrate.place(CPU).write_bytes(msgspec.json.encode(first))
-    again = calibrate.calibrate(CPU)
+    calibration.place(CPU).write_bytes(msgspec.json.encode(first))
+    again = calibration.calibrate(CPU)
     assert again.flops_per_second == better
     assert again.kernel_seconds == again.launch_seconds == 1e-12
     assert again.bandwidth[0].bytes_per_second == 1e15
@@ -79,20 +79,20 @@ def test_a_folder_that_cannot_be_written_costs_no_calibration(
 ) -> None:
     (quick / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(quick / "file"))
-    peaks = calibrate.calibrate(CPU)
+    peaks = calibration.calibrate(CPU)
     assert peaks.flops_per_second["float32"] > 0
     assert any("not kept for later runs" in note for note in peaks.notes)
-    assert calibrate.cached(CPU) is None
+    assert calibration.cached(CPU) is None
 
 
 def test_names_are_datasheets_and_what_was_measured(quick: Path) -> None:
-    assert calibrate.named("H100").device == "H100 SXM"
+    assert calibration.named("H100").device == "H100 SXM"
     with pytest.raises(InputError, match=r"did you mean h100\?"):
-        calibrate.named("h10")
+        calibration.named("h10")
     with pytest.raises(InputError, match=", ".join(DATASHEETS)):
-        calibrate.named("cuda")
+        calibration.named("cuda")
     with pytest.raises(InputError, match=", ".join(DATASHEETS)):
-        calibrate.named("abacus")
+        calibration.named("abacus")
 
 
 def test_the_fastest_batch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,9 +103,9 @@ def test_the_fastest_batch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     def call() -> None:
         clock.now += 0.001 * next(spent)
 
-    monkeypatch.setattr(calibrate, "now", lambda: clock.now)
-    monkeypatch.setattr(calibrate, "wait_for", lambda device: None)
-    assert calibrate._best(CPU, call, calibrate._called) == pytest.approx(0.001)
+    monkeypatch.setattr(calibration, "now", lambda: clock.now)
+    monkeypatch.setattr(calibration, "wait_for", lambda device: None)
+    assert calibration._best(CPU, call, calibration._called) == pytest.approx(0.001)
 
 
 def test_a_dtype_that_the_device_refuses_is_noted_and_left_out(
@@ -116,24 +116,24 @@ def test_a_dtype_that_the_device_refuses_is_noted_and_left_out(
 
     monkeypatch.setattr(torch, "mm", refuse)
     notes: list[str] = []
-    assert calibrate._product_rate(CPU, "float16", calibrate._called, notes) == 0.0
+    assert calibration._product_rate(CPU, "float16", calibration._called, notes) == 0.0
     assert notes[0] == "float16 512x512x512: no such kernel"
 
 
 def test_the_command_prints_and_keeps_it(quick: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tpprof.profiler.calibration_table import show
+    from tpprof.profiler.commands.calibrate import show
 
     show("cpu", "json")
     assert json.loads(capsys.readouterr().out)["source"] == "measured"
     for form in ("table", "csv", "markdown"):
         show("cpu", form)
         assert "float32" in capsys.readouterr().out
-    assert calibrate.cached(CPU) is not None
+    assert calibration.cached(CPU) is not None
 
 
 @pytest.mark.gpu
 def test_a_gpu_is_calibrated_without_its_launches() -> None:
-    peaks: Peaks = calibrate.calibrate(torch.device("cuda"))
+    peaks: Peaks = calibration.calibrate(torch.device("cuda"))
     assert peaks.threads is None
     assert peaks.flops_per_second["bfloat16"] > peaks.flops_per_second["float32"]
     assert peaks.kernel_seconds < peaks.launch_seconds

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from tpprof.profiler.clock import Stopwatch
+from tpprof.profiler.meters.clock import Stopwatch
 
 
 class FakeGpu:

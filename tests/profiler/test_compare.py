@@ -24,10 +24,10 @@ from tpprof.methods.contract.request import Request
 from tpprof.methods.contract.view import View
 from tpprof.methods.engine.context import Lap
 from tpprof.methods.engine.run import Trace
-from tpprof.profiler.bench import Bench
-from tpprof.profiler.cells import Cell
-from tpprof.profiler.compare import Comparison
 from tpprof.profiler.models.model import Model
+from tpprof.profiler.run.bench import Bench
+from tpprof.profiler.run.cells import BenchCell
+from tpprof.profiler.run.comparison import Comparison
 from tpprof.profiler.workload import Workload
 from tpprof.reports.analysis.summary import rows
 from tpprof.reports.record.files import Journal, journal_of, load
@@ -156,7 +156,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, name: str, timed: int, error: BaseE
     """Let the timed request number `timed` of the cell `name` raise `error`."""
     original, seen = Bench.request, [0]
 
-    def request(self: Bench, cell: Cell, lap: Lap) -> Trace:
+    def request(self: Bench, cell: BenchCell, lap: Lap) -> Trace:
         if cell.method.name == name and lap == self.watch.lap:
             seen[0] += 1
             if seen[0] == timed:
@@ -226,7 +226,7 @@ def test_rounds_stop_when_time_is_up_but_never_before_six(
     record = comparison(model, **limits, max_seconds=0.0).run()  # type: ignore[arg-type]
     assert len(record.cells[0].samples) == 6
     ticks = iter(range(1000))
-    monkeypatch.setattr("tpprof.profiler.compare.now", lambda: next(ticks))
+    monkeypatch.setattr("tpprof.profiler.run.comparison.now", lambda: next(ticks))
     record = comparison(model, **limits, max_seconds=20.0).run()  # type: ignore[arg-type]
     assert 6 < len(record.cells[0].samples) <= 30
 
@@ -261,7 +261,7 @@ def test_a_slow_down_is_found_with_its_size(
     def tell() -> int:
         return clock[0]
 
-    def request(self: Bench, cell: Cell, lap: Lap) -> Trace:
+    def request(self: Bench, cell: BenchCell, lap: Lap) -> Trace:
         if lap != self.watch.lap:
             traces[cell.saved.method] = real(self, cell, lap)
         else:
@@ -274,8 +274,8 @@ def test_a_slow_down_is_found_with_its_size(
     simulated = SimpleNamespace(
         perf_counter_ns=tell, perf_counter=lambda: tell() * 1e-9, time=time.time
     )
-    monkeypatch.setattr("tpprof.profiler.clock.time", simulated)
-    monkeypatch.setattr("tpprof.profiler.compare.steady", nullcontext)
+    monkeypatch.setattr("tpprof.profiler.meters.clock.time", simulated)
+    monkeypatch.setattr("tpprof.profiler.run.comparison.steady", nullcontext)
     monkeypatch.setattr(Bench, "request", request)
     record = comparison(llava_next, "vanilla:tag=slow", target=0.02, max_rounds=200).run()
     vanilla, slow = rows(record)

@@ -14,10 +14,12 @@ import pytest
 import torch
 
 from tpprof.methods.contract.errors import InputError
-from tpprof.profiler import cli, doctor
-from tpprof.profiler import environment as module
-from tpprof.profiler.doctor import lines, warnings
-from tpprof.profiler.environment import environment, variables
+from tpprof.profiler import cli
+from tpprof.profiler.commands.env import lines
+from tpprof.profiler.machine import doctor
+from tpprof.profiler.machine import environment as module
+from tpprof.profiler.machine.doctor import warnings
+from tpprof.profiler.machine.environment import environment, variables
 from tpprof.reports.record.schema import GpuProcess, GpuState
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")

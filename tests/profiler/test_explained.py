@@ -16,9 +16,10 @@ from micro import MICRO, SIZE
 import tpprof
 from tpprof.methods.contract import registry
 from tpprof.methods.contract.plugins import load_plugins
-from tpprof.profiler import calibrate, cli
-from tpprof.profiler.compare import Comparison
+from tpprof.profiler import cli
+from tpprof.profiler.machine import calibration
 from tpprof.profiler.models.model import Model
+from tpprof.profiler.run.comparison import Comparison
 from tpprof.profiler.workload import Workload
 from tpprof.reports.analysis.counterparts import counterparts_of
 from tpprof.reports.analysis.explanation import explain
@@ -159,7 +160,7 @@ def test_a_forced_wait_per_layer_is_waiting_for_the_host() -> None:
 @pytest.mark.gpu
 def test_no_phase_beats_its_floor_on_a_gpu() -> None:
     device = torch.device("cuda")
-    calibrate.calibrate(device)
+    calibration.calibrate(device)
     model = tpprof.load("tiny", device="cuda", dtype="bfloat16")
     record = compared(model, "fastv", "sparsevlm", rounds=10)
     assert record.peaks is not None

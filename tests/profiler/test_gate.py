@@ -12,9 +12,9 @@ import pytest
 from made import cell, record, sample
 
 from tpprof.methods.contract.errors import InputError
-from tpprof.profiler.gate.ab import Asked, ab, same_code
 from tpprof.profiler.gate.arms import Arm
-from tpprof.profiler.gate.calibrate import calibrate, write
+from tpprof.profiler.gate.timing import Asked, ab, same_code
+from tpprof.profiler.gate.tolerances import calibrate, write
 from tpprof.reports.gate import config
 from tpprof.reports.gate.baseline import Subject
 from tpprof.reports.gate.journal import Judgement, Ran, read

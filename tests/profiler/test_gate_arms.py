@@ -18,9 +18,9 @@ from command import PLUGIN, RUN, SMALL, tpprof
 
 import tpprof as package
 from tpprof.methods.contract.errors import InputError
-from tpprof.profiler.gate.ab import Asked, ab
 from tpprof.profiler.gate.arms import Arm, arm
-from tpprof.profiler.gate.session import in_a_fresh_process
+from tpprof.profiler.gate.pairs import in_a_fresh_process
+from tpprof.profiler.gate.timing import Asked, ab
 from tpprof.reports.gate.baseline import Subject
 from tpprof.reports.gate.journal import Ran, read
 from tpprof.reports.gate.render import from_json
@@ -209,12 +209,12 @@ def test_a_commit_of_tpprof_is_imported_and_nothing_else(tmp_path: Path) -> None
     assert loudest.counted_flops["prefill"] == sum(
         item.flops for item in loudest.cost if item.phase == "prefill"
     )
-    (copy / "profiler" / "plan_table.py").unlink()
+    (copy / "profiler" / "commands" / "flops.py").unlink()
     plugin = tmp_path / "mine.py"
-    plugin.write_text("import tpprof.profiler.plan_table\n")
+    plugin.write_text("import tpprof.profiler.commands.flops\n")
     task = {**TASK, "root": str(copy), "plugins": [str(plugin)]}
     code, failure, _ = in_a_fresh_process(Arm("base", "copy"), task)
-    assert (code, "plan_table" in failure) == (1, True), failure
+    assert (code, "commands.flops" in failure) == (1, True), failure
 
 
 def test_what_an_arm_lacks_is_told_from_what_fails_in_it(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from command import PLUGIN, SMALL, tpprof
 from made import cell, record, sample
 
-from tpprof.profiler.gate.options import Named, subject_of
+from tpprof.profiler.commands.gate_options import Named, subject_of
 from tpprof.reports.gate import config as configuration
 from tpprof.reports.gate.baseline import Subject
 from tpprof.reports.record.schema import SCHEMA

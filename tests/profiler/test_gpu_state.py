@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from tpprof.profiler.gpu import Gpu, energy_per_request
+from tpprof.profiler.meters.energy import energy_per_request
+from tpprof.profiler.meters.nvml import Gpu
 from tpprof.reports.record.schema import Energy, GpuProcess, GpuState
 
 CLOCKS = {"nvmlDeviceGetClockInfo", "nvmlDeviceGetMaxClockInfo"}

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tpprof.profiler import memory
+from tpprof.profiler.meters import memory
 
 
 class FakeNvml:

@@ -21,12 +21,12 @@ from tpprof import methods
 from tpprof.methods.contract.errors import InputError
 from tpprof.methods.contract.policies import Policy
 from tpprof.methods.engine.ledger import planned
-from tpprof.profiler import plan_table
-from tpprof.profiler.calibrate import named
+from tpprof.profiler.commands import flops as plan_table
 from tpprof.profiler.cost import memory
 from tpprof.profiler.cost.conventions import CONVENTIONS, convention
+from tpprof.profiler.cost.planning import Planned, Planner, Wanted
+from tpprof.profiler.machine.calibration import named
 from tpprof.profiler.models.model import Model
-from tpprof.profiler.planning import Planned, Planner, Wanted
 from tpprof.profiler.workload import Workload
 
 
@@ -214,7 +214,10 @@ def test_batches_half_precision_and_long_answers_are_estimated_too(
     dtype: str, options: dict[str, Any]
 ) -> None:
     model, method = loaded("tiny-llava", dtype), methods.parse("fastv")
-    held = allocated_peak(model, method, "rows", **options)
+    # Without oneDNN, whose copies in other layouts and dtypes differ from CPU to CPU: kernels'
+    # scratch is not in the estimate.
+    with torch.backends.mkldnn.flags(enabled=False):
+        held = allocated_peak(model, method, "rows", **options)
     assert estimated_peak(model, method, "rows", **options) == pytest.approx(held, rel=0.15)
 
 

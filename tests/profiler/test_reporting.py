@@ -15,7 +15,7 @@ from command import RUN, tpprof
 
 from tpprof.methods import parse
 from tpprof.profiler.models.model import Model
-from tpprof.profiler.tokens import Look, picture, regions, selections
+from tpprof.profiler.run.kept_tokens import TokenViewer, picture, regions, selections
 from tpprof.profiler.workload import Preparation, Workload
 from tpprof.reports.record.files import load
 
@@ -154,7 +154,7 @@ def test_tokens_draws_several_pictures(folder: Path) -> None:
 
 
 def test_scores_are_those_that_chose(model: Model) -> None:
-    look = Look.__new__(Look)
+    look = TokenViewer.__new__(TokenViewer)
     look.model, look.methods, look.attention = model, [parse("fastv:keep=0.25,layer=2")], "rows"
     look.workloads, look.pictures = [Workload(size=(168, 168))], {}
     (seen,) = look.seen()

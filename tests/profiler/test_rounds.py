@@ -9,7 +9,7 @@ import pytest
 from made import cell, record, sample
 
 from tpprof.methods.contract.errors import InputError
-from tpprof.profiler import rounds
+from tpprof.profiler.run import rounds
 from tpprof.reports.record.schema import Record, Settings
 
 

@@ -11,10 +11,10 @@ import msgspec
 import pytest
 import torch
 
-from tpprof.profiler import sampler
-from tpprof.profiler.child import python
-from tpprof.profiler.clock import now
-from tpprof.profiler.sampler import Sampler
+from tpprof.profiler.meters import gpu_sampler
+from tpprof.profiler.meters.clock import now
+from tpprof.profiler.meters.gpu_sampler import Sampler
+from tpprof.profiler.subprocesses import python
 from tpprof.reports.record.schema import Telemetry
 
 LINES = [
@@ -156,7 +156,9 @@ def test_the_real_sampler_reads_nvml_on_the_clock_of_this_process() -> None:
 
 
 def test_the_real_sampler_without_nvml_says_why() -> None:
-    program = "import sys; sys.modules['pynvml'] = None; import tpprof.profiler.sampler as s; "
+    program = (
+        "import sys; sys.modules['pynvml'] = None; import tpprof.profiler.meters.gpu_sampler as s; "
+    )
     command = [sys.executable, "-c", program + "s.main('abc', 0.01)"]
     with Sampler("abc", 0.01, command=command) as watching:
         assert watching.telemetry(0, 1e12) is None
@@ -164,7 +166,7 @@ def test_the_real_sampler_without_nvml_says_why() -> None:
 
 
 def _start(**streams: Any) -> subprocess.Popen[bytes]:
-    command = python("from tpprof.profiler.sampler import main; main('abc', 0.01)")
+    command = python("from tpprof.profiler.meters.gpu_sampler import main; main('abc', 0.01)")
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **streams)
 
 
@@ -179,14 +181,15 @@ def test_the_real_sampler_ends_silently(how: str) -> None:
         said = [first, *process.stdout.read().splitlines()]
     assert process.returncode == 0 or how == "terminate"
     for line in said:
-        assert msgspec.json.decode(line, type=sampler.Reading).sm == 40e6
+        assert msgspec.json.decode(line, type=gpu_sampler.GpuReading).sm == 40e6
 
 
 @pytest.mark.usefixtures("packaged_nvml")
 def test_the_real_sampler_ends_when_its_parent_is_gone() -> None:
     parent = (
-        "import subprocess; from tpprof.profiler.child import python; "
-        "subprocess.run(python('from tpprof.profiler.sampler import main; main(\"abc\", 0.01)'))"
+        "import subprocess; from tpprof.profiler.subprocesses import python; "
+        "subprocess.run(python('from tpprof.profiler.meters.gpu_sampler import main; '"
+        "'main(\"abc\", 0.01)'))"
     )
     command = python(parent)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -198,7 +201,7 @@ def test_the_real_sampler_ends_when_its_parent_is_gone() -> None:
 
 def test_importing_it_imports_no_torch() -> None:
     program = (
-        "import sys; sys.modules['torch'] = None; import tpprof.profiler.sampler;"
+        "import sys; sys.modules['torch'] = None; import tpprof.profiler.meters.gpu_sampler;"
         "print('scipy' in sys.modules, 'transformers' in sys.modules, 'pynvml' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

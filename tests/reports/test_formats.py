@@ -7,12 +7,11 @@ from made import record
 from shown import full
 
 from tpprof.reports.record.frame import COLUMNS
-from tpprof.reports.text import table as formats
-from tpprof.reports.text import table7
+from tpprof.reports.text import table, table7
 
 
 def test_latex_is_a_booktabs_table_with_its_specials_escaped() -> None:
-    told = formats.as_latex(["a_b\n(c)", "d"], [["50 % & {x} \\ ~^#$", "±1\n2"]])
+    told = table.as_latex(["a_b\n(c)", "d"], [["50 % & {x} \\ ~^#$", "±1\n2"]])
     assert told.splitlines() == [
         r"% \usepackage{booktabs}",
         r"\begin{tabular}{lr}",
@@ -27,7 +26,7 @@ def test_latex_is_a_booktabs_table_with_its_specials_escaped() -> None:
 
 
 def test_a_row_of_latex_is_no_argument_of_the_line_before() -> None:
-    told = formats.as_latex(["a\n[m]", "b"], [["[2pt]", "1"], ["*", "2"]])
+    told = table.as_latex(["a\n[m]", "b"], [["[2pt]", "1"], ["*", "2"]])
     lines = [line for line in told.splitlines() if line.startswith(("[", "*"))]
     assert lines == []
     assert r"{}[2pt] & 1 \\" in told
@@ -35,21 +34,21 @@ def test_a_row_of_latex_is_no_argument_of_the_line_before() -> None:
 
 def test_no_text_in_csv_is_a_formula() -> None:
     texts = ["=1+1", "+1", "-1", "@x", "plain"]
-    (head, *lines) = formats.as_csv([{"a": text, "b": -1.5} for text in texts]).splitlines()
+    (head, *lines) = table.as_csv([{"a": text, "b": -1.5} for text in texts]).splitlines()
     assert (head, lines) == (
         "a,b",
         ["'=1+1,-1.5", "'+1,-1.5", "'-1,-1.5", "'@x,-1.5", "plain,-1.5"],
     )
     run = full(rounds=1)
     run.cells[1].method = "=cmd()"
-    long = formats.as_long(run.frame())
+    long = table.as_long(run.frame())
     assert "\n'=cmd()," in long
     assert "\n=cmd()" not in long
 
 
 def test_the_table_of_a_run_has_as_many_columns_in_every_line_of_latex() -> None:
     headings, lines = table7.texts(full())
-    told = formats.as_latex(headings, lines, words=range(2)).splitlines()
+    told = table.as_latex(headings, lines, words=range(2)).splitlines()
     rows = [line for line in told if line.endswith(r"\\")]
     assert {line.count(" & ") for line in rows} == {len(headings) - 1}
     assert len(rows) == 2 + len(lines)

@@ -15,8 +15,7 @@ from tpprof.reports.analysis.summary import rows
 from tpprof.reports.record.base import RecordError
 from tpprof.reports.record.files import load, save
 from tpprof.reports.record.schema import Memory, Record
-from tpprof.reports.text import sentences, table7
-from tpprof.reports.text import table as formats
+from tpprof.reports.text import sentences, table, table7
 from tpprof.reports.text.terminal import show
 
 
@@ -155,11 +154,11 @@ def test_what_is_missing_is_not_available_and_never_zero() -> None:
 
 def test_formats_agree(run: Record) -> None:
     plain = table7.plain(run)
-    assert json.loads(formats.as_json(plain)) == plain
-    read = list(csv.DictReader(io.StringIO(formats.as_csv(plain))))
+    assert json.loads(table.as_json(plain)) == plain
+    read = list(csv.DictReader(io.StringIO(table.as_csv(plain))))
     assert [line["method"] for line in read] == ["vanilla", "fastv", "fastv", "random"]
     assert float(read[1]["latency_seconds"]) == plain[1]["latency_seconds"]
-    markdown = formats.as_markdown(*table7.texts(run)).splitlines()
+    markdown = table.as_markdown(*table7.texts(run)).splitlines()
     assert len(markdown) == 2 + len(run.cells)
     assert len({line.count("|") for line in markdown}) == 1
 
@@ -167,9 +166,9 @@ def test_formats_agree(run: Record) -> None:
 def test_hostile_names_do_not_break_a_table(run: Record) -> None:
     run.cells[1].method = "a|b\n[bold]c"
     run.model.name = "[red]x[/red]"
-    assert "a\\|b [bold]c" in formats.as_markdown(*table7.texts(run))
+    assert "a\\|b [bold]c" in table.as_markdown(*table7.texts(run))
     output = io.StringIO()
-    console = formats.Console(file=output, width=200)
+    console = table.Console(file=output, width=200)
     show(run, console)
     assert "[red]x[/red]" in output.getvalue()
     assert "[bold]c" in output.getvalue()

@@ -11,8 +11,7 @@ from tpprof.reports.analysis import caveats
 from tpprof.reports.analysis.phases import host_bound, phase_rows
 from tpprof.reports.analysis.summary import rows
 from tpprof.reports.record.schema import Activity, GpuProcess, GpuState, Process, Record, Telemetry
-from tpprof.reports.text import phases, sentences, table7
-from tpprof.reports.text import table as formats
+from tpprof.reports.text import phases, sentences, table, table7
 from tpprof.reports.text.terminal import show
 
 
@@ -103,7 +102,7 @@ def test_a_row_says_when_it_missed_the_target(run: Record) -> None:
     assert table7.texts(run)[1][1][3] == "1,250 ±26.3 % missed"
     assert table7.texts(run)[1][0][3] == "2,000 ±0.0 %"
     output = io.StringIO()
-    show(run, formats.Console(file=output, width=200))
+    show(run, table.Console(file=output, width=200))
     shown = output.getvalue()
     assert shown.index("missed the target") < shown.index("speed-up")
 

@@ -1,0 +1,26 @@
+"""The bar that shows how far a run is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ..run import rounds
+
+
+@contextmanager
+def progress() -> Iterator[rounds.Progress]:
+    """A bar on stderr, and what tells it how far things are."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    stderr = Console(file=sys.stderr)
+    with Progress(*columns, console=stderr, transient=True, auto_refresh=False) as bar:
+        task = bar.add_task("start", total=None)
+
+        def tell(label: str, done: int, total: int) -> None:
+            bar.update(task, description=label, completed=done, total=total, refresh=True)
+
+        yield tell

@@ -1,0 +1,278 @@
+"""Planning without running: what methods cost on any shape and device. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+from ...methods import Method, format_spec, has_budget, parse, with_keep
+from ...methods.contract.errors import InputError
+from ...methods.contract.plan import Plan
+from ...methods.contract.policies import Policy, check_policy
+from ...methods.contract.request import BudgetError
+from ...methods.engine.ledger import Ledger, planned
+from ...reports import units
+from ...reports.analysis import roofline
+from ...reports.record.schema import Peaks
+from .. import cost
+from ..models.shapes import SHAPES, Shape
+from ..workload import SYNTHETIC_TEXT, Workload, plan_request
+from . import memory
+from .conventions import Convention, Counting
+
+ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+SWEEP = tuple(Fraction(1, n) for n in (1, 2, 3, 4, 6, 9, 18, 36))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which budget is looked for: the largest that gives a speed-up, or whose peak fits so many
+    bytes; neither of them asks for the whole curve."""
+
+    speedup: float | None = None
+    memory_bytes: float | None = None
+
+    def __str__(self) -> str:
+        if self.speedup is not None:
+            return f"a speed-up of {self.speedup:g}x"
+        return f"a peak within {units.gibibytes(self.memory_bytes)}"
+
+    @property
+    def name(self) -> str:
+        return "peak memory" if self.speedup is None else "the speed-up"
+
+    def figure(self, row: Planned) -> float | None:
+        return row.peak_bytes if self.speedup is None else row.speedup
+
+    def met(self, row: Planned) -> bool:
+        """Whether `row` gives what is wanted; what is not known does not."""
+        figure = self.figure(row)
+        if figure is None:
+            return False
+        if self.speedup is not None:
+            return figure >= self.speedup
+        return figure <= (self.memory_bytes or 0.0)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a method will cost; None where only the data tells, or where no device was named.
+
+    visual_per_layer: visual tokens entering each decoder layer. flops: whole request;
+    prefill_flops: its decoder layers in prefill. kv_bytes: after prefill. weight_bytes, peak_bytes:
+    see `cost.memory`. floor_seconds: the least time that the device allows, and floor_speedup:
+    vanilla's over it. largest_batch: that fits the memory of the device. counted: by convention.
+    met: whether a budget gives what was wanted. All for the whole batch.
+    """
+
+    method: str
+    visual_per_layer: list[int] | None = None
+    flops: int | None = None
+    flops_share: float | None = None
+    prefill_flops: int | None = None
+    prefill_flops_share: float | None = None
+    kv_bytes: int | None = None
+    weight_bytes: int | None = None
+    peak_bytes: int | None = None
+    floor_seconds: float | None = None
+    floor_speedup: float | None = None
+    largest_batch: int | None = None
+    counted: dict[str, float] = field(default_factory=dict)
+    note: str = ""
+    met: bool = True
+
+    @property
+    def visual_last(self) -> int | None:
+        return self.visual_per_layer[-1] if self.visual_per_layer else None
+
+    @property
+    def visual_mean(self) -> float | None:
+        counts = self.visual_per_layer
+        return sum(counts) / len(counts) if counts else None
+
+    @property
+    def speedup(self) -> float | None:
+        """That of the floor if a device was named, else that of the FLOPs."""
+        if self.floor_speedup is not None or self.flops_share is None:
+            return self.floor_speedup
+        return 1 / self.flops_share
+
+
+@dataclass(frozen=True)
+class _Cost:
+    items: list[cost.Item]
+    floor: float | None
+
+    @property
+    def flops(self) -> int:
+        return cost.total(self.items).flops
+
+    @property
+    def prefill(self) -> int:
+        return cost.total(self.items, "prefill").flops
+
+
+class Planner:
+    """Plans methods on one shape (a name, a checkpoint folder or a hub id) and request, perhaps for
+    a device. Raises InputError for what does not exist."""
+
+    def __init__(
+        self,
+        model: str,
+        workload: Workload,
+        *,
+        attention: str = "rows",
+        dtype: str = "bfloat16",
+        peaks: Peaks | None = None,
+        conventions: Sequence[Convention] = (),
+    ) -> None:
+        if dtype not in ITEMSIZES:
+            raise InputError(f"unknown dtype {dtype!r}; known: {', '.join(ITEMSIZES)}")
+        if "," in attention:
+            raise InputError(f"--attention {attention}: a plan takes one policy, rows or another")
+        self.policy: Policy = check_policy(attention)
+        self.shape = _shape(model)
+        before, after = workload.text_tokens or SYNTHETIC_TEXT
+        self.request = plan_request(self.shape, workload, before=before, after=after)
+        self.dtype, self.itemsize = dtype, ITEMSIZES[dtype]
+        self.peaks, self.conventions = peaks, conventions
+        whole = parse("vanilla").plan(self.request)
+        self.vanilla = self._cost(whole, planned(whole, self.request, self.policy))
+
+    def table(
+        self, specs: Sequence[str], keep: str | None, wanted: Wanted | None = None
+    ) -> list[Planned]:
+        """Vanilla, then each method of `specs`: with its own budget or `keep`, or as `wanted`."""
+        rows = [self.plan(parse("vanilla"))]
+        for method in (parse(spec) for spec in specs if spec != "vanilla"):
+            if wanted is None:
+                rows.append(self.plan(with_keep(method, keep) if keep else method))
+            elif not has_budget(method):
+                note = "it has no budget: its row is as it stands"
+                rows.append(replace(self.plan(method), note=note, met=wanted == Wanted()))
+            elif keep or method != with_keep(method, _default_keep(method)):
+                raise InputError(
+                    f"{format_spec(method)}: the budget is looked for; leave keep out, or leave "
+                    "--sweep, --for-speedup and --for-memory out"
+                )
+            elif wanted == Wanted():
+                rows += self.sweep(method)
+            else:
+                rows.append(self.solve(method, wanted))
+        return rows
+
+    def plan(self, method: Method) -> Planned:
+        """What `method` costs; raises BudgetError where its budget cannot be met."""
+        name = format_spec(method)
+        try:
+            schedule = method.plan(self.request)
+            ledger = planned(schedule, self.request, self.policy)
+        except BudgetError as error:
+            raise BudgetError(f"{name}: {error}") from error
+        except ValueError as error:
+            return Planned(name, note=str(error))
+        own, full = self._cost(schedule, ledger), self.vanilla
+        flops, prefill = own.flops, own.prefill
+        counting = Counting(self.shape, self.request, ledger, own.items, self._budget(method))
+        return Planned(
+            method=name,
+            visual_per_layer=ledger.visual,
+            flops=flops,
+            flops_share=flops / full.flops,
+            prefill_flops=prefill,
+            prefill_flops_share=prefill / full.prefill,
+            kv_bytes=sum(cost.kv_bytes(self.shape, self.request, ledger.cached, self.itemsize)),
+            weight_bytes=memory.weight_bytes(self.shape, self.itemsize),
+            peak_bytes=self._peak(schedule, ledger),
+            floor_seconds=own.floor,
+            floor_speedup=full.floor / own.floor if full.floor and own.floor else None,
+            largest_batch=self._largest_batch(schedule, ledger),
+            counted={c.name: c.count(counting) for c in self.conventions},
+            note=schedule.note,
+        )
+
+    def sweep(self, method: Method) -> list[Planned]:
+        """`method` over budgets from all visual tokens down; of those it cannot meet, a note."""
+        found: list[Planned] = []
+        for share in SWEEP:
+            keep = f"{share.numerator}/{share.denominator}"
+            try:
+                row = self.plan(with_keep(method, keep))
+            except BudgetError as error:
+                name = _with_knob(format_spec(method), f"keep={keep}")
+                found.append(Planned(name, note=str(error).removeprefix(f"{name}: ")))
+                continue
+            spec = row.method if "keep=" in row.method else _with_knob(row.method, f"keep={keep}")
+            found.append(replace(row, method=spec))
+        return found
+
+    def solve(self, method: Method, wanted: Wanted) -> Planned:
+        """`method` with the largest budget that gives what is wanted; a note where none does."""
+        low, high = 0, self.request.visual  # low is known to do, or too small for the method
+        if self._does(method, high, wanted):
+            low = high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._does(method, middle, wanted) else (low, middle)
+        try:
+            best = self.plan(with_keep(method, str(max(low, 1))))
+        except BudgetError as error:
+            note = f"no budget gives {wanted}: {error}"
+            return Planned(format_spec(method), note=note, met=False)
+        if wanted.met(best):
+            return best
+        if wanted.figure(best) is None:
+            unknown = best.note or f"{wanted.name} is not known under {self.policy}"
+            return replace(best, note=f"{wanted} cannot be planned: {unknown}", met=False)
+        note = f"no budget gives {wanted}: this is the nearest. {best.note}".rstrip()
+        return replace(best, note=note, met=False)
+
+    def _does(self, method: Method, keep: int, wanted: Wanted) -> bool:
+        try:
+            return wanted.met(self.plan(with_keep(method, str(keep))))
+        except BudgetError:  # too small for this method: a larger one may do
+            return True
+
+    def _cost(self, schedule: Plan, ledger: Ledger) -> _Cost:
+        items = cost.items(self.shape, self.request, schedule, ledger, self.itemsize)
+        floor = None
+        if self.peaks is not None:
+            works = cost.as_record(items)
+            floor = roofline.request_seconds(self.peaks, works, self.dtype, eager=True)
+        return _Cost(items, floor)
+
+    def _peak(self, schedule: Plan, ledger: Ledger) -> int | None:
+        if self.policy == "published" and schedule.stages:
+            return None  # released code holds whatever it likes while it decides
+        return memory.peak_bytes(self.shape, self.request, ledger, self.itemsize)
+
+    def _largest_batch(self, schedule: Plan, ledger: Ledger) -> int | None:
+        if self.peaks is None or self.peaks.memory_bytes is None:
+            return None
+        if self._peak(schedule, ledger) is None:
+            return None
+        return memory.largest_batch(
+            self.shape, self.request, ledger, self.itemsize, self.peaks.memory_bytes
+        )
+
+    def _budget(self, method: Method) -> int | None:
+        keep = getattr(method, "keep", None)
+        return None if keep is None else self.request.budget(keep)
+
+
+def _default_keep(method: Method) -> str:
+    default = next(knob.default for knob in method.knobs() if knob.name == "keep")
+    return f"{default.numerator}/{default.denominator}" if isinstance(default, Fraction) else "1"
+
+
+def _with_knob(spec: str, knob: str) -> str:
+    return f"{spec},{knob}" if ":" in spec else f"{spec}:{knob}"
+
+
+def _shape(model: str) -> Shape:
+    if model in SHAPES:
+        return SHAPES[model]
+    from ..models.load import shape_of
+
+    return shape_of(model)

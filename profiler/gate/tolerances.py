@@ -1,0 +1,152 @@
+"""Tolerances that a machine allows: what A/A pairs of processes scatter by, and twice what can be
+found in that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...methods import parse
+from ...methods.contract.errors import InputError
+from ...methods.contract.plugins import load_plugins
+from ...reports import units
+from ...reports.analysis.intervals import fenced
+from ...reports.gate import config as configuration
+from ...reports.gate.baseline import Subject
+from ...reports.gate.config import Config
+from ...reports.gate.evidence import detectable
+from ...reports.gate.rules import Rules
+from ...reports.gate.verdicts import NoVerdictError
+from ..run.rounds import Progress
+from . import subject as subjects
+from .arms import Arm
+from .pairs import HeadFailsError, Probe, Session, in_a_fresh_process, keys_of, readings, timed
+from .timing import begin, with_tolerances
+
+FEWEST = 8
+LEAST = 0.01  # a tolerance below this would be chance itself
+USELESS = 0.25
+STEP = 0.005  # to which tolerances are rounded up
+
+
+@dataclass(frozen=True)
+class CellTolerance:
+    """Of a cell and metric: standard deviation of the log-ratio of a pair as the studentised mean
+    sees it, wild pairs pulled in; the smallest slow-down that one t-test of as many pairs as the
+    first look has, at the level of the family, finds 80 times of 100; and the tolerance, twice
+    that."""
+
+    cell: str
+    metric: str
+    pairs: int
+    deviation: float
+    detectable: float
+    tolerance: float
+
+
+def calibrate(
+    path: Path, pairs: int, out: Path, tell: Progress, run: Probe = in_a_fresh_process
+) -> list[CellTolerance]:
+    """Take A/A pairs of what gate.toml at `path` measures, and write the tolerances into it.
+
+    Raises InputError for too few pairs, or where what it measures does not run.
+    """
+    if pairs < FEWEST or pairs % 2:
+        raise InputError(f"--pairs {pairs}: an even number from {FEWEST} up says how times scatter")
+    config = configuration.load(path)
+    with _session(config, path.parent, out, tell, run) as session:
+        try:
+            base, head = readings(session)
+        except (NoVerdictError, HeadFailsError) as error:
+            raise InputError(f"nothing to calibrate: {error}") from error
+        rules = session.rules = with_tolerances(config.rules, base)
+        keys, unmeasured = keys_of(timed(base, head, config.subject.methods), rules.metrics)
+        if unmeasured:
+            raise InputError(f"{unmeasured[0].cell}: {unmeasured[0].rule}")
+        if not keys:
+            raise InputError("nothing to calibrate: every cell fails")
+        batch = session(pairs, keys)
+    if batch.stopped or batch.broken:
+        broken = [reason for _, reason in batch.broken.values()]
+        raise InputError(f"nothing is calibrated: {batch.stopped or broken[0]}")
+    found = [_found(key, batch.series[key].logs, config.rules) for key in keys]
+    _keep(config, found, base.environment.get("device"), pairs)
+    configuration.save(config, path)
+    return found
+
+
+def write(path: Path, subject: Subject, rules: Rules) -> None:
+    """A new gate.toml with the tolerances of this kind of device; an old one is not overwritten.
+
+    Raises InputError for methods that do not exist.
+    """
+    if path.exists():
+        raise InputError(f"{path} is there already; change it, or remove it")
+    load_plugins(subject.plugins)
+    for spec in subject.methods:
+        parse(spec)
+    config = Config(
+        schema=configuration.SCHEMA, subject=subjects.relative(subject, path.parent), rules=rules
+    )
+    configuration.save(config, path)
+
+
+def doubt(found: list[CellTolerance]) -> str:
+    """What to know of tolerances too wide to gate anything; "" where they are narrow enough."""
+    widest = max(f.tolerance for f in found)
+    if widest <= USELESS:
+        return ""
+    return (
+        f"a tolerance of {units.percent(widest)} gates little, this machine is too noisy for "
+        "times: rely on the exact gate here (tpprof gate check)"
+    )
+
+
+def texts(found: list[CellTolerance]) -> tuple[list[str], list[list[str]]]:
+    """The table: headings, and a line per cell and metric."""
+    headings = [
+        "cell",
+        "metric",
+        "A/A pairs",
+        "SD of a pair",
+        "detectable\nin 8 pairs",
+        "tolerance",
+    ]
+    lines = [
+        [f.cell, f.metric, str(f.pairs), units.percent(f.deviation), units.percent(f.detectable),
+         units.percent(f.tolerance)]
+        for f in found
+    ]  # fmt: skip
+    return headings, lines
+
+
+@contextmanager
+def _session(
+    config: Config, folder: Path, out: Path, tell: Progress, run: Probe
+) -> Iterator[Session]:
+    subject = subjects.rooted(config.subject, folder)
+    subjects.workload(subject)
+    base, head = (Arm(name, "A/A", plugins=tuple(subject.plugins)) for name in ("base", "head"))
+    journal = begin(out, ("A/A", "A/A"), subject, config.rules)
+    try:
+        yield Session(base, head, subject, config.rules, journal, run=run, tell=tell)
+    finally:
+        journal.close()
+
+
+def _found(key: tuple[str, str], logs: list[float], rules: Rules) -> CellTolerance:
+    deviation = fenced(logs).error * math.sqrt(len(logs))
+    effect = math.expm1(detectable(rules.looks[0], rules.alpha) * deviation)
+    tolerance = max(LEAST, math.ceil(2 * effect / STEP) * STEP)
+    return CellTolerance(*key, len(logs), deviation, effect, round(tolerance, 4))
+
+
+def _keep(config: Config, found: list[CellTolerance], device: object, pairs: int) -> None:
+    """The widest of each metric: one tolerance serves all cells."""
+    for metric in {f.metric for f in found}:
+        widest = max(f.tolerance for f in found if f.metric == metric)
+        config.rules.tolerance[metric] = widest
+    config.calibrated = f"{pairs} A/A pairs on {device}"

@@ -1,0 +1,1 @@
+"""What is read while a request runs: times, memory, energy, clocks, operators."""

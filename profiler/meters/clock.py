@@ -1,0 +1,132 @@
+"""The one clock of tpprof: CUDA events on a GPU, the host's monotonic clock elsewhere.
+
+A stopwatch is told as each part of a request ends; the parts follow one another without a gap.
+On a GPU an event is recorded then, and nothing waits until the request is over.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+SpanKey = tuple[str, str, int | None]
+"""Phase, part of the phase, and layer or decode step."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One timed request. `latency`: seconds on the host's clock, waiting included. `parts`:
+    seconds of each part, in the order of their first end; a part that ends twice is summed.
+    `host`: seconds until the host had queued each phase (GPU only). `began`: see `now`."""
+
+    latency: float
+    parts: dict[SpanKey, float]
+    host: dict[str, float]
+    began: float
+
+    @property
+    def ended(self) -> float:
+        return self.began + self.latency
+
+
+class Stopwatch:
+    """Times one request after another on `device`, a torch.device.
+
+    On a GPU it must be the current device (`torch.cuda.device`): events are recorded there.
+    `event` makes a CUDA event and `synchronize` waits for the device; tests give their own.
+    """
+
+    def __init__(
+        self,
+        device: Any,
+        *,
+        event: Callable[[], Any] | None = None,
+        synchronize: Callable[[], None] | None = None,
+    ) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._event = event or _cuda_event
+        self._synchronize = synchronize or functools.partial(wait_for, device)
+        self._marks: list[tuple[SpanKey, Any, int]] = []
+        self._pool: list[Any] = []
+        self._used = 0
+
+    def start(self) -> None:
+        """Wait for the device, forget what was, and begin."""
+        self._synchronize()
+        self._marks.clear()
+        self._used = 0
+        self._began = time.perf_counter_ns()
+        self._first = self._mark()
+
+    def lap(self, phase: str, part: str, index: int | None = None) -> None:
+        """A part of the request has ended."""
+        self._marks.append(((phase, part, index), self._mark(), time.perf_counter_ns()))
+
+    def stop(self) -> Timing:
+        """Wait for the device and return what was measured since `start`."""
+        self._synchronize()
+        latency = (time.perf_counter_ns() - self._began) * 1e-9
+        parts: dict[SpanKey, float] = {}
+        host: dict[str, float] = {}
+        before, queued = self._first, self._began
+        for part, mark, at in self._marks:
+            parts[part] = parts.get(part, 0.0) + self._seconds(before, mark)
+            host[part[0]] = host.get(part[0], 0.0) + (at - queued) * 1e-9
+            before, queued = mark, at
+        return Timing(latency, parts, host if self._on_gpu else {}, self._began * 1e-9)
+
+    def _mark(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter_ns()
+        if self._used == len(self._pool):
+            self._pool.append(self._event())
+        event = self._pool[self._used]
+        self._used += 1
+        event.record()
+        return event
+
+    def _seconds(self, before: Any, after: Any) -> float:
+        if not self._on_gpu:
+            return float((after - before) * 1e-9)
+        return float(before.elapsed_time(after) * 1e-3)
+
+
+def now() -> float:
+    """Seconds on the host's monotonic clock, the same in all processes of the machine (Linux)."""
+    return time.perf_counter()
+
+
+def unix_time() -> float:
+    """Seconds since 1970, for people; no duration is made from it."""
+    return time.time()
+
+
+def _cuda_event() -> Any:
+    import torch
+
+    make: Any = torch.cuda.Event
+    return make(enable_timing=True)
+
+
+def wait_for(device: Any) -> None:
+    """Wait until `device` has done all that was queued; a CPU queues nothing."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def on_device(device: Any) -> Iterator[None]:
+    """Make `device` the current one, so that events and kernels go to it."""
+    if device.type != "cuda":
+        yield
+        return
+    import torch
+
+    with torch.cuda.device(device):
+        yield

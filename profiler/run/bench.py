@@ -1,0 +1,270 @@
+"""The bench: one process that measures cells. Each figure comes from a pass of its own."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import gc
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from ...methods.contract.errors import InputError, first_line
+from ...methods.engine.context import Lap, no_lap
+from ...methods.engine.run import Trace, run
+from ...methods.engine.runtimes import make_runtime
+from ...reports.record import schema
+from ..meters import memory, torch_profile
+from ..meters.clock import Stopwatch, Timing, now, on_device, unix_time, wait_for
+from ..meters.energy import energy_per_request
+from ..meters.gpu_sampler import Sampler
+from ..meters.nvml import Gpu
+from ..models.model import Model
+from ..workload import Preparation
+from .cells import BenchCell, keep_counts
+from .kept_tokens import selections
+
+SETTLED = 0.02  # warm-up ends when the last three requests lie this close together
+FEWEST_WARMUPS = {"cpu": 1, "cuda": 4}
+MOST_WARMUPS = {"cpu": 1, "cuda": 20}
+COMPILED_WARMUPS = 4  # requests that may compile, capture or recompile
+
+
+class Bench:
+    """A model, a request, the clock, and what watches the device. Use it as a context manager."""
+
+    def __init__(self, model: Model, prepare: Preparation, *, tokens: bool = False) -> None:
+        """tokens: keep which visual tokens each cell keeps."""
+        self.tokens = tokens
+        self.model = model
+        self.prepare = prepare
+        self.device = model.device
+        self.watch = Stopwatch(model.device)
+        self._gpu: Gpu | None = None
+        self._sampler: Sampler | None = None
+
+    def __enter__(self) -> Bench:
+        self._stack = ExitStack()
+        self._stack.enter_context(on_device(self.device))
+        self._stack.enter_context(frozen())
+        if self.device.type == "cuda":
+            import torch
+
+            uuid = str(torch.cuda.get_device_properties(self.device).uuid)
+            self._gpu = self._stack.enter_context(Gpu(uuid))
+            self._sampler = self._stack.enter_context(Sampler(uuid))
+        self._allocated = memory.allocated(self.device)
+        self._began = now()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def joined(self, cell: int | None = None, number: int | None = None) -> schema.Process:
+        """This process, as it begins to measure."""
+        started = datetime.datetime.fromtimestamp(unix_time(), datetime.timezone.utc)
+        return schema.Process(
+            pid=os.getpid(), started=started.isoformat(timespec="seconds"), cell=cell, round=number,
+            load_before=_load(), gpu_before=self._state(),
+        )  # fmt: skip
+
+    def left(self, process: schema.Process) -> schema.Process:
+        """The same process, as it ends."""
+        process.seconds = now() - self._began
+        process.load_after = _load()
+        process.gpu_after = self._state()
+        return process
+
+    def warm_up(self, cell: BenchCell, least: int = 1) -> None:
+        """Run until times settle, and save counts and peak memory; a failure is saved instead."""
+        with self._kept_alive(cell):
+            foreign = memory.allocated(self.device) - self._allocated
+            kind, eager = self.device.type, cell.runtime.name == "eager"
+            fewest = max(FEWEST_WARMUPS[kind], least, 1 if eager else COMPILED_WARMUPS)
+            times: list[float] = []
+            while len(times) < fewest - 1 or not _settled(times, max(MOST_WARMUPS[kind], fewest)):
+                times.append(self._timing(cell)[0].latency)
+            began = now()
+            request = functools.partial(self.request, cell)
+            peak, trace = memory.peak(self.device, request, foreign)
+            times.append(now() - began)
+            cell.saved.warmups = cell.saved.warmups or times
+            cell.saved.memory = schema.Memory(**vars(peak))
+            keep_counts(cell, trace, self.model, self.prepare.request)
+            if self.tokens:
+                cell.saved.kept = selections(trace, self.prepare.request.visual)
+
+    def settle(self, cell: BenchCell) -> None:
+        """One more untimed request, behind the warm-ups of all cells: capturing a graph empties
+        torch's allocator, whose memory the others then have to ask for again."""
+        if cell.alive and self.device.type == "cuda":
+            with self._kept_alive(cell):
+                self._timing(cell)
+
+    def sample(
+        self, cell: BenchCell, number: int, place: int, process: int
+    ) -> schema.Sample | None:
+        """One timed request; None if it failed, which the cell then says."""
+        with self._kept_alive(cell):
+            before, fallback = self._asked(cell), cell.runtime.fallback
+            timing, trace = self._timing(cell)
+            asked = self._asked(cell)
+            if trace.tokens.shape[1] != self.prepare.request.new_tokens:
+                raise RuntimeError(f"it gave {trace.tokens.shape[1]} tokens")
+            if cell.runtime.fallback != fallback:
+                raise RuntimeError(f"{cell.runtime.name} gave up late: {cell.runtime.fallback}")
+            marks = [f"{name} in the window" for name in asked if asked[name] > before[name]]
+            return self._sample(cell, timing, marks, number, place, process)
+        return None
+
+    def energy(self, cell: BenchCell) -> None:
+        """Joules of a request, in a pass of its own; where unknown, the reason."""
+        if self._gpu is None:
+            cell.saved.energy = schema.Energy(reason="no GPU: no energy counter is read")
+            return
+        wait = functools.partial(wait_for, self.device)
+
+        def request() -> None:
+            self.request(cell, no_lap)
+            wait()  # as a timed request does: the device idles while the host prepares the next
+
+        try:
+            cell.saved.energy = energy_per_request(self._gpu, request, wait)
+        except Exception as error:
+            cell.saved.energy = schema.Energy(reason=first_line(error))
+
+    def activity(self, cell: BenchCell) -> None:
+        """What torch.profiler counts. The last pass: once attached, it slows down what follows."""
+        cell.saved.setups = cell.runtime.setups
+        try:
+            counted = torch_profile.count(self.device, functools.partial(self.request, cell))
+            cell.saved.activity, cell.saved.kernels = counted
+        except Exception as error:
+            cell.saved.missing["activity"] = first_line(error)
+
+    def flops(self, cell: BenchCell) -> None:
+        """FLOPs as torch counts them; what a compiled graph computes it does not see."""
+        if cell.runtime.name != "eager" and not cell.runtime.fallback:
+            cell.saved.missing["flops"] = f"torch counts no FLOPs under {cell.runtime.name}"
+            return
+        try:
+            counted = torch_profile.flops(functools.partial(self.request, cell))
+            cell.saved.counted_flops = counted
+        except Exception as error:
+            cell.saved.missing["flops"] = first_line(error)
+
+    def trace(self, cell: BenchCell, path: Path) -> None:
+        """Write the Chrome trace of one request, which the profiler slows down; where it fails,
+        the reason is kept."""
+        try:
+            torch_profile.export(self.device, functools.partial(self.request, cell), path)
+        except Exception as error:
+            cell.saved.missing["trace"] = first_line(error)
+
+    def request(self, cell: BenchCell, lap: Lap) -> Trace:
+        """One request from picture to last token."""
+        inputs = self.prepare()
+        lap("preprocess", "preprocess")
+        inputs = inputs.to(self.device)
+        lap("transfer", "transfer")
+        return run(
+            self.model, inputs, cell.method, attention=cell.policy, solved=cell.saved.solved,
+            lap=lap, runtime=cell.runtime,
+        )  # fmt: skip
+
+    def _sample(
+        self,
+        cell: BenchCell,
+        timing: Timing,
+        marks: list[str],
+        number: int,
+        place: int,
+        process: int,
+    ) -> schema.Sample:
+        names = [schema.Span(phase=p, part=q, index=i) for p, q, i in timing.parts]
+        if cell.saved.parts and cell.saved.parts != names:
+            raise RuntimeError("its requests do not consist of the same parts")
+        cell.saved.parts = names
+        telemetry = None
+        if self._sampler is not None:
+            telemetry = self._sampler.telemetry(timing.began, timing.ended)
+            if telemetry is None or not telemetry.readings:
+                reason = self._sampler.reason or "no reading fell into some samples"
+                cell.saved.missing["telemetry"] = reason
+        if telemetry is not None:
+            marks += [f"throttled ({reason})" for reason in telemetry.throttled]
+            marks += [f"process {pid} on the GPU" for pid in telemetry.others]
+        return schema.Sample(
+            round=number, place=place, process=process, began=unix_time() - timing.latency,
+            latency=timing.latency, parts=list(timing.parts.values()), host=timing.host,
+            marks=marks, telemetry=telemetry,
+        )  # fmt: skip
+
+    def _timing(self, cell: BenchCell) -> tuple[Timing, Trace]:
+        self.watch.start()
+        trace = self.request(cell, self.watch.lap)
+        return self.watch.stop(), trace
+
+    def _asked(self, cell: BenchCell) -> dict[str, int]:
+        """What must not be asked for in a timed window, and how often it has been so far."""
+        return {**memory.allocations(self.device), **cell.runtime.setups}
+
+    def _state(self) -> schema.GpuState | None:
+        return self._gpu.state([os.getpid()], has_context=True) if self._gpu else None
+
+    @contextmanager
+    def _kept_alive(self, cell: BenchCell) -> Iterator[None]:
+        """What fails inside ends this cell, not the run; what it held is given back."""
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            cell.saved.error = first_line(error)
+        if cell.saved.error:
+            cell.runtime = make_runtime(cell.runtime.name, self.model)
+            gc.collect()
+            if self.device.type == "cuda":
+                import torch
+
+                torch.cuda.empty_cache()
+
+
+@contextmanager
+def frozen() -> Iterator[None]:
+    """What is loaded by now is not looked through again by every collection of garbage."""
+    ours = gc.get_freeze_count() == 0
+    if ours:
+        gc.collect()
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if ours:
+            gc.unfreeze()
+
+
+@contextmanager
+def steady() -> Iterator[None]:
+    """No garbage collection while the clock runs."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _settled(times: list[float], most: int) -> bool:
+    last = times[-3:]
+    close = len(last) == 3 and max(last) - min(last) <= SETTLED * min(last)
+    return close or len(times) >= most - 1
+
+
+def _load() -> float | None:
+    get: Callable[[], Any] | None = getattr(os, "getloadavg", None)
+    return float(get()[0]) if get else None

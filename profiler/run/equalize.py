@@ -1,0 +1,50 @@
+"""One budget for all: the same mean over layers of visual tokens entering a layer."""
+
+from __future__ import annotations
+
+from ...methods import Method, format_spec, has_budget, with_keep
+from ...methods.contract.request import BudgetError, Request
+
+
+def equalize(methods: list[Method], request: Request) -> list[Method]:
+    """The methods with budgets solved for one layer mean: the least that any of them has now.
+
+    Methods without a budget, and those whose counts only the data tells, stay as they are.
+    """
+    means = [_mean(method, request) for method in methods if has_budget(method)]
+    known = [mean for mean in means if mean is not None]
+    if not known:
+        return methods
+    wanted = min(known)
+    return [
+        _solved(method, request, wanted) if has_budget(method) else method for method in methods
+    ]
+
+
+def _solved(method: Method, request: Request, wanted: float) -> Method:
+    """`method` with the budget whose layer mean comes nearest to `wanted` tokens."""
+    if not has_budget(method) or _mean(method, request) is None:
+        return method
+    low, high = 1, request.visual
+    while low < high:
+        middle = (low + high) // 2
+        mean = _mean(with_keep(method, str(middle)), request)
+        low, high = (middle + 1, high) if mean is None or mean < wanted else (low, middle)
+    candidates = [count for count in (low - 1, low) if count >= 1]
+    means = {count: _mean(with_keep(method, str(count)), request) for count in candidates}
+    reached = {count: mean for count, mean in means.items() if mean is not None}
+    if not reached:
+        raise BudgetError(f"{format_spec(method)} cannot average {wanted:.0f} visual tokens")
+    best = min(reached, key=lambda count: abs(reached[count] - wanted))
+    return with_keep(method, str(best))
+
+
+def _mean(method: Method, request: Request) -> float | None:
+    try:
+        plan = method.plan(request)
+    except BudgetError:
+        return None
+    if not plan.planned:
+        return None
+    counts = plan.visual_per_layer(request.layers)
+    return sum(counts) / len(counts)

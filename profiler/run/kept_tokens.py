@@ -1,0 +1,174 @@
+"""Which visual tokens methods keep of pictures: what `tpprof tokens` looks at. Nothing is timed."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ...methods import Method, format_spec, parse, with_keep
+from ...methods.contract.method import Keep
+from ...methods.contract.plan import EncoderStage, Plan, Stage
+from ...methods.contract.plugins import load_plugins
+from ...methods.contract.policies import check_policy
+from ...methods.contract.request import Request
+from ...methods.contract.view import EncoderView, View
+from ...methods.engine.run import Trace, run
+from ...reports.record.kept import Kept, Picture, Region
+from ..models.load import default_name, load
+from ..models.shapes import tile_grid
+from ..workload import Preparation, Workload
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..models.model import Model
+
+LONGEST = 336  # pixels of the longer side of the picture that is kept
+Scores = list[tuple[int, list[int], list[float]]]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a method keeps of a picture. image: its file, or "" for the sample photograph."""
+
+    method: str
+    image: str
+    kept: list[Kept]
+
+
+@dataclass(frozen=True)
+class Watched(Method):
+    """A method whose scores are looked at as it decides: it decides as it would alone."""
+
+    inner: Method
+    seen: Scores = field(default_factory=list)
+
+    def plan(self, request: Request) -> Plan:
+        return self.inner.plan(request)
+
+    def select(self, view: View, stage: Stage) -> Keep | None:
+        if stage.rows:
+            scores = view.attention[0].mean(0).tolist()
+            self.seen.append((stage.first_layer_after, view.original[0].tolist(), scores))
+        return self.inner.select(view, stage)
+
+    def encode(self, view: EncoderView, stage: EncoderStage) -> Keep | None:
+        return self.inner.encode(view, stage)
+
+
+class TokenViewer:
+    """A model that is shown pictures; `pictures` holds those that it was shown, by file."""
+
+    def __init__(
+        self, methods: Sequence[str], *, images: Sequence[str], workload: Workload,
+        model: str | None = None, keep: str | None = None, attention: str = "rows",
+        device: str | None = None, dtype: str | None = None, seed: int = 0,
+        plugins: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Load what is needed; raises InputError for what does not exist or does not fit."""
+        load_plugins(list(plugins))
+        self.attention = check_policy(attention)
+        parsed = [parse(method) for method in methods]
+        self.methods = [with_keep(method, keep) if keep else method for method in parsed]
+        self.workloads = [dataclasses.replace(workload, image=image or None) for image in images]
+        name = model or default_name(device, dtype)[0]
+        self.model = load(name, device=device, dtype=dtype, seed=seed)
+        self.pictures: dict[str, Picture] = {}
+
+    def seen(self) -> list[Seen]:
+        """What each method keeps of each picture."""
+        found = []
+        for workload in self.workloads:
+            prepare = Preparation(self.model, workload)
+            inputs = prepare().to(self.model.device)
+            shown = picture(self.model, prepare)
+            if shown is not None:
+                self.pictures[workload.image or ""] = shown
+            for method in self.methods:
+                watched = Watched(inner=method)
+                trace = run(self.model, inputs, watched, attention=self.attention, new_tokens=1)
+                kept = selections(trace, prepare.request.visual, watched.seen)
+                found.append(Seen(format_spec(method), workload.image or "", kept))
+        return found
+
+
+def selections(
+    trace: Trace, visual: int, scores: Sequence[tuple[int, list[int], list[float]]] = ()
+) -> list[Kept]:  # fmt: skip
+    """The kept tokens of a trace, one entry wherever they change; `visual` original ones."""
+    entries: list[Kept] = []
+    by_layer = {layer: _by_token(origins, read, visual) for layer, origins, read in scores}
+    for layer, kept in enumerate(trace.kept):
+        listed = kept[0].tolist()
+        tokens = [token for token in listed if token >= 0]
+        merged = len(listed) - len(tokens)
+        if entries and (entries[-1].tokens, entries[-1].merged) == (tokens, merged):
+            continue
+        entries.append(
+            Kept(
+                layer=layer, visual=visual, tokens=tokens, merged=merged,
+                scores=by_layer.get(layer, []),
+            )
+        )  # fmt: skip
+    return entries
+
+
+def picture(model: Model, prepare: Preparation) -> Picture | None:
+    """A small copy of the request's picture, and where its tokens lie; None for synthetic ones."""
+    if prepare.picture is None:
+        return None
+    copy: Image.Image = prepare.picture.copy()
+    copy.thumbnail((LONGEST, LONGEST))
+    buffer = io.BytesIO()
+    copy.save(buffer, "JPEG", quality=80)
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return Picture(jpeg=encoded, regions=regions(model.shape, prepare))
+
+
+def regions(shape: Any, prepare: Preparation) -> list[Region]:
+    """What of the picture each run of visual tokens covers, as the image processor cut it."""
+    segments, (height, width) = prepare.request.segments, prepare.workload.size
+    first = segments[0]
+    whole = Region(
+        view="picture", first=0, rows=first.height, columns=first.width, stride=first.width
+    )
+    if shape.architecture == "llava":  # resized, then the middle square is cut out
+        side = min(height, width)
+        x, y = (1 - side / width) / 2, (1 - side / height) / 2
+        whole.left, whole.top, whole.right, whole.bottom = x, y, 1 - x, 1 - y
+    if len(segments) == 1:
+        return [whole]
+    if prepare.workload.layout == "anyres":  # without padding; the last of each row is a newline
+        grid = segments[1]
+        detail = Region(
+            view="tiles", first=first.tokens, rows=grid.height, columns=grid.width - 1,
+            stride=grid.width,
+        )  # fmt: skip
+        return [whole, detail]
+    rows, columns = tile_grid(shape, height, width)
+    scale = min(columns / width, rows / height)  # tiles per pixel
+    across, down = width * scale, height * scale  # of the picture, in tiles; the rest is padding
+    found = [whole]
+    for number in range(rows * columns):
+        row, column = divmod(number, columns)
+        x, y = column - (columns - across) / 2, row - (rows - down) / 2
+        found.append(
+            Region(
+                view="tiles", first=first.tokens * (1 + number), rows=first.height,
+                columns=first.width, stride=first.width, left=x / across, top=y / down,
+                right=(x + 1) / across, bottom=(y + 1) / down,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _by_token(origins: list[int], scores: list[float], visual: int) -> list[float | None]:
+    found: list[float | None] = [None] * visual
+    for token, score in zip(origins, scores, strict=True):
+        if token >= 0:
+            found[token] = score
+    return found
