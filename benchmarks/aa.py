@@ -16,7 +16,7 @@ from tpprof.methods.contract.plugins import load_plugins
 from tpprof.profiler.models.model import Model
 from tpprof.reports.analysis.summary import Row, rows
 
-PLUGIN = Path(__file__).parent.parent / "tests" / "plugged.py"
+PLUGIN = Path(__file__).parent.parent / "tests" / "misbehaving_plugin.py"
 
 
 def main() -> None:

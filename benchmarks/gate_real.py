@@ -32,7 +32,7 @@ from tpprof.reports.gate.rules import Rules
 from tpprof.reports.gate.timing import Batch, Key, Series, decide
 from tpprof.reports.gate.verdicts import Gate, Judged, Verdict
 
-PLUGIN = Path(__file__).parent.parent / "tests" / "onemore.py"
+PLUGIN = Path(__file__).parent.parent / "tests" / "extra_plugin.py"
 POLICY: Policy = "rows"
 CELL = "toil"
 TRIED = 40  # products from which the time of one is found

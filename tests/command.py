@@ -9,7 +9,7 @@ from pathlib import Path
 RUN = [sys.executable, "-c", "from tpprof.profiler.cli import main; main()"]
 SMALL = ["--model", "tiny-llava", "--device", "cpu", "--visual-tokens", "64"]
 """What takes seconds."""
-PLUGIN = Path(__file__).parent / "onemore.py"
+PLUGIN = Path(__file__).parent / "extra_plugin.py"
 
 
 def tpprof(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

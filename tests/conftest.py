@@ -7,7 +7,7 @@ import tempfile
 
 import pytest
 import torch
-from micro import MICRO, load
+from micro_models import MICRO, load
 
 from tpprof.profiler.models.model import Model
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from micro import MICRO, SIZE, sharpen
+from micro_models import MICRO, SIZE, sharpen
 
 import tpprof
 from tpprof import methods

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from micro import SIZE
+from micro_models import SIZE
 from torch import Tensor
 
 import tpprof

@@ -14,7 +14,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from micro import SIZE
+from micro_models import SIZE
 from torch import Tensor
 
 import tpprof

@@ -1,0 +1,47 @@
+"""A plug-in with a method that keeps so many visual tokens, and with one that multiplies matrices.
+
+Load it with --plugin tests/extra_plugin.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from tpprof.methods import Keep, Method, Plan, Request, Stage, knob, register
+from tpprof.methods.contract.choose import top
+from tpprof.methods.contract.plan import single_prune
+from tpprof.methods.contract.view import View
+
+KEEP = 7
+PRODUCTS = 0
+
+
+@register("loudest")
+@dataclass(frozen=True)
+class Loudest(Method):
+    """On entering one layer, keep the visual tokens with the largest hidden states."""
+
+    def plan(self, request: Request) -> Plan:
+        return single_prune(request, KEEP, 3, rows=None)
+
+    def select(self, view: View, stage: Stage) -> Keep | None:
+        return top(view.visual.norm(dim=-1), KEEP)
+
+
+@register("toil")
+@dataclass(frozen=True)
+class Toil(Method):
+    """Keep every token, and multiply matrices `PRODUCTS` times before the last layer."""
+
+    width: int = knob(256, "rows and columns of the matrices")
+
+    def plan(self, request: Request) -> Plan:
+        return single_prune(request, request.visual, request.layers - 1, rows=None)
+
+    def select(self, view: View, stage: Stage) -> Keep | None:
+        matrix = torch.eye(self.width)
+        for _ in range(PRODUCTS):
+            matrix = matrix @ matrix
+        return None

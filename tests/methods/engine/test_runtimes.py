@@ -1,0 +1,393 @@
+"""The runtimes: a static cache and compiled layers give what eager decode gives, or say why not."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from micro_models import MICRO, SIZE, load, sharpen
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import tpprof
+from tpprof import methods
+from tpprof.methods.contract.errors import InputError
+from tpprof.methods.contract.policies import POLICIES, RUNTIMES, Policy, check_runtime
+from tpprof.methods.engine import torch_compile
+from tpprof.methods.engine.cuda_graph import WARM_UPS, GraphRuntime
+from tpprof.methods.engine.decoder import Inputs
+from tpprof.methods.engine.run import Trace, run
+from tpprof.methods.engine.runtime import Runtime
+from tpprof.methods.engine.runtimes import make_runtime
+from tpprof.methods.engine.torch_compile import CompileRuntime
+from tpprof.profiler.models.model import Model
+
+STEPS = 4  # new tokens
+Laps = list[tuple[str | int, ...]]
+
+
+class Fake:
+    """Stands in for CUDA graphs: warms up as they do, then runs the step at each replay."""
+
+    def __init__(self) -> None:
+        self.replays = 0
+        self.waits: list[str] = []
+
+    def __call__(
+        self, device: torch.device, step: Callable[[], None], rewind: Callable[[], None]
+    ) -> Callable[[], None]:
+        for _ in range(WARM_UPS):
+            rewind()
+            step()
+        rewind()
+        step()
+
+        def replay() -> None:
+            self.replays += 1
+            with Waits(self.waits):
+                step()
+
+        return replay
+
+
+class Waits(TorchDispatchMode):
+    """Collects operators that a captured graph may not hold: they make the host wait."""
+
+    def __init__(self, seen: list[str]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        name = func._schema.name.partition("::")[2]
+        if name.startswith(("_local_scalar_dense", "nonzero", "masked_select", "unique")):
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def budgeted(spec: str) -> methods.Method:
+    return methods.with_keep(methods.parse(spec), "1/2")
+
+
+def compare(
+    model: Model, inputs: Inputs, spec: str, runtime: Runtime, policy: Policy = "rows"
+) -> tuple[Trace, Laps]:
+    """A request under `runtime` gives the trace of the eager one; returns it and its laps."""
+    method, laps = budgeted(spec), Laps()
+    expected = run(model, inputs, method, attention=policy)
+    trace = run(
+        model, inputs, method, attention=policy, runtime=runtime, lap=lambda *lap: laps.append(lap)
+    )
+    torch.testing.assert_close(trace.logits, expected.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(trace.step_logits, expected.step_logits, atol=1e-4, rtol=1e-4)
+    assert torch.equal(trace.tokens, expected.tokens)
+    assert all(map(torch.equal, trace.kept, expected.kept))
+    assert trace.ledger == expected.ledger
+    assert trace.kv_bytes == expected.kv_bytes
+    return trace, laps
+
+
+def eager_laps(model: Model, inputs: Inputs, spec: str, policy: Policy = "rows") -> Laps:
+    laps = Laps()
+    run(model, inputs, budgeted(spec), attention=policy, lap=lambda *lap: laps.append(lap))
+    return laps
+
+
+def request(model: Model, *, batch: int = 1, seed: int = 0, tokens: int = STEPS) -> Inputs:
+    return tpprof.inputs(model, size=SIZE, batch_size=batch, seed=seed, new_tokens=tokens)
+
+
+def test_runtimes_are_made_by_name(llava_next: Model) -> None:
+    for name in RUNTIMES:
+        assert check_runtime(name) == name
+        assert make_runtime(name, llava_next).name == name
+    with pytest.raises(InputError, match="unknown runtime 'jit'; known: eager, graph, compile"):
+        make_runtime("jit", llava_next)
+
+
+@pytest.mark.parametrize("spec", [*methods.names(), "fastv:layer=1", "sparsevlm:version=1.5"])
+def test_static_decode_is_eager_decode(model: Model, spec: str) -> None:
+    fake = Fake()
+    runtime = GraphRuntime(model, capture=fake)
+    for count, seed in enumerate((0, 1), start=1):
+        compare(model, request(model, seed=seed), spec, runtime)
+        assert fake.replays == count * (STEPS - 1)
+    if spec != "mustdrop":
+        assert runtime.captures == 1
+    before = runtime.captures
+    compare(model, request(model, batch=2), spec, runtime)
+    smaller = tpprof.inputs(model, size=(84, 168), new_tokens=2)
+    compare(model, smaller, spec, runtime)
+    assert runtime.captures == before + 2
+    assert not runtime.fallback
+    assert not fake.waits
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_static_decode_under_each_policy(model: Model, policy: Policy) -> None:
+    for spec in ("fastv", "mustdrop"):
+        runtime = GraphRuntime(model, capture=Fake())
+        compare(model, request(model), spec, runtime, policy)
+        assert not runtime.fallback
+
+
+def test_static_decode_with_eager_attention(llava_next: Model) -> None:
+    twin = tpprof.load(llava_next.shape, device="cpu", backend="eager")
+    sharpen(twin)
+    runtime = GraphRuntime(twin, capture=Fake())
+    for batch in (1, 2):
+        compare(twin, request(twin, batch=batch), "sparsevlm", runtime)
+    assert not runtime.fallback
+    run(twin, request(twin), budgeted("mustdrop"), attention="published", runtime=runtime)
+    assert "on the host" in runtime.fallback
+
+
+def test_traces_do_not_share_the_static_buffers(llava_next: Model) -> None:
+    runtime = GraphRuntime(llava_next, capture=Fake())
+    method = budgeted("fastv")
+    first = run(llava_next, request(llava_next), method, runtime=runtime)
+    logits, tokens = first.step_logits.clone(), first.tokens.clone()
+    run(llava_next, request(llava_next, seed=5), method, runtime=runtime)
+    assert torch.equal(first.step_logits, logits)
+    assert torch.equal(first.tokens, tokens)
+
+
+def test_leftovers_of_another_request_do_no_harm(llava_next: Model) -> None:
+    runtime = GraphRuntime(llava_next, capture=Fake())
+    compare(llava_next, request(llava_next), "fastv", runtime)
+    assert runtime._static is not None
+    for buffer in (*runtime._static.keys, *runtime._static.values):
+        buffer.fill_(float("nan"))
+    compare(llava_next, request(llava_next), "fastv", runtime)
+    assert runtime.captures == 1
+
+
+def test_laps_of_a_graph(llava_next: Model) -> None:
+    inputs = request(llava_next)
+    runtime = GraphRuntime(llava_next, capture=Fake())
+    steps: Laps = [("decode", "token", step) for step in range(STEPS - 1)]
+    eager = eager_laps(llava_next, inputs, "fastv")
+    for _ in range(2):
+        _, laps = compare(llava_next, inputs, "fastv", runtime)
+        assert laps == [*eager[: -len(steps)], ("decode", "fill"), *steps]
+
+
+@pytest.mark.parametrize(
+    ("spec", "policy", "tokens", "reason"),
+    [
+        ("fastv", "rows", 1, "there is nothing to decode"),
+        ("sparsevlm", "published", STEPS, "on the host in decode"),
+    ],
+)
+def test_what_no_graph_can_hold(
+    llava_next: Model, spec: str, policy: Policy, tokens: int, reason: str
+) -> None:
+    runtime = GraphRuntime(llava_next, capture=Fake())
+    inputs = request(llava_next, tokens=tokens)
+    _, laps = compare(llava_next, inputs, spec, runtime, policy)
+    assert reason in runtime.fallback
+    assert runtime.captures == 0
+    assert laps == eager_laps(llava_next, inputs, spec, policy)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a CUDA device")
+def test_a_graph_needs_a_cuda_device(llava_next: Model) -> None:
+    runtime = make_runtime("graph", llava_next)
+    assert runtime.fallback == "needs a CUDA device"
+    inputs = request(llava_next)
+    _, laps = compare(llava_next, inputs, "fastv", runtime)
+    assert laps == eager_laps(llava_next, inputs, "fastv")
+
+
+def test_flash_attention_takes_no_mask(llava_next: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llava_next, "backend", "flash_attention_2")
+    assert "no additive mask" in GraphRuntime(llava_next, capture=Fake()).fallback
+
+
+def test_a_capture_that_fails(llava_next: Model) -> None:
+    tried: list[torch.device] = []
+
+    def capture(device: torch.device, step: Any, rewind: Any) -> Callable[[], None]:
+        tried.append(device)
+        step()
+        raise RuntimeError("operation not permitted\nwhen the stream is capturing")
+
+    runtime = GraphRuntime(llava_next, capture=capture)
+    for _ in range(2):
+        compare(llava_next, request(llava_next), "fastv", runtime)
+        assert runtime.fallback == "RuntimeError: operation not permitted"
+    assert tried == [torch.device("cpu")]
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "spec", "policy"),
+    [
+        ("qwen2-vl", "vanilla", "rows"),
+        ("llava", "fastv", "rows"),
+        ("qwen2-vl", "fastv", "maps"),
+        ("llava-next", "sparsevlm", "rows"),
+        ("llava", "mustdrop", "rows"),
+    ],
+)
+@pytest.mark.usefixtures("fresh_compiler")
+def test_compiled_layers_are_eager_layers(architecture: str, spec: str, policy: Policy) -> None:
+    model, tokens = load(architecture), 5 if spec == "vanilla" else 2
+    runtime = CompileRuntime(model, backend="eager")
+    graphs = []
+    for seed, size in enumerate((SIZE, SIZE, (84, 168), (231, 90), (84, 90))):
+        inputs = tpprof.inputs(model, size=size, seed=seed, new_tokens=tokens)
+        _, laps = compare(model, inputs, spec, runtime, policy)
+        assert laps == eager_laps(model, inputs, spec, policy)
+        graphs.append(runtime.graphs)
+    assert runtime.fallback == ""
+    # Layers broken up by a reading may compile once more, for any length, when a length changes.
+    assert 1 < graphs[0] == graphs[1]
+    assert graphs[2] == graphs[3] == graphs[4]
+    assert runtime.recompiles == graphs[4] - graphs[0]
+    if spec == "vanilla":
+        assert runtime.recompiles == runtime.graph_breaks == 0
+    else:
+        assert runtime.graph_breaks > 0
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+def test_compiling_leaves_the_model_alone(llava_next: Model) -> None:
+    before = [dict(vars(layer)) for layer in llava_next.layers]
+    own = llava_next.text_config._attn_implementation
+    runtime = CompileRuntime(llava_next, backend="eager")
+    inputs = request(llava_next, tokens=2)
+    compare(llava_next, inputs, "vanilla", runtime)
+    graphs = runtime.graphs
+    compare(llava_next, inputs, "vanilla", Runtime(llava_next))
+    assert [dict(vars(layer)) for layer in llava_next.layers] == before
+    assert llava_next.text_config._attn_implementation == own
+    assert runtime.graphs == graphs
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+def test_a_compiler_that_fails(llava_next: Model) -> None:
+    tried: list[int] = []
+
+    def backend(module: Any, inputs: Any) -> Any:
+        tried.append(1)
+        raise RuntimeError("no working C++ compiler\nhere")
+
+    runtime = CompileRuntime(llava_next, backend=backend)
+    for _ in range(2):
+        compare(llava_next, request(llava_next), "fastv", runtime)
+        assert runtime.fallback == "RuntimeError: no working C++ compiler"
+    assert len(tried) == 1
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+def test_too_many_graphs_are_no_silent_fallback(
+    llava_next: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(torch_compile.SETTINGS, "recompile_limit", 1)
+    runtime = CompileRuntime(llava_next, backend="eager")
+    compare(llava_next, request(llava_next), "vanilla", runtime)
+    assert "limit" in runtime.fallback
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+def test_an_error_of_the_model_is_not_the_compilers(llava_next: Model) -> None:
+    def fail(*given: Any) -> None:
+        raise RuntimeError("out of memory, say")
+
+    runtime = CompileRuntime(llava_next, backend="eager")
+    hook = llava_next.module.lm_head.register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(RuntimeError, match="out of memory, say"):
+            run(llava_next, request(llava_next, tokens=1), budgeted("vanilla"), runtime=runtime)
+    finally:
+        hook.remove()
+    assert runtime.fallback == ""
+    with pytest.raises(methods.BudgetError):
+        run(llava_next, request(llava_next), methods.parse("fastv:layer=99"), runtime=runtime)
+    assert runtime.fallback == ""
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+@pytest.mark.usefixtures("fresh_compiler")
+def test_the_real_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    model = load("llava")
+    runtime = make_runtime("compile", model)
+    with config.patch({"compile_threads": 1, "cpp.vec_isa_ok": True}):
+        compare(model, request(model, tokens=1), "vanilla", runtime)
+    assert runtime.fallback == ""
+
+
+@pytest.fixture(scope="module", params=list(MICRO))
+def on_gpu(request: pytest.FixtureRequest) -> Model:
+    model = tpprof.load(MICRO[request.param], device="cuda", dtype="float32", seed=1)
+    sharpen(model)
+    return model
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("spec", methods.names())
+def test_a_cuda_graph_is_eager_decode(on_gpu: Model, spec: str) -> None:
+    runtime = make_runtime("graph", on_gpu)
+    for batch, seed in ((1, 0), (1, 1), (2, 0)):
+        compare(on_gpu, request(on_gpu, batch=batch, seed=seed, tokens=9), spec, runtime)
+    assert runtime.fallback == ""
+    stream = torch.cuda.current_stream()
+    assert stream == torch.cuda.default_stream()
+
+
+@pytest.mark.gpu
+def test_replaying_never_waits_for_the_device(on_gpu: Model) -> None:
+    runtime, inputs, method = make_runtime("graph", on_gpu), request(on_gpu), budgeted("fastv")
+    run(on_gpu, inputs, method, runtime=runtime)
+    torch.cuda.synchronize()
+
+    def lap(phase: str, part: str, index: int | None = None) -> None:
+        if (phase, part) == ("head", "head"):
+            torch.cuda.set_sync_debug_mode("error")
+
+    try:
+        run(on_gpu, inputs, method, runtime=runtime, lap=lap)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert runtime.fallback == ""
+
+
+@pytest.mark.gpu
+def test_a_cuda_graph_that_cannot_be_captured(on_gpu: Model) -> None:
+    calls: list[int] = []
+
+    def wait(module: Any, given: tuple[torch.Tensor, ...]) -> None:
+        calls.append(int(given[0].flatten()[0].item() * 0))
+
+    runtime = make_runtime("graph", on_gpu)
+    hook = on_gpu.layers[0].register_forward_pre_hook(wait)
+    try:
+        compare(on_gpu, request(on_gpu), "fastv", runtime)
+    finally:
+        hook.remove()
+    assert runtime.fallback
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("spec", ["vanilla", "fastv", "sparsevlm"])
+@pytest.mark.usefixtures("fresh_compiler")
+def test_compiled_for_the_gpu(on_gpu: Model, spec: str) -> None:
+    runtime = make_runtime("compile", on_gpu)
+    for seed in (0, 1):
+        trace = run(on_gpu, request(on_gpu, seed=seed), budgeted(spec), runtime=runtime)
+        expected = run(on_gpu, request(on_gpu, seed=seed), budgeted(spec))
+        torch.testing.assert_close(trace.logits, expected.logits, atol=1e-3, rtol=1e-3)
+    assert runtime.fallback == ""

@@ -1,0 +1,101 @@
+"""A plug-in with methods that misbehave on purpose: --plugin tests/misbehaving_plugin.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from tpprof.methods import Keep, Method, Plan, Request, Stage, knob, register
+from tpprof.methods.contract.plan import Rows, single_prune
+from tpprof.methods.contract.view import View
+
+
+@dataclass(frozen=True)
+class Misbehaving(Method):
+    """Keep every token, and do something else on the way."""
+
+    def plan(self, request: Request) -> Plan:
+        # Before the last layer: what runs next finds its caches cold, and there is little of it.
+        return single_prune(request, request.visual, request.layers - 1, rows=None)
+
+    def select(self, view: View, stage: Stage) -> Keep | None:
+        self.misbehave()
+        return None
+
+    def misbehave(self) -> None:
+        raise NotImplementedError
+
+
+@register("burn")
+@dataclass(frozen=True)
+class Burn(Misbehaving):
+    """Spin on the host for a given time."""
+
+    seconds: float = knob(0.01, "seconds to burn")
+
+    def misbehave(self) -> None:
+        end = time.monotonic() + self.seconds
+        while time.monotonic() < end:
+            pass
+
+
+@register("devour")
+@dataclass(frozen=True)
+class Devour(Misbehaving):
+    """Allocate without bound."""
+
+    def misbehave(self) -> None:
+        held = []
+        while True:
+            held.append(torch.empty(256 * 2**20, dtype=torch.uint8))
+
+
+@register("die")
+@dataclass(frozen=True)
+class Die(Misbehaving):
+    """End the process by a signal, as a crash or the kernel would."""
+
+    signal: int = knob(int(signal.SIGKILL), "number of the signal")
+
+    def misbehave(self) -> None:
+        os.kill(os.getpid(), self.signal)
+
+
+@dataclass(frozen=True)
+class Everywhere(Method):
+    """Keep every token, at a stage on entering every layer but the first."""
+
+    rows: ClassVar[Rows | None] = None
+
+    def plan(self, request: Request) -> Plan:
+        stages = [
+            Stage(layer, "entering", request.visual, self.rows)
+            for layer in range(1, request.layers)
+        ]
+        return Plan(request.visual, tuple(stages))
+
+    def select(self, view: View, stage: Stage) -> Keep | None:
+        return None
+
+
+@register("look")
+@dataclass(frozen=True)
+class Look(Everywhere):
+    """Read attention before every layer: under `maps`, a full map in nearly every layer."""
+
+    rows = "last"
+
+
+@register("wait")
+@dataclass(frozen=True)
+class Wait(Everywhere):
+    """Make the host wait for the device before every layer."""
+
+    def select(self, view: View, stage: Stage) -> Keep | None:
+        view.hidden.sum().item()
+        return None

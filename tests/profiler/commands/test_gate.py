@@ -1,0 +1,201 @@
+"""`tpprof gate` as a user runs it: files, options, records, the pytest plug-in."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from command import PLUGIN, SMALL, tpprof
+from record_builders import cell, record, sample
+
+from tpprof.profiler.commands.gate_options import Named, subject_of
+from tpprof.reports.gate import config as configuration
+from tpprof.reports.gate.baseline import Subject
+from tpprof.reports.record.schema import SCHEMA
+
+
+def test_options_change_what_a_file_says_field_by_field() -> None:
+    kept = Subject(
+        methods=["fastv"], model="tiny-llava", workload={"visual_tokens": 64, "new_tokens": 2},
+        plugins=["lib/mine.py"],
+    )  # fmt: skip
+    named = Named(subject_of(device="cpu", new_tokens=2, seed=3), frozenset({"device", "seed"}))
+    found = named.over(kept, Path("/there"))
+    assert (found.methods, found.model, found.device) == (["fastv"], "tiny-llava", "cpu")
+    assert found.plugins == [str(Path("/there/lib/mine.py"))]
+    assert found.workload == {"visual_tokens": 64, "new_tokens": 2, "seed": 3}
+    named = Named(subject_of(image=str(PLUGIN)), frozenset({"image"}))
+    found = named.over(kept, Path("/there"))
+    assert found.workload == {"new_tokens": 2, "image": str(PLUGIN)}
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A baseline of a plug-in method beside it."""
+    folder = tmp_path_factory.mktemp("gate")
+    (folder / "mine.py").write_text(PLUGIN.read_text())
+    made = tpprof(
+        "gate", "check", "deep/b.json", "--update", "loudest", *SMALL, "--plugin", "mine.py",
+        cwd=folder,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    return folder / "deep" / "b.json"
+
+
+def test_a_method_that_keeps_one_token_more_fails_with_its_layer(baseline: Path) -> None:
+    """From another folder than it was made in: paths lead from the baseline."""
+    assert json.loads(baseline.read_text())["subject"]["plugins"] == ["../mine.py"]
+    plugin = baseline.parent.parent / "mine.py"
+    results = ["--json", "o.json", "--junit", "o.xml", "--summary", "s.md"]
+    equal = tpprof("gate", "check", str(baseline), cwd=plugin.parent.parent)
+    assert equal.returncode == 0, equal.stdout
+    plugin.write_text(plugin.read_text().replace("KEEP = 7", "KEEP = 8"))
+    more = tpprof("gate", "check", "deep/b.json", *results, cwd=plugin.parent)
+    assert more.returncode == 1, more.stdout
+    assert "layers 3 to 15 7 -> 8" in (plugin.parent / "s.md").read_text()
+    assert json.loads((plugin.parent / "o.json").read_text())["verdict"] == "FAIL"
+
+    (plugin.parent / "test_mine.py").write_text("import mine\n\ndef test_it():\n    pass\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--tpprof-gate", "deep/b.json"],
+        cwd=plugin.parent, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout
+    assert "layers 3 to 15 7 -> 8" in done.stdout
+    assert "1 failed, 4 passed" in done.stdout, "though a test has imported the plug-in already"
+
+    plugin.write_text(plugin.read_text().replace('"loudest"', '"louder"'))
+    renamed = tpprof("gate", "check", "deep/b.json", cwd=plugin.parent)
+    assert (renamed.returncode, "missing here" in renamed.stdout) == (3, True), renamed.stdout
+    plugin.write_text(plugin.read_text().replace('"louder"', '"loudest"'))
+
+    accepted = tpprof("gate", "check", "deep/b.json", "--update", cwd=plugin.parent)
+    assert accepted.returncode == 0
+    assert "accepted" in accepted.stdout
+    plugin.write_text(plugin.read_text().replace("KEEP = 8", "KEEP = 7"))
+    fewer = tpprof("gate", "check", "deep/b.json", cwd=plugin.parent)
+    assert (fewer.returncode, "update the baseline" in fewer.stdout) == (0, True)
+
+    longer = ["--update", "--new-tokens", "3", "--html", "o.html"]
+    changed = tpprof("gate", "check", "deep/b.json", *longer, cwd=plugin.parent)
+    assert changed.returncode == 0, changed.stdout
+    subject = json.loads(baseline.read_text())["subject"]
+    assert (subject["methods"], subject["model"]) == (["loudest"], "tiny-llava")
+    assert (subject["workload"]["new_tokens"], subject["plugins"]) == (3, ["../mine.py"])
+    assert "Counts against the baseline" in (plugin.parent / "o.html").read_text()
+    more = json.loads(baseline.read_text())
+    more["subject"]["methods"].append("toil")
+    baseline.write_text(json.dumps(more))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--tpprof-gate", "deep/b.json"],
+        cwd=plugin.parent, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "1 failed, 4 passed" in done.stdout, "what the baseline lacks is no pass"
+    damaged = json.loads(baseline.read_text())
+    damaged["subject"]["workload"]["size"] = "x"
+    baseline.write_text(json.dumps(damaged))
+    damaged = tpprof("gate", "check", "deep/b.json", cwd=plugin.parent)
+    assert (damaged.returncode, "workload" in damaged.stdout) == (3, True), damaged.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("{", "damaged"), ('{"schema": 7}', "schema 7"), (None, "make it with --update")],
+)
+def test_a_baseline_that_cannot_be_read_has_no_verdict(
+    content: str | None, reason: str, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "b.json").write_text(content)
+    done = tpprof("gate", "check", "b.json", cwd=tmp_path)
+    assert (done.returncode, reason in done.stdout) == (3, True), done.stdout
+    again = tpprof("gate", "check", "b.json", "--update", cwd=tmp_path)
+    assert again.returncode == 3, "what it counted is not known"
+    tests = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--tpprof-gate", "b.json"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert tests.returncode == 1
+    assert "NO VERDICT" in tests.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["check", "b.json", "fastv"], "go with --update"),
+        (["check", "b.json", "--update", "fastw"], "did you mean 'fastv'"),
+        (["check", "b.json", "--update", "x", "--plugin", "no.py"], "no such file"),
+        (["ab", "none", "other", "fastv"], "is no .py file, no environment"),
+        (["ab", ".", ".", "fastv", "--pairs", "8,x"], "is not a list of counts"),
+        (["ab", ".", ".", "fastv", "--metric", "speed"], "known: latency, prefill, decode"),
+        (["ab", ".", ".", "fastv", "--tolerance", "much"], "is not a share"),
+        (["ab", ".", ".", "--config", "none.toml"], "see tpprof gate init"),
+        (["ab", ".", "."], "name a METHOD"),
+        (["ab", ".", ".", "fastv"], "not of a git repository"),
+        (["ab", "m.py", "m.py", "fastv", "--out", "b.json/x.jsonl"], "cannot be written"),
+        (["check", "b.json", "--update", "fastv", "--memory", "0"], "a share above 0"),
+        (["check", "b.json", "--update", "fastv", "--memory", "x"], "is not a share"),
+        (["init"], "name a METHOD"),
+        (["init", "fastw"], "did you mean 'fastv'"),
+        (["check", "b.json", "--json", "b.json"], "is a file of this gate already"),
+        (["check", "b.json", "--html", "o", "--junit", "./o"], "is a file of this gate already"),
+        (["ab", ".", ".", "fastv", "--pairs", "8,10,12,14,16,18,20,22,24,26,28"], "at most"),
+        (["ab", ".", ".", "fastv", "--tolerance", "5"], "did you mean 5%?"),
+        (["compare", "a.json", "b.json"], "no such record"),
+        (["calibrate"], "see tpprof gate init"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], reason: str, tmp_path: Path) -> None:
+    for name in ("b.json", "m.py"):
+        (tmp_path / name).write_text("")
+    done = tpprof("gate", *arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout
+    assert reason in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def saved() -> Any:
+    """The record of vanilla and of fastv, eight rounds."""
+    samples = [sample(number, 1.0 + 0.01 * (number % 3)) for number in range(8)]
+    cells = [cell(m, "rows", 1.0, 1_000_000, samples=samples) for m in ("vanilla", "fastv")]
+    whole = record(*cells)
+    whole.environment = {"device_type": "cpu"}
+    return whole
+
+
+def test_records_that_cannot_be_read_have_no_verdict(tmp_path: Path) -> None:
+    whole, torn = tmp_path / "whole.json", tmp_path / "torn.json"
+    whole.write_bytes(msgspec.json.encode(saved()))
+    torn.write_bytes(whole.read_bytes()[:-100])
+    assert tpprof("gate", "compare", "whole.json", "whole.json", cwd=tmp_path).returncode == 0
+    for pair in (("torn.json", "whole.json"), ("whole.json", "torn.json")):
+        done = tpprof("gate", "compare", *pair, cwd=tmp_path)
+        assert (done.returncode, "no tpprof record" in done.stdout) == (3, True), done.stdout
+    torn.write_bytes(whole.read_bytes().replace(b'"schema":%d' % SCHEMA, b'"schema":99'))
+    done = tpprof("gate", "compare", "whole.json", "torn.json", cwd=tmp_path)
+    assert (done.returncode, "schema 99" in done.stdout) == (3, True), done.stdout
+
+
+def test_gate_toml_is_begun(tmp_path: Path) -> None:
+    done = tpprof("gate", "init", "fastv", "--visual-tokens", "64", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    config = configuration.load(tmp_path / "gate.toml")
+    assert config.subject.methods == ["fastv"]
+    assert config.subject.workload["visual_tokens"] == 64
+
+
+def test_pytest_without_the_option_imports_nothing(tmp_path: Path) -> None:
+    (tmp_path / "test_one.py").write_text(
+        "import sys\n\ndef test_one():\n"
+        "    assert 'tpprof.profiler.gate.pytest_plugin' in sys.modules\n"
+        "    assert not {'torch', 'msgspec', 'rich'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,297 @@
+"""What cannot be loaded or prepared is refused with one line: what is wrong, and what is known."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import pytest
+import torch
+from micro_models import load
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import BertConfig, MistralConfig, PreTrainedTokenizerFast, SiglipVisionConfig
+from transformers.utils.import_utils import is_flash_attn_2_available
+
+import tpprof
+from tpprof.profiler.models.load import ModelError, shape_of
+from tpprof.profiler.models.model import Model
+from tpprof.profiler.models.shapes import SHAPES
+from tpprof.profiler.workload import Workload, WorkloadError
+
+TEXT: dict[str, Any] = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole checkpoint of LLaVA."""
+    model, folder = load("llava"), tmp_path_factory.mktemp("saved")
+    tokenizer = Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    model.module.save_pretrained(folder)
+    model.image_processor.save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
+    return Path(folder)
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(saved, tmp_path / "mine"))
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+def refusal(error: type[Exception], call: Callable[[], Any], *parts: str) -> str:
+    """The message of the refusal: one line that holds every part, of just this class."""
+    with pytest.raises(error) as caught:
+        call()
+    message = str(caught.value)
+    assert type(caught.value) is error
+    assert "\n" not in message
+    assert len(message) < 600
+    missing = [part for part in parts if part not in message]
+    assert not missing, message
+    return message
+
+
+def refused(name: Any, *parts: str, **options: Any) -> str:
+    options.setdefault("device", "cpu")
+    return refusal(ModelError, lambda: tpprof.load(name, **options), *parts)
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    """Overwrite entries of the checkpoint's config."""
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("llava-next-7", "llava-next-7b"), ("qwen2-vl", "qwen2-vl-7b"), ("tinny", "tiny")],
+)
+def test_unknown_name(name: str, near: str) -> None:
+    known = ("checkpoint folder", "hub id", *SHAPES)
+    refused(name, f"unknown model {name!r} (did you mean {near!r}?)", *known)
+    refusal(ModelError, lambda: shape_of(name), f"did you mean {near!r}?", *known)
+
+
+@pytest.mark.parametrize("name", ["zzz", "/no/such/folder", "./none/here", "~/not/here"])
+def test_nothing_of_that_name(name: str) -> None:
+    assert "did you mean" not in refused(name, f"unknown model {name!r}", "llava-next-7b", "hub id")
+
+
+def test_hub_id_that_cannot_be_reached(offline: None) -> None:
+    refused("nobody/no-such-model", "nobody/no-such-model: no readable model config", "connect")
+
+
+def test_folder_without_config(tmp_path: Path) -> None:
+    refused(str(tmp_path), str(tmp_path), "is no checkpoint: it holds no config.json")
+
+
+def test_file_instead_of_a_folder(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    refused(str(file), f"{file} is a file", "the checkpoint folder that holds config.json")
+
+
+@pytest.mark.parametrize("text", ["{not json", "", "[]", "null", "{}", '{"model_type": "zzz"}'])
+def test_config_that_is_none(folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text)
+    refused(str(folder), f"{folder}: no readable model config (")
+
+
+def test_architecture_that_is_not_supported(tmp_path: Path) -> None:
+    BertConfig(vocab_size=9).save_pretrained(tmp_path)
+    known = "known: llava, llava_next, qwen2_vl"
+    refused(str(tmp_path), f"{tmp_path}: architecture 'bert' is not supported", known)
+
+
+def test_vision_tower_that_is_not_supported(folder: Path) -> None:
+    edit(folder, vision_config=SiglipVisionConfig().to_dict())
+    refused(str(folder), str(folder), "'siglip_vision_model'", "known: clip_vision_model")
+
+
+def test_feature_strategy_that_is_not_supported(folder: Path) -> None:
+    edit(folder, vision_feature_select_strategy="full")
+    refused(str(folder), str(folder), "strategy 'full' is not supported", "known: default")
+
+
+def test_sliding_window_is_not_supported(folder: Path) -> None:
+    edit(folder, text_config=MistralConfig(**TEXT, sliding_window=20).to_dict())
+    refused(str(folder), str(folder), "sliding-window attention is not supported")
+
+
+def test_heads_that_do_not_share_the_hidden_size(folder: Path) -> None:
+    edit(folder, text_config=MistralConfig(**TEXT, sliding_window=None, head_dim=32).to_dict())
+    refused(str(folder), str(folder), "4 heads of head_dim 32 are not supported", "64")
+
+
+@pytest.mark.parametrize("left", [0, 5, 2000, -1000])
+def test_weights_cut_short(folder: Path, left: int) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:left])
+    refused(str(folder), f"{folder}: no readable weights (Safetensor")
+
+
+def test_weights_that_are_none(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"\xff" * 5000)
+    refused(str(folder), f"{folder}: no readable weights (Safetensor")
+
+
+def test_no_weights_at_all(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    refused(str(folder), f"{folder}: no readable weights (", "model.safetensors")
+
+
+def test_missing_weights(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    gone = [name for name in weights if "layers.7." in name and "language_model" in name]
+    assert len(gone) == 9
+    kept = {name: weight for name, weight in weights.items() if name not in gone}
+    save_file(kept, file, {"format": "pt"})
+    refused(
+        str(folder),
+        f"{folder}: 9 weights are missing, "
+        "'model.language_model.layers.7.input_layernorm.weight' first",
+        "the checkpoint is incomplete",
+    )
+
+
+def test_weights_of_another_size(folder: Path) -> None:
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    edit(folder, text_config=text | {"intermediate_size": 128})
+    first = "'model.language_model.layers.0.mlp.down_proj.weight' first"
+    refused(str(folder), f"{folder}: 24 weights", first, "(64, 112) instead of (64, 128)")
+
+
+@pytest.mark.parametrize("pattern", ["tokenizer*", "preprocessor_config.json"])
+def test_no_tokenizer_or_image_processor(folder: Path, pattern: str) -> None:
+    for file in folder.glob(pattern):
+        file.unlink()
+    refused(str(folder), f"{folder}: no readable tokenizer or image processor (")
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cpu0", "mps", "xpu", "hpu", "meta"])
+def test_unknown_device(device: str) -> None:
+    refused("tiny", "device", device, "known: cpu, cuda", device=device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", torch.device("cuda")], ids=str)
+def test_cuda_without_a_gpu(device: str | torch.device) -> None:
+    refused("tiny", f"device {device}: this torch sees no CUDA", "--device cpu", device=device)
+
+
+def test_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    refused("tiny", "device cuda:2 does not", "known: cpu, cuda:0, cuda:1", device="cuda:2")
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8", torch.int8], ids=str)
+def test_unknown_dtype(dtype: Any) -> None:
+    refused("tiny", f"unknown dtype {dtype!r}", "float32, float16, bfloat16", dtype=dtype)
+
+
+@pytest.mark.parametrize("backend", ["flash", "SDPA", ""])
+def test_unknown_backend(backend: str) -> None:
+    known = "sdpa, flash_attention_2, eager"
+    refused("tiny", f"unknown attention backend {backend!r}", known, backend=backend)
+
+
+@pytest.mark.skipif(is_flash_attn_2_available(), reason="flash-attn is installed")
+def test_flash_attention_without_its_package() -> None:
+    parts = ("flash_attention_2 needs the package flash-attn", "tpprof[flash]", "--backend sdpa")
+    refused("tiny", *parts, backend="flash_attention_2")
+
+
+def test_flash_attention_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.utils.import_utils.is_flash_attn_2_available", lambda: True)
+    for dtype in ("float16", "float32"):
+        options = {"backend": "flash_attention_2", "dtype": dtype}
+        refused("tiny", "flash_attention_2 runs on CUDA in float16 or bfloat16 only", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"layout": "round"}, ("unknown layout 'round'", "flat, anyres")),
+        ({"name": "gqa"}, ("unknown workload 'gqa'", "known: pope")),
+        ({"batch_size": 0}, ("--batch-size must be at least 1, not 0",)),
+        ({"new_tokens": 0}, ("--new-tokens must be at least 1, not 0",)),
+        ({"visual_tokens": 0}, ("--visual-tokens must be at least 1, not 0",)),
+        ({"size": (84, 0)}, ("--image-size must be at least 1, not 0",)),
+        ({"text_tokens": (-1, 5)}, ("--text-tokens", "0 before and 1 after")),
+        ({"text_tokens": (5, 0)}, ("--text-tokens", "0 before and 1 after")),
+        ({"image": "/no/such.jpg"}, ("--image '/no/such.jpg': no such file",)),
+    ],
+    ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
+)
+def test_workload_that_does_not_exist(options: dict[str, Any], parts: tuple[str, ...]) -> None:
+    refusal(WorkloadError, lambda: Workload(**options), *parts)
+    if "name" not in options:
+        refusal(WorkloadError, lambda: tpprof.inputs(load("llava"), **options), *parts)
+
+
+def test_file_that_is_no_picture(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.png"
+    Image.effect_noise((90, 60), 50).convert("RGB").save(whole)
+    content = bytearray(whole.read_bytes())
+    broken = bytes(content[:36]) + bytes([content[36] ^ 255]) + bytes(content[37:])
+    bad = tmp_path / "bad.png"
+    for data in (b"", b"no picture", content[:60], content[: len(content) // 2], broken):
+        bad.write_bytes(data)
+        call = lambda: tpprof.inputs(load("llava"), image=str(bad))  # noqa: E731
+        refusal(WorkloadError, call, f"{bad}: not a picture that can be read (")
+    assert "pixel_values" in tpprof.inputs(load("llava"), image=str(whole))
+
+
+def test_picture_of_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("RGB", (90, 60)).save(tmp_path / "huge.png")
+    call = lambda: tpprof.inputs(load("llava"), image=str(tmp_path / "huge.png"))  # noqa: E731
+    refusal(WorkloadError, call, "huge.png: not a picture that can be read (", "pixels")
+
+
+@pytest.mark.parametrize("size", [(10, 2010), (5000, 1)], ids=str)
+def test_picture_that_the_model_does_not_take(size: tuple[int, int]) -> None:
+    call = lambda: tpprof.inputs(load("qwen2-vl"), size=size)  # noqa: E731
+    refusal(WorkloadError, call, f"--image-size {size[0]}x{size[1]}: micro-qwen2-vl", "200")
+
+
+def test_prompt_without_a_tokenizer(model: Model) -> None:
+    call = lambda: tpprof.inputs(model, prompt="Is it green?")  # noqa: E731
+    parts = (model.name, "no tokenizer", "--text-tokens BEFORE,AFTER", "--prompt")
+    refusal(WorkloadError, call, *parts)
+
+
+def test_option_that_does_not_exist() -> None:
+    call = lambda: tpprof.inputs(load("llava"), colour="green")  # noqa: E731
+    refusal(WorkloadError, call, "unknown option 'colour'", "text_tokens", "layout")
+
+
+def test_code_that_a_checkpoint_brings_is_never_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = tmp_path / "ran"
+    (folder / "mine.py").write_text(f"open({str(ran)!r}, 'w')\nclass Mine: pass\n")
+    config = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *asked: pytest.fail("asked to run code"))
+    refused(str(folder), "no readable model config")
+    assert not ran.exists()

@@ -1,0 +1,181 @@
+"""The bench: what makes a sample suspect, and how long it warms up."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+from micro_models import SIZE
+
+from tpprof.methods import parse
+from tpprof.profiler.meters import memory
+from tpprof.profiler.models.model import Model
+from tpprof.profiler.run import bench as module
+from tpprof.profiler.run.bench import Bench, frozen
+from tpprof.profiler.run.cells import BenchCell, make_cells
+from tpprof.profiler.workload import Preparation, Workload
+from tpprof.reports.record.schema import Telemetry
+
+
+class FakeSampler:
+    """Tells of every sample what it is given."""
+
+    def __init__(self, telemetry: Telemetry | None) -> None:
+        self.given = telemetry
+        self.reason = "it could not be started"
+        self.windows: list[tuple[float, float]] = []
+
+    def telemetry(self, began: float, ended: float) -> Telemetry | None:
+        self.windows.append((began, ended))
+        return self.given
+
+
+@pytest.fixture
+def bench(llava_next: Model) -> Iterator[Bench]:
+    with Bench(llava_next, Preparation(llava_next, Workload(size=SIZE))) as bench:
+        yield bench
+
+
+@pytest.fixture
+def cell(bench: Bench) -> BenchCell:
+    method = parse("random:keep=1/2")
+    cells = make_cells([method], ("rows",), ("eager",), bench.prepare.request, bench.model)
+    return cells[1]
+
+
+def test_a_good_sample_has_no_marks(bench: Bench, cell: BenchCell) -> None:
+    bench.warm_up(cell)
+    sample = bench.sample(cell, 3, 1, 0)
+    assert sample is not None
+    assert (sample.round, sample.place, sample.process) == (3, 1, 0)
+    assert sample.marks == []
+    assert sample.telemetry is None
+    assert sample.host == {}, "on a CPU the host's time is the phase's"
+    assert len(sample.parts) == len(cell.saved.parts)
+
+
+def test_asking_the_driver_for_memory_in_the_window_marks_the_sample(
+    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = iter(
+        [{"cudaMalloc": 4, "allocator retry": 0}, {"cudaMalloc": 5, "allocator retry": 0}]
+    )
+    monkeypatch.setattr(memory, "allocations", lambda device: next(counts))
+    sample = bench.sample(cell, 0, 0, 0)
+    assert sample is not None
+    assert sample.marks == ["cudaMalloc in the window"]
+
+
+def test_compiling_in_the_window_marks_the_sample(
+    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = iter([{"captures": 1}, {"captures": 2}])
+    monkeypatch.setattr(type(cell.runtime), "setups", property(lambda self: next(counts)))
+    sample = bench.sample(cell, 0, 0, 0)
+    assert sample is not None
+    assert sample.marks == ["captures in the window"]
+
+
+def test_a_runtime_that_gives_up_in_the_window_is_never_mixed_in(
+    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = module.run
+
+    def run(*arguments: object, **options: object) -> object:
+        cell.runtime.fallback = "no memory for it"
+        return original(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "run", run)
+    assert bench.sample(cell, 0, 0, 0) is None
+    assert cell.saved.error == "RuntimeError: eager gave up late: no memory for it"
+
+
+def test_throttling_marks_the_sample(bench: Bench, cell: BenchCell) -> None:
+    hot = Telemetry(readings=2, throttled=["hardware thermal slowdown"], others=[42])
+    sampler = FakeSampler(hot)
+    bench._sampler = sampler  # type: ignore[assignment]
+    sample = bench.sample(cell, 0, 0, 0)
+    assert sample is not None
+    assert sample.telemetry == hot
+    assert sample.marks == ["throttled (hardware thermal slowdown)", "process 42 on the GPU"]
+    ((began, ended),) = sampler.windows
+    assert ended - began == pytest.approx(sample.latency)
+
+
+def test_a_sampler_that_tells_nothing_leaves_its_reason(bench: Bench, cell: BenchCell) -> None:
+    bench._sampler = FakeSampler(None)  # type: ignore[assignment]
+    sample = bench.sample(cell, 0, 0, 0)
+    assert sample is not None
+    assert sample.telemetry is None
+    assert cell.saved.missing == {"telemetry": "it could not be started"}
+
+
+def test_a_pass_that_fails_says_why_and_costs_nothing_else(
+    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no profiler here")
+
+    monkeypatch.setattr(module.torch_profile, "count", broken)
+    bench.warm_up(cell)
+    bench.activity(cell)
+    bench.energy(cell)
+    assert cell.saved.missing["activity"] == "RuntimeError: no profiler here"
+    assert not cell.saved.error
+    assert cell.saved.energy.joules is None
+    assert "no GPU" in cell.saved.energy.reason
+
+
+def test_flops_are_counted_under_eager_alone(
+    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.warm_up(cell)
+    bench.flops(cell)
+    for phase in ("prefill", "head"):  # rotary tables, by products in some versions, lie elsewhere
+        charged = sum(item.flops for item in cell.saved.cost if item.phase == phase)
+        assert cell.saved.counted_flops[phase] == charged > 0
+    monkeypatch.setattr(cell.runtime, "name", "graph")
+    bench.flops(cell)
+    assert cell.saved.missing["flops"] == "torch counts no FLOPs under graph"
+
+
+def test_what_is_loaded_is_frozen_while_measuring() -> None:
+    assert gc.get_freeze_count() == 0
+    with frozen():
+        assert gc.get_freeze_count() > 0
+        with frozen():
+            pass
+        assert gc.get_freeze_count() > 0, "by the one outside"
+    assert gc.get_freeze_count() == 0
+
+
+def test_a_failing_energy_pass_leaves_its_reason_and_the_row(
+    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("the counter went away")
+
+    monkeypatch.setattr(module, "energy_per_request", broken)
+    bench._gpu = object()  # type: ignore[assignment]
+    bench.energy(cell)
+    bench._gpu = None
+    assert cell.saved.energy.joules is None
+    assert cell.saved.energy.reason == "RuntimeError: the counter went away"
+    assert not cell.saved.error
+
+
+def test_a_sampler_without_a_reading_leaves_its_reason(bench: Bench, cell: BenchCell) -> None:
+    bench._sampler = FakeSampler(Telemetry(readings=0))  # type: ignore[assignment]
+    assert bench.sample(cell, 0, 0, 0) is not None
+    assert cell.saved.missing == {"telemetry": "it could not be started"}
+
+
+@pytest.mark.parametrize(
+    ("times", "settled"),
+    [([], False), ([3.0, 1.0], False), ([3.0, 1.0, 1.01, 1.0], True), ([1.0, 1.0, 1.1], False),
+     ([1.0, 2.0] * 10, True)],
+    ids=str,
+)  # fmt: skip
+def test_warm_up_ends_when_times_settle_or_never_will(times: list[float], settled: bool) -> None:
+    assert module._settled(times, most=20) == settled

@@ -1,0 +1,212 @@
+"""What stands above the table, and the table of phases."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from record_builders import PARTS, cell, record, sample
+
+from tpprof.reports.analysis import caveats
+from tpprof.reports.analysis.phases import host_bound, phase_rows
+from tpprof.reports.analysis.summary import rows
+from tpprof.reports.record.schema import Activity, GpuProcess, GpuState, Process, Record, Telemetry
+from tpprof.reports.text import phases, sentences, table, table7
+from tpprof.reports.text.terminal import show
+
+
+@pytest.fixture
+def run() -> Record:
+    return record(cell("vanilla", "rows", 2.0, 1000), cell("fastv", "maps", 1.6, 200))
+
+
+def clocked(hertz: float | None, **more: object) -> list[object]:
+    telemetry = Telemetry(readings=3, sm_clock_hz=hertz)
+    return [sample(number, 1.0, telemetry=telemetry, **more) for number in range(6)]
+
+
+def test_a_clean_run_has_no_warnings(run: Record) -> None:
+    run.environment["warnings"] = []
+    run.processes[0].gpu_before = GpuState(others=[])
+    run.cells[0].samples = clocked(1.98e9)  # type: ignore[assignment]
+    run.cells[1].samples = clocked(1.95e9)  # type: ignore[assignment]
+    assert caveats.warnings(run) == []
+
+
+def test_failed_cells_and_an_interrupted_run_come_first(run: Record) -> None:
+    run.environment["warnings"] = ["a full disk"]
+    run.cells[1].error, run.cells[1].samples = "out of memory\n" + "x" * 500, []
+    run.complete = False
+    failed, interrupted, *rest = caveats.warnings(run)
+    assert failed.startswith("1 of 2 cells failed: fastv with maps: out of memory xxx")
+    assert len(failed) < 200
+    assert interrupted == (
+        "the run was interrupted: 0 to 6 rounds a cell were measured until then."
+    )
+    assert rest == ["a full disk"]
+
+
+def test_suspect_samples_are_counted(run: Record) -> None:
+    run.cells[1].samples[0].marks = ["throttled (software power cap)", "cudaMalloc in the window"]
+    run.cells[1].samples[3].marks = ["throttled (software power cap)"]
+    (warning,) = caveats.warnings(run)
+    assert "throttled (software power cap) in 2" in warning
+    assert "cudaMalloc in the window in 1 of 12" in warning
+
+
+def test_other_processes_on_the_gpu_are_named_once(run: Record) -> None:
+    run.processes[0].gpu_before = GpuState(others=[GpuProcess(pid=42, bytes=2**31)])
+    run.processes[0].gpu_after = GpuState(others=[GpuProcess(pid=42, bytes=2**31)])
+    (warning,) = caveats.warnings(run)
+    assert warning.count("42 (2.00 GiB)") == 1
+
+
+def test_clocks_that_differ_between_cells_are_told(run: Record) -> None:
+    run.cells[0].samples = clocked(1.98e9)  # type: ignore[assignment]
+    run.cells[1].samples = clocked(1.755e9)  # type: ignore[assignment]
+    (warning,) = caveats.warnings(run)
+    assert "11.4 % lower in fastv with maps than in vanilla" in warning
+    run.cells[1].samples = clocked(None)  # type: ignore[assignment]
+    assert caveats.warnings(run) == []
+
+
+def test_what_was_wrong_with_the_machine_is_told(run: Record) -> None:
+    run.environment["warnings"] = ["the load average is 2.5 on 2 cores"]
+    assert caveats.warnings(run) == ["the load average is 2.5 on 2 cores"]
+
+
+def test_processes_that_ended_badly_are_told(run: Record) -> None:
+    run.processes.append(
+        Process(pid=2, started="later", cell=1, outcome="process ended by SIGKILL")
+    )
+    (warning,) = caveats.warnings(run)
+    assert "fastv with maps: process ended by SIGKILL" in warning
+
+
+def test_throttling_before_the_run_is_told(run: Record) -> None:
+    run.processes[0].gpu_before = GpuState(throttled=["hardware slowdown"])
+    (warning,) = caveats.warnings(run)
+    assert "throttled before anything ran: hardware slowdown" in warning
+
+
+def test_a_row_says_when_it_missed_the_target(run: Record) -> None:
+    run.cells[1].samples = [sample(number, 1.0 + number / 10) for number in range(6)]
+    vanilla, fastv = rows(run)
+    assert vanilla.reached
+    assert not fastv.reached
+    # prefill is 0.7 to 1.2 s around 0.95 s: wider than the latency
+    assert fastv.precision == pytest.approx(0.25 / 0.95)
+    (warning,) = caveats.warnings(run)
+    assert "1 of 2 rows missed the target of ±2 %" in warning
+    assert "26.3 %" in warning
+    assert table7.texts(run)[1][1][3] == "1,250 ±26.3 % missed"
+    assert table7.texts(run)[1][0][3] == "2,000 ±0.0 %"
+    output = io.StringIO()
+    show(run, table.Console(file=output, width=200))
+    shown = output.getvalue()
+    assert shown.index("missed the target") < shown.index("speed-up")
+
+
+def test_samples_of_one_process_count_as_one(run: Record) -> None:
+    """Ten samples in each of three processes: three units, too few for an interval."""
+    for measured in run.cells:
+        measured.samples = [sample(n // 10, 1.0 + n / 100) for n in range(30)]
+    row = rows(run)[1]
+    assert row.latency is not None
+    assert row.latency.samples == 3
+    assert row.latency.value == pytest.approx(1.145)
+    assert row.latency.low is None
+    assert row.precision is None
+    assert row.speedup is not None
+    assert row.speedup.samples == 3
+    for measured in run.cells:
+        measured.samples = [sample(n // 10, 1.0 + n / 100) for n in range(300)]
+    assert rows(run)[1].p95 is not None
+    run.settings.isolate = True
+    assert rows(run)[1].p95 is None, "thirty processes, not three hundred samples"
+
+
+def test_percentiles_are_shown_from_enough_samples_only(run: Record) -> None:
+    assert not any("p95" in heading for heading in table7.texts(run)[0])
+    assert table7.plain(run)[0]["latency_p95_seconds"] is None
+    run.cells[0].samples = [sample(number, 1.0 + number) for number in range(100)]
+    headings, lines = table7.texts(run)
+    place = headings.index("p95\nms")
+    assert lines[0][place] == "95,000"
+    assert lines[1][place] == "n/a"
+    assert not any("p99" in heading for heading in headings)
+
+
+def test_phases_tell_host_bound_from_gpu_bound(run: Record) -> None:
+    vanilla = run.cells[0]
+    for taken in vanilla.samples:
+        taken.host = {"vision": 0.01, "prefill": 0.2, "head": 0.1, "decode": 0.1}
+    vanilla.activity = [
+        Activity(phase="prefill", part="layer", index=0, operators=600, launches=500, kernels=520,
+                 syncs=1, busy_seconds=1.0),
+        Activity(phase="prefill", part="score", index=0, operators=300, launches=300, kernels=300,
+                 syncs=2, busy_seconds=0.6),
+        Activity(phase="decode", part="token", index=0, operators=500, launches=400, kernels=400,
+                 syncs=0, busy_seconds=0.04),
+    ]  # fmt: skip
+    by_phase = {row.phase: row for row in phase_rows(run) if row.cell is vanilla}
+    assert list(by_phase) == ["vision", "prefill", "head", "decode"]
+    assert by_phase["prefill"].busy_share == pytest.approx(1.6 / 1.7)
+    assert by_phase["decode"].busy_share == pytest.approx(0.4)
+    assert by_phase["vision"].busy_share is None
+    sentence = host_bound(run)
+    assert "decode (busy for 40 % of it)" in sentence
+    assert "prefill" not in sentence
+    assert sentence in sentences.sentences(run)
+    prefill = next(line for line in phases.plain(run) if line["phase"] == "prefill")
+    assert prefill["launches"] == 800
+    assert prefill["host_seconds"] == pytest.approx(0.2)
+    headings, lines = phases.texts(run)
+    assert lines[1][headings.index("syncs")] == "3"
+    assert lines[0][headings.index("syncs")] == "n/a"
+
+
+def test_without_a_gpu_nothing_is_said_of_waiting(run: Record) -> None:
+    run.cells[0].activity = [Activity(phase="prefill", part="layer", index=0, operators=900)]
+    assert host_bound(run) == ""
+    (line,) = [row for row in phases.plain(run) if row["operators"] is not None]
+    assert line["launches"] is None
+    assert line["host_seconds"] is None
+
+
+def test_a_cell_without_samples_has_no_phases() -> None:
+    assert phase_rows(record(cell("vanilla", "rows", 1.0, 1, samples=[]))) == []
+    assert len(PARTS) == 5
+
+
+def test_runtimes_are_shown_where_there_are_any(run: Record) -> None:
+    assert "runtime" not in table7.texts(run)[0]
+    run.cells[1].runtime, run.cells[1].fallback = "graph", "needs a CUDA device"
+    run.cells[0].warmups = [3.5, 1.0]
+    headings, lines = table7.texts(run)
+    assert lines[1][headings.index("runtime")] == "eager, not graph"
+    assert lines[0][headings.index("first call\nms")] == "3,500"
+    assert "fastv with maps under graph ran eager: needs a CUDA device." in sentences.sentences(run)
+
+
+def test_the_attention_kernels_are_told(run: Record) -> None:
+    run.cells[0].kernels = ["aten::_flash_attention_forward"] * 2 + ["softmax map"]
+    told = sentences.footnotes(run)[-1]
+    assert told == (
+        "attention kernel of vanilla: _flash_attention_forward in 2, softmax map in 1 of 3 layers."
+    )
+
+
+def test_what_could_not_be_measured_is_told_once(run: Record) -> None:
+    for measured in run.cells:
+        measured.missing = {"activity": "no profiler here"}
+    assert sentences.footnotes(run)[-1] == "not measured: activity (no profiler here)."
+
+
+def test_more_flops_than_the_formulas_are_told(run: Record) -> None:
+    charged = sum(item.flops for item in run.cells[1].cost)
+    run.cells[1].counted_flops = {"prefill": charged}
+    assert not any("torch counted" in line for line in caveats.warnings(run))
+    run.cells[1].counted_flops["decode"] = charged // 2
+    (told,) = [line for line in caveats.warnings(run) if "torch counted" in line]
+    assert told.startswith("torch counted more FLOPs than the formulas: fastv with maps 50")

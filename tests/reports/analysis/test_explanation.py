@@ -1,0 +1,422 @@
+"""The gap between promise and clock, split: on records whose every millisecond is known."""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+
+import pytest
+from record_builders import cell, record, sample, work
+
+from tpprof.reports.analysis import layers
+from tpprof.reports.analysis.counterparts import counterparts_of
+from tpprof.reports.analysis.explanation import attach, explain
+from tpprof.reports.record.base import RecordError
+from tpprof.reports.record.schema import Activity, Cell, Peaks, Record, Span
+from tpprof.reports.text import table, waterfall
+
+LAYERS, PRUNE = 4, 1  # layer 1 is the first that sees fewer tokens
+PARTS = [
+    ("preprocess", "preprocess", None),
+    ("vision", "tower", None),
+    *[("prefill", "layer", layer) for layer in range(LAYERS)],
+    ("prefill", "score", PRUNE - 1),
+    ("prefill", "select", PRUNE),
+    ("head", "head", None),
+    ("decode", "token", 0),
+]
+SECONDS = {
+    "preprocess": 0.010, "vision": 0.100, "layer": 0.200, "score": 0.0, "select": 0.0,
+    "head": 0.005, "decode": 0.040,
+}  # fmt: skip
+
+
+def made(method: str = "vanilla", attention: str = "rows", **changed: float) -> Cell:
+    """A cell of known times, in seconds: by phase, part, `layer0` or `rest` (outside all parts).
+
+    Every method but vanilla keeps a quarter of the tokens, and of the FLOPs, from layer 1 on.
+    """
+    pruned = not method.startswith("vanilla")
+    cost = [work("vision", "tower", None, "ffn", 1000)]
+    times = []
+    for phase, part, index in PARTS:
+        spent = SECONDS.get(part, SECONDS.get(phase, 0.0))
+        if part == "layer":
+            assert index is not None
+            full_map = attention != "rows" and index == PRUNE - 1
+            kept = 250 if pruned and index >= PRUNE else 1000
+            operator = "attention map" if full_map else "attention"
+            cost.append(work(phase, part, index, operator, kept))
+            spent = SECONDS["layer"] * kept / 1000
+        spent = changed.get(phase, spent) if part != "layer" else spent
+        times.append(changed.get(part if index is None else f"{part}{index}", spent))
+    return cell(
+        method, attention, 1.0, 0,
+        cost=cost,
+        parts=[Span(phase=p, part=q, index=i) for p, q, i in PARTS],
+        tokens_per_layer=[100] + [25 if pruned else 100] * (LAYERS - 1),
+        samples=[
+            sample(number, sum(times) + changed.get("rest", 0.0), parts=list(times))
+            for number in range(6)
+        ],
+    )  # fmt: skip
+
+
+def parts_of(run: Record, which: int) -> dict[str, float]:
+    told = explain(run, run.cells[which])
+    assert told is not None
+    return {part.name: part.seconds for part in told.contributions}
+
+
+def counted(which: Cell, place: int, **figures: float) -> None:
+    """Activity of the part at `place` of PARTS, for a GPU or not."""
+    phase, part, index = PARTS[place]
+    which.activity.append(Activity(phase=phase, part=part, index=index, **figures))  # type: ignore[arg-type]
+
+
+VANILLA = 0.010 + 0.100 + 4 * 0.200 + 0.005 + 0.040
+SHARE = (1000 + 1000 + 3 * 250) / 5000
+
+
+def test_a_perfectly_pruned_request_is_explained_by_what_pruning_does_not_touch() -> None:
+    run = record(made(), made("fastv"))
+    told = explain(run, run.cells[1])
+    assert told is not None
+    assert told.promised_seconds == pytest.approx(SHARE * VANILLA)
+    left = 1 - SHARE
+    found = parts_of(run, 1)
+    assert found["vision"] == pytest.approx(0.100 * left)
+    assert found["decode"] == pytest.approx(0.040 * left)
+    assert found["unpruned layers"] == pytest.approx(0.200 * left)
+    assert found["pruned layers"] == pytest.approx(3 * 0.200 * (0.25 - SHARE))
+    for name in ("scoring", "selection", "attention maps", "shorter sequences", "remainder"):
+        assert found.get(name, 0.0) == pytest.approx(0.0, abs=1e-12), name
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_contributions_sum_to_the_gap_whatever_was_measured(seed: int) -> None:
+    chance = random.Random(seed)
+    cells = [made(), made("fastv", "rows"), made("fastv", "maps"), made("fastv", "published")]
+    for one in cells:
+        for taken in one.samples:
+            taken.parts = [chance.uniform(0, 0.3) for _ in taken.parts]
+            taken.latency = sum(taken.parts) + chance.uniform(0, 0.1)
+    run = record(*cells)
+    attach(run)
+    for one in run.cells[1:]:
+        told = one.explanation
+        assert told is not None
+        gap = told.measured_seconds - told.promised_seconds
+        assert math.fsum(part.seconds for part in told.contributions) == pytest.approx(gap)
+    assert run.cells[0].explanation is None, "vanilla is what the others are compared with"
+
+
+def test_maps_are_what_they_take_beyond_rows() -> None:
+    run = record(
+        made(), made("fastv", "maps", layer0=0.500, score0=0.002), made("fastv", score0=0.001)
+    )
+    by_maps, by_rows = parts_of(run, 1), parts_of(run, 2)
+    assert by_maps["attention maps"] == pytest.approx(0.301)
+    assert by_rows.get("attention maps", 0.0) == 0
+    rest = set(by_maps) - {"attention maps", "remainder"}
+    assert {name: by_maps[name] for name in rest} == pytest.approx(
+        {name: by_rows[name] for name in rest}
+    ), "all else is told as for rows"
+    assert by_maps["remainder"] == pytest.approx(0.0, abs=1e-12)
+    advice = explain(run, run.cells[1]).advice  # type: ignore[union-attr]
+    assert "Read rows instead of maps: 301.0 ms less" in advice[0]
+
+
+def test_an_extra_map_is_an_attention_map_too() -> None:
+    maps = made("fastv", "maps", layer0=0.250, layer2=0.080)
+    maps.cost.append(work("prefill", "layer", 2, "attention map", 0))
+    run = record(made(), maps, made("fastv"))
+    assert parts_of(run, 1)["attention maps"] == pytest.approx(0.050 + 0.030)
+
+
+def test_maps_without_rows_beside_them_are_not_told_apart() -> None:
+    run = record(made(), made("fastv", "maps", layer0=0.500))
+    told = explain(run, run.cells[1])
+    assert told is not None
+    assert any("measure `rows` beside them" in note for note in told.notes)
+    assert parts_of(run, 1)["unpruned layers"] == pytest.approx(0.500 - SHARE * 0.200)
+
+
+def test_released_code_is_what_it_takes_beyond_maps() -> None:
+    published = made("fastv", "published", layer0=0.700, layer2=0.150, select1=0.030)
+    for layer in range(LAYERS):
+        published.cost.append(work("prefill", "layer", layer, "attention map", 0))
+    maps = made("fastv", "maps", layer0=0.500, select1=0.010)
+    run = record(made(), published, maps, made("fastv", select1=0.009))
+    found = parts_of(run, 1)
+    assert found["attention maps"] == pytest.approx(0.300)
+    assert found["released code"] == pytest.approx(0.200 + 0.100 + 0.020)
+    assert found["selection"] == pytest.approx(0.010)
+    assert found["remainder"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_scoring_and_selection_are_told_apart() -> None:
+    found = parts_of(record(made(), made("fastv", score0=0.003, select1=0.050)), 1)
+    assert found["scoring"] == pytest.approx(0.003)
+    assert found["selection"] == pytest.approx(0.050)
+
+
+def test_layers_that_run_less_efficiently_are_told_with_their_rates() -> None:
+    run = record(made(), made("fastv", layer1=0.060, layer2=0.060, layer3=0.060))
+    told = explain(run, run.cells[1])
+    assert told is not None
+    shorter = next(part for part in told.contributions if part.name == "shorter sequences")
+    assert shorter.seconds == pytest.approx(3 * 0.010)
+    assert "in vanilla" in shorter.about
+    assert (shorter.low, shorter.high) == pytest.approx((0.030, 0.030))
+
+
+def test_what_no_part_accounts_for_is_the_remainder() -> None:
+    found = parts_of(record(made(rest=0.020), made("fastv", rest=0.050)), 1)
+    assert found["remainder"] == pytest.approx(0.050 - SHARE * 0.020)
+
+
+def on_gpu(which: Cell, busy: float, syncs: dict[int, int] | None = None) -> None:
+    """As if the device were busy for a share of every part, but where the host waits."""
+    for place, spent in enumerate(which.samples[0].parts):
+        waits = (syncs or {}).get(place, 0)
+        share = 0.1 if waits else busy
+        counted(
+            which, place, operators=10, launches=10, kernels=10, syncs=waits,
+            busy_seconds=spent * share,
+        )  # fmt: skip
+
+
+def test_time_in_which_the_gpu_idles_is_waiting_for_the_host() -> None:
+    vanilla, fastv = made(), made("fastv", layer1=0.080, layer2=0.080, layer3=0.080)
+    on_gpu(vanilla, 1.0)
+    on_gpu(fastv, 0.625)  # 0.050 s of 0.080 s: as fast as vanilla's where it runs
+    run = record(vanilla, fastv)
+    found = parts_of(run, 1)
+    assert found["waiting for the host"] == pytest.approx(3 * 0.030 + 0.200 * 0.375)
+    assert found["shorter sequences"] == pytest.approx(0.0, abs=1e-12)
+    assert found["unpruned layers"] == pytest.approx(0.200 * 0.625 - SHARE * 0.200)
+    advice = explain(run, run.cells[1]).advice  # type: ignore[union-attr]
+    # The host takes 0.240 s whatever the batch, the device 0.150 s a sample: 90 % busy at 1.44.
+    assert any("From batch 2 on" in sentence for sentence in advice)
+
+
+def test_waits_in_layers_that_see_every_token_are_found_too() -> None:
+    """A method that prunes nothing, and after each of whose waits the device idles."""
+    vanilla, waits = made(), made("vanilla:tag=a")
+    for taken in waits.samples:
+        taken.parts = [spent * 2 if p[1] == "layer" else spent
+                       for p, spent in zip(PARTS, taken.parts, strict=True)]  # fmt: skip
+        taken.latency = sum(taken.parts)
+    on_gpu(vanilla, 1.0)
+    on_gpu(waits, 0.5)
+    found = parts_of(record(vanilla, waits), 1)
+    assert found["waiting for the host"] == pytest.approx(4 * 0.200)
+    assert found["unpruned layers"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_half_of_attention_that_no_kernel_computes_is_told_apart() -> None:
+    """The pruned layers keep a quarter of the dense FLOPs, but 200 of 500 causal ones."""
+    vanilla, fastv = made(), made("fastv")
+    for cell_, causal in ((vanilla, 500), (fastv, 200)):
+        for item in cell_.cost:
+            if item.part == "layer" and item.index != 0:
+                item.causal_flops = causal
+    found = parts_of(record(vanilla, fastv), 1)
+    assert found["pruned layers"] == pytest.approx(3 * 0.200 * (0.25 - SHARE))
+    assert found["causal attention"] == pytest.approx(3 * 0.200 * (0.4 - 0.25))
+    assert found["shorter sequences"] == pytest.approx(3 * 0.200 * (0.25 - 0.4))
+
+
+def test_a_forced_wait_in_a_selection_is_waiting_for_the_host_and_a_slow_one_is_not() -> None:
+    select = PARTS.index(("prefill", "select", PRUNE))
+    vanilla, waits, slow = made(), made("fastv", select1=0.040), made("random", select1=0.040)
+    on_gpu(vanilla, 1.0)
+    on_gpu(waits, 1.0, syncs={select: 1})
+    on_gpu(slow, 1.0)
+    run = record(vanilla, waits, slow)
+    assert parts_of(run, 1)["waiting for the host"] == pytest.approx(0.036)
+    assert parts_of(run, 1)["selection"] == pytest.approx(0.004)
+    assert parts_of(run, 2).get("waiting for the host", 0.0) == pytest.approx(0.0, abs=1e-12)
+    assert parts_of(run, 2)["selection"] == pytest.approx(0.040)
+
+
+def test_on_a_cpu_launching_is_operators_times_the_least_time_of_one() -> None:
+    vanilla, fastv = made(), made("fastv", layer1=0.060, layer2=0.060, layer3=0.060)
+    for one in (vanilla, fastv):
+        for place in range(len(PARTS)):
+            counted(one, place, operators=100)
+    run = record(vanilla, fastv)
+    told = explain(run, run.cells[1])
+    assert told is not None
+    assert "tpprof calibrate" in told.notes[0]
+    run.peaks = Peaks(
+        device="a machine", source="measured", flops_per_second={}, bandwidth=[],
+        kernel_seconds=1e-5, launch_seconds=1e-5,
+    )  # fmt: skip
+    found = parts_of(run, 1)
+    launching = 100 * 1e-5
+    waiting = 3 * launching * (1 - 0.25) + launching * (1 - SHARE)
+    assert found["waiting for the host"] == pytest.approx(waiting)
+    assert found["shorter sequences"] == pytest.approx(3 * 0.010 - 3 * 100 * 1e-5 * (1 - 0.25))
+
+
+def test_a_launch_bound_decode_should_be_captured() -> None:
+    vanilla, fastv = made(), made("fastv", decode=0.200)
+    decode = PARTS.index(("decode", "token", 0))
+    counted(fastv, decode, operators=9, launches=9, kernels=9, syncs=0, busy_seconds=0.05)
+    advice = explain(record(vanilla, fastv), fastv).advice  # type: ignore[union-attr]
+    assert any("busy for 25 %" in line and "--runtime graph" in line for line in advice)
+
+
+def test_each_layer_before_the_prune_has_its_price() -> None:
+    vanilla, late = made(), made("fastv", layer1=0.200, layer2=0.200)
+    late.tokens_per_layer = [100, 100, 100, 25]
+    for item in late.cost:
+        if item.index in (1, 2):
+            item.flops = 1000
+    advice = explain(record(vanilla, late), late).advice  # type: ignore[union-attr]
+    told = next(line for line in advice if line.startswith("Prune earlier"))
+    assert "3 layers see every token" in told
+    assert "150.0 ms" in told
+
+
+def test_a_twin_is_the_same_method_under_the_same_runtime() -> None:
+    other = made("fastv", layer0=0.1)
+    other.runtime = "graph"
+    run = record(made(), made("fastv", "maps"), other, made("fastv:keep=64"))
+    beside = counterparts_of(run, run.cells[1])
+    assert beside is not None
+    assert beside.rows is None
+    run.cells.append(made("fastv"))
+    beside = counterparts_of(run, run.cells[1])
+    assert beside is not None
+    assert beside.rows is run.cells[-1]
+
+
+def test_only_cells_that_were_measured_together_are_compared() -> None:
+    run = record(made(), made("fastv", "maps", layer0=0.5), made("fastv"))
+    for taken in run.cells[2].samples:
+        taken.round += 100
+    beside = counterparts_of(run, run.cells[1])
+    assert beside is not None
+    assert beside.rows is None
+    for taken in run.cells[0].samples:
+        taken.round += 100
+    assert explain(run, run.cells[1]) is None
+    assert explain(run, run.cells[2]) is not None
+
+
+def test_nothing_is_explained_without_times_or_vanilla() -> None:
+    alone = record(made("fastv"))
+    assert explain(alone, alone.cells[0]) is None
+    with pytest.raises(RecordError, match="not measured together with vanilla"):
+        waterfall.chosen(alone, None)
+    alone.complete = False
+    with pytest.raises(RecordError, match="--resume"):
+        waterfall.chosen(alone, "fastv")
+    with pytest.raises(RecordError, match="name another method"):
+        waterfall.chosen(record(made(), made("fastv")), "vanilla")
+    with pytest.raises(RecordError, match="did you mean fastv"):
+        waterfall.chosen(record(made(), made("fastv")), "fastw")
+    failed = record(made(), made("fastv"))
+    failed.cells[1].samples = []
+    assert explain(failed, failed.cells[1]) is None
+
+
+def test_what_is_derived_never_costs_the_record() -> None:
+    run = record(made(), made("fastv"), made("random"))
+    run.cells[1].cost = run.cells[1].cost[:2]  # as if a layer's cost were missing
+    attach(run)
+    assert run.cells[1].explanation is None
+    assert run.cells[1].missing["explanation"].startswith("KeyError")
+    assert run.cells[2].explanation is not None
+
+
+def test_the_waterfall_is_shown_with_bars_that_follow_one_another() -> None:
+    run = record(made(), made("fastv", "maps", layer0=0.500), made("fastv"))
+    output = io.StringIO()
+    waterfall.show(run, table.Console(file=output, width=200), by_layer=True)
+    shown = output.getvalue()
+    assert "attention maps" in shown
+    assert "FLOP/s" in shown
+    assert "side by side" in shown
+    assert "no roofline" in shown
+    told = explain(run, run.cells[1])
+    assert told is not None
+    _, lines = waterfall.texts(told)
+    bars = [line[3] for line in lines]
+    assert bars[0].startswith("█")
+    assert bars[-1].count("█") == waterfall.BAR, "the longest bar fills the column"
+    (credit,) = [line[3] for line in lines if line[0] == "pruned layers"]
+    assert "░" in credit
+
+
+def test_machines_get_every_part_and_its_sum() -> None:
+    run = record(made(), made("fastv", "maps", layer0=0.500), made("fastv"))
+    cells = waterfall.plain(run, "fastv")
+    assert [cell_["attention"] for cell_ in cells] == ["maps", "rows"]
+    for cell_ in cells:
+        gap = cell_["measured_seconds"] - cell_["promised_seconds"]
+        assert sum(part["seconds"] for part in cell_["contributions"]) == pytest.approx(gap)
+        assert len(cell_["layers"]) == LAYERS
+    rows = waterfall.flat(run, "fastv")
+    for policy in ("maps", "rows"):
+        first, *parts, last = [row for row in rows if row["attention"] == policy]
+        assert (first["part"], last["part"]) == ("promised", "measured")
+        summed = first["seconds"] + sum(row["seconds"] for row in parts)
+        assert summed == pytest.approx(last["seconds"])
+
+
+def test_markdown_has_intervals_advice_and_the_unit() -> None:
+    run = record(made(), made("fastv", "maps", layer0=0.500), made("fastv"))
+    shown = waterfall.markdown(run, "fastv")
+    assert "|  | ms | 95 % interval |  |" in shown
+    assert "| attention maps | +300.0 | +300.0 to +300.0 |" in shown
+    assert "- > Read rows instead of maps" in shown
+
+
+def test_layers_stand_beside_those_of_vanilla() -> None:
+    run = record(made(), made("fastv", layer2=0.060))
+    first, second, third, _ = layers.layer_rows(run, run.cells[1])
+    assert (first.flops_share, first.time_share) == pytest.approx((1.0, 1.0))
+    assert (second.flops_share, second.time_share) == pytest.approx((0.25, 0.25))
+    assert third.time_share == pytest.approx(0.3)
+    assert third.rate == pytest.approx(250 / 0.060)
+    assert third.floor is None
+
+
+def noisy(which: Cell, spread: float) -> Cell:
+    """The same cell, slower and faster in turn by a share of its time."""
+    for number, taken in enumerate(which.samples):
+        taken.parts = [spent * (1 + spread * (-1) ** number) for spent in taken.parts]
+        taken.latency = sum(taken.parts)
+    return which
+
+
+def test_noise_is_called_noise_and_nothing_is_advised_from_it() -> None:
+    run = record(
+        made(), noisy(made("fastv", "maps", layer0=0.230), 0.4), noisy(made("fastv"), -0.4)
+    )
+    told = explain(run, run.cells[1])
+    assert told is not None
+    maps = next(part for part in told.contributions if part.name == "attention maps")
+    assert maps.low is not None
+    assert maps.low < 0
+    assert not any("rows instead of maps" in line for line in told.advice)
+    assert "within the noise of this run" in waterfall._headline(run.cells[1], told)
+    output = io.StringIO()
+    run.environment["warnings"] = ["the machine was busy"]
+    waterfall.show(run, table.Console(file=output, width=200), "fastv")
+    assert "! the machine was busy" in output.getvalue()
+
+
+def test_a_request_that_beats_its_promise_is_said_to() -> None:
+    quick = made("fastv", layer1=0.001, layer2=0.001, layer3=0.001)
+    quick.cost[2:] = [work("prefill", "layer", n, "attention", 990) for n in range(1, LAYERS)]
+    quick.cost.insert(1, work("prefill", "layer", 0, "attention", 1000))
+    run = record(made(), quick)
+    told = explain(run, run.cells[1])
+    assert told is not None
+    assert "ms faster than promised, most of all by shorter" in waterfall._headline(quick, told)

@@ -1,0 +1,90 @@
+"""The headline says no more than the intervals do."""
+
+from __future__ import annotations
+
+from record_builders import cell, record, sample, work
+
+from tpprof.reports.analysis.explanation import explain
+from tpprof.reports.analysis.headline import headline_of
+from tpprof.reports.analysis.summary import rows
+from tpprof.reports.record.schema import Cell
+
+
+def scattered(method: str, seconds: list[float]) -> Cell:
+    samples = [sample(number, value) for number, value in enumerate(seconds)]
+    return cell(method, "rows", 1.0, 5, samples=samples)
+
+
+def headline(*cells: Cell) -> str:
+    return headline_of(rows(record(cell("vanilla", "rows", 2.0, 10), *cells))).headline
+
+
+def test_the_fastest_is_named_with_its_promise() -> None:
+    found = headline_of(
+        rows(record(cell("vanilla", "rows", 2.0, 10), cell("fastv", "rows", 1.0, 4)))
+    )
+    assert found.headline == (
+        "fastv with rows is fastest: 2.00x (2.00 to 2.00) where FLOPs promise 2.50x."
+    )
+    assert [number for number, _ in found.figures] == ["2.00x", "2.50x", "83 %"]
+
+
+def test_what_may_be_as_fast_is_not_hidden() -> None:
+    near = [1.0, 1.1, 0.9, 1.05, 0.95, 1.0, 1.02]
+    assert "if not random" in headline(scattered("fastv", near), scattered("random", near[::-1]))
+
+
+def test_no_method_is_fastest_where_the_interval_holds_one() -> None:
+    told = headline(scattered("fastv", [1.0, 3.0, 1.5, 2.5, 1.2, 2.8, 2.1]))
+    assert told.startswith("No method is faster than vanilla beyond doubt")
+
+
+def test_across_runtimes_the_least_latency_is_fastest() -> None:
+    """A slow runtime's larger speed-up, over its own slower vanilla, is told and does not win."""
+    run = record(
+        cell("vanilla", "rows", 4.0, 10),
+        cell("vanilla", "rows", 1.5, 10, runtime="graph"),
+        cell("fastv", "rows", 1.6, 4),
+        cell("random", "rows", 1.0, 4, runtime="graph"),
+    )
+    told = headline_of(rows(run)).headline
+    assert told.startswith(
+        "random with rows under graph is fastest: 1.50x (1.50 to 1.50) over its own vanilla "
+    )
+    assert told.endswith("The largest speed-up over its own vanilla is that of fastv with rows: "
+                         "2.50x.")  # fmt: skip
+    run.cells[1].samples = [sample(number, 0.9) for number in range(6)]
+    told = headline_of(rows(run)).headline
+    assert told.startswith("No method is faster than vanilla beyond doubt")
+    assert "the one of the least latency, random with rows under graph, ran at 0.90x" in told
+
+
+def test_the_best_of_many_needs_more_than_one_interval() -> None:
+    seconds = [1.6, 1.87, 1.7, 1.85, 1.65, 1.86, 1.75, 1.77]
+    alone = headline(scattered("fastv", seconds))
+    assert alone.startswith("fastv with rows is fastest")
+    many = [scattered(f"fastv:tag={number}", seconds) for number in range(12)]
+    assert "too little for the best of 12" in headline(*many)
+
+
+def test_too_few_rounds_are_said() -> None:
+    assert "too few rounds to be sure (3)" in headline(scattered("fastv", [1.0, 1.0, 1.0]))
+
+
+def test_nothing_beside_vanilla() -> None:
+    found = headline_of(rows(record(cell("vanilla", "rows", 2.0, 10))))
+    assert "Nothing was measured beside vanilla" in found.headline
+    assert found.figures == []
+
+
+def test_advice_does_without_maps_that_were_not_counted() -> None:
+    cost = [work("prefill", "layer", layer, "ffn", 5) for layer in range(2)]
+    full = [work("prefill", "layer", layer, "ffn", 9) for layer in range(2)]
+    run = record(
+        cell("vanilla", "rows", 2.0, 1, cost=full, tokens_per_layer=[60, 60]),
+        cell("fastv", "maps", 1.5, 1, cost=cost, tokens_per_layer=[60, 9]),
+        cell("fastv", "rows", 1.0, 1, cost=cost, tokens_per_layer=[60, 9]),
+    )
+    told = explain(run, run.cells[1])
+    assert told is not None
+    assert not any("Read rows" in sentence for sentence in told.advice)

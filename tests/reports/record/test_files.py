@@ -1,0 +1,169 @@
+"""Records and journals on disk: nothing is lost, and nothing damaged is believed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from page_records import full
+from record_builders import cell, record, sample
+
+from tpprof.reports.record.base import RecordError
+from tpprof.reports.record.compatibility import differences
+from tpprof.reports.record.files import Ended, Joined, Journal, Known, Taken, journal_of, load, save
+from tpprof.reports.record.schema import Process, Record
+
+JOINED = Process(pid=7, started="2026-01-01T00:00:00+00:00")
+
+
+@pytest.fixture
+def empty() -> Record:
+    run = record(cell("vanilla", "rows", 2.0, 100, samples=[]), cell("random", "rows", 1.0, 50))
+    run.cells[1].samples, run.processes, run.complete = [], [], False
+    return run
+
+
+def written(path: Path, empty: Record) -> Journal:
+    """A journal of a process that took one sample of each cell."""
+    journal = Journal.begin(journal_of(path), empty)
+    journal.append(Joined(index=0, process=JOINED))
+    for index in (0, 1):
+        journal.append(Taken(index=index, sample=sample(0, 1.0 + index)))
+    return journal
+
+
+def latencies(run: Record) -> list[list[float]]:
+    return [[sample.latency for sample in cell.samples] for cell in run.cells]
+
+
+def test_what_is_appended_is_there_at_once(empty: Record, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    journal = written(path, empty)  # neither closed nor finished: as if killed here
+    found = load(path)
+    assert latencies(found) == [[1.0], [2.0]]
+    assert found.processes == [JOINED]
+    assert not found.complete
+    journal.append(Ended())
+    assert load(path).complete
+
+
+def test_half_a_line_at_the_end_is_dropped(empty: Record, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    written(path, empty).close()
+    with journal_of(path).open("ab") as file:
+        file.write(b'{"type":"sample","index":0,"sam')
+    found = load(path)
+    assert latencies(found) == [[1.0], [2.0]]
+    journal = Journal.begin(journal_of(path), found)
+    journal.append(Taken(index=0, sample=sample(1, 3.0)))
+    assert latencies(load(path)) == [[1.0, 3.0], [2.0]]
+
+
+def test_a_writer_that_is_killed_costs_its_own_line_only(empty: Record, tmp_path: Path) -> None:
+    """A worker dies as it writes; the process that started it goes on with the same journal."""
+    path = tmp_path / "run.json"
+    journal = written(path, empty)
+    with journal_of(path).open("ab") as worker:
+        worker.write(b'{"type":"cell","index":0,"ce')
+    journal.mend()
+    journal.append(Taken(index=0, sample=sample(1, 3.0)))
+    with journal_of(path).open("ab") as worker:
+        worker.write(b'{"type":"cell"')
+    Journal(journal_of(path)).append(Taken(index=1, sample=sample(1, 4.0)))
+    assert latencies(load(path)) == [[1.0, 3.0], [2.0, 4.0]]
+
+
+def test_what_becomes_known_of_a_cell_keeps_its_samples(empty: Record, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    journal = written(path, empty)
+    empty.cells[0].error = "out of memory"
+    journal.append(Known.of(0, empty.cells[0]))
+    assert load(path).cells[0].error == "out of memory"
+    assert latencies(load(path)) == [[1.0], [2.0]]
+
+
+def test_a_process_is_known_once(empty: Record, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    journal = written(path, empty)
+    journal.append(Joined(index=0, process=Process(pid=7, started="now", seconds=3.0)))
+    assert [process.seconds for process in load(path).processes] == [3.0]
+
+
+def test_the_record_takes_the_journals_place(empty: Record, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    save(record(cell("vanilla", "rows", 9.0, 1)), path)
+    journal = written(path, empty)
+    found = load(path)
+    assert latencies(found) == [[1.0], [2.0]], "the journal is newer than the record"
+    journal.finish(found, path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert load(path) == found
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda lines: [b"", *lines], "damaged"),
+        (lambda lines: lines[1:], "damaged"),
+        (lambda lines: [lines[0], b"x", *lines[1:]], "damaged"),
+        (lambda lines: [lines[0], lines[2].replace(b'"index":0', b'"index":9'), b""], "damaged"),
+        (lambda lines: [lines[0], lines[2], b""], "damaged"),  # a sample of no known process
+        (lambda lines: [lines[0].replace(b'"schema":3', b'"schema":99'), b""], "schema 99"),
+    ],
+)
+def test_a_damaged_journal_is_refused(
+    empty: Record,
+    tmp_path: Path,
+    damage,  # type: ignore[no-untyped-def]
+    reason: str,
+) -> None:
+    path = tmp_path / "run.json"
+    written(path, empty).close()
+    journal_of(path).write_bytes(b"\n".join(damage(journal_of(path).read_bytes().split(b"\n"))))
+    with pytest.raises(RecordError, match=reason) as refused:
+        load(path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda run: setattr(run.picture, "jpeg", "not base64!"), "no JPEG"),
+        (lambda run: setattr(run.picture, "jpeg", "bm8ganBlZw=="), "no JPEG"),
+        (lambda run: setattr(run.picture.regions[0], "stride", 0), "no JPEG, or its tokens"),
+        (lambda run: setattr(run.picture.regions[0], "columns", 0), "no JPEG, or its tokens"),
+        (lambda run: setattr(run.cells[1].kept[1], "visual", 0), "kept tokens of fastv"),
+        (lambda run: run.cells[1].kept[1].tokens.append(2880), "kept tokens of fastv"),
+        (lambda run: run.cells[1].kept[1].scores.append(0.5), "kept tokens of fastv"),
+    ],
+)
+def test_kept_tokens_that_cannot_be_drawn_are_refused(
+    tmp_path: Path,
+    damage,  # type: ignore[no-untyped-def]
+    said: str,
+) -> None:
+    run = full()
+    save(run, tmp_path / "run.json")
+    assert load(tmp_path / "run.json") == run
+    damage(run)
+    save(run, tmp_path / "run.json")
+    with pytest.raises(RecordError, match=said) as refused:
+        load(tmp_path / "run.json")
+    assert "\n" not in str(refused.value)
+
+
+def test_runs_of_one_configuration_do_not_differ(empty: Record) -> None:
+    later = record(*empty.cells)
+    later.settings.max_seconds, later.created, later.model.reason = 3.0, "later", "given"
+    assert differences(empty, later) == []
+
+
+def test_every_difference_is_named(empty: Record) -> None:
+    later = record(cell("vanilla", "rows", 2.0, 100), cell("fastv", "maps", 1.0, 50))
+    later.settings.keep, later.model.dtype = "320", "float16"
+    later.environment = {"device": "another"}
+    listed = "; ".join(differences(empty, later))
+    assert "model dtype is float16, was float32" in listed
+    assert "keep is 320, was none" in listed
+    assert "device is another, was a machine" in listed
+    assert "only in the first: random (rows, eager); only in the second: fastv (maps" in listed
