@@ -52,13 +52,15 @@ QUIET = Noise("quiet GPU", 0.02, 0.005, 0.002, 0.0005, 0.001)
 SHARED = Noise("shared GPU", 0.05, 0.02, 0.01, 0.003, 0.003)
 CPU = Noise("shared CPU", 0.10, 0.05, 0.02, 0.01, 0.005)
 MODELS = [
-    QUIET, SHARED, CPU,
+    QUIET,
+    SHARED,
+    CPU,
     dataclasses.replace(SHARED, name="bimodal processes", bimodal=0.125),
     dataclasses.replace(SHARED, name="bimodal, tolerance 25 %", bimodal=0.125, tolerance=0.25),
     dataclasses.replace(SHARED, name="drift of 2 % a process", drift=0.02),
     dataclasses.replace(SHARED, name="slow tails, 30 %", tails=0.3),
     dataclasses.replace(SHARED, name="one process x2", doubled=True),
-]  # fmt: skip
+]
 
 
 class Machine:

@@ -77,9 +77,13 @@ def calibrated(options: argparse.Namespace, base: Path) -> Asked:
     if not path.exists():
         workload = {"visual_tokens": options.visual_tokens, "new_tokens": 2}
         subject = Subject(
-            methods=[CELL], model=options.model, device=options.device, attention=[POLICY],
-            workload=workload, plugins=[str(base)],
-        )  # fmt: skip
+            methods=[CELL],
+            model=options.model,
+            device=options.device,
+            attention=[POLICY],
+            workload=workload,
+            plugins=[str(base)],
+        )
         rules = Rules(metrics=["latency"], requests=options.requests)
         write(path, subject, rules)
     config = configuration.load(path)
@@ -122,9 +126,12 @@ def gates(out: Path, kind: str, count: int, asked: Asked) -> None:
             gate = ab(replace(asked, out=journal), tell)
         row = latency(gate)
         line = {
-            "kind": kind, "verdict": row.verdict.value, "rule": row.rule, "change": row.change,
+            "kind": kind,
+            "verdict": row.verdict.value,
+            "rule": row.rule,
+            "change": row.change,
             "seconds": time.monotonic() - began,
-        }  # fmt: skip
+        }
         with (out / "results.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         told = f"{row.verdict.value}, {row.change}, {line['seconds']:.0f} s; {row.rule}"

@@ -72,8 +72,14 @@ def made(cells: int, samples: int) -> Record:
         complete=True,
         environment={"device": "a machine"},
         model=ModelInfo(
-            name="made", architecture="llava-next", source="random weights", reason="chosen",
-            parameters=7_000_000_000, layers=LAYERS, dtype="bfloat16", backend="sdpa",
+            name="made",
+            architecture="llava-next",
+            source="random weights",
+            reason="chosen",
+            parameters=7_000_000_000,
+            layers=LAYERS,
+            dtype="bfloat16",
+            backend="sdpa",
         ),
         workload={},
         request=RequestInfo(
@@ -81,7 +87,7 @@ def made(cells: int, samples: int) -> Record:
         ),
         cells=[_cell(number, samples, chance) for number in range(cells)],
         processes=[Process(pid=1, started="2026-01-01T00:00:00+00:00", seconds=60.0)],
-    )  # fmt: skip
+    )
 
 
 def _cell(number: int, samples: int, chance: random.Random) -> Cell:
@@ -95,10 +101,14 @@ def _cell(number: int, samples: int, chance: random.Random) -> Cell:
         parts = [seconds * chance.uniform(0.97, 1.05) for seconds in times]
         listed.append(
             Sample(
-                round=round_, place=number, process=0, began=1.8e9 + round_ * 100 + number,
-                latency=sum(parts) * 1.001, parts=parts,
+                round=round_,
+                place=number,
+                process=0,
+                began=1.8e9 + round_ * 100 + number,
+                latency=sum(parts) * 1.001,
+                parts=parts,
             )
-        )  # fmt: skip
+        )
     return Cell(
         method="vanilla" if vanilla else f"fastv:keep={kept}",
         name="vanilla" if vanilla else "fastv",
@@ -109,9 +119,15 @@ def _cell(number: int, samples: int, chance: random.Random) -> Cell:
         kv_bytes_prefill=[1_000_000] * LAYERS,
         cost=[
             Cost(
-                phase="prefill", part="layer", index=layer, operator="ffn",
-                flops=int(1e12 * (1 if layer < 2 else share)), causal_flops=int(1e12 * share),
-                read_bytes=10**9, written_bytes=10**8, launches=9,
+                phase="prefill",
+                part="layer",
+                index=layer,
+                operator="ffn",
+                flops=int(1e12 * (1 if layer < 2 else share)),
+                causal_flops=int(1e12 * share),
+                read_bytes=10**9,
+                written_bytes=10**8,
+                launches=9,
             )
             for layer in range(LAYERS)
         ],
@@ -122,7 +138,7 @@ def _cell(number: int, samples: int, chance: random.Random) -> Cell:
         ],
         parts=PARTS,
         samples=listed,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -66,9 +66,13 @@ def flops(workload: Workload) -> str:
         planned = planner.plan(method)
         shares = [planned.counted[name] / whole.counted[name] for name in CONVENTIONS]
         lines.append(
-            [spec, about, *(units.percent(share) for share in shares),
-             units.percent(printed[method.name])]
-        )  # fmt: skip
+            [
+                spec,
+                about,
+                *(units.percent(share) for share in shares),
+                units.percent(printed[method.name]),
+            ]
+        )
     return as_markdown(["schedule", "meaning", *CONVENTIONS, "paper"], lines)
 
 
@@ -79,10 +83,14 @@ def kv(workload: Workload) -> str:
     for row in TABLE7:
         spec = row.method if row.method == "vanilla" else f"{row.method}:keep={KEPT}"
         planned: Planned = planner.plan(parse(spec))
-        lines.append([
-            row.method, units.megabytes(row.kv_bytes), units.megabytes(planned.counted["paper-kv"]),
-            units.megabytes(planned.kv_bytes),
-        ])  # fmt: skip
+        lines.append(
+            [
+                row.method,
+                units.megabytes(row.kv_bytes),
+                units.megabytes(planned.counted["paper-kv"]),
+                units.megabytes(planned.kv_bytes),
+            ]
+        )
     headings = ["method", "paper", "0.525 MB x nominal budget", "real, by layer, text included"]
     return as_markdown(headings, lines)
 
@@ -106,10 +114,14 @@ def latency(record: Record) -> str:
         return units.percent(shares[0] if shares else None)
 
     lines = [
-        [row.method, f"{row.seconds / TABLE7[0].seconds:.2f}",
-         *(ratio(row.method, policy) for policy in policies), share(row.method)]
+        [
+            row.method,
+            f"{row.seconds / TABLE7[0].seconds:.2f}",
+            *(ratio(row.method, policy) for policy in policies),
+            share(row.method),
+        ]
         for row in TABLE7[1:]
-    ]  # fmt: skip
+    ]
     return as_markdown(["method", "paper", *policies, "FLOPs here"], lines)
 
 

@@ -39,9 +39,12 @@ class FastVWindow(Scorer):
         side = max(1, int((view.request.visual / budget) ** 0.5))
         height = self.height or side
         window, quota = _windows(
-            view.request.segments, height, self.width or self.height or side, budget,
+            view.request.segments,
+            height,
+            self.width or self.height or side,
+            budget,
             view.hidden.device,
-        )  # fmt: skip
+        )
         ranked = view.attention[:, 0].argsort(-1, descending=True)
         grouped = window[ranked].argsort(stable=True, dim=-1)
         order = ranked.gather(-1, grouped)  # by window, best first

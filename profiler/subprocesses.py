@@ -21,9 +21,12 @@ def finish(
     """Run a command to its end, with `told` on its stdin: its code, and "" or how it failed."""
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints,
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=complaints,
             env=environment,
-        )  # fmt: skip
+        )
         try:
             process.communicate(told)
         finally:

@@ -37,9 +37,12 @@ def full(*, rounds: int = 8) -> Record:
         _cell("mustdrop", "rows", 0.9, 300, [1600, 130], rounds),
     )
     run.peaks = Peaks(
-        device="a device", source="measured", flops_per_second={"float32": 1e6},
-        bandwidth=[Bandwidth(footprint_bytes=10**8, bytes_per_second=1e6)], launch_seconds=1e-6,
-    )  # fmt: skip
+        device="a device",
+        source="measured",
+        flops_per_second={"float32": 1e6},
+        bandwidth=[Bandwidth(footprint_bytes=10**8, bytes_per_second=1e6)],
+        launch_seconds=1e-6,
+    )
     buffer = io.BytesIO()
     Image.linear_gradient("L").resize((48, 48)).convert("RGB").save(buffer, "JPEG")
     whole = Region(view="picture", first=0, rows=24, columns=24, stride=24)
@@ -71,9 +74,13 @@ def hostile() -> Record:
     run.created = HOSTILE[1]
     run.workload = {"image": HOSTILE[1], "prompt": HOSTILE[0], HOSTILE[0]: HOSTILE[6]}
     run.environment = {
-        "device": HOSTILE[0], "cpu": HOSTILE[5], "host": HOSTILE[6], "packages": {"torch": None},
-        "warnings": list(HOSTILE), HOSTILE[0]: {HOSTILE[1]: [HOSTILE[2]]},
-    }  # fmt: skip
+        "device": HOSTILE[0],
+        "cpu": HOSTILE[5],
+        "host": HOSTILE[6],
+        "packages": {"torch": None},
+        "warnings": list(HOSTILE),
+        HOSTILE[0]: {HOSTILE[1]: [HOSTILE[2]]},
+    }
     assert run.peaks is not None
     run.peaks.device = HOSTILE[6]
     return run
@@ -94,16 +101,29 @@ def _cell(
     phases = [work("vision", "tower", None, "ffn", 100), work("decode", "token", 0, "ffn", 10)]
     counted = [
         Activity(
-            phase=part.phase, part=part.part, index=part.index, operators=7, launches=9, kernels=9,
-            syncs=1, busy_seconds=0.05,
+            phase=part.phase,
+            part=part.part,
+            index=part.index,
+            operators=7,
+            launches=9,
+            kernels=9,
+            syncs=1,
+            busy_seconds=0.05,
         )
         for part in PARTS
-    ]  # fmt: skip
+    ]
     return cell(
-        method, policy, seconds, flops, samples=samples, cost=layers + phases, activity=counted,
-        visual_per_layer=visual, tokens_per_layer=[count + 60 for count in visual],
+        method,
+        policy,
+        seconds,
+        flops,
+        samples=samples,
+        cost=layers + phases,
+        activity=counted,
+        visual_per_layer=visual,
+        tokens_per_layer=[count + 60 for count in visual],
         parts=[*PARTS[:2], Span(phase="prefill", part="layer", index=1), *PARTS[3:]],
-    )  # fmt: skip
+    )
 
 
 def judged(called: str) -> Gate:
@@ -112,11 +132,21 @@ def judged(called: str) -> Gate:
     same = Judged(called, "operators", Verdict.PASS, "7", "7", "0", "equal")
     timed = [
         Judged(
-            called, f"{verdict.value} ms", verdict, "100.0", "105.0", f"+{place} %",
+            called,
+            f"{verdict.value} ms",
+            verdict,
+            "100.0",
+            "105.0",
+            f"+{place} %",
             f"rule {called}",
-            {"log_ratio": place / 50, "low": place / 60, "high": place / 40, "tolerance": 0.05,
-             "log_ratios": [place / 30, place / 70]},
+            {
+                "log_ratio": place / 50,
+                "low": place / 60,
+                "high": place / 40,
+                "tolerance": 0.05,
+                "log_ratios": [place / 30, place / 70],
+            },
         )
         for place, verdict in enumerate((Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.NO_VERDICT))
-    ]  # fmt: skip
+    ]
     return Gate("timing", f"base -> {called}", [grown, same, *timed], [f"a note, {called}"])

@@ -27,18 +27,29 @@ PARTS = [
 def sample(number: int, seconds: float, **more: object) -> Sample:
     """A sample of `seconds`, most of it in prefill."""
     given: dict[str, object] = {
-        "round": number, "place": 0, "process": 0, "began": 1.8e9 + number, "latency": seconds,
+        "round": number,
+        "place": 0,
+        "process": 0,
+        "began": 1.8e9 + number,
+        "latency": seconds,
         "parts": [0.1, seconds - 0.4, 0.1, 0.1, 0.1],
-    }  # fmt: skip
+    }
     return Sample(**{**given, **more})  # type: ignore[arg-type]
 
 
 def work(phase: str, part: str, index: int | None, operator: str, flops: int) -> Cost:
     """Work of `flops` FLOPs that moves a byte for each of them, in one launch."""
     return Cost(
-        phase=phase, part=part, index=index, operator=operator, flops=flops, causal_flops=flops,
-        read_bytes=flops, written_bytes=0, launches=1,
-    )  # fmt: skip
+        phase=phase,
+        part=part,
+        index=index,
+        operator=operator,
+        flops=flops,
+        causal_flops=flops,
+        read_bytes=flops,
+        written_bytes=0,
+        launches=1,
+    )
 
 
 def cell(method: str, attention: str, seconds: float, flops: int, **more: object) -> Cell:
@@ -68,8 +79,14 @@ def record(*cells: Cell) -> Record:
         complete=True,
         environment={"device": "a machine"},
         model=ModelInfo(
-            name="tiny", architecture="llava-next", source="random weights", reason="chosen",
-            parameters=30_000_000, layers=2, dtype="float32", backend="sdpa",
+            name="tiny",
+            architecture="llava-next",
+            source="random weights",
+            reason="chosen",
+            parameters=30_000_000,
+            layers=2,
+            dtype="float32",
+            backend="sdpa",
         ),
         workload={},
         request=RequestInfo(
@@ -77,4 +94,4 @@ def record(*cells: Cell) -> Record:
         ),
         cells=list(cells),
         processes=[Process(pid=1, started="2026-01-01T00:00:00+00:00", seconds=60.0)],
-    )  # fmt: skip
+    )

@@ -76,10 +76,16 @@ def test_nothing_else_lies_at_the_root() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["methods"], ["models"], ["flops", "fastv", "--model", "qwen2-vl-72b"],
-     ["gate", "--help"], ["report", "no-such-file.json"]],
+    [
+        ["--help"],
+        ["methods"],
+        ["models"],
+        ["flops", "fastv", "--model", "qwen2-vl-72b"],
+        ["gate", "--help"],
+        ["report", "no-such-file.json"],
+    ],
     ids=lambda arguments: arguments[0],
-)  # fmt: skip
+)
 def test_starts_without_torch(arguments: list[str]) -> None:
     program = (
         "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"

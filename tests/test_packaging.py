@@ -43,8 +43,10 @@ def test_the_wheel_holds_every_module_and_starts(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-S", "-c", _with_packages(program)],
         env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "llava-next-7b" in done.stdout
 

@@ -66,14 +66,22 @@ def _rows(peaks: Peaks, sheet: Peaks | None) -> list[list[str]]:
     for number, level in enumerate(peaks.bandwidth):
         last = number == len(peaks.bandwidth) - 1
         size = f"{level.footprint_bytes / 2**20:g} MiB"
-        rows.append([
-            f"bandwidth on {size}", units.bandwidth(level.bytes_per_second),
-            units.bandwidth(memory) if last else "",
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"bandwidth on {size}",
+                units.bandwidth(level.bytes_per_second),
+                units.bandwidth(memory) if last else "",
+            ]
+        )
     rows.append(["least time of an operator", units.microseconds(peaks.kernel_seconds), ""])
     rows.append(["least time to launch one", units.microseconds(peaks.launch_seconds), ""])
-    rows.append(["memory", units.gibibytes(peaks.memory_bytes),
-                 units.gibibytes(sheet.memory_bytes if sheet else None)])  # fmt: skip
+    rows.append(
+        [
+            "memory",
+            units.gibibytes(peaks.memory_bytes),
+            units.gibibytes(sheet.memory_bytes if sheet else None),
+        ]
+    )
     return rows
 
 
@@ -82,6 +90,11 @@ def _plain(peaks: Peaks) -> list[dict[str, Any]]:
     for level in peaks.bandwidth:
         found[f"bytes_per_second_on_{level.footprint_bytes}_bytes"] = level.bytes_per_second
     return [
-        {"device": peaks.device, **found, "kernel_seconds": peaks.kernel_seconds,
-         "launch_seconds": peaks.launch_seconds, "memory_bytes": peaks.memory_bytes}
-    ]  # fmt: skip
+        {
+            "device": peaks.device,
+            **found,
+            "kernel_seconds": peaks.kernel_seconds,
+            "launch_seconds": peaks.launch_seconds,
+            "memory_bytes": peaks.memory_bytes,
+        }
+    ]

@@ -93,9 +93,17 @@ def compare(
     if equalize not in (None, "layer-mean"):
         fail(f"unknown --equalize {equalize!r}; known: layer-mean")
     settings = workload_of(
-        workload, image, image_size, prompt, text_tokens, layout, visual_tokens, new_tokens,
-        batch_size, seed,
-    )  # fmt: skip
+        workload,
+        image,
+        image_size,
+        prompt,
+        text_tokens,
+        layout,
+        visual_tokens,
+        new_tokens,
+        batch_size,
+        seed,
+    )
     from ...reports.record.schema import Settings
     from ..run.recording import measure
     from ..run.rounds import check
@@ -105,11 +113,20 @@ def compare(
     from .progress import progress
 
     measured = Settings(
-        attention=attention.split(","), runtimes=runtime.split(","), keep=keep,
-        equalize=equalize is not None, isolate=isolate, samples=samples,
-        target=share("--target-ci", target_ci), min_rounds=min_rounds, max_rounds=max_rounds,
-        max_seconds=max_seconds, seed=seed, plugins=plugin or [], tokens=tokens,
-    )  # fmt: skip
+        attention=attention.split(","),
+        runtimes=runtime.split(","),
+        keep=keep,
+        equalize=equalize is not None,
+        isolate=isolate,
+        samples=samples,
+        target=share("--target-ci", target_ci),
+        min_rounds=min_rounds,
+        max_rounds=max_rounds,
+        max_seconds=max_seconds,
+        seed=seed,
+        plugins=plugin or [],
+        tokens=tokens,
+    )
     if rounds is not None and rounds < 1:
         fail(f"--rounds must be at least 1, not {rounds}")
     if rounds is not None:
@@ -117,10 +134,15 @@ def compare(
     check_trace(trace, isolate=isolate)
     output.require_writable(html, figures, [out])
     job = Job(
-        methods=methods, model=model, device=device, dtype=dtype, backend=backend,
-        workload=describe(settings), settings=check(measured),
+        methods=methods,
+        model=model,
+        device=device,
+        dtype=dtype,
+        backend=backend,
+        workload=describe(settings),
+        settings=check(measured),
         command=shlex.join(["tpprof", *sys.argv[1:]]),
-    )  # fmt: skip
+    )
     with progress() as tell:
         outcome = measure(job, out, tell, resume=resume, trace=trace)
     output.show(outcome.record, format_, by_phase=phases)

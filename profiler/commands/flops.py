@@ -68,9 +68,17 @@ def flops(
     require_format(format_, "flops", [Format.long])
     load_plugins(plugin or [])
     settings = workload_of(
-        "pope", None, image_size, None, text_tokens, layout, visual_tokens, new_tokens,
-        batch_size, 0,
-    )  # fmt: skip
+        "pope",
+        None,
+        image_size,
+        None,
+        text_tokens,
+        layout,
+        visual_tokens,
+        new_tokens,
+        batch_size,
+        0,
+    )
     from ..cost import planning
     from ..cost.conventions import convention as named_convention
     from ..machine import calibration
@@ -79,9 +87,13 @@ def flops(
     peaks = calibration.named(device) if device else None
     on_cpu = peaks is not None and peaks.threads is not None
     planner = planning.Planner(
-        model or "", settings, attention=attention, peaks=peaks, conventions=conventions,
+        model or "",
+        settings,
+        attention=attention,
+        peaks=peaks,
+        conventions=conventions,
         dtype=dtype or ("float32" if on_cpu else "bfloat16"),
-    )  # fmt: skip
+    )
     wanted = wanted_of(sweep, for_speedup, for_memory)
     planned = planner.table(methods, keep, wanted)
     show(planned, format_.value, peaks, conventions)
@@ -116,9 +128,16 @@ def texts(
 ) -> tuple[list[str], list[list[str]]]:
     """Headings, and one line per method."""
     headings = [
-        "method", "visual tokens by layer", "mean", "FLOPs", "FLOPs\nshare", "prefill\nshare",
-        "KV MB", "weights", "peak memory",
-    ]  # fmt: skip
+        "method",
+        "visual tokens by layer",
+        "mean",
+        "FLOPs",
+        "FLOPs\nshare",
+        "prefill\nshare",
+        "KV MB",
+        "weights",
+        "peak memory",
+    ]
     if peaks is not None:
         headings += ["floor ms", "floor\nspeed-up", "largest\nbatch"]
     headings += [f"by {c.name}\n(of vanilla)" for c in conventions]

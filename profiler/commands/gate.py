@@ -228,9 +228,13 @@ def can_write(html: Path | None, taken: Sequence[Path], *others: Path | None) ->
 
 
 def finish(
-    gate: Gate, json: Path | None, junit: Path | None, summary: Path | None, html: Path | None,
+    gate: Gate,
+    json: Path | None,
+    junit: Path | None,
+    summary: Path | None,
+    html: Path | None,
     files: Sequence[Path] = (),
-) -> None:  # fmt: skip
+) -> None:
     """Tell what was found in all the ways that were asked for; end with the gate's code.
 
     files: records that were judged, and follow on the page if they can be read.

@@ -97,20 +97,35 @@ class Named:
 
 
 FIELDS = {
-    "methods": "methods", "model": "model", "keep": "keep", "attention": "attention",
-    "runtime": "runtimes", "plugin": "plugins", "device": "device", "dtype": "dtype",
-    "backend": "backend", "seed": "seed",
-}  # fmt: skip
+    "methods": "methods",
+    "model": "model",
+    "keep": "keep",
+    "attention": "attention",
+    "runtime": "runtimes",
+    "plugin": "plugins",
+    "device": "device",
+    "dtype": "dtype",
+    "backend": "backend",
+    "seed": "seed",
+}
 WORKLOAD = {
-    "image": "image", "image_size": "size", "prompt": "prompt", "text_tokens": "text_tokens",
-    "layout": "layout", "visual_tokens": "visual_tokens", "new_tokens": "new_tokens",
-    "batch_size": "batch_size", "seed": "seed",
-}  # fmt: skip
+    "image": "image",
+    "image_size": "size",
+    "prompt": "prompt",
+    "text_tokens": "text_tokens",
+    "layout": "layout",
+    "visual_tokens": "visual_tokens",
+    "new_tokens": "new_tokens",
+    "batch_size": "batch_size",
+    "seed": "seed",
+}
 """Where an option goes."""
 RIVALS = {
-    "image": "visual_tokens", "visual_tokens": "image", "prompt": "text_tokens",
+    "image": "visual_tokens",
+    "visual_tokens": "image",
+    "prompt": "text_tokens",
     "text_tokens": "prompt",
-}  # fmt: skip
+}
 """What a part of the workload takes the place of."""
 MOST_LOOKS = 10
 
@@ -139,20 +154,39 @@ def subject_of(
     from ..workload import describe
 
     workload = workload_of(
-        "pope", image, image_size, prompt, text_tokens, layout, visual_tokens, new_tokens,
-        batch_size, seed,
-    )  # fmt: skip
+        "pope",
+        image,
+        image_size,
+        prompt,
+        text_tokens,
+        layout,
+        visual_tokens,
+        new_tokens,
+        batch_size,
+        seed,
+    )
     return Subject(
-        methods=methods or [], model=model or "tiny", device=device, dtype=dtype,
-        backend=backend, attention=attention.split(","), runtimes=runtime.split(","), keep=keep,
-        seed=seed, plugins=plugin or [], workload=describe(workload),
-    )  # fmt: skip
+        methods=methods or [],
+        model=model or "tiny",
+        device=device,
+        dtype=dtype,
+        backend=backend,
+        attention=attention.split(","),
+        runtimes=runtime.split(","),
+        keep=keep,
+        seed=seed,
+        plugins=plugin or [],
+        workload=describe(workload),
+    )
 
 
 def rules_of(
-    earlier: Rules | None, tolerance: str | None = None, metric: str | None = None,
-    pairs: str | None = None, requests: int | None = None,
-) -> Rules:  # fmt: skip
+    earlier: Rules | None,
+    tolerance: str | None = None,
+    metric: str | None = None,
+    pairs: str | None = None,
+    requests: int | None = None,
+) -> Rules:
     """The rules of gate.toml, or the usual ones, with what the options change."""
     rules = earlier or Rules()
     if tolerance is not None:
@@ -196,7 +230,7 @@ def names_a_subject(command: Callable[..., None]) -> Callable[..., None]:
     context = inspect.Parameter("context", keyword, annotation=typer.Context)
     parameters = [
         p.replace(kind=keyword) for p in (context, *arguments, *shared.values(), *options)
-    ]  # fmt: skip
+    ]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run

@@ -37,8 +37,16 @@ from .output import emit
 if TYPE_CHECKING:
     from ..run.kept_tokens import Seen
 
-HEADINGS = ("method", "from\nlayer", "pictures", "kept\ntokens", "merged", "offset",
-            "divergence\nbit", "by chance\nbit")  # fmt: skip
+HEADINGS = (
+    "method",
+    "from\nlayer",
+    "pictures",
+    "kept\ntokens",
+    "merged",
+    "offset",
+    "divergence\nbit",
+    "by chance\nbit",
+)
 NOTE = (
     "offset: 2 * (mean(i / (n - 1)) - 1/2) over kept tokens i of n, 0 is even, +1 all at the end. "
     "divergence: Jensen-Shannon, of the histogram over 32 parts of the token index (fewer of fewer "
@@ -65,17 +73,34 @@ def tokens(
 ) -> None:
     """Draw which visual tokens methods keep of pictures, and how unevenly; nothing is timed."""
     settings = workload_of(
-        "pope", None, image_size, prompt, None, layout, None, 1, 1, seed,
-    )  # fmt: skip
+        "pope",
+        None,
+        image_size,
+        prompt,
+        None,
+        layout,
+        None,
+        1,
+        1,
+        seed,
+    )
     from ..run.kept_tokens import TokenViewer
     from . import output
 
     output.require_format(format_, "tokens", [Format.long])
     output.require_writable(None, out)
     look = TokenViewer(
-        methods, images=image or [""], workload=settings, model=model, keep=keep,
-        attention=attention, device=device, dtype=dtype, seed=seed, plugins=plugin or [],
-    )  # fmt: skip
+        methods,
+        images=image or [""],
+        workload=settings,
+        model=model,
+        keep=keep,
+        attention=attention,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        plugins=plugin or [],
+    )
     show(look.seen(), look.pictures, out, format_)
 
 
@@ -100,15 +125,18 @@ def plain(seen: Sequence[Seen]) -> list[dict[str, Any]]:
             stages.setdefault((one.method, entry.layer), []).append(entry)
     return [
         {
-            "method": method, "layer": layer, "pictures": len(entries),
+            "method": method,
+            "layer": layer,
+            "pictures": len(entries),
             "kept": sum(len(entry.tokens) for entry in entries) / len(entries),
             "merged": sum(entry.merged for entry in entries) / len(entries),
             "visual": max(entry.visual for entry in entries),
-            "offset": offset(entries), "divergence_bits": divergence(entries),
+            "offset": offset(entries),
+            "divergence_bits": divergence(entries),
             "divergence_by_chance_bits": by_chance(entries),
         }
         for (method, layer), entries in stages.items()
-    ]  # fmt: skip
+    ]
 
 
 def draw(seen: Sequence[Seen], pictures: Mapping[str, Picture], out: Path) -> list[Path]:
@@ -131,13 +159,17 @@ def draw(seen: Sequence[Seen], pictures: Mapping[str, Picture], out: Path) -> li
 def _texts(rows: list[dict[str, Any]]) -> list[list[str]]:
     return [
         [
-            row["method"], str(row["layer"]), str(row["pictures"]), f"{row['kept']:,.0f}",
-            f"{row['merged']:,.0f}", _number(row["offset"], "+.3f"),
+            row["method"],
+            str(row["layer"]),
+            str(row["pictures"]),
+            f"{row['kept']:,.0f}",
+            f"{row['merged']:,.0f}",
+            _number(row["offset"], "+.3f"),
             _number(row["divergence_bits"], ".3f"),
             _number(row["divergence_by_chance_bits"], ".3f"),
         ]
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
 def _number(value: float | None, form: str) -> str:

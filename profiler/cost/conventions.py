@@ -85,28 +85,46 @@ CONVENTIONS = {
     convention_.name: convention_
     for convention_ in (
         Convention(
-            "default", "FLOPs", "whole request, 1 MAC = 2 FLOPs, dense attention",
-            "what torch's FlopCounterMode counts", _default,
+            "default",
+            "FLOPs",
+            "whole request, 1 MAC = 2 FLOPs, dense attention",
+            "what torch's FlopCounterMode counts",
+            _default,
         ),
         Convention(
-            "prefill", "FLOPs", "as default, the decoder layers of prefill alone",
-            "what torch's FlopCounterMode counts", _prefill,
+            "prefill",
+            "FLOPs",
+            "as default, the decoder layers of prefill alone",
+            "what torch's FlopCounterMode counts",
+            _prefill,
         ),
         Convention(
-            "causal", "FLOPs", "as default, without the half of attention that causality masks",
-            "what a flash kernel computes", _causal,
+            "causal",
+            "FLOPs",
+            "as default, without the half of attention that causality masks",
+            "what a flash kernel computes",
+            _causal,
         ),
         Convention(
-            "fastv", "MACs", "prefill, per layer 4nd^2 + 2n^2d + 2ndm: two FFN matrices of three",
-            "FastV, arXiv 2403.06764, section 4", _fastv,
+            "fastv",
+            "MACs",
+            "prefill, per layer 4nd^2 + 2n^2d + 2ndm: two FFN matrices of three",
+            "FastV, arXiv 2403.06764, section 4",
+            _fastv,
         ),
         Convention(
-            "sparsevlm", "MACs", "prefill, per layer 4nd^2 + 2n^2d + 3ndm, text included",
-            "Gumpest/SparseVLMs, modelling_sparse_llama.py", _sparsevlm,
+            "sparsevlm",
+            "MACs",
+            "prefill, per layer 4nd^2 + 2n^2d + 3ndm, text included",
+            "Gumpest/SparseVLMs, modelling_sparse_llama.py",
+            _sparsevlm,
         ),
         Convention(
-            "paper-kv", "bytes", "0.525 MB times the nominal budget of visual tokens, every layer",
-            "arXiv 2502.11501, Table 7", _paper_kv,
+            "paper-kv",
+            "bytes",
+            "0.525 MB times the nominal budget of visual tokens, every layer",
+            "arXiv 2502.11501, Table 7",
+            _paper_kv,
         ),
     )
-}  # fmt: skip
+}

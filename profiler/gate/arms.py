@@ -63,12 +63,16 @@ def arm(name: str, text: str, plugins: list[str]) -> Iterator[Arm]:
         yield Arm(name, f"environment {text}", python=python, plugins=given, alone=True)
     elif path.is_dir():
         if _is_plain(text) and _commit_of(Path.cwd(), text):
-            raise InputError(f"{name} {text!r} is a folder and a commit: give ./{text} for one, "
-                             f"refs/heads/{text} or its hash for the other")  # fmt: skip
+            raise InputError(
+                f"{name} {text!r} is a folder and a commit: give ./{text} for one, "
+                f"refs/heads/{text} or its hash for the other"
+            )
         top = _top(path)
         if top is None:
-            raise InputError(f"{name} {text!r} is a folder, but not of a git repository, and no "
-                             "Python environment")  # fmt: skip
+            raise InputError(
+                f"{name} {text!r} is a folder, but not of a git repository, and no "
+                "Python environment"
+            )
         clean = _git(top, "status", "--porcelain").stdout == ""
         commit = _commit_of(top, "HEAD") if clean else ""
         yield _tree(Arm(name, f"working tree {text}", commit=commit), top, given)
@@ -197,8 +201,11 @@ def _git(
 ) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True,
-            errors="replace", env=environment,
-        )  # fmt: skip
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=environment,
+        )
     except OSError as error:
         raise InputError(f"git does not run ({error.strerror or error})") from error

@@ -49,9 +49,12 @@ def update(path: Path, subject: Subject | None, memory: float | None = None) -> 
     if memory is None:
         memory = before.memory if before else MEMORY
     baseline = Baseline(
-        schema=snapshot.SCHEMA, tpprof=version("tpprof"), subject=subject, memory=memory,
+        schema=snapshot.SCHEMA,
+        tpprof=version("tpprof"),
+        subject=subject,
+        memory=memory,
         snapshot=counted,
-    )  # fmt: skip
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         snapshot.save(baseline, path)

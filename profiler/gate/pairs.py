@@ -125,15 +125,26 @@ class Session:
         arm, subject = self.arms[letter], self.subject
         workload = {name: v for name, v in subject.workload.items() if name != "seed"}
         task = {
-            "root": arm.root, "paths": arm.paths, "tree": arm.tree, "tops": arm.tops,
-            "plugins": arm.plugins, "methods": methods,
-            "requests": requests, "passes": passes, "workload": workload,
+            "root": arm.root,
+            "paths": arm.paths,
+            "tree": arm.tree,
+            "tops": arm.tops,
+            "plugins": arm.plugins,
+            "methods": methods,
+            "requests": requests,
+            "passes": passes,
+            "workload": workload,
             "options": {
-                "model": subject.model, "device": subject.device, "dtype": subject.dtype,
-                "backend": subject.backend, "seed": subject.seed, "keep": subject.keep,
-                "attention": subject.attention, "runtime": subject.runtimes,
+                "model": subject.model,
+                "device": subject.device,
+                "dtype": subject.dtype,
+                "backend": subject.backend,
+                "seed": subject.seed,
+                "keep": subject.keep,
+                "attention": subject.attention,
+                "runtime": subject.runtimes,
             },
-        }  # fmt: skip
+        }
         code, ran.failure, content = self.run(arm, task)
         ran.killed = any(signal in ran.failure for signal in OUTSIDE) and code < 0
         ran.unknown = code == probe.UNKNOWN

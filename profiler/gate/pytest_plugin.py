@@ -26,9 +26,12 @@ class GateError(Exception):
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("tpprof")
     group.addoption(
-        OPTION, action="append", default=[], metavar="BASELINE",
+        OPTION,
+        action="append",
+        default=[],
+        metavar="BASELINE",
         help="Count again what this file of `tpprof gate check` holds; one test for each cell.",
-    )  # fmt: skip
+    )
 
 
 @pytest.hookimpl(trylast=True)

@@ -38,13 +38,20 @@ def job(subject: Subject, folder: Path) -> Job:
     whole = rooted(subject, folder)
     workload(whole)
     return Job(
-        methods=whole.methods, model=whole.model, device=whole.device, dtype=whole.dtype,
-        backend=whole.backend, workload=whole.workload,
+        methods=whole.methods,
+        model=whole.model,
+        device=whole.device,
+        dtype=whole.dtype,
+        backend=whole.backend,
+        workload=whole.workload,
         settings=Settings(
-            attention=whole.attention, runtimes=whole.runtimes, keep=whole.keep, seed=whole.seed,
+            attention=whole.attention,
+            runtimes=whole.runtimes,
+            keep=whole.keep,
+            seed=whole.seed,
             plugins=whole.plugins,
         ),
-    )  # fmt: skip
+    )
 
 
 def relative(subject: Subject, folder: Path) -> Subject:

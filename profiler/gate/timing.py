@@ -114,8 +114,9 @@ def _judge(session: Session, asked: Asked, gate: Gate) -> None:
         return
     gate.rows += timing.decide(session, keys, rules)
     gate.notes += [
-        _unwatched(session), f"{len(session.processes)} processes; every request is in {asked.out}"
-    ]  # fmt: skip
+        _unwatched(session),
+        f"{len(session.processes)} processes; every request is in {asked.out}",
+    ]
 
 
 def _sources(session: Session, asked: Asked) -> str:
@@ -155,10 +156,15 @@ def begin(out: Path, arms: tuple[str, str], subject: Subject, rules: Rules) -> G
     journal = GateJournal(out)
     journal.append(
         GateBegun(
-            schema=SCHEMA, tpprof=version("tpprof"), created=created, base=arms[0], head=arms[1],
-            subject=subject, rules=rules,
+            schema=SCHEMA,
+            tpprof=version("tpprof"),
+            created=created,
+            base=arms[0],
+            head=arms[1],
+            subject=subject,
+            rules=rules,
         )
-    )  # fmt: skip
+    )
     return journal
 
 

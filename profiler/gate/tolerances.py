@@ -116,10 +116,16 @@ def texts(found: list[CellTolerance]) -> tuple[list[str], list[list[str]]]:
         "tolerance",
     ]
     lines = [
-        [f.cell, f.metric, str(f.pairs), units.percent(f.deviation), units.percent(f.detectable),
-         units.percent(f.tolerance)]
+        [
+            f.cell,
+            f.metric,
+            str(f.pairs),
+            units.percent(f.deviation),
+            units.percent(f.detectable),
+            units.percent(f.tolerance),
+        ]
         for f in found
-    ]  # fmt: skip
+    ]
     return headings, lines
 
 

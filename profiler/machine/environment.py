@@ -22,18 +22,45 @@ if TYPE_CHECKING:
     import torch
 
 PACKAGES = (
-    "torch", "transformers", "flash-attn", "numpy", "accelerate", "nvidia-ml-py", "pynvml",
-    "safetensors", "tokenizers", "torchvision", "triton",
-)  # fmt: skip
+    "torch",
+    "transformers",
+    "flash-attn",
+    "numpy",
+    "accelerate",
+    "nvidia-ml-py",
+    "pynvml",
+    "safetensors",
+    "tokenizers",
+    "torchvision",
+    "triton",
+)
 
 _PREFIXES = (
-    "CUBLAS_", "CUDA_", "CUDNN_", "FLASH_ATTENTION_", "GOMP_", "KMP_", "MALLOC_", "MKL_", "NVIDIA_",
-    "OMP_", "OPENBLAS_", "PYTORCH_", "TORCH", "TRANSFORMERS_", "TRITON_",
-)  # fmt: skip
+    "CUBLAS_",
+    "CUDA_",
+    "CUDNN_",
+    "FLASH_ATTENTION_",
+    "GOMP_",
+    "KMP_",
+    "MALLOC_",
+    "MKL_",
+    "NVIDIA_",
+    "OMP_",
+    "OPENBLAS_",
+    "PYTORCH_",
+    "TORCH",
+    "TRANSFORMERS_",
+    "TRITON_",
+)
 _NAMES = (
-    "HF_HUB_OFFLINE", "LD_PRELOAD", "PYTHONDEVMODE", "PYTHONHASHSEED", "PYTHONMALLOC",
-    "PYTHONOPTIMIZE", "TOKENIZERS_PARALLELISM",
-)  # fmt: skip
+    "HF_HUB_OFFLINE",
+    "LD_PRELOAD",
+    "PYTHONDEVMODE",
+    "PYTHONHASHSEED",
+    "PYTHONMALLOC",
+    "PYTHONOPTIMIZE",
+    "TOKENIZERS_PARALLELISM",
+)
 _SECRETS = ("AUTH", "CREDENTIAL", "KEY", "PASSPHRASE", "PASSW", "SECRET", "TOKEN")
 _GIT_SECONDS = 2  # a run waits no longer than this for git
 _SM, _MEMORY = 1, 2  # NVML_CLOCK_SM, NVML_CLOCK_MEM
@@ -210,8 +237,16 @@ def _own_checkout() -> dict[str, Any]:
 
 def _git(folder: Path) -> dict[str, Any]:
     """Commit of the checkout around `folder`, and whether a tracked file differs from it."""
-    command = ["git", "-C", str(folder), "--no-optional-locks", "status", "--porcelain=v2",
-               "--branch", "--untracked-files=no"]  # fmt: skip
+    command = [
+        "git",
+        "-C",
+        str(folder),
+        "--no-optional-locks",
+        "status",
+        "--porcelain=v2",
+        "--branch",
+        "--untracked-files=no",
+    ]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=_GIT_SECONDS

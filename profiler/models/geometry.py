@@ -50,18 +50,25 @@ def encoder(shape: Shape, size: tuple[int, int], layout: Layout) -> Encoder:
         rows, columns = dynamic_size(shape, *size)
         patches = (rows // vision.patch) * (columns // vision.patch)
         return Encoder(
-            tiles=1, patches=patches, layers=vision.layers, width=vision.hidden,
-            has_cls=False, mergeable=False,
-        )  # fmt: skip
+            tiles=1,
+            patches=patches,
+            layers=vision.layers,
+            width=vision.hidden,
+            has_cls=False,
+            mergeable=False,
+        )
     tiles = 1
     if shape.architecture == "llava-next":
         rows, columns = tile_grid(shape, *size)
         tiles += rows * columns
     flat = shape.architecture == "llava" or layout == "flat"
     return Encoder(
-        tiles=tiles, patches=vision.side**2, layers=vision.layers, width=vision.hidden,
+        tiles=tiles,
+        patches=vision.side**2,
+        layers=vision.layers,
+        width=vision.hidden,
         mergeable=flat,
-    )  # fmt: skip
+    )
 
 
 def request(

@@ -113,22 +113,51 @@ _SMALL_TEXT = Text(16, 320, 864, 5, 5, 12288)
 SHAPES: dict[str, Shape] = {
     shape.name: shape
     for shape in (
-        Shape("tiny", "llava-next", _SMALL_TEXT, _SMALL_CLIP, NEXT_PINPOINTS,
-              "2880 visual tokens on a model small enough for a CPU"),
-        Shape("tiny-llava", "llava", _SMALL_TEXT, _SMALL_CLIP, (),
-              "576 visual tokens"),
-        Shape("tiny-qwen2-vl", "qwen2-vl", Text(16, 384, 1024, 6, 2, 8192, qkv_bias=True),
-              _SMALL_QWEN_TOWER, (), "grouped heads, M-RoPE, dynamic resolution"),
+        Shape(
+            "tiny",
+            "llava-next",
+            _SMALL_TEXT,
+            _SMALL_CLIP,
+            NEXT_PINPOINTS,
+            "2880 visual tokens on a model small enough for a CPU",
+        ),
+        Shape("tiny-llava", "llava", _SMALL_TEXT, _SMALL_CLIP, (), "576 visual tokens"),
+        Shape(
+            "tiny-qwen2-vl",
+            "qwen2-vl",
+            Text(16, 384, 1024, 6, 2, 8192, qkv_bias=True),
+            _SMALL_QWEN_TOWER,
+            (),
+            "grouped heads, M-RoPE, dynamic resolution",
+        ),
         Shape("llava-1.5-7b", "llava", _VICUNA_7B, _CLIP_L, (), "Vicuna-7B, 576 visual tokens"),
         Shape("llava-1.5-13b", "llava", _VICUNA_13B, _CLIP_L, (), "Vicuna-13B, 576 visual tokens"),
-        Shape("llava-next-7b", "llava-next", _VICUNA_7B, _CLIP_L, NEXT_PINPOINTS,
-              "Vicuna-7B, 2880 visual tokens: the model of the paper's Table 7"),
-        Shape("qwen2-vl-7b", "qwen2-vl", Text(28, 3584, 18944, 28, 4, 152064, qkv_bias=True),
-              _QWEN_TOWER, (), "grouped heads, M-RoPE, dynamic resolution"),
-        Shape("qwen2-vl-72b", "qwen2-vl", Text(80, 8192, 29568, 64, 8, 152064, qkv_bias=True),
-              _QWEN_TOWER, (), "grouped heads, M-RoPE, dynamic resolution"),
+        Shape(
+            "llava-next-7b",
+            "llava-next",
+            _VICUNA_7B,
+            _CLIP_L,
+            NEXT_PINPOINTS,
+            "Vicuna-7B, 2880 visual tokens: the model of the paper's Table 7",
+        ),
+        Shape(
+            "qwen2-vl-7b",
+            "qwen2-vl",
+            Text(28, 3584, 18944, 28, 4, 152064, qkv_bias=True),
+            _QWEN_TOWER,
+            (),
+            "grouped heads, M-RoPE, dynamic resolution",
+        ),
+        Shape(
+            "qwen2-vl-72b",
+            "qwen2-vl",
+            Text(80, 8192, 29568, 64, 8, 152064, qkv_bias=True),
+            _QWEN_TOWER,
+            (),
+            "grouped heads, M-RoPE, dynamic resolution",
+        ),
     )
-}  # fmt: skip
+}
 
 
 def mrope_section(head_dim: int) -> list[int]:

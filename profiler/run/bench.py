@@ -66,9 +66,13 @@ class Bench:
         """This process, as it begins to measure."""
         started = datetime.datetime.fromtimestamp(unix_time(), datetime.timezone.utc)
         return schema.Process(
-            pid=os.getpid(), started=started.isoformat(timespec="seconds"), cell=cell, round=number,
-            load_before=_load(), gpu_before=self._state(),
-        )  # fmt: skip
+            pid=os.getpid(),
+            started=started.isoformat(timespec="seconds"),
+            cell=cell,
+            round=number,
+            load_before=_load(),
+            gpu_before=self._state(),
+        )
 
     def left(self, process: schema.Process) -> schema.Process:
         """The same process, as it ends."""
@@ -170,9 +174,14 @@ class Bench:
         inputs = inputs.to(self.device)
         lap("transfer", "transfer")
         return run(
-            self.model, inputs, cell.method, attention=cell.policy, solved=cell.saved.solved,
-            lap=lap, runtime=cell.runtime,
-        )  # fmt: skip
+            self.model,
+            inputs,
+            cell.method,
+            attention=cell.policy,
+            solved=cell.saved.solved,
+            lap=lap,
+            runtime=cell.runtime,
+        )
 
     def _sample(
         self,
@@ -197,10 +206,16 @@ class Bench:
             marks += [f"throttled ({reason})" for reason in telemetry.throttled]
             marks += [f"process {pid} on the GPU" for pid in telemetry.others]
         return schema.Sample(
-            round=number, place=place, process=process, began=unix_time() - timing.latency,
-            latency=timing.latency, parts=list(timing.parts.values()), host=timing.host,
-            marks=marks, telemetry=telemetry,
-        )  # fmt: skip
+            round=number,
+            place=place,
+            process=process,
+            began=unix_time() - timing.latency,
+            latency=timing.latency,
+            parts=list(timing.parts.values()),
+            host=timing.host,
+            marks=marks,
+            telemetry=telemetry,
+        )
 
     def _timing(self, cell: BenchCell) -> tuple[Timing, Trace]:
         self.watch.start()

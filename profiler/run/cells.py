@@ -62,9 +62,12 @@ def _cell(
 ) -> BenchCell:
     runtime = make_runtime(name, model)
     saved = schema.Cell(
-        method=format_spec(method), name=method.name, attention=policy, reads_attention=reads,
+        method=format_spec(method),
+        name=method.name,
+        attention=policy,
+        reads_attention=reads,
         runtime=name,
-    )  # fmt: skip
+    )
     return BenchCell(method, policy, runtime, saved)
 
 

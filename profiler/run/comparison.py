@@ -265,17 +265,26 @@ def compare(
     Raises InputError for what does not exist or does not fit.
     """
     settings = schema.Settings(
-        attention=list(attention), runtimes=list(runtime), target=target, seed=seed,
-        keep=None if keep is None else str(keep), max_seconds=max_seconds,
-    )  # fmt: skip
+        attention=list(attention),
+        runtimes=list(runtime),
+        target=target,
+        seed=seed,
+        keep=None if keep is None else str(keep),
+        max_seconds=max_seconds,
+    )
     if rounds is not None:
         settings.min_rounds = settings.max_rounds = rounds
     if rounds is not None and rounds < 1:
         raise InputError(f"rounds must be at least 1, not {rounds}")
     comparison = Comparison(
-        methods, model=model, device=device, dtype=dtype, backend=backend,
-        workload=make_workload(seed=seed, **workload), settings=settings,
-    )  # fmt: skip
+        methods,
+        model=model,
+        device=device,
+        dtype=dtype,
+        backend=backend,
+        workload=make_workload(seed=seed, **workload),
+        settings=settings,
+    )
     comparison.passes = passes
     record = comparison.run()
     attach(record)

@@ -64,11 +64,19 @@ class TokenViewer:
     """A model that is shown pictures; `pictures` holds those that it was shown, by file."""
 
     def __init__(
-        self, methods: Sequence[str], *, images: Sequence[str], workload: Workload,
-        model: str | None = None, keep: str | None = None, attention: str = "rows",
-        device: str | None = None, dtype: str | None = None, seed: int = 0,
+        self,
+        methods: Sequence[str],
+        *,
+        images: Sequence[str],
+        workload: Workload,
+        model: str | None = None,
+        keep: str | None = None,
+        attention: str = "rows",
+        device: str | None = None,
+        dtype: str | None = None,
+        seed: int = 0,
         plugins: Sequence[str] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Load what is needed; raises InputError for what does not exist or does not fit."""
         load_plugins(list(plugins))
         self.attention = check_policy(attention)
@@ -98,7 +106,7 @@ class TokenViewer:
 
 def selections(
     trace: Trace, visual: int, scores: Sequence[tuple[int, list[int], list[float]]] = ()
-) -> list[Kept]:  # fmt: skip
+) -> list[Kept]:
     """The kept tokens of a trace, one entry wherever they change; `visual` original ones."""
     entries: list[Kept] = []
     by_layer = {layer: _by_token(origins, read, visual) for layer, origins, read in scores}
@@ -110,10 +118,13 @@ def selections(
             continue
         entries.append(
             Kept(
-                layer=layer, visual=visual, tokens=tokens, merged=merged,
+                layer=layer,
+                visual=visual,
+                tokens=tokens,
+                merged=merged,
                 scores=by_layer.get(layer, []),
             )
-        )  # fmt: skip
+        )
     return entries
 
 
@@ -145,9 +156,12 @@ def regions(shape: Any, prepare: Preparation) -> list[Region]:
     if prepare.workload.layout == "anyres":  # without padding; the last of each row is a newline
         grid = segments[1]
         detail = Region(
-            view="tiles", first=first.tokens, rows=grid.height, columns=grid.width - 1,
+            view="tiles",
+            first=first.tokens,
+            rows=grid.height,
+            columns=grid.width - 1,
             stride=grid.width,
-        )  # fmt: skip
+        )
         return [whole, detail]
     rows, columns = tile_grid(shape, height, width)
     scale = min(columns / width, rows / height)  # tiles per pixel
@@ -158,11 +172,17 @@ def regions(shape: Any, prepare: Preparation) -> list[Region]:
         x, y = column - (columns - across) / 2, row - (rows - down) / 2
         found.append(
             Region(
-                view="tiles", first=first.tokens * (1 + number), rows=first.height,
-                columns=first.width, stride=first.width, left=x / across, top=y / down,
-                right=(x + 1) / across, bottom=(y + 1) / down,
+                view="tiles",
+                first=first.tokens * (1 + number),
+                rows=first.height,
+                columns=first.width,
+                stride=first.width,
+                left=x / across,
+                top=y / down,
+                right=(x + 1) / across,
+                bottom=(y + 1) / down,
             )
-        )  # fmt: skip
+        )
     return found
 
 

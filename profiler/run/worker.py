@@ -41,10 +41,15 @@ class Job(Struct):
         from .comparison import Comparison
 
         return Comparison(
-            self.methods, model=self.model, device=self.device, dtype=self.dtype,
-            backend=self.backend, workload=msgspec.convert(self.workload, Workload, strict=False),
-            settings=self.settings, command=self.command,
-        )  # fmt: skip
+            self.methods,
+            model=self.model,
+            device=self.device,
+            dtype=self.dtype,
+            backend=self.backend,
+            workload=msgspec.convert(self.workload, Workload, strict=False),
+            settings=self.settings,
+            command=self.command,
+        )
 
     def calibrated(self) -> Comparison:
         """The comparison, of whose device the peaks are known: measured now if they never were."""

@@ -96,10 +96,14 @@ def explain(record: Record, cell: Cell) -> Explanation | None:
     found.append(Contribution(name="remainder", seconds=rest, about=CAUSES["remainder"]))
     gap = _gap(beside, share)
     return Explanation(
-        promised_seconds=promised, measured_seconds=measured.value, contributions=found,
-        gap_low=gap.low if gap else None, gap_high=gap.high if gap else None,
-        advice=advice(record, beside, found), notes=notes,
-    )  # fmt: skip
+        promised_seconds=promised,
+        measured_seconds=measured.value,
+        contributions=found,
+        gap_low=gap.low if gap else None,
+        gap_high=gap.high if gap else None,
+        advice=advice(record, beside, found),
+        notes=notes,
+    )
 
 
 def _gap(beside: Counterparts, share: float) -> Estimate | None:
@@ -165,9 +169,16 @@ def _layers(
     record: Record, beside: Counterparts, share: float, notes: list[str]
 ) -> dict[str, _Sum]:
     names = (
-        "unpruned layers", "pruned layers", "causal attention", "attention maps", "released code",
-        "scoring", "selection", "waiting for the host", "shorter sequences",
-    )  # fmt: skip
+        "unpruned layers",
+        "pruned layers",
+        "causal attention",
+        "attention maps",
+        "released code",
+        "scoring",
+        "selection",
+        "waiting for the host",
+        "shorter sequences",
+    )
     sums = {name: _Sum() for name in names}
     vanilla, full = beside.vanilla, layer_flops(beside.vanilla)
     waits = _host_split(record, beside, full, notes)

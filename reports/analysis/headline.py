@@ -42,13 +42,16 @@ def headline_of(listed: list[Row]) -> Headline:
         headline = f"{name(best.cell)} looks fastest at {units.times(gain.value)}{over}: {doubt}."
     elif lowest <= 1:
         aside = "" if gain.low <= 1 else f": too little for the best of {len(measured)}"
-        which = f"the one of the least latency, {name(best.cell)}," if several else (
-            f"the best, {name(best.cell)},"
-        )  # fmt: skip
+        which = (
+            f"the one of the least latency, {name(best.cell)},"
+            if several
+            else (f"the best, {name(best.cell)},")
+        )
         return Headline(
             f"No method is faster than vanilla beyond doubt: {which} ran at "
-            f"{units.times(gain.value)} ({gain.low:.2f} to {gain.high:.2f}){over}{aside}.", [],
-        )  # fmt: skip
+            f"{units.times(gain.value)} ({gain.low:.2f} to {gain.high:.2f}){over}{aside}.",
+            [],
+        )
     else:
         tie = _tie(best, measured, several=several)
         headline = f"{name(best.cell)} is fastest{tie}: {units.times(gain.value)}"

@@ -39,9 +39,16 @@ def layer_rows(record: Record, cell: Cell) -> list[LayerRow]:
     for layer, tokens in enumerate(cell.tokens_per_layer):
         spent = layer_seconds(cell, [layer])
         whole = layer_seconds(vanilla, [layer]) if vanilla and vanilla.samples else 0.0
-        rows.append(LayerRow(
-            layer, tokens, own[layer], own[layer] / full[layer] if full.get(layer) else None,
-            spent, spent / whole if whole else None, layer_rate(cell, [layer]),
-            floors.get(("prefill", "layer", layer)),
-        ))  # fmt: skip
+        rows.append(
+            LayerRow(
+                layer,
+                tokens,
+                own[layer],
+                own[layer] / full[layer] if full.get(layer) else None,
+                spent,
+                spent / whole if whole else None,
+                layer_rate(cell, [layer]),
+                floors.get(("prefill", "layer", layer)),
+            )
+        )
     return rows

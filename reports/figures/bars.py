@@ -22,9 +22,14 @@ class Bar:
 
 
 def draw(
-    name: str, title: str, about: str, bars: Sequence[Bar], unit: str,
-    text: Callable[[float], str], note: str = "",
-) -> Chart:  # fmt: skip
+    name: str,
+    title: str,
+    about: str,
+    bars: Sequence[Bar],
+    unit: str,
+    text: Callable[[float], str],
+    note: str = "",
+) -> Chart:
     """A chart of stacked bars; `text` is how a value of a piece reads, `unit` the axis' words,
     `note` what is left out."""
     told = dict.fromkeys((word, colour) for bar in bars for word, colour, _ in bar.pieces)

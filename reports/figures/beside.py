@@ -36,10 +36,12 @@ def chart(subjects: Sequence[RunView], names: Sequence[str]) -> Chart | None:
     figure = blank(head + step * len(listed) + 0.5)
     axes = place(figure, 0.15, 0.45, 0.2, head)
     drawn = Chart(
-        "beside", "Speed-ups side by side",
-        "Measured speed-up of each method in each record; hollow marks are promised.", figure,
+        "beside",
+        "Speed-ups side by side",
+        "Measured speed-up of each method in each record; hollow marks are promised.",
+        figure,
         note=left_out(len(listed), len(known), "methods"),
-    )  # fmt: skip
+    )
     key(figure, entries, top=0.14)
     reach = 1.0
     for number, (word, rows) in enumerate(listed):
@@ -60,18 +62,14 @@ def chart(subjects: Sequence[RunView], names: Sequence[str]) -> Chart | None:
     return drawn
 
 
-def _point(
-    drawn: Chart, axes: Axes, row: Row, height: float, colour: str, words: str
-) -> float:  # fmt: skip
+def _point(drawn: Chart, axes: Axes, row: Row, height: float, colour: str, words: str) -> float:
     """The mark of a row, its interval and its promise; returns how far to the right they reach."""
     gain = row.speedup
     assert gain is not None
     if gain.low is not None and gain.high is not None:
         axes.plot([gain.low, gain.high], [height, height], color=colour, linewidth=1.4)
     (point,) = axes.plot([gain.value], [height], "o", color=colour, markersize=6)
-    drawn.tip(
-        point, f"{words}: {units.times(gain.value)}, promised {units.times(row.promised)}"
-    )  # fmt: skip
+    drawn.tip(point, f"{words}: {units.times(gain.value)}, promised {units.times(row.promised)}")
     if row.promised:
         axes.plot([row.promised], [height], "o", mfc="none", color=colour, markersize=6)
     return max(gain.value, gain.high or 0.0, row.promised or 0.0)

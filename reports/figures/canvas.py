@@ -20,22 +20,47 @@ if TYPE_CHECKING:
 WIDTH = 4.8  # inches: a phone's width, at which the letters are still read
 INK, MUTED, GRID = "#1f2328", "#59636e", "#d1d9e0"
 SERIES = (
-    "#0072b2", "#d55e00", "#009e73", "#b65a91", "#a87a00", "#2f8fc4", "#6f5fb3", "#7f7f7f",
-)  # fmt: skip
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#b65a91",
+    "#a87a00",
+    "#2f8fc4",
+    "#6f5fb3",
+    "#7f7f7f",
+)
 """Okabe and Ito's colours, which the colour-blind tell apart, darkened to be read on white."""
 VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {
     colour: f"s{place}" for place, colour in enumerate(SERIES)
 }
 STYLE: Any = {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9.5,
-    "text.parse_math": False, "text.color": INK, "axes.labelcolor": MUTED, "axes.labelsize": 9.5,
-    "axes.edgecolor": GRID, "axes.linewidth": 0.8, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.axisbelow": True, "axes.unicode_minus": False,
-    "xtick.color": GRID, "ytick.color": GRID, "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED, "xtick.labelsize": 9, "ytick.labelsize": 9,
-    "grid.color": GRID, "grid.linewidth": 0.6, "svg.fonttype": "none", "pdf.fonttype": 42,
-    "path.simplify": False, "figure.dpi": 72, "savefig.dpi": 200,
-}  # fmt: skip
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.5,
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": 9.5,
+    "axes.edgecolor": GRID,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": False,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    "path.simplify": False,
+    "figure.dpi": 72,
+    "savefig.dpi": 200,
+}
 
 
 @dataclass
@@ -128,8 +153,10 @@ def _seats(entries: Sequence[tuple[str, str]]) -> list[tuple[float, int]]:
 
 
 UNDATED: dict[str, dict[str, Any]] = {
-    "png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None},
-}  # fmt: skip
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None},
+    "svg": {"Date": None},
+}
 
 
 def save(chart: Chart, folder: Path, kinds: Sequence[str] = ("png", "pdf")) -> list[Path]:

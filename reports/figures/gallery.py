@@ -11,9 +11,16 @@ from .canvas import Chart, save, style
 
 WATERFALLS = 6  # cells whose waterfall is drawn
 DRAWN: tuple[Callable[[RunView], Chart | None], ...] = (
-    promise.chart, stacks.phases, layers.tokens, layers.kv, layers.time, stacks.memory,
-    order.chart, roofline.chart, stacks.launches,
-)  # fmt: skip
+    promise.chart,
+    stacks.phases,
+    layers.tokens,
+    layers.kv,
+    layers.time,
+    stacks.memory,
+    order.chart,
+    roofline.chart,
+    stacks.launches,
+)
 """One function a figure: a subject in, a chart out, None where the record has no data for it."""
 
 

@@ -28,10 +28,12 @@ def positions(kept: Mapping[str, Sequence[Kept]]) -> Chart | None:
         return None
     figure = blank(0.3 + PANEL * len(shown) + 0.35)
     drawn = Chart(
-        "positions", "Where kept tokens lie",
-        "Kept tokens over the token index, as a multiple of an even choice, by method.", figure,
+        "positions",
+        "Where kept tokens lie",
+        "Kept tokens over the token index, as a multiple of an even choice, by method.",
+        figure,
         note=left_out(len(shown), len(known), "methods"),
-    )  # fmt: skip
+    )
     scored = any(attention(entries) for _, entries in shown)
     words = [("kept", SERIES[0]), ("even", MUTED)]
     key(figure, words + ([("attention drawn", SERIES[1])] if scored else []), top=0.14)
@@ -88,9 +90,14 @@ def over_picture(name: str, method: str, picture: Picture, kept: list[Kept]) -> 
         name, f"Kept by {method}", f"The visual tokens that {method} keeps of the picture.", figure
     )
     figure.text(
-        0.1 / WIDTH, 1 - 0.17 / figure.get_figheight(), short(method, 48), fontsize=9.5,
-        color=INK, va="center", fontweight="bold",
-    )  # fmt: skip
+        0.1 / WIDTH,
+        1 - 0.17 / figure.get_figheight(),
+        short(method, 48),
+        fontsize=9.5,
+        color=INK,
+        va="center",
+        fontweight="bold",
+    )
     for row, (entry, line) in enumerate(zip(listed, images, strict=True)):
         for column, (view, image) in enumerate(zip(seen, line, strict=True)):
             left = 0.1 + column * (across + 0.1)

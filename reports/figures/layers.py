@@ -37,18 +37,25 @@ PANEL = 1.6  # inches
 def tokens(subject: RunView) -> Chart | None:
     """Visual tokens entering each decoder layer."""
     return _steps(
-        subject, "tokens", "Visual tokens per layer", "Visual tokens entering each decoder layer.",
-        lambda cell: [float(count) for count in cell.visual_per_layer], "visual tokens",
-    )  # fmt: skip
+        subject,
+        "tokens",
+        "Visual tokens per layer",
+        "Visual tokens entering each decoder layer.",
+        lambda cell: [float(count) for count in cell.visual_per_layer],
+        "visual tokens",
+    )
 
 
 def kv(subject: RunView) -> Chart | None:
     """Bytes of keys and values in each decoder layer's cache after prefill."""
     return _steps(
-        subject, "kv", "KV cache per layer",
+        subject,
+        "kv",
+        "KV cache per layer",
         "MB of keys and values in each decoder layer's cache after prefill, text included.",
-        lambda cell: [count / 1e6 for count in cell.kv_bytes_prefill], "MB",
-    )  # fmt: skip
+        lambda cell: [count / 1e6 for count in cell.kv_bytes_prefill],
+        "MB",
+    )
 
 
 def time(subject: RunView) -> Chart | None:
@@ -62,18 +69,23 @@ def time(subject: RunView) -> Chart | None:
     rows = math.ceil(len(shown) / 2)
     figure = blank(0.25 + PANEL * rows)
     drawn = Chart(
-        "layers", "Time of each layer against its FLOPs",
+        "layers",
+        "Time of each layer against its FLOPs",
         "Measured time of each decoder layer in prefill, and the time that its FLOPs promise.",
-        figure, note=left_out(len(shown), len(known)),
-    )  # fmt: skip
+        figure,
+        note=left_out(len(shown), len(known)),
+    )
     key(figure, entries, top=0.14)
     for number, cell in enumerate(shown):
         row, column = divmod(number, 2)
         half = WIDTH / 2
         axes = place(
-            figure, 0.42 + column * half, 0.28 + (rows - 1 - row) * PANEL,
-            0.06 + (1 - column) * half, 0.5 + row * PANEL,
-        )  # fmt: skip
+            figure,
+            0.42 + column * half,
+            0.28 + (rows - 1 - row) * PANEL,
+            0.06 + (1 - column) * half,
+            0.5 + row * PANEL,
+        )
         _panel(drawn, axes, cell, promised(subject, cell))
     return drawn
 
@@ -118,9 +130,13 @@ def _panel(drawn: Chart, axes: Axes, cell: Cell, wanted: dict[int, float]) -> No
 
 
 def _steps(
-    subject: RunView, stem: str, title: str, about: str, of: Callable[[Cell], list[float]],
+    subject: RunView,
+    stem: str,
+    title: str,
+    about: str,
+    of: Callable[[Cell], list[float]],
     unit: str,
-) -> Chart | None:  # fmt: skip
+) -> Chart | None:
     curves = _curves(subject.cells, of)
     if not curves:
         return None
@@ -136,9 +152,13 @@ def _steps(
         edges = [layer - 0.5 for layer in range(len(values) + 1)]
         dashes = "-" if number < len(SERIES) else "--"
         step = axes.stairs(
-            values, edges, baseline=None, color=SERIES[number % len(SERIES)], linewidth=1.8,
+            values,
+            edges,
+            baseline=None,
+            color=SERIES[number % len(SERIES)],
+            linewidth=1.8,
             linestyle=dashes,
-        )  # fmt: skip
+        )
         drawn.tip(step, f"{word}: {runs(values)} {unit}")
     axes.set_ylim(bottom=0)
     axes.set_xlim(-0.5, max(len(values) for _, values in curves) - 0.5)

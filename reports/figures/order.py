@@ -31,11 +31,13 @@ def chart(subject: RunView) -> Chart | None:
     step = STRIP + (CLOCK if clocked else 0)
     figure = blank(0.3 + step * len(shown) + 0.45)
     drawn = Chart(
-        "order", "Run order",
+        "order",
+        "Run order",
         "Latency of every sample over the time of the run, cell by cell, with its median: a slope "
-        "is drift, two bands are two speeds.", figure,
+        "is drift, two bands are two speeds.",
+        figure,
         note=left_out(len(shown), len(known)),
-    )  # fmt: skip
+    )
     entries = [("sample", SERIES[0]), ("suspect", SERIES[1]), ("median", MUTED)]
     if any(sample.process % 2 for cell in shown for sample in cell.samples):
         entries[1:1] = [("of every other process", NEXT)]
@@ -89,9 +91,14 @@ def _strip(drawn: Chart, axes: Axes, cell: Cell, start: float, span: float) -> N
     reach = max((highest - lowest) / 2 / (high - low), 0.17)  # no label lies on the other
     for value, height in ((highest, centre + reach), (lowest, centre - reach)):
         axes.text(
-            1.015, height, f"{units.milliseconds(value)} ms", transform=axes.transAxes,
-            fontsize=8.6, color=MUTED, va="center",
-        )  # fmt: skip
+            1.015,
+            height,
+            f"{units.milliseconds(value)} ms",
+            transform=axes.transAxes,
+            fontsize=8.6,
+            color=MUTED,
+            va="center",
+        )
 
 
 def _dots(axes: Axes, samples: list[Sample], start: float, dot: float, colour: str) -> object:
@@ -124,9 +131,14 @@ def _clocks(axes: Axes, cell: Cell, start: float) -> None:
     axes.plot(*zip(*known, strict=True), color=SERIES[2], linewidth=1)
     axes.set_ylim(min(clocks) * 0.97, max(clocks) * 1.03)
     axes.text(
-        1.015, 0.5, f"{median(clocks):,.0f} MHz", transform=axes.transAxes, fontsize=8.6,
-        color=MUTED, va="center",
-    )  # fmt: skip
+        1.015,
+        0.5,
+        f"{median(clocks):,.0f} MHz",
+        transform=axes.transAxes,
+        fontsize=8.6,
+        color=MUTED,
+        va="center",
+    )
 
 
 def _clock(sample: Sample) -> float | None:

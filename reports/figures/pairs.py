@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 MOST = 24  # rows in one chart
 STEP = 0.52  # inches for each of them
 COLOURS = {
-    Verdict.FAIL: SERIES[1], Verdict.NO_VERDICT: SERIES[7], Verdict.INCONCLUSIVE: SERIES[4],
-    Verdict.IMPROVED: SERIES[2], Verdict.PASS: SERIES[2],
-}  # fmt: skip
+    Verdict.FAIL: SERIES[1],
+    Verdict.NO_VERDICT: SERIES[7],
+    Verdict.INCONCLUSIVE: SERIES[4],
+    Verdict.IMPROVED: SERIES[2],
+    Verdict.PASS: SERIES[2],
+}
 
 
 def chart(gate: Gate) -> Chart | None:
@@ -28,11 +31,12 @@ def chart(gate: Gate) -> Chart | None:
     if not listed:
         return None
     drawn = Chart(
-        "gate", "Change of time",
+        "gate",
+        "Change of time",
         "Change of each time that was judged, with its one-sided bounds and the tolerance.",
         blank(0.35 + STEP * len(listed) + 0.5),
         note=left_out(len(listed), len(known), "metrics"),
-    )  # fmt: skip
+    )
     axes = place(drawn.figure, 0.15, 0.45, 0.2, 0.35)
     seen = list(dict.fromkeys(row.verdict for row in listed))
     entries = [(verdict.value, COLOURS.get(verdict, MUTED)) for verdict in seen]
@@ -65,9 +69,13 @@ def _row(drawn: Chart, axes: Axes, row: Judged, height: float) -> None:
     axes.axhline(height - 0.3 * STEP, color=GRID, linewidth=0.6)
     words = f"{short(row.cell, 34)}, {row.metric.removesuffix(' ms')}"
     axes.annotate(
-        words, (0, height + 0.12), xycoords=("axes fraction", "data"), fontsize=9.2, color=INK,
+        words,
+        (0, height + 0.12),
+        xycoords=("axes fraction", "data"),
+        fontsize=9.2,
+        color=INK,
         va="bottom",
-    )  # fmt: skip
+    )
 
 
 def _percent(logs: Sequence[float]) -> list[float]:

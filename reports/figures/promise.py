@@ -37,10 +37,12 @@ def chart(subject: RunView) -> Chart | None:
     figure = blank(4.0 + head)
     axes = place(figure, 0.55, 0.5, 0.15, head + 0.24)
     drawn = Chart(
-        "promise", "Promised and measured speed-up",
+        "promise",
+        "Promised and measured speed-up",
         "Measured speed-up of each method over the one that its FLOPs promise, with 95 % "
-        "intervals; on the diagonal the promise is kept.", figure,
-    )  # fmt: skip
+        "intervals; on the diagonal the promise is kept.",
+        figure,
+    )
     key(figure, entries, top=0.14, marks=marks)
     for row in shown:
         _point(drawn, axes, row, colours[row.cell.method])
@@ -58,9 +60,7 @@ def _colours(shown: Sequence[Row]) -> dict[str, str]:
     return dict(zip(methods, palette, strict=False))
 
 
-def _key(
-    shown: Sequence[Row], colours: dict[str, str]
-) -> tuple[list[tuple[str, str]], list[str]]:  # fmt: skip
+def _key(shown: Sequence[Row], colours: dict[str, str]) -> tuple[list[tuple[str, str]], list[str]]:
     """Entries and marks of the key: colours of methods, marks of policies and fills of runtimes
     where there are several."""
     named = list(colours.items())
@@ -87,9 +87,14 @@ def _point(drawn: Chart, axes: Axes, row: Row, colour: str) -> None:
         axes.plot([row.promised] * 2, [gain.low, gain.high], color=colour, linewidth=1.2)
     mark = MARKS.get(row.cell.attention, "o")
     (point,) = axes.plot(
-        [row.promised], [gain.value], mark, color=colour, markersize=6.5,
-        fillstyle=FILLS.get(ran(row.cell), "full"), markerfacecoloralt="none",
-    )  # fmt: skip
+        [row.promised],
+        [gain.value],
+        mark,
+        color=colour,
+        markersize=6.5,
+        fillstyle=FILLS.get(ran(row.cell), "full"),
+        markerfacecoloralt="none",
+    )
     interval = f" ({gain.low:.2f} to {gain.high:.2f})" if gain.low and gain.high else ""
     drawn.tip(
         point,
@@ -103,8 +108,11 @@ def _scale(axes: Axes, shown: Sequence[Row]) -> None:
     values = [1.0]
     for row in shown:
         gain = row.speedup
-        values += [v for v in (row.promised, gain and gain.value, gain and gain.low,
-                               gain and gain.high) if v]  # fmt: skip
+        values += [
+            v
+            for v in (row.promised, gain and gain.value, gain and gain.low, gain and gain.high)
+            if v
+        ]
     low, high = min(values) / 1.25, max(values) * 1.25
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -120,9 +128,15 @@ def _scale(axes: Axes, shown: Sequence[Row]) -> None:
     axes.set_xlabel("promised by FLOPs")
     axes.set_title("measured, end to end", loc="left", fontsize=9.5, color=MUTED)
     axes.text(
-        0.93, 0.965, "promise kept", transform=axes.transAxes, ha="right", va="top",
-        color=MUTED, fontsize=9.2,
-    )  # fmt: skip
+        0.93,
+        0.965,
+        "promise kept",
+        transform=axes.transAxes,
+        ha="right",
+        va="top",
+        color=MUTED,
+        fontsize=9.2,
+    )
 
 
 def _labels(axes: Axes, shown: Sequence[Row]) -> None:
@@ -144,8 +158,15 @@ def _labels(axes: Axes, shown: Sequence[Row]) -> None:
             height += 1
         taken.append((left, right, height))
         axes.annotate(
-            words, at, xytext=(side * 9, height - y), textcoords="offset points", va="center",
-            ha="right" if side < 0 else "left", fontsize=9.2, color=INK,
+            words,
+            at,
+            xytext=(side * 9, height - y),
+            textcoords="offset points",
+            va="center",
+            ha="right" if side < 0 else "left",
+            fontsize=9.2,
+            color=INK,
             arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkB": 3}
-            if height - y > 3 else None,
-        )  # fmt: skip
+            if height - y > 3
+            else None,
+        )

@@ -37,10 +37,12 @@ def chart(subject: RunView) -> Chart | None:
     figure = blank(3.4)
     axes = place(figure, 1.08, 0.5, 0.15, 0.35)
     drawn = Chart(
-        "roofline", "Roofline",
+        "roofline",
+        "Roofline",
         f"Causal FLOP/s of each phase over its FLOPs per byte, under the roof of {peaks.device}.",
-        figure, note=left_out(len(subject.cells), len(subject.measured)),
-    )  # fmt: skip
+        figure,
+        note=left_out(len(subject.cells), len(subject.measured)),
+    )
     key(figure, [*PHASES.items(), ("outlined: vanilla", MUTED)], top=0.14, marks=[*GLYPHS, "○"])
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -48,10 +50,14 @@ def chart(subject: RunView) -> Chart | None:
     for cell, label, intensity, reached in points:
         vanilla = cell.name == "vanilla"
         (point,) = axes.plot(
-            [intensity], [reached], MARKS[label], color=PHASES[label],
-            markeredgecolor=INK if vanilla else PHASES[label], markersize=9 if vanilla else 5.5,
+            [intensity],
+            [reached],
+            MARKS[label],
+            color=PHASES[label],
+            markeredgecolor=INK if vanilla else PHASES[label],
+            markersize=9 if vanilla else 5.5,
             alpha=0.85,
-        )  # fmt: skip
+        )
         drawn.tip(
             point,
             f"{name(cell)}, {label}: {units.rate(reached)} at {intensity:,.3g} FLOPs per byte",
@@ -87,6 +93,11 @@ def _roof(axes: Axes, peaks: Peaks, dtype: str, intensities: list[float]) -> Non
     axes.plot([ridge, ridge], [peak / 1e4, peak], color=GRID, linewidth=1)
     axes.set_xlim(low, high)
     axes.annotate(
-        f"{units.rate(peak)}, {units.bandwidth(bandwidth)}", (high, peak), xytext=(-4, 5),
-        textcoords="offset points", ha="right", fontsize=9.2, color=MUTED,
-    )  # fmt: skip
+        f"{units.rate(peak)}, {units.bandwidth(bandwidth)}",
+        (high, peak),
+        xytext=(-4, 5),
+        textcoords="offset points",
+        ha="right",
+        fontsize=9.2,
+        color=MUTED,
+    )

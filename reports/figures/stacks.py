@@ -14,9 +14,13 @@ from . import bars
 from .canvas import SERIES, Chart, left_out
 
 GROUPS = {
-    "preprocess": SERIES[7], "vision": SERIES[2], "decoder layers": SERIES[0],
-    "pruning": SERIES[1], "decode": SERIES[4], "other": SERIES[3],
-}  # fmt: skip
+    "preprocess": SERIES[7],
+    "vision": SERIES[2],
+    "decoder layers": SERIES[0],
+    "pruning": SERIES[1],
+    "decode": SERIES[4],
+    "other": SERIES[3],
+}
 """What a request is made of, for people: `pruning` is scoring, selecting and compressing wherever
 it happens, `decoder layers` prefill without it, `other` transfer, embedding and head."""
 
@@ -39,11 +43,15 @@ def phases(subject: RunView) -> Chart | None:
         pieces = [(word, GROUPS[word], parts.get(word, 0.0) * 1e3) for word in seen]
         listed.append(bars.Bar(label(row.cell), pieces, _milliseconds(row)))
     return bars.draw(
-        "phases", "Where the time goes",
+        "phases",
+        "Where the time goes",
         "Time of a request, split into preprocessing, vision tower, decoder layers, pruning, "
-        "decoding and the rest; medians.", listed, "ms", lambda value: f"{_number(value)} ms",
+        "decoding and the rest; medians.",
+        listed,
+        "ms",
+        lambda value: f"{_number(value)} ms",
         left_out(len(listed), len(subject.measured)),
-    )  # fmt: skip
+    )
 
 
 def spent(cell: Cell) -> dict[str, float]:
@@ -70,10 +78,14 @@ def memory(subject: RunView) -> Chart | None:
     listed = [_memory(row, allocator=allocator) for row in shown]
     what = "torch's allocator" if allocator else "the whole process, weights included"
     return bars.draw(
-        "memory", "Peak memory",
-        f"Peak memory of one request ({what}); in words the KV cache after prefill.", listed,
-        f"GiB, {what}", lambda value: f"{value:.3f} GiB", left_out(len(listed), len(known)),
-    )  # fmt: skip
+        "memory",
+        "Peak memory",
+        f"Peak memory of one request ({what}); in words the KV cache after prefill.",
+        listed,
+        f"GiB, {what}",
+        lambda value: f"{value:.3f} GiB",
+        left_out(len(listed), len(known)),
+    )
 
 
 def _peak(cell: Cell, *, allocator: bool) -> int | None:
@@ -98,11 +110,14 @@ def launches(subject: RunView) -> Chart | None:
     listed = [_launches(cell, on_gpu) for cell in cells]
     what = "kernel and graph launches" if on_gpu else "outermost torch operators"
     return bars.draw(
-        "launches", "Launches" if on_gpu else "Operators",
-        f"{what.capitalize()} of one request, phase by phase.", listed, what,
+        "launches",
+        "Launches" if on_gpu else "Operators",
+        f"{what.capitalize()} of one request, phase by phase.",
+        listed,
+        what,
         lambda value: f"{value:,.0f}",
         left_out(len(listed), sum(bool(row.cell.activity) for row in subject.measured)),
-    )  # fmt: skip
+    )
 
 
 def _launches(cell: Cell, on_gpu: bool) -> bars.Bar:

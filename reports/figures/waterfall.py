@@ -24,10 +24,12 @@ def chart(cell: Cell, told: Explanation, number: int) -> Chart:
     figure = blank(0.35 + STEP * count + 0.4)
     axes = place(figure, 1.62, 0.42, 0.62, 0.32)
     drawn = Chart(
-        f"waterfall-{number}", f"From promise to clock: {label(cell)}",
+        f"waterfall-{number}",
+        f"From promise to clock: {label(cell)}",
         f"{name(cell)}: promised {units.milliseconds(told.promised_seconds)} ms, measured "
-        f"{units.milliseconds(told.measured_seconds)} ms, and what lies between.", figure,
-    )  # fmt: skip
+        f"{units.milliseconds(told.measured_seconds)} ms, and what lies between.",
+        figure,
+    )
     rows = [("promised", 0.0, told.promised_seconds, MUTED, "")]
     for part, (start, stop) in zip(parts, itertools.pairwise(levels), strict=True):
         colour = SERIES[1] if stop >= start else SERIES[2]
@@ -41,9 +43,15 @@ def chart(cell: Cell, told: Explanation, number: int) -> Chart:
         value = units.milliseconds(stop) if whole else _signed(stop - start)
         drawn.tip(bar, f"{word}: {value} ms{'. ' + about if about else ''}")
         axes.text(
-            -0.02 * longest, -place_, short(word, 26), ha="right", va="center", fontsize=9.2,
-            color=INK, fontweight="bold" if whole else "normal",
-        )  # fmt: skip
+            -0.02 * longest,
+            -place_,
+            short(word, 26),
+            ha="right",
+            va="center",
+            fontsize=9.2,
+            color=INK,
+            fontweight="bold" if whole else "normal",
+        )
         axes.text(high + 0.015 * longest, -place_, value, va="center", fontsize=9.2, color=MUTED)
     axes.set_xlim(min(0.0, *(level * 1e3 for level in levels)), longest * 1.02)
     axes.set_ylim(-count + 0.4, 0.6)
@@ -53,9 +61,14 @@ def chart(cell: Cell, told: Explanation, number: int) -> Chart:
     axes.spines["left"].set_color(GRID)
     axes.set_xlabel("ms")
     figure.text(
-        0.1 / figure.get_figwidth(), 1 - 0.16 / figure.get_figheight(), short(label(cell), 48),
-        fontsize=9.5, color=INK, va="center", fontweight="bold",
-    )  # fmt: skip
+        0.1 / figure.get_figwidth(),
+        1 - 0.16 / figure.get_figheight(),
+        short(label(cell), 48),
+        fontsize=9.5,
+        color=INK,
+        va="center",
+        fontweight="bold",
+    )
     return drawn
 
 
@@ -67,9 +80,10 @@ def gathered(told: Explanation) -> list[Contribution]:
         return told.contributions
     listed = ", ".join(f"{part.name} {_signed(part.seconds)}" for part in small)
     one = Contribution(
-        name=f"{len(small)} causes below 1 %", seconds=sum(part.seconds for part in small),
+        name=f"{len(small)} causes below 1 %",
+        seconds=sum(part.seconds for part in small),
         about=f"{listed} ms",
-    )  # fmt: skip
+    )
     large = [part for part in told.contributions if part not in small]
     rest = [part for part in large if part.name == "remainder"]
     return [part for part in large if part not in rest] + [one] + rest

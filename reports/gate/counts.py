@@ -13,8 +13,9 @@ from .verdicts import Judged, Verdict
 
 SAME = ("architecture", "model", "dtype", "backend", "device")
 UNCOUNTED = {
-    "counted_flops": "FLOPs as torch counts them", "peak_bytes": "peak memory of the allocator",
-}  # fmt: skip
+    "counted_flops": "FLOPs as torch counts them",
+    "peak_bytes": "peak memory of the allocator",
+}
 LISTED = 4  # changed places that a row names
 
 
@@ -160,9 +161,15 @@ def _counts(cell: str, metric: str, before: Mapping[str, int], after: Mapping[st
     change = units.percent(totals[1] / totals[0] - 1) if totals[0] else units.NA
     signed = change if change.startswith(("-", units.NA)) else f"+{change}"
     return Judged(
-        cell, metric, verdict, f"{totals[0]:,}", f"{totals[1]:,}",
-        signed if changed else "none", rule, {"before": dict(before), "after": dict(after)},
-    )  # fmt: skip
+        cell,
+        metric,
+        verdict,
+        f"{totals[0]:,}",
+        f"{totals[1]:,}",
+        signed if changed else "none",
+        rule,
+        {"before": dict(before), "after": dict(after)},
+    )
 
 
 def _counted(

@@ -189,9 +189,12 @@ def _row(
         verdict, rule = Verdict.INCONCLUSIVE, f"neither a loss of {allowed} nor its absence"
     told = f"{change(found.centre)} ({change(low)} to {change(high)})"
     values = {
-        "log_ratio": found.centre, "low": low, "high": high, "p_adjusted": adjusted,
+        "log_ratio": found.centre,
+        "low": low,
+        "high": high,
+        "p_adjusted": adjusted,
         "tolerance": tolerance,
-    }  # fmt: skip
+    }
     return Judged(*key, verdict, before, after, told, rule, values)
 
 

@@ -17,10 +17,14 @@ from .verdicts import Gate, Judged, Verdict
 SCHEMA = 1
 HEADINGS = ["cell", "metric", "verdict", "before", "after", "change", "rule"]
 STYLES = {
-    Verdict.FAIL: "bold red", Verdict.NO_VERDICT: "bold magenta", Verdict.INCONCLUSIVE: "yellow",
-    Verdict.ACCEPTED: "cyan", Verdict.IMPROVED: "green", Verdict.PASS: "green",
+    Verdict.FAIL: "bold red",
+    Verdict.NO_VERDICT: "bold magenta",
+    Verdict.INCONCLUSIVE: "yellow",
+    Verdict.ACCEPTED: "cyan",
+    Verdict.IMPROVED: "green",
+    Verdict.PASS: "green",
     Verdict.NOT_JUDGED: "dim",
-}  # fmt: skip
+}
 MEANINGS = {
     Verdict.FAIL: "a regression",
     Verdict.NO_VERDICT: "nothing could be judged, which is no pass",
@@ -83,10 +87,14 @@ def as_summary(gate: Gate) -> str:
 def as_json(gate: Gate) -> bytes:
     """Everything, for programs."""
     plain = {
-        "schema": SCHEMA, "kind": gate.kind, "subject": gate.subject,
-        "verdict": gate.verdict.value, "exit_code": gate.code, "notes": gate.notes,
+        "schema": SCHEMA,
+        "kind": gate.kind,
+        "subject": gate.subject,
+        "verdict": gate.verdict.value,
+        "exit_code": gate.code,
+        "notes": gate.notes,
         "rows": [msgspec.to_builtins(row) for row in gate.rows],
-    }  # fmt: skip
+    }
     return msgspec.json.format(msgspec.json.encode(plain), indent=1) + b"\n"
 
 
@@ -113,14 +121,19 @@ def as_junit(gate: Gate) -> bytes:
     """One test case for each row: a failure for FAIL, an error for NO VERDICT, skipped where it is
     inconclusive or not judged."""
     kinds = {
-        Verdict.FAIL: "failure", Verdict.NO_VERDICT: "error",
-        Verdict.INCONCLUSIVE: "skipped", Verdict.NOT_JUDGED: "skipped",
-    }  # fmt: skip
+        Verdict.FAIL: "failure",
+        Verdict.NO_VERDICT: "error",
+        Verdict.INCONCLUSIVE: "skipped",
+        Verdict.NOT_JUDGED: "skipped",
+    }
     found = [kinds.get(row.verdict) for row in gate.rows]
     counts = {
-        "tests": str(len(found)), "failures": str(found.count("failure")),
-        "errors": str(found.count("error")), "skipped": str(found.count("skipped")), "time": "0",
-    }  # fmt: skip
+        "tests": str(len(found)),
+        "failures": str(found.count("failure")),
+        "errors": str(found.count("error")),
+        "skipped": str(found.count("skipped")),
+        "time": "0",
+    }
     suites = Xml.Element("testsuites", {"name": "tpprof gate", **counts})
     suite = Xml.SubElement(suites, "testsuite", {"name": f"tpprof gate {gate.kind}", **counts})
     for row, kind in zip(gate.rows, found, strict=True):

@@ -235,18 +235,31 @@ def _row(
     cell, metric = key
     base, head = series.medians if series.pairs else (None, None)
     values: dict[str, Any] = {
-        "base_seconds": base, "head_seconds": head, "pairs": len(series.pairs),
+        "base_seconds": base,
+        "head_seconds": head,
+        "pairs": len(series.pairs),
         "log_ratios": series.logs,
-    }  # fmt: skip
+    }
     told = units.NA
     if evidence is not None:
         low, high = evidence.low(alpha), evidence.high(alpha)
         told = f"{change(evidence.mean.centre)} ({change(low)} to {change(high)})"
         values |= {
-            "log_ratio": evidence.mean.centre, "low": low, "high": high, "alpha": alpha,
-            "hodges_lehmann": evidence.middle, "p": evidence.p, "p_adjusted": adjusted,
-        }  # fmt: skip
+            "log_ratio": evidence.mean.centre,
+            "low": low,
+            "high": high,
+            "alpha": alpha,
+            "hodges_lehmann": evidence.middle,
+            "p": evidence.p,
+            "p_adjusted": adjusted,
+        }
     return Judged(
-        cell, f"{metric} ms", verdict, units.milliseconds(base), units.milliseconds(head), told,
-        rule, values,
-    )  # fmt: skip
+        cell,
+        f"{metric} ms",
+        verdict,
+        units.milliseconds(base),
+        units.milliseconds(head),
+        told,
+        rule,
+        values,
+    )

@@ -45,9 +45,14 @@ class Table:
 
     @classmethod
     def of(
-        cls, headings: Sequence[str], lines: Sequence[Sequence[str]], *, words: int = 1,
-        caption: str = "", sortable: bool = False,
-    ) -> Table:  # fmt: skip
+        cls,
+        headings: Sequence[str],
+        lines: Sequence[Sequence[str]],
+        *,
+        words: int = 1,
+        caption: str = "",
+        sortable: bool = False,
+    ) -> Table:
         """A table of texts, sorted by the number that a text begins with."""
         fields = [[Field(text, number(text)) for text in line] for line in lines]
         return cls(headings, fields, words, caption, sortable)

@@ -17,7 +17,9 @@ def compared(subjects: Sequence[RunView], names: Sequence[str]) -> Section:
     )
     chart = beside.chart(subjects, names)
     return Section(
-        id="beside", title="Side by side",
+        id="beside",
+        title="Side by side",
         figures=[Figure.of(chart, "all")] if chart else [],
-        tables=[Table.of(headings, lines, words=2, sortable=True)], notes=[side_by_side.FOOTNOTE],
-    )  # fmt: skip
+        tables=[Table.of(headings, lines, words=2, sortable=True)],
+        notes=[side_by_side.FOOTNOTE],
+    )

@@ -10,13 +10,18 @@ from ..gate.verdicts import Gate, Judged, Verdict
 from .blocks import Field, Figure, Section, Table, number
 
 TONES = {
-    Verdict.FAIL: "bad", Verdict.NO_VERDICT: "warned", Verdict.INCONCLUSIVE: "warned",
-    Verdict.ACCEPTED: "good", Verdict.IMPROVED: "good", Verdict.PASS: "good",
-}  # fmt: skip
+    Verdict.FAIL: "bad",
+    Verdict.NO_VERDICT: "warned",
+    Verdict.INCONCLUSIVE: "warned",
+    Verdict.ACCEPTED: "good",
+    Verdict.IMPROVED: "good",
+    Verdict.PASS: "good",
+}
 TITLES = {
-    "exact": "Counts against the baseline", "timing": "Head against base, timed",
+    "exact": "Counts against the baseline",
+    "timing": "Head against base, timed",
     "stored": "Head against base, two records",
-}  # fmt: skip
+}
 HEADINGS = ["cell", "metric", "verdict", "by which rule", "before", "after", "change"]
 
 
@@ -26,13 +31,15 @@ def gated(gate: Gate) -> Section:
     quiet = [row for row in gate.rows if row not in loud]
     chart = pairs.chart(gate)
     return Section(
-        id="gate", title=TITLES[gate.kind], headline=render.headline(gate),
+        id="gate",
+        title=TITLES[gate.kind],
+        headline=render.headline(gate),
         tone=TONES[gate.verdict],
         figures=[Figure.of(chart, "all")] if chart else [],
         tables=[_table(loud)] if loud else [],
         folded=[_table(quiet, f"{len(quiet)} more rows without a finding")] if quiet else [],
         notes=gate.notes,
-    )  # fmt: skip
+    )
 
 
 def _table(rows: Sequence[Judged], caption: str = "") -> Table:
@@ -41,7 +48,9 @@ def _table(rows: Sequence[Judged], caption: str = "") -> Table:
 
 def _line(row: Judged) -> list[Field]:
     words = [
-        Field(row.cell), Field(row.metric),
-        Field(row.verdict.value, tone=TONES.get(row.verdict, "")), Field(row.rule),
-    ]  # fmt: skip
+        Field(row.cell),
+        Field(row.metric),
+        Field(row.verdict.value, tone=TONES.get(row.verdict, "")),
+        Field(row.rule),
+    ]
     return [*words, *(Field(text, number(text)) for text in (row.before, row.after, row.change))]

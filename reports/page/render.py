@@ -36,9 +36,7 @@ class Run:
     file: str
 
 
-def render(
-    records: Sequence[Record], names: Sequence[str], gate: Gate | None = None
-) -> str:  # fmt: skip
+def render(records: Sequence[Record], names: Sequence[str], gate: Gate | None = None) -> str:
     """The page for one record, or for several side by side; the same records give the same bytes.
 
     names: what each record is called, in the order of `records`. gate: its verdicts, above all
@@ -48,9 +46,12 @@ def render(
 
     folder = Path(__file__).parent
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True,
-        lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
     subjects = [RunView(record) for record in records]
     with style():
         runs = [
@@ -61,11 +62,13 @@ def render(
         judged = [gated(gate)] if gate else []
     title = ", ".join(names) if len(runs) != 1 else records[0].model.name
     return environment.get_template("page.html.j2").render(
-        runs=runs, first=[*judged, *beside],
+        runs=runs,
+        first=[*judged, *beside],
         warnings=side_by_side.warnings(records, names) if len(runs) > 1 else [],
-        css=_source("page.css"), script=_source("page.js"),
+        css=_source("page.css"),
+        script=_source("page.js"),
         title=title or "regression gate",
-    )  # fmt: skip
+    )
 
 
 def _run(subject: RunView, name: str, salt: str) -> Run:

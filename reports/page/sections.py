@@ -30,9 +30,11 @@ def build(subject: RunView, salt: str) -> list[Section]:
 
 def _environment(subject: RunView, salt: str) -> Section:
     return Section(
-        id="environment", title="What ran, on what", pairs=environment(subject.record),
+        id="environment",
+        title="What ran, on what",
+        pairs=environment(subject.record),
         folded=[everything(subject.record)],
-    )  # fmt: skip
+    )
 
 
 def _table7(subject: RunView, salt: str) -> Section:
@@ -45,9 +47,13 @@ def _table7(subject: RunView, salt: str) -> Section:
         tables.append(Table.of(*paper.texts(), caption=PAPER))
         link = (published.SOURCE, "the paper: Are We Solving the Right Problem?")
     return Section(
-        id="table", title="Table 7", lead=lead, tables=tables, link=link,
+        id="table",
+        title="Table 7",
+        lead=lead,
+        tables=tables,
+        link=link,
         notes=sentences.footnotes(record, listed),
-    )  # fmt: skip
+    )
 
 
 def _fields(shown: list[table7.Column], row: Row) -> list[Field]:
@@ -96,14 +102,15 @@ def _explanation(subject: RunView, salt: str) -> Section | None:
     if len(charts) < len(found):
         notes.append(f"Waterfalls of the first {len(charts)}; all {len(found)} side by side below.")
     return Section(
-        id="explanation", title="Why FLOPs and time disagree",
+        id="explanation",
+        title="Why FLOPs and time disagree",
         lead="From the time that FLOPs promise to the time measured, cause by cause, in ms. "
         "Orange adds, green saves.",
         figures=charts,
         pairs=[(sentence, "; ".join(who)) for sentence, who in merged.items()],
         folded=[Table.of(headings, lines, caption="All causes side by side, ms")],
         notes=notes,
-    )  # fmt: skip
+    )
 
 
 def _tokens(subject: RunView, salt: str) -> Section | None:
@@ -137,9 +144,13 @@ def _order(subject: RunView, salt: str) -> Section | None:
 
 def _roofline(subject: RunView, salt: str) -> Section | None:
     drawn = _drawn(
-        subject, salt, "roofline", "Against the hardware",
-        "Work per second over work per byte, under the roof of this device.", roofline.chart,
-    )  # fmt: skip
+        subject,
+        salt,
+        "roofline",
+        "Against the hardware",
+        "Work per second over work per byte, under the roof of this device.",
+        roofline.chart,
+    )
     if drawn is None:
         return None
     pruned = [cell for cell in subject.cells if cell.name != "vanilla"] or subject.cells
@@ -150,10 +161,13 @@ def _roofline(subject: RunView, salt: str) -> Section | None:
 
 def _launches(subject: RunView, salt: str) -> Section | None:
     drawn = _drawn(
-        subject, salt, "launches", "Launches and waits",
+        subject,
+        salt,
+        "launches",
+        "Launches and waits",
         "What the host asked of the device, phase by phase, counted in a pass of its own.",
         stacks.launches,
-    )  # fmt: skip
+    )
     if drawn is None:
         return None
     listed = [row for cell in subject.cells for row in of_cell(subject.record, cell)]
@@ -192,9 +206,11 @@ def _glossary(subject: RunView, salt: str) -> Section:
 
 
 def _folded(
-    drawn: Section | None, told: tuple[Sequence[str], Sequence[Sequence[str]]], words: int,
+    drawn: Section | None,
+    told: tuple[Sequence[str], Sequence[Sequence[str]]],
+    words: int,
     caption: str,
-) -> Section | None:  # fmt: skip
+) -> Section | None:
     """The section with a table folded under its figures."""
     if drawn is None:
         return None
@@ -214,6 +230,17 @@ def _drawn(
 
 
 SECTIONS: tuple[Callable[[RunView, str], Section | None], ...] = (
-    _environment, _table7, _promise, _phases, _explanation, _tokens, _layers, _memory, _order,
-    _roofline, _launches, _kept, _glossary,
-)  # fmt: skip
+    _environment,
+    _table7,
+    _promise,
+    _phases,
+    _explanation,
+    _tokens,
+    _layers,
+    _memory,
+    _order,
+    _roofline,
+    _launches,
+    _kept,
+    _glossary,
+)

@@ -65,19 +65,30 @@ def memory_texts(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
     """Headings, and a line per cell: peaks as each counter saw them, the allocator's by phase, and
     the KV cache after prefill and after decode."""
     phases = list(dict.fromkeys(phase for c in cells for phase in c.memory.allocator_by_phase))
-    headings = ["method", "attention", "allocator", "process", "device",
-                *(f"allocator\nin {phase}" for phase in phases),
-                "KV MB\nprefill", "KV MB\ndecode"]  # fmt: skip
+    headings = [
+        "method",
+        "attention",
+        "allocator",
+        "process",
+        "device",
+        *(f"allocator\nin {phase}" for phase in phases),
+        "KV MB\nprefill",
+        "KV MB\ndecode",
+    ]
     lines = []
     for cell in cells:
         memory = cell.memory
         peaks = [memory.allocator, memory.resident, memory.device]
         peaks += [memory.allocator_by_phase.get(phase) for phase in phases]
         caches = [sum(cell.kv_bytes_prefill) or None, sum(cell.kv_bytes_decode) or None]
-        lines.append([
-            cell.method, cell.attention if cell.reads_attention else "-",
-            *map(units.gibibytes, peaks), *map(units.megabytes, caches),
-        ])  # fmt: skip
+        lines.append(
+            [
+                cell.method,
+                cell.attention if cell.reads_attention else "-",
+                *map(units.gibibytes, peaks),
+                *map(units.megabytes, caches),
+            ]
+        )
     return headings, lines
 
 
@@ -85,12 +96,13 @@ def tokens_texts(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
     """Headings, and a line per cell: visual tokens and MB of KV cache, layer by layer."""
     lines = [
         [
-            cell.method, cell.attention if cell.reads_attention else "-",
+            cell.method,
+            cell.attention if cell.reads_attention else "-",
             layers.runs([float(count) for count in cell.visual_per_layer]) or units.NA,
             layers.runs([count / 1e6 for count in cell.kv_bytes_prefill]) or units.NA,
         ]
         for cell in cells
-    ]  # fmt: skip
+    ]
     return ["method", "attention", "visual tokens", "KV MB after prefill"], lines
 
 

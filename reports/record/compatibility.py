@@ -9,10 +9,19 @@ import msgspec
 from .schema import Record
 
 MACHINE = (
-    ("device",), ("device_uuid",), ("cpu",), ("threads",), ("packages",), ("cuda",),
-    ("gpu", "driver"), ("git", "tpprof", "commit"), ("git", "tpprof", "dirty"), ("plugins",),
-    ("determinism",), ("variables",),
-)  # fmt: skip
+    ("device",),
+    ("device_uuid",),
+    ("cpu",),
+    ("threads",),
+    ("packages",),
+    ("cuda",),
+    ("gpu", "driver"),
+    ("git", "tpprof", "commit"),
+    ("git", "tpprof", "dirty"),
+    ("plugins",),
+    ("determinism",),
+    ("variables",),
+)
 """Places in the environment that must agree for samples to be put together."""
 SETTINGS = ("attention", "runtimes", "keep", "equalize", "isolate", "samples", "seed", "plugins")
 """Settings that say what is measured; the others say for how long."""
@@ -76,8 +85,10 @@ def _told(
         ]
     if isinstance(left, list) and isinstance(right, list):
         ours, theirs = ([str(value) for value in values] for values in (left, right))
-        sides = [[value for value in ours if value not in theirs],
-                 [value for value in theirs if value not in ours]]  # fmt: skip
+        sides = [
+            [value for value in ours if value not in theirs],
+            [value for value in theirs if value not in ours],
+        ]
         only = [
             f"only in {name}: {_listed(values)}"
             for name, values in zip(names, sides, strict=True)

@@ -11,9 +11,16 @@ if TYPE_CHECKING:
 
 SAMPLE = ("round", "place", "process", "began")
 COLUMNS = (
-    "method", "attention", "runtime", *SAMPLE, "latency_seconds", "phase", "seconds",
-    "host_seconds", "marks",
-)  # fmt: skip
+    "method",
+    "attention",
+    "runtime",
+    *SAMPLE,
+    "latency_seconds",
+    "phase",
+    "seconds",
+    "host_seconds",
+    "marks",
+)
 
 
 def frame(record: Record) -> pandas.DataFrame:

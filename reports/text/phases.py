@@ -11,9 +11,20 @@ from ..record.labels import runtime
 from ..record.schema import Record
 
 HEADINGS = (
-    "method", "attention", "runtime", "phase", "span\nms", "host\nms", "GPU busy\nms", "busy",
-    "launches", "syncs", "operators", "floor\nms", "over\nfloor",
-)  # fmt: skip
+    "method",
+    "attention",
+    "runtime",
+    "phase",
+    "span\nms",
+    "host\nms",
+    "GPU busy\nms",
+    "busy",
+    "launches",
+    "syncs",
+    "operators",
+    "floor\nms",
+    "over\nfloor",
+)
 
 
 def texts(record: Record) -> tuple[list[str], list[list[str]]]:

@@ -107,15 +107,20 @@ def plain(records: Sequence[Record], names: Sequence[str]) -> list[dict[str, Any
     for (method, attention, runtime), found in aligned([rows(record) for record in records]):
         for called, row in zip(names, found, strict=True):
             latency, gain = (row.latency, row.speedup) if row else (None, None)
-            lines.append({
-                "method": method, "attention": attention, "runtime": runtime, "record": called,
-                "latency_seconds": latency.value if latency else None,
-                "latency_seconds_low": latency.low if latency else None,
-                "latency_seconds_high": latency.high if latency else None,
-                "speedup": gain.value if gain else None,
-                "promised": row.promised if row else None,
-                "realised": row.realised if row else None,
-            })  # fmt: skip
+            lines.append(
+                {
+                    "method": method,
+                    "attention": attention,
+                    "runtime": runtime,
+                    "record": called,
+                    "latency_seconds": latency.value if latency else None,
+                    "latency_seconds_low": latency.low if latency else None,
+                    "latency_seconds_high": latency.high if latency else None,
+                    "speedup": gain.value if gain else None,
+                    "promised": row.promised if row else None,
+                    "realised": row.realised if row else None,
+                }
+            )
     return lines
 
 

@@ -90,55 +90,66 @@ def _times(record: Record, listed: list[Row]) -> list[Column]:
     target = f"{record.settings.target * 100:g} %"
     return [
         Column(
-            f"latency ms\n(target ±{target})", _latency,
+            f"latency ms\n(target ±{target})",
+            _latency,
             _estimate("latency_seconds", "latency")
             | {"precision": lambda r: r.precision, "reached": lambda r: r.reached},
         ),
         Column(
-            "p95\nms", lambda r: units.milliseconds(r.p95),
-            {"latency_p95_seconds": lambda r: r.p95}, shown=enough,
+            "p95\nms",
+            lambda r: units.milliseconds(r.p95),
+            {"latency_p95_seconds": lambda r: r.p95},
+            shown=enough,
         ),
         Column(
-            "p99\nms", lambda r: units.milliseconds(r.p99),
-            {"latency_p99_seconds": lambda r: r.p99}, shown=plenty,
+            "p99\nms",
+            lambda r: units.milliseconds(r.p99),
+            {"latency_p99_seconds": lambda r: r.p99},
+            shown=plenty,
         ),
         Column("prefill\nms", _median("prefill"), _estimate("prefill_seconds", "prefill")),
         Column("decode\nms/token", _median("decode"), _estimate("decode_seconds", "decode")),
         Column(
-            "first call\nms", lambda r: units.milliseconds(_first(r)),
+            "first call\nms",
+            lambda r: units.milliseconds(_first(r)),
             {"first_call_seconds": _first},
             shown=any(cell.runtime != "eager" for cell in record.cells),
         ),
         Column("speed-up\nmeasured", _speedup, _estimate("speedup", "speedup")),
-    ]  # fmt: skip
+    ]
 
 
 def _costs(record: Record) -> list[Column]:
     on_gpu = any(cell.memory.allocator is not None for cell in record.cells)
     return [
         Column(
-            "speed-up\npromised", lambda r: units.times(r.promised),
+            "speed-up\npromised",
+            lambda r: units.times(r.promised),
             {"promised": lambda r: r.promised},
         ),
         Column(
-            "realised\nshare", lambda r: units.percent(r.realised, 0),
+            "realised\nshare",
+            lambda r: units.percent(r.realised, 0),
             {"realised": lambda r: r.realised},
         ),
         Column(
-            "FLOPs", lambda r: units.percent(r.flops_share),
+            "FLOPs",
+            lambda r: units.percent(r.flops_share),
             {"flops": lambda r: r.flops, "flops_share": lambda r: r.flops_share},
         ),
         Column("KV MB", lambda r: units.megabytes(r.kv_bytes), {"kv_bytes": lambda r: r.kv_bytes}),
         Column(
             "peak memory\n" + ("(allocator)" if on_gpu else "(process)"),
-            lambda r: units.gibibytes(r.peak_bytes), {"peak_bytes": lambda r: r.peak_bytes},
+            lambda r: units.gibibytes(r.peak_bytes),
+            {"peak_bytes": lambda r: r.peak_bytes},
         ),
         Column(
-            "energy\nJ/request", lambda r: units.joules(r.cell.energy.joules),
+            "energy\nJ/request",
+            lambda r: units.joules(r.cell.energy.joules),
             {"joules": lambda r: r.cell.energy.joules},
             shown=any(cell.energy.joules is not None for cell in record.cells),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _median(name: str) -> Callable[[Row], str]:

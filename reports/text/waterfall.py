@@ -159,20 +159,47 @@ def texts(told: Explanation) -> tuple[list[str], list[list[str]]]:
         return _bar((begin - start) * scale, (end - start) * scale)
 
     first = bar(start, told.promised_seconds)
-    lines = [["promised", units.milliseconds(told.promised_seconds), "", first,
-              "the share of FLOPs, of vanilla's time"]]  # fmt: skip
+    lines = [
+        [
+            "promised",
+            units.milliseconds(told.promised_seconds),
+            "",
+            first,
+            "the share of FLOPs, of vanilla's time",
+        ]
+    ]
     for part, (begin, end) in zip(told.contributions, itertools.pairwise(levels), strict=True):
-        lines.append([part.name, _signed(part.seconds), _interval(part.low, part.high),
-                      bar(begin, end), part.about])  # fmt: skip
-    lines.append(["measured", units.milliseconds(told.measured_seconds), "",
-                  bar(start, told.measured_seconds), "the clock"])  # fmt: skip
+        lines.append(
+            [
+                part.name,
+                _signed(part.seconds),
+                _interval(part.low, part.high),
+                bar(begin, end),
+                part.about,
+            ]
+        )
+    lines.append(
+        [
+            "measured",
+            units.milliseconds(told.measured_seconds),
+            "",
+            bar(start, told.measured_seconds),
+            "the clock",
+        ]
+    )
     return ["", "ms", "95 % interval", "", ""], lines
 
 
 def roofline_texts(record: Record, cells: list[Cell]) -> tuple[list[str], list[list[str]]]:
     """Phase by phase: measured time, the least that the hardware allows, and the FLOPs promise."""
-    headings = ["method", "phase", "measured\nms", "promised\nms", "floor\nms",
-                "measured\nover floor"]  # fmt: skip
+    headings = [
+        "method",
+        "phase",
+        "measured\nms",
+        "promised\nms",
+        "floor\nms",
+        "measured\nover floor",
+    ]
     listed = [id(cell) for cell in (baseline(record, cells[0]), *cells)]
     lines = []
     for row in phase_rows(record):
@@ -182,11 +209,16 @@ def roofline_texts(record: Record, cells: list[Cell]) -> tuple[list[str], list[l
         whole = phase(vanilla, row.phase) if vanilla else None
         full = _flops(vanilla, row.phase) if vanilla else 0
         promised = whole.value * _flops(row.cell, row.phase) / full if whole and full else None
-        lines.append([
-            name(row.cell), row.phase, units.milliseconds(row.span.value),
-            units.milliseconds(promised), units.milliseconds(row.floor),
-            units.times(row.over_floor),
-        ])  # fmt: skip
+        lines.append(
+            [
+                name(row.cell),
+                row.phase,
+                units.milliseconds(row.span.value),
+                units.milliseconds(promised),
+                units.milliseconds(row.floor),
+                units.times(row.over_floor),
+            ]
+        )
     return headings, lines
 
 
@@ -252,9 +284,12 @@ def _what(cell: Cell) -> dict[str, Any]:
 
 def _part(part: Contribution) -> dict[str, Any]:
     return {
-        "part": part.name, "seconds": part.seconds, "low_seconds": part.low,
-        "high_seconds": part.high, "about": part.about,
-    }  # fmt: skip
+        "part": part.name,
+        "seconds": part.seconds,
+        "low_seconds": part.low,
+        "high_seconds": part.high,
+        "about": part.about,
+    }
 
 
 def _signed(seconds: float | None) -> str:

@@ -21,13 +21,21 @@ from tpprof.profiler.models.model import Model
 methods.names()  # discover before a test registers anything
 
 NEXT = Request(
-    layers=32, hidden=4096, before=35, after=25, segments=(Segment(24, 24),) * 5,
+    layers=32,
+    hidden=4096,
+    before=35,
+    after=25,
+    segments=(Segment(24, 24),) * 5,
     encoder=Encoder(tiles=5, patches=576, layers=24, width=1024),
-)  # fmt: skip
+)
 LLAVA = Request(
-    layers=32, hidden=4096, before=35, after=25, segments=(Segment(24, 24),),
+    layers=32,
+    hidden=4096,
+    before=35,
+    after=25,
+    segments=(Segment(24, 24),),
     encoder=Encoder(tiles=1, patches=576, layers=24, width=1024),
-)  # fmt: skip
+)
 
 
 def counts(spec: str, request: Request) -> list[int]:
@@ -58,9 +66,16 @@ def test_entry_points_add_methods_and_a_broken_one_is_told(
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("320", 320), ("0.25", Fraction(1, 4)), ("1/9", Fraction(1, 9)),
-                        ("25%", Fraction(1, 4)), ("100%", Fraction(1)), ("1.0", Fraction(1))]
-)  # fmt: skip
+    ("text", "value"),
+    [
+        ("320", 320),
+        ("0.25", Fraction(1, 4)),
+        ("1/9", Fraction(1, 9)),
+        ("25%", Fraction(1, 4)),
+        ("100%", Fraction(1)),
+        ("1.0", Fraction(1)),
+    ],
+)
 def test_budgets(text: str, value: object) -> None:
     assert methods.parse(f"fastv:keep={text}").keep == value  # type: ignore[attr-defined]
 
@@ -95,9 +110,13 @@ def test_knobs_are_typed() -> None:
 def test_published_layers_stand_from_24_up_and_shrink_below() -> None:
     published = (2, 6, 15, 19)
     for layers, expected in (
-        (32, published), (24, published), (80, published),
-        (16, (1, 3, 8, 10)), (8, (1, 2, 4, 5)), (6, (1, 2, 3, 4)),
-    ):  # fmt: skip
+        (32, published),
+        (24, published),
+        (80, published),
+        (16, (1, 3, 8, 10)),
+        (8, (1, 2, 4, 5)),
+        (6, (1, 2, 3, 4)),
+    ):
         request = Request(layers=layers, hidden=1, before=1, after=1, segments=(Segment(1, 1),))
         assert request.scale(published) == expected
     shallow = Request(layers=4, hidden=1, before=1, after=1, segments=(Segment(1, 1),))

@@ -87,12 +87,12 @@ def test_report_formats(recorded: Path, form: str) -> None:
         (["compare", "fastv", "--device", "tpu"], "unknown device"),
         (["compare", "fastv", "--dtype", "int3"], "known: float32"),
         (["flops", "fastv", "--model", "gpt"], "known: tiny"),
-        (["flops", "fastv", "--keep", "2"  "9" * 9], "this request has 2880"),
+        (["flops", "fastv", "--keep", "29" * 9], "this request has 2880"),
         (["report", "none.json"], "No such file"),
         (["report", "."], "is a folder"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
-)  # fmt: skip
+)
 def test_bad_input_gets_one_line_and_exit_code_2(
     arguments: list[str],
     told: str,
@@ -126,8 +126,18 @@ def test_an_error_of_ours_looks_like_no_verdict_of_the_gate(
 
 
 def test_flops_plans_without_running(tmp_path: Path) -> None:
-    done = tpprof("flops", "fastv", "mustdrop:global_threshold=0.001", "--model", "qwen2-vl-72b",
-                  "--keep", "0.25", "--format", "json", cwd=tmp_path)  # fmt: skip
+    done = tpprof(
+        "flops",
+        "fastv",
+        "mustdrop:global_threshold=0.001",
+        "--model",
+        "qwen2-vl-72b",
+        "--keep",
+        "0.25",
+        "--format",
+        "json",
+        cwd=tmp_path,
+    )
     vanilla, fastv, mustdrop = json.loads(done.stdout)
     assert vanilla["flops_share"] == 1.0
     assert fastv["visual_last"] == 144

@@ -108,8 +108,19 @@ def test_the_saved_explanation_is_the_one_the_samples_give(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "run.json"
-    command(monkeypatch, "compare", "fastv", "--model", "tiny-llava", "--visual-tokens", "64",
-            "--rounds", "6", "--out", str(path))  # fmt: skip
+    command(
+        monkeypatch,
+        "compare",
+        "fastv",
+        "--model",
+        "tiny-llava",
+        "--visual-tokens",
+        "64",
+        "--rounds",
+        "6",
+        "--out",
+        str(path),
+    )
     record = load(path)
     assert record.peaks is not None
     assert record.peaks.source == "measured"

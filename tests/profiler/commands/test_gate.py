@@ -21,9 +21,11 @@ from tpprof.reports.record.schema import SCHEMA
 
 def test_options_change_what_a_file_says_field_by_field() -> None:
     kept = Subject(
-        methods=["fastv"], model="tiny-llava", workload={"visual_tokens": 64, "new_tokens": 2},
+        methods=["fastv"],
+        model="tiny-llava",
+        workload={"visual_tokens": 64, "new_tokens": 2},
         plugins=["lib/mine.py"],
-    )  # fmt: skip
+    )
     named = Named(subject_of(device="cpu", new_tokens=2, seed=3), frozenset({"device", "seed"}))
     found = named.over(kept, Path("/there"))
     assert (found.methods, found.model, found.device) == (["fastv"], "tiny-llava", "cpu")
@@ -40,9 +42,16 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gate")
     (folder / "mine.py").write_text(PLUGIN.read_text())
     made = tpprof(
-        "gate", "check", "deep/b.json", "--update", "loudest", *SMALL, "--plugin", "mine.py",
+        "gate",
+        "check",
+        "deep/b.json",
+        "--update",
+        "loudest",
+        *SMALL,
+        "--plugin",
+        "mine.py",
         cwd=folder,
-    )  # fmt: skip
+    )
     assert made.returncode == 0, made.stderr
     return folder / "deep" / "b.json"
 
@@ -63,8 +72,10 @@ def test_a_method_that_keeps_one_token_more_fails_with_its_layer(baseline: Path)
     (plugin.parent / "test_mine.py").write_text("import mine\n\ndef test_it():\n    pass\n")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--tpprof-gate", "deep/b.json"],
-        cwd=plugin.parent, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=plugin.parent,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1, done.stdout
     assert "layers 3 to 15 7 -> 8" in done.stdout
     assert "1 failed, 4 passed" in done.stdout, "though a test has imported the plug-in already"
@@ -93,8 +104,10 @@ def test_a_method_that_keeps_one_token_more_fails_with_its_layer(baseline: Path)
     baseline.write_text(json.dumps(more))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--tpprof-gate", "deep/b.json"],
-        cwd=plugin.parent, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=plugin.parent,
+        capture_output=True,
+        text=True,
+    )
     assert "1 failed, 4 passed" in done.stdout, "what the baseline lacks is no pass"
     damaged = json.loads(baseline.read_text())
     damaged["subject"]["workload"]["size"] = "x"
@@ -118,8 +131,10 @@ def test_a_baseline_that_cannot_be_read_has_no_verdict(
     assert again.returncode == 3, "what it counted is not known"
     tests = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--tpprof-gate", "b.json"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert tests.returncode == 1
     assert "NO VERDICT" in tests.stdout
 

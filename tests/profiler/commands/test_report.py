@@ -27,10 +27,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one short comparison with all that can be asked for."""
     place = tmp_path_factory.mktemp("run")
     done = tpprof(
-        "compare", "fastv", *SMALL, "--rounds", "2", "--attention", "rows", "--out", "run.json",
-        "--tokens", "--trace", "trace.json.gz", "--html", "new/page.html", "--figures", "figures",
+        "compare",
+        "fastv",
+        *SMALL,
+        "--rounds",
+        "2",
+        "--attention",
+        "rows",
+        "--out",
+        "run.json",
+        "--tokens",
+        "--trace",
+        "trace.json.gz",
+        "--html",
+        "new/page.html",
+        "--figures",
+        "figures",
         cwd=place,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert "report: new/page.html" in done.stderr
     return place
@@ -89,8 +103,10 @@ def test_report_writes_the_same_page_without_torch(folder: Path) -> None:
     for name in ("a.html", "b.html"):
         done = subprocess.run(
             [sys.executable, "-c", program, "report", "run.json", "--html", name],
-            capture_output=True, text=True, cwd=folder,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            cwd=folder,
+        )
         assert done.returncode == 0, done.stderr
         pages.append((folder / name).read_bytes())
     assert pages[0] == pages[1]
@@ -103,8 +119,10 @@ def test_a_plain_report_imports_nothing_that_draws(folder: Path) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", program, "report", "run.json"],
-        capture_output=True, text=True, cwd=folder,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=folder,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -116,8 +134,10 @@ def test_a_plain_report_imports_nothing_that_draws(folder: Path) -> None:
         (["report", "run.json", "--html", "run.json/x.html"], "--html"),
         (["report", "run.json", "--html", "./run.json"], "is the record itself"),
         (["report", "run.json", "run.json", "--phases"], "for one record"),
-        (["compare", "fatsv", *SMALL, "--trace", "trace.json.gz", "--html", "other/x.html"],
-         "did you mean"),
+        (
+            ["compare", "fatsv", *SMALL, "--trace", "trace.json.gz", "--html", "other/x.html"],
+            "did you mean",
+        ),
         (["compare", "fastv", "--out", "run.json", "--html", "run.json"], "is the record itself"),
         (["compare", "fastv", "--trace", "x.txt"], ".json.gz"),
         (["compare", "fastv", "--trace", "x.json", "--isolate"], "--isolate"),
@@ -129,7 +149,7 @@ def test_a_plain_report_imports_nothing_that_draws(folder: Path) -> None:
         (["tokens", "fatsv", "--device", "cpu", "--model", "tiny-llava"], "did you mean"),
         (["tokens", "fastv", "--attention", "some"], "known: rows"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_one_line(folder: Path, arguments: list[str], said: str) -> None:
     done = tpprof(*arguments, cwd=folder)
     assert done.returncode == 2
@@ -142,9 +162,20 @@ def test_what_cannot_be_is_one_line(folder: Path, arguments: list[str], said: st
 def test_tokens_draws_several_pictures(folder: Path) -> None:
     picture = str(next((folder / "figures").glob("*.png")))
     done = tpprof(
-        "tokens", "fastv", "random", *SMALL, "--image", picture, "--image", picture,
-        "--out", "kept", "--format", "json", cwd=folder,
-    )  # fmt: skip
+        "tokens",
+        "fastv",
+        "random",
+        *SMALL,
+        "--image",
+        picture,
+        "--image",
+        picture,
+        "--out",
+        "kept",
+        "--format",
+        "json",
+        cwd=folder,
+    )
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     assert [(row["kept"], row["pictures"]) for row in rows] == [(144, 2), (144, 2)]

@@ -25,8 +25,13 @@ from tpprof.profiler.models.geometry import request
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.shapes import SHAPES, Shape
 
-SPECS = [*methods.names(), "sparsevlm:version=1.5", "mustdrop:global_threshold=0.02,similarity=0.9",
-         "sparsevlm:adaptive=true,scale=1.5", "sparsevlm:adaptive=true"]  # fmt: skip
+SPECS = [
+    *methods.names(),
+    "sparsevlm:version=1.5",
+    "mustdrop:global_threshold=0.02,similarity=0.9",
+    "sparsevlm:adaptive=true,scale=1.5",
+    "sparsevlm:adaptive=true",
+]
 EXACT = ("projections", "ffn", "head", "projector", "patch embedding")
 """Classes whose bytes and launches are those of torch's operators; the others are lower bounds."""
 

@@ -255,9 +255,10 @@ def test_table_7_stands_beside_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert "12.8 %" in line.split("|")[-3], "by SparseVLM's counter, as printed in the paper"
     assert "| mustdrop | 168.0 | 168.0 | 147.8 |" in script["kv"](Workload())
     run = record(
-        cell("vanilla", "rows", 2.0, 1000), cell("fastv", "maps", 1.6, 200),
+        cell("vanilla", "rows", 2.0, 1000),
+        cell("fastv", "maps", 1.6, 200),
         cell("fastv", "rows", 1.0, 200),
-    )  # fmt: skip
+    )
     ratios = script["latency"](run)
     assert "| fastv | 0.50 | 0.80 (0.80 - 0.80) | 0.50 (0.50 - 0.50) | 20.0 % |" in ratios
     assert "| mustdrop | 0.65 | n/a | n/a | n/a |" in ratios

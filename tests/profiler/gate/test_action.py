@@ -53,12 +53,19 @@ class Runner:
             summary = str(self.folder / "summary.md")
             done = subprocess.run(
                 [step["shell"], "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
-                cwd=self.folder, capture_output=True, text=True,
+                cwd=self.folder,
+                capture_output=True,
+                text=True,
                 env={
-                    **os.environ, **given, "PATH": self.path, "GITHUB_OUTPUT": str(out),
-                    "GITHUB_STEP_SUMMARY": summary, "TPPROF_SUMMARY": summary, **environment,
+                    **os.environ,
+                    **given,
+                    "PATH": self.path,
+                    "GITHUB_OUTPUT": str(out),
+                    "GITHUB_STEP_SUMMARY": summary,
+                    "TPPROF_SUMMARY": summary,
+                    **environment,
                 },
-            )  # fmt: skip
+            )
             self.told += done.stdout + done.stderr
             if done.returncode:
                 return done.returncode
@@ -104,9 +111,11 @@ def test_nothing_of_the_inputs_is_pasted_into_a_script() -> None:
 
 def test_both_gates_run_with_their_arguments(tmp_path: Path) -> None:
     inputs = {
-        "baseline": "my file.json", "base": "origin/main", "arguments": "fastv* --metric latency",
+        "baseline": "my file.json",
+        "base": "origin/main",
+        "arguments": "fastv* --metric latency",
         "config": "gate.toml",
-    }  # fmt: skip
+    }
     runner = Runner(tmp_path, inputs)
     (tmp_path / "fastv.txt").write_text("")  # which the shell must not put in the place of fastv*
     assert runner.run() == 0, runner.told
@@ -119,11 +128,19 @@ def test_both_gates_run_with_their_arguments(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("exact", "timing", "inconclusive", "wanted"),
     [
-        ("0", "0", "pass", 0), ("1", "0", "pass", 1), ("0", "1", "pass", 1), ("3", "0", "pass", 3),
-        ("0", "3", "pass", 3), ("2", "0", "pass", 2), ("0", "4", "pass", 0), ("0", "4", "fail", 4),
-        ("0", "4", "fial", 4), ("3", "1", "pass", 1), ("4", "3", "fail", 3),
+        ("0", "0", "pass", 0),
+        ("1", "0", "pass", 1),
+        ("0", "1", "pass", 1),
+        ("3", "0", "pass", 3),
+        ("0", "3", "pass", 3),
+        ("2", "0", "pass", 2),
+        ("0", "4", "pass", 0),
+        ("0", "4", "fail", 4),
+        ("0", "4", "fial", 4),
+        ("3", "1", "pass", 1),
+        ("4", "3", "fail", 3),
     ],
-)  # fmt: skip
+)
 def test_codes_become_the_jobs(
     exact: str, timing: str, inconclusive: str, wanted: int, tmp_path: Path
 ) -> None:

@@ -133,10 +133,19 @@ def test_what_a_plug_in_imports_is_of_its_own_tree(
     elsewhere = f"import sys; sys.path.append({str(repository / 'moved')!r})\nfrom helper"
     plugin.write_text(plugin.read_text().replace("from helper", elsewhere))
     commit(repository)
-    asked = Asked("HEAD", ".", Subject(
-        methods=["loudest"], model="tiny-llava", device="cpu", plugins=[str(plugin)],
-        workload={"visual_tokens": 64},
-    ), Rules(metrics=["latency"]), repository.parent / "j.jsonl")  # fmt: skip
+    asked = Asked(
+        "HEAD",
+        ".",
+        Subject(
+            methods=["loudest"],
+            model="tiny-llava",
+            device="cpu",
+            plugins=[str(plugin)],
+            workload={"visual_tokens": 64},
+        ),
+        Rules(metrics=["latency"]),
+        repository.parent / "j.jsonl",
+    )
     gate = ab(asked, lambda label, done, total: None)
     assert gate.code == 3
     assert "base imports from another tree of the project" in gate.rows[-1].rule
@@ -184,10 +193,17 @@ def test_an_arm_that_is_nothing(
 
 
 TASK: dict[str, Any] = {
-    "root": None, "paths": [], "plugins": [str(PLUGIN)], "methods": ["loudest"], "requests": 2,
-    "passes": True, "tree": None, "tops": [], "workload": {"visual_tokens": 64, "size": [672, 672]},
+    "root": None,
+    "paths": [],
+    "plugins": [str(PLUGIN)],
+    "methods": ["loudest"],
+    "requests": 2,
+    "passes": True,
+    "tree": None,
+    "tops": [],
+    "workload": {"visual_tokens": 64, "size": [672, 672]},
     "options": {"model": "tiny-llava", "device": "cpu", "attention": ["rows"]},
-}  # fmt: skip
+}
 
 
 def test_a_commit_of_tpprof_is_imported_and_nothing_else(tmp_path: Path) -> None:
@@ -260,9 +276,23 @@ def test_another_environment_runs_its_own_code(
 
 
 AB = [
-    "HEAD~1", ".", "loudest", "--plugin", "lib/mine.py", *SMALL, "--pairs", "8",
-    "--requests", "1", "--metric", "latency", "--tolerance", "900%", "--out", "runs/j.jsonl",
-]  # fmt: skip
+    "HEAD~1",
+    ".",
+    "loudest",
+    "--plugin",
+    "lib/mine.py",
+    *SMALL,
+    "--pairs",
+    "8",
+    "--requests",
+    "1",
+    "--metric",
+    "latency",
+    "--tolerance",
+    "900%",
+    "--out",
+    "runs/j.jsonl",
+]
 
 
 def test_two_commits_are_timed(repository: Path) -> None:
@@ -295,9 +325,13 @@ def test_what_is_killed_gives_no_pass_and_leaves_nothing_behind(
     scratch = repository.parent / "scratch"
     scratch.mkdir()
     gate = subprocess.Popen(
-        [*RUN, "gate", "ab", *AB, "--accept-counts"], cwd=repository, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(scratch)},
-    )  # fmt: skip
+        [*RUN, "gate", "ab", *AB, "--accept-counts"],
+        cwd=repository,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(scratch)},
+    )
     journal = repository / "runs" / "j.jsonl"
     while not (journal.exists() and journal.read_bytes().count(b"\n") >= 4):
         assert gate.poll() is None, gate.communicate()

@@ -62,10 +62,12 @@ class Fake:
 
 def judged(fake: Fake, tmp_path: Path, **more: Any) -> Gate:
     given: dict[str, Any] = {
-        "base": str(PLUGIN), "head": str(PLUGIN), "subject": Subject(methods=["fastv"]),
+        "base": str(PLUGIN),
+        "head": str(PLUGIN),
+        "subject": Subject(methods=["fastv"]),
         "rules": Rules(metrics=["latency"], tolerance={"latency": 0.05}, requests=3),
         "out": tmp_path / "gate.jsonl",
-    }  # fmt: skip
+    }
     return ab(Asked(**{**given, **more}), lambda label, done, total: None, fake)
 
 

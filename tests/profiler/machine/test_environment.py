@@ -173,15 +173,29 @@ def test_without_nvml_every_figure_has_the_reason(monkeypatch: pytest.MonkeyPatc
 
 def test_no_secret_is_kept() -> None:
     kept = {
-        "CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "4", "PYTORCH_CUDA_ALLOC_CONF": "x",
-        "TOKENIZERS_PARALLELISM": "false", "LD_PRELOAD": "libjemalloc.so", "MALLOC_ARENA_MAX": "2",
-        "PYTHONHASHSEED": "0", "TORCHINDUCTOR_CACHE_DIR": "/tmp", "HF_HUB_OFFLINE": "1",
-    }  # fmt: skip
+        "CUDA_VISIBLE_DEVICES": "0",
+        "OMP_NUM_THREADS": "4",
+        "PYTORCH_CUDA_ALLOC_CONF": "x",
+        "TOKENIZERS_PARALLELISM": "false",
+        "LD_PRELOAD": "libjemalloc.so",
+        "MALLOC_ARENA_MAX": "2",
+        "PYTHONHASHSEED": "0",
+        "TORCHINDUCTOR_CACHE_DIR": "/tmp",
+        "HF_HUB_OFFLINE": "1",
+    }
     left_out = {
-        "HF_TOKEN": "s", "NVIDIA_API_KEY": "s", "TORCH_SECRET": "s", "NVIDIA_Auth": "s",
-        "CUDA_PASSWORD": "s", "MKL_CREDENTIALS": "s", "TRANSFORMERS_TOKEN": "s", "HOME": "s",
-        "PYTORCH_MIRROR": "https://me:s@example.org", "PATH": "s", "AWS_ACCESS_KEY_ID": "s",
-    }  # fmt: skip
+        "HF_TOKEN": "s",
+        "NVIDIA_API_KEY": "s",
+        "TORCH_SECRET": "s",
+        "NVIDIA_Auth": "s",
+        "CUDA_PASSWORD": "s",
+        "MKL_CREDENTIALS": "s",
+        "TRANSFORMERS_TOKEN": "s",
+        "HOME": "s",
+        "PYTORCH_MIRROR": "https://me:s@example.org",
+        "PATH": "s",
+        "AWS_ACCESS_KEY_ID": "s",
+    }
     assert variables({**left_out, **kept}) == kept
 
 
@@ -225,15 +239,27 @@ def test_git_may_be_missing_or_hang(error: Exception, monkeypatch: pytest.Monkey
 
 
 CALM: dict[str, Any] = {
-    "cores": 8, "cores_usable": 8, "cores_quota": None, "threads": 8, "governor": "performance",
-    "turbo": False, "load_average": [4.0, 9.0, 9.0], "memory_bytes": 2**34, "swap_used_bytes": 0,
+    "cores": 8,
+    "cores_usable": 8,
+    "cores_quota": None,
+    "threads": 8,
+    "governor": "performance",
+    "turbo": False,
+    "load_average": [4.0, 9.0, 9.0],
+    "memory_bytes": 2**34,
+    "swap_used_bytes": 0,
     "packages": {"torch": "2.13.0", "pynvml": None, "nvidia-ml-py": "13.0"},
     "variables": {"OMP_NUM_THREADS": "8", "CUDA_LAUNCH_BLOCKING": "0", "TORCH_LOGS": ""},
     "gpu": {
-        "uuid": UUID, "driver": "580", "persistence": True, "mig": False, "reasons": {},
-        "power_limit_watts": 700.0, "power_limit_default_watts": 700.0,
+        "uuid": UUID,
+        "driver": "580",
+        "persistence": True,
+        "mig": False,
+        "reasons": {},
+        "power_limit_watts": 700.0,
+        "power_limit_default_watts": 700.0,
     },
-}  # fmt: skip
+}
 UNKNOWN = {
     **dict.fromkeys(CALM),
     "packages": {"torch": None, "pynvml": None},
@@ -313,10 +339,14 @@ def test_a_gpu_is_asked_for_its_other_users(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_lines_give_reasons_and_units() -> None:
     described = {
-        "governor": None, "memory_bytes": 2**30, "load_average": [0.5, 1.0], "turbo": True,
-        "packages": {"pynvml": None}, "gpu": {"sm_clock_hz": 345e6, "reasons": {}},
+        "governor": None,
+        "memory_bytes": 2**30,
+        "load_average": [0.5, 1.0],
+        "turbo": True,
+        "packages": {"pynvml": None},
+        "gpu": {"sm_clock_hz": 345e6, "reasons": {}},
         "reasons": {"governor": "no file"},
-    }  # fmt: skip
+    }
     assert list(lines(described)) == [
         ("governor", "n/a (no file)"),
         ("memory_bytes", "1.00 GiB"),

@@ -19,12 +19,24 @@ from tpprof.reports.record.schema import Telemetry
 
 LINES = [
     {"at": 10.0, "sm": 1.9e9, "memory": 2.6e9, "temperature": 40, "power": 300, "throttled": []},
-    {"at": 10.1, "sm": 1.2e9, "memory": 2.6e9, "temperature": 44, "power": 500,
-     "throttled": ["sync boost", "hardware slowdown"]},
-    {"at": 10.2, "sm": 1.8e9, "memory": 2.6e9, "temperature": 43, "power": 400,
-     "throttled": ["sync boost"]},
+    {
+        "at": 10.1,
+        "sm": 1.2e9,
+        "memory": 2.6e9,
+        "temperature": 44,
+        "power": 500,
+        "throttled": ["sync boost", "hardware slowdown"],
+    },
+    {
+        "at": 10.2,
+        "sm": 1.8e9,
+        "memory": 2.6e9,
+        "temperature": 43,
+        "power": 400,
+        "throttled": ["sync boost"],
+    },
     {"at": 11.0, "sm": None, "memory": None, "temperature": 30, "power": None, "throttled": None},
-]  # fmt: skip
+]
 
 
 def reader(text: str, then: str = "sys.stdin.read()") -> list[str]:

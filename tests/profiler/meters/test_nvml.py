@@ -29,8 +29,10 @@ class FakeNvml:
         self.name = name
         self.refused: set[str] = set(settings.get("refused", ()))
         self.absent: set[str] = set(settings.get("absent", ()))
-        self.processes = {call: settings.get(key, []) for key, call in
-                          (("compute", COMPUTE), ("graphics", GRAPHICS))}  # fmt: skip
+        self.processes = {
+            call: settings.get(key, [])
+            for key, call in (("compute", COMPUTE), ("graphics", GRAPHICS))
+        }
         self.reasons: int = settings.get("reasons", 0)
         self.millijoules = 5_000_000
         self.open = 0

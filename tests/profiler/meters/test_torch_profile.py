@@ -29,16 +29,24 @@ def operator(at: float, length: float, name: str = "aten::mm", tid: int = HOST) 
 
 def call(at: float, name: str, correlation: int = 0) -> dict[str, Any]:
     return {
-        "cat": "cuda_runtime", "name": name, "ts": at, "dur": 1.0, "tid": HOST,
+        "cat": "cuda_runtime",
+        "name": name,
+        "ts": at,
+        "dur": 1.0,
+        "tid": HOST,
         "args": {"correlation": correlation},
-    }  # fmt: skip
+    }
 
 
 def ran(at: float, length: float, correlation: int, category: str = "kernel") -> dict[str, Any]:
     return {
-        "cat": category, "name": "k", "ts": at, "dur": length, "tid": DEVICE,
+        "cat": category,
+        "name": "k",
+        "ts": at,
+        "dur": length,
+        "tid": DEVICE,
         "args": {"correlation": correlation},
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture
@@ -79,8 +87,10 @@ def test_what_the_host_asked_for_belongs_to_the_part_that_was_under_way(
 ) -> None:
     parts, kernels = torch_profile.analyse(events, on_gpu=True)
     assert [(part.phase, part.part, part.index) for part in parts] == [
-        ("prefill", "layer", 0), ("prefill", "layer", 1), ("decode", "token", 0)
-    ]  # fmt: skip
+        ("prefill", "layer", 0),
+        ("prefill", "layer", 1),
+        ("decode", "token", 0),
+    ]
     assert [part.operators for part in parts] == [2, 1, 0]
     assert [part.launches for part in parts] == [2, 0, 1]
     assert [part.syncs for part in parts] == [1, 1, 1]
@@ -119,8 +129,10 @@ def test_a_real_trace_counts_what_torch_was_asked_for(capfd: pytest.CaptureFixtu
 
     counted, kernels = torch_profile.count(torch.device("cpu"), request)
     assert [(part.phase, part.index, part.operators) for part in counted] == [
-        ("vision", None, 2), ("decode", 0, 2), ("decode", 1, 2)
-    ]  # fmt: skip
+        ("vision", None, 2),
+        ("decode", 0, 2),
+        ("decode", 1, 2),
+    ]
     assert kernels == []
     assert capfd.readouterr().err == ""
 

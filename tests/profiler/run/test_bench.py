@@ -173,9 +173,14 @@ def test_a_sampler_without_a_reading_leaves_its_reason(bench: Bench, cell: Bench
 
 @pytest.mark.parametrize(
     ("times", "settled"),
-    [([], False), ([3.0, 1.0], False), ([3.0, 1.0, 1.01, 1.0], True), ([1.0, 1.0, 1.1], False),
-     ([1.0, 2.0] * 10, True)],
+    [
+        ([], False),
+        ([3.0, 1.0], False),
+        ([3.0, 1.0, 1.01, 1.0], True),
+        ([1.0, 1.0, 1.1], False),
+        ([1.0, 2.0] * 10, True),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_warm_up_ends_when_times_settle_or_never_will(times: list[float], settled: bool) -> None:
     assert module._settled(times, most=20) == settled

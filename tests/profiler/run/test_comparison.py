@@ -240,8 +240,11 @@ def test_rounds_stop_when_all_intervals_are_narrow_enough(model: Model) -> None:
 def test_a_method_is_measured_twice_under_a_tag(model: Model) -> None:
     record = comparison(model, "vanilla", "vanilla:tag=a", "random:tag=b", "random").run()
     assert [cell.method for cell in record.cells] == [
-        "vanilla", "vanilla:tag=a", "random:tag=b,keep=1/2", "random:keep=1/2",
-    ]  # fmt: skip
+        "vanilla",
+        "vanilla:tag=a",
+        "random:tag=b,keep=1/2",
+        "random:keep=1/2",
+    ]
     twice = rows(record)[1]
     assert twice.flops_share == 1.0
     assert twice.speedup is not None

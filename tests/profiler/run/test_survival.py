@@ -104,9 +104,14 @@ def test_a_run_that_is_ended_loses_no_sample_and_goes_on(
 def test_a_run_that_did_not_end_is_not_mixed(tmp_path: Path) -> None:
     out = tmp_path / "run.json"
     code, complaints = interrupted(
-        signal.SIGKILL, lambda record: taken(record) > 0, "compare", "random", *SMALL, *ENDLESS,
+        signal.SIGKILL,
+        lambda record: taken(record) > 0,
+        "compare",
+        "random",
+        *SMALL,
+        *ENDLESS,
         out=out,
-    )  # fmt: skip
+    )
     assert code == -signal.SIGKILL, complaints
     kept = journal_of(out).read_bytes()
     other = tpprof("compare", "random", *SMALL, "--keep", "9", "--resume", out=out)
@@ -134,9 +139,14 @@ def test_a_run_that_goes_on_is_left_alone(tmp_path: Path) -> None:
 def test_resume_in_a_folder_finds_the_run(tmp_path: Path) -> None:
     out = tmp_path / "run.json"
     interrupted(
-        signal.SIGINT, lambda record: taken(record) > 2, "compare", "random", *SMALL, *ENDLESS,
+        signal.SIGINT,
+        lambda record: taken(record) > 2,
+        "compare",
+        "random",
+        *SMALL,
+        *ENDLESS,
         out=out,
-    )  # fmt: skip
+    )
     done = tpprof("compare", "random", *SMALL, "--rounds", "8", "--resume", out=tmp_path)
     assert done.returncode == 0, done.stderr
     assert load(out).complete
@@ -149,9 +159,17 @@ def test_resume_in_a_folder_finds_the_run(tmp_path: Path) -> None:
 def test_a_cell_that_runs_out_of_memory_ends_alone(tmp_path: Path) -> None:
     out = tmp_path / "run.json"
     done = tpprof(
-        "compare", "devour", "random", *SMALL, "--rounds", "1", "--plugin", PLUGIN, out=out,
+        "compare",
+        "devour",
+        "random",
+        *SMALL,
+        "--rounds",
+        "1",
+        "--plugin",
+        PLUGIN,
+        out=out,
         limit=5 * GIGABYTE,
-    )  # fmt: skip
+    )
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     vanilla, devour, random = load(out).cells
@@ -160,9 +178,17 @@ def test_a_cell_that_runs_out_of_memory_ends_alone(tmp_path: Path) -> None:
     assert len(vanilla.samples) == len(random.samples) == 1
     assert "failed:" in done.stdout
     resumed = tpprof(
-        "compare", "devour", "random", *SMALL, "--rounds", "1", "--plugin", PLUGIN, "--resume",
+        "compare",
+        "devour",
+        "random",
+        *SMALL,
+        "--rounds",
+        "1",
+        "--plugin",
+        PLUGIN,
+        "--resume",
         out=out,
-    )  # fmt: skip
+    )
     assert resumed.returncode == 1, "it is complete: nothing is tried again, nothing is forgotten"
     assert load(out).cells[1].error == devour.error
 
@@ -171,9 +197,21 @@ def test_isolated_cells_run_in_processes_of_their_own(tmp_path: Path) -> None:
     """Two rounds, ABBA; cells that die of a signal or of want of memory hold up no other."""
     out = tmp_path / "run.json"
     done = tpprof(
-        "compare", "random", "die", "devour", *SMALL, "--rounds", "2", "--samples", "3",
-        "--isolate", "--plugin", PLUGIN, out=out, limit=5 * GIGABYTE,
-    )  # fmt: skip
+        "compare",
+        "random",
+        "die",
+        "devour",
+        *SMALL,
+        "--rounds",
+        "2",
+        "--samples",
+        "3",
+        "--isolate",
+        "--plugin",
+        PLUGIN,
+        out=out,
+        limit=5 * GIGABYTE,
+    )
     assert done.returncode == 1, done.stderr
     record = load(out)
     vanilla, random, die, devour = record.cells

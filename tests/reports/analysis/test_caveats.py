@@ -142,13 +142,37 @@ def test_phases_tell_host_bound_from_gpu_bound(run: Record) -> None:
     for taken in vanilla.samples:
         taken.host = {"vision": 0.01, "prefill": 0.2, "head": 0.1, "decode": 0.1}
     vanilla.activity = [
-        Activity(phase="prefill", part="layer", index=0, operators=600, launches=500, kernels=520,
-                 syncs=1, busy_seconds=1.0),
-        Activity(phase="prefill", part="score", index=0, operators=300, launches=300, kernels=300,
-                 syncs=2, busy_seconds=0.6),
-        Activity(phase="decode", part="token", index=0, operators=500, launches=400, kernels=400,
-                 syncs=0, busy_seconds=0.04),
-    ]  # fmt: skip
+        Activity(
+            phase="prefill",
+            part="layer",
+            index=0,
+            operators=600,
+            launches=500,
+            kernels=520,
+            syncs=1,
+            busy_seconds=1.0,
+        ),
+        Activity(
+            phase="prefill",
+            part="score",
+            index=0,
+            operators=300,
+            launches=300,
+            kernels=300,
+            syncs=2,
+            busy_seconds=0.6,
+        ),
+        Activity(
+            phase="decode",
+            part="token",
+            index=0,
+            operators=500,
+            launches=400,
+            kernels=400,
+            syncs=0,
+            busy_seconds=0.04,
+        ),
+    ]
     by_phase = {row.phase: row for row in phase_rows(run) if row.cell is vanilla}
     assert list(by_phase) == ["vision", "prefill", "head", "decode"]
     assert by_phase["prefill"].busy_share == pytest.approx(1.6 / 1.7)

@@ -27,9 +27,14 @@ PARTS = [
     ("decode", "token", 0),
 ]
 SECONDS = {
-    "preprocess": 0.010, "vision": 0.100, "layer": 0.200, "score": 0.0, "select": 0.0,
-    "head": 0.005, "decode": 0.040,
-}  # fmt: skip
+    "preprocess": 0.010,
+    "vision": 0.100,
+    "layer": 0.200,
+    "score": 0.0,
+    "select": 0.0,
+    "head": 0.005,
+    "decode": 0.040,
+}
 
 
 def made(method: str = "vanilla", attention: str = "rows", **changed: float) -> Cell:
@@ -52,7 +57,10 @@ def made(method: str = "vanilla", attention: str = "rows", **changed: float) -> 
         spent = changed.get(phase, spent) if part != "layer" else spent
         times.append(changed.get(part if index is None else f"{part}{index}", spent))
     return cell(
-        method, attention, 1.0, 0,
+        method,
+        attention,
+        1.0,
+        0,
         cost=cost,
         parts=[Span(phase=p, part=q, index=i) for p, q, i in PARTS],
         tokens_per_layer=[100] + [25 if pruned else 100] * (LAYERS - 1),
@@ -60,7 +68,7 @@ def made(method: str = "vanilla", attention: str = "rows", **changed: float) -> 
             sample(number, sum(times) + changed.get("rest", 0.0), parts=list(times))
             for number in range(6)
         ],
-    )  # fmt: skip
+    )
 
 
 def parts_of(run: Record, which: int) -> dict[str, float]:
@@ -183,9 +191,14 @@ def on_gpu(which: Cell, busy: float, syncs: dict[int, int] | None = None) -> Non
         waits = (syncs or {}).get(place, 0)
         share = 0.1 if waits else busy
         counted(
-            which, place, operators=10, launches=10, kernels=10, syncs=waits,
+            which,
+            place,
+            operators=10,
+            launches=10,
+            kernels=10,
+            syncs=waits,
             busy_seconds=spent * share,
-        )  # fmt: skip
+        )
 
 
 def test_time_in_which_the_gpu_idles_is_waiting_for_the_host() -> None:
@@ -206,8 +219,10 @@ def test_waits_in_layers_that_see_every_token_are_found_too() -> None:
     """A method that prunes nothing, and after each of whose waits the device idles."""
     vanilla, waits = made(), made("vanilla:tag=a")
     for taken in waits.samples:
-        taken.parts = [spent * 2 if p[1] == "layer" else spent
-                       for p, spent in zip(PARTS, taken.parts, strict=True)]  # fmt: skip
+        taken.parts = [
+            spent * 2 if p[1] == "layer" else spent
+            for p, spent in zip(PARTS, taken.parts, strict=True)
+        ]
         taken.latency = sum(taken.parts)
     on_gpu(vanilla, 1.0)
     on_gpu(waits, 0.5)
@@ -252,9 +267,13 @@ def test_on_a_cpu_launching_is_operators_times_the_least_time_of_one() -> None:
     assert told is not None
     assert "tpprof calibrate" in told.notes[0]
     run.peaks = Peaks(
-        device="a machine", source="measured", flops_per_second={}, bandwidth=[],
-        kernel_seconds=1e-5, launch_seconds=1e-5,
-    )  # fmt: skip
+        device="a machine",
+        source="measured",
+        flops_per_second={},
+        bandwidth=[],
+        kernel_seconds=1e-5,
+        launch_seconds=1e-5,
+    )
     found = parts_of(run, 1)
     launching = 100 * 1e-5
     waiting = 3 * launching * (1 - 0.25) + launching * (1 - SHARE)

@@ -51,8 +51,9 @@ def test_across_runtimes_the_least_latency_is_fastest() -> None:
     assert told.startswith(
         "random with rows under graph is fastest: 1.50x (1.50 to 1.50) over its own vanilla "
     )
-    assert told.endswith("The largest speed-up over its own vanilla is that of fastv with rows: "
-                         "2.50x.")  # fmt: skip
+    assert told.endswith(
+        "The largest speed-up over its own vanilla is that of fastv with rows: 2.50x."
+    )
     run.cells[1].samples = [sample(number, 0.9) for number in range(6)]
     told = headline_of(rows(run)).headline
     assert told.startswith("No method is faster than vanilla beyond doubt")

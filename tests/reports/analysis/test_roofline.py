@@ -14,13 +14,15 @@ from tpprof.reports.text import waterfall
 def peaks(**changed: object) -> Peaks:
     """1 TFLOP/s; the first MB moves at 1 TB/s, the next 9 at 100 GB/s, all else at 10 GB/s."""
     given: dict[str, object] = {
-        "device": "a machine", "source": "measured", "flops_per_second": {"float32": 1e12},
+        "device": "a machine",
+        "source": "measured",
+        "flops_per_second": {"float32": 1e12},
         "bandwidth": [
             Bandwidth(footprint_bytes=10**6, bytes_per_second=1e12),
             Bandwidth(footprint_bytes=10**7, bytes_per_second=1e11),
             Bandwidth(footprint_bytes=10**8, bytes_per_second=1e10),
         ],
-    }  # fmt: skip
+    }
     return Peaks(**{**given, **changed})  # type: ignore[arg-type]
 
 

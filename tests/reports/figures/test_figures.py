@@ -151,9 +151,10 @@ def test_the_peak_is_one_bar_of_one_counter() -> None:
         drawn = stacks.memory(RunView(run))
     assert drawn is not None
     assert list(drawn.tips.values()) == [
-        "vanilla: peak 1.000 GiB", "vanilla: peak in vision 1.000 GiB",
+        "vanilla: peak 1.000 GiB",
+        "vanilla: peak in vision 1.000 GiB",
         "vanilla: peak in prefill 0.500 GiB",
-    ], "no cell of another counter, and no cache in a peak that was elsewhere"  # fmt: skip
+    ], "no cell of another counter, and no cache in a peak that was elsewhere"
 
 
 def test_small_causes_are_gathered_and_nothing_is_lost() -> None:

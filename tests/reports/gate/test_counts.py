@@ -24,21 +24,32 @@ FLOPS = 1_000_000
 
 def counts(**more: Any) -> Counts:
     given: dict[str, Any] = {
-        "cell": "fastv with rows", "flops": {"prefill ffn": 100, "decode ffn": 10},
-        "visual_per_layer": [64, 64, 7, 7], "kv_bytes_prefill": [640, 640, 70, 70],
-        "kv_bytes_decode": [650, 650, 80, 80], "generated_tokens": 2,
-        "counted_flops": {"prefill": 99}, "operators": {"prefill": 50}, "kernels": ["flash"] * 4,
-    }  # fmt: skip
+        "cell": "fastv with rows",
+        "flops": {"prefill ffn": 100, "decode ffn": 10},
+        "visual_per_layer": [64, 64, 7, 7],
+        "kv_bytes_prefill": [640, 640, 70, 70],
+        "kv_bytes_decode": [650, 650, 80, 80],
+        "generated_tokens": 2,
+        "counted_flops": {"prefill": 99},
+        "operators": {"prefill": 50},
+        "kernels": ["flash"] * 4,
+    }
     return Counts(**{**given, **more})
 
 
 def shot(*cells: Counts, **more: Any) -> Snapshot:
     given: dict[str, Any] = {
-        "model": "tiny", "architecture": "llava", "dtype": "float32", "backend": "sdpa",
-        "device": "cpu", "packages": {"torch": "2.13.0+cpu", "transformers": "5.23.0"},
-        "parameter_bytes": 4000, "workload": {"new_tokens": 2}, "request": {"visual": 64},
+        "model": "tiny",
+        "architecture": "llava",
+        "dtype": "float32",
+        "backend": "sdpa",
+        "device": "cpu",
+        "packages": {"torch": "2.13.0+cpu", "transformers": "5.23.0"},
+        "parameter_bytes": 4000,
+        "workload": {"new_tokens": 2},
+        "request": {"visual": 64},
         "cells": list(cells or [counts()]),
-    }  # fmt: skip
+    }
     return Snapshot(**{**given, **more})
 
 

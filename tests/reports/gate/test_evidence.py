@@ -33,9 +33,12 @@ def draws(count: int, mean: float = 0.0, seed: int = 0) -> list[float]:
 def test_sign_flips_are_those_of_scipy(count: int, mean: float) -> None:
     values = draws(count, mean, seed=count)
     theirs = stats.permutation_test(
-        (np.array(values),), np.sum, permutation_type="samples", alternative="greater",
+        (np.array(values),),
+        np.sum,
+        permutation_type="samples",
+        alternative="greater",
         n_resamples=np.inf,
-    )  # fmt: skip
+    )
     assert sign_flip(values) == pytest.approx(theirs.pvalue, abs=1e-12)
 
 

@@ -171,9 +171,11 @@ def test_nothing_is_no_pass_and_what_is_accepted_is_none_either() -> None:
 def test_gate_toml_comes_back_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "gate.toml"
     subject = Subject(
-        methods=["fastv:keep=320"], plugins=["own \\ \"method\".py"], keep="1/9",
+        methods=["fastv:keep=320"],
+        plugins=['own \\ "method".py'],
+        keep="1/9",
         workload={"size": [672, 672], "image": None, "new_tokens": 2, "prompt": "What? 😀 \x7f\n"},
-    )  # fmt: skip
+    )
     config = Config(schema=1, subject=subject, rules=Rules(tolerance={"latency": 0.03}))
     configuration.save(config, path)
     read = configuration.load(path)

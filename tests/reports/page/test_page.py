@@ -26,9 +26,20 @@ from tpprof.reports.record.schema import Record
 from tpprof.reports.text import side_by_side
 
 ALL = [
-    "environment", "table", "promise", "phases", "explanation", "tokens", "layers", "memory",
-    "order", "roofline", "launches", "kept", "glossary",
-]  # fmt: skip
+    "environment",
+    "table",
+    "promise",
+    "phases",
+    "explanation",
+    "tokens",
+    "layers",
+    "memory",
+    "order",
+    "roofline",
+    "launches",
+    "kept",
+    "glossary",
+]
 LOADS = ("src", "srcset", "poster", "data", "action", "background")
 
 
@@ -248,9 +259,10 @@ def test_times_of_other_work_have_no_ratio() -> None:
 def test_rows_are_aligned_by_what_they_ran_under() -> None:
     first, second = full(), full()
     second.cells[1].runtime, second.cells[1].fallback = "graph", "no such device"
-    assert [len([row for row in rows if row]) for _, rows in side_by_side.aligned(
-        [RunView(run).rows for run in (first, second)]
-    )] == [2, 2, 2, 2]  # fmt: skip
+    assert [
+        len([row for row in rows if row])
+        for _, rows in side_by_side.aligned([RunView(run).rows for run in (first, second)])
+    ] == [2, 2, 2, 2]
 
 
 def test_only_what_differs_is_told() -> None:

@@ -24,10 +24,17 @@ from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 
 SWITCHES = (
-    "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
-    "disable-background-networking", "disable-component-update", "disable-sync",
-    "disable-dev-shm-usage", "hide-scrollbars",
-)  # fmt: skip
+    "headless",
+    "no-sandbox",
+    "disable-gpu",
+    "disable-quic",
+    "no-first-run",
+    "disable-background-networking",
+    "disable-component-update",
+    "disable-sync",
+    "disable-dev-shm-usage",
+    "hide-scrollbars",
+)
 
 
 def broken() -> Record:
@@ -38,8 +45,12 @@ def broken() -> Record:
 
 
 PAGES = {
-    "full": [full], "hostile": [hostile], "two": [full, hostile], "broken": [broken], "gate": [],
-}  # fmt: skip
+    "full": [full],
+    "hostile": [hostile],
+    "two": [full, hostile],
+    "broken": [broken],
+    "gate": [],
+}
 
 
 @pytest.fixture(scope="module")
