@@ -22,15 +22,15 @@ from tpprof.methods.contract.policies import Policy
 from tpprof.profiler.commands.progress import progress
 from tpprof.profiler.gate.arms import Arm
 from tpprof.profiler.gate.pairs import Session
-from tpprof.profiler.gate.timing import Asked, ab, begin
-from tpprof.profiler.gate.tolerances import calibrate, write
-from tpprof.reports.gate import config as configuration
+from tpprof.profiler.gate.timing import Asked, begin, run_ab
+from tpprof.profiler.gate.tolerances import calibrate_tolerances, write_config
 from tpprof.reports.gate.abba import Block
-from tpprof.reports.gate.baseline import Subject
+from tpprof.reports.gate.config import load_config
 from tpprof.reports.gate.journal import Ran
 from tpprof.reports.gate.rules import Rules
 from tpprof.reports.gate.timing import Batch, Key, Series, decide
 from tpprof.reports.gate.verdicts import Gate, Judged, Verdict
+from tpprof.reports.record.spec import Subject
 
 PLUGIN = Path(__file__).parent.parent / "tests" / "extra_plugin.py"
 POLICY: Policy = "rows"
@@ -85,12 +85,14 @@ def calibrated(options: argparse.Namespace, base: Path) -> Asked:
             plugins=[str(base)],
         )
         rules = Rules(metrics=["latency"], requests=options.requests)
-        write(path, subject, rules)
-    config = configuration.load(path)
+        write_config(path, subject, rules)
+    config = load_config(path)
     if not config.calibrated:
         with progress() as tell:
-            (found,) = calibrate(path, options.pairs, options.out / "calibration.jsonl", tell)
-        config = configuration.load(path)
+            (found,) = calibrate_tolerances(
+                path, options.pairs, options.out / "calibration.jsonl", tell
+            )
+        config = load_config(path)
         print(f"SD of a pair {found.deviation:.1%}, detectable {found.detectable:.1%}")
     print(f"{config.calibrated}: tolerance of latency {config.rules.tolerance['latency']:.1%}")
     subject = config.subject
@@ -123,7 +125,7 @@ def gates(out: Path, kind: str, count: int, asked: Asked) -> None:
         began = time.monotonic()
         journal = out / f"{kind.replace('/', '').lower()}-{number:02}.jsonl"
         with progress() as tell:
-            gate = ab(replace(asked, out=journal), tell)
+            gate = run_ab(replace(asked, out=journal), tell)
         row = latency(gate)
         line = {
             "kind": kind,
@@ -162,7 +164,7 @@ def summary(out: Path, tolerance: float) -> None:
 
 def again(out: Path) -> None:
     """What the rules of this version say of the processes that earlier gates measured."""
-    rules = configuration.load(out / "gate.toml").rules
+    rules = load_config(out / "gate.toml").rules
     for kind in ("aa", "slow"):
         found: Counter[str] = Counter()
         for path in sorted(out.glob(f"{kind}-[0-9][0-9].jsonl")):

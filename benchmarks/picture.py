@@ -14,8 +14,8 @@ from rich.console import Console
 import tpprof
 from tpprof.reports.analysis.run_view import RunView
 from tpprof.reports.figures import layers, promise, stacks
-from tpprof.reports.figures import waterfall as falls
 from tpprof.reports.figures.canvas import save, style
+from tpprof.reports.figures.waterfall import chart
 from tpprof.reports.record.files import load
 from tpprof.reports.record.schema import Record
 from tpprof.reports.text import terminal, waterfall
@@ -42,10 +42,10 @@ def main() -> None:
     subject = RunView(record)
     with style():
         charts = [promise.chart(subject), stacks.phases(subject), layers.time(subject)]
-        charts += [falls.chart(*subject.explained[0], 0)] if subject.explained else []
-        for chart in charts:
-            if chart is not None:
-                save(chart, options.out, kinds=["svg"])
+        charts += [chart(*subject.explained[0], 0)] if subject.explained else []
+        for drawn in charts:
+            if drawn is not None:
+                save(drawn, options.out, kinds=["svg"])
 
 
 def without_fonts(svg: str) -> str:

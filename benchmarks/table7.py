@@ -12,14 +12,14 @@ from pathlib import Path
 
 import tpprof
 from tpprof.methods import parse
-from tpprof.profiler.cost.conventions import convention
+from tpprof.profiler.cost.conventions import convention_named
 from tpprof.profiler.cost.planning import Planned, Planner
-from tpprof.profiler.workload import Workload
 from tpprof.reports import units
 from tpprof.reports.analysis.published import KEPT, TABLE7
 from tpprof.reports.analysis.summary import Row, rows
 from tpprof.reports.record.files import load
 from tpprof.reports.record.schema import Record
+from tpprof.reports.record.spec import Workload
 from tpprof.reports.text.table import as_markdown
 
 MODEL = "llava-next-7b"
@@ -57,7 +57,7 @@ def main() -> None:
 
 def flops(workload: Workload) -> str:
     """One line per schedule, one column per convention, and what the paper prints."""
-    planner = Planner(MODEL, workload, conventions=[convention(name) for name in CONVENTIONS])
+    planner = Planner(MODEL, workload, conventions=[convention_named(name) for name in CONVENTIONS])
     whole = planner.plan(parse("vanilla"))
     printed = {row.method: row.flops for row in TABLE7}
     lines = []
@@ -78,7 +78,7 @@ def flops(workload: Workload) -> str:
 
 def kv(workload: Workload) -> str:
     """The paper's nominal figure, and the bytes that the caches really hold, text included."""
-    planner = Planner(MODEL, workload, conventions=[convention("paper-kv")])
+    planner = Planner(MODEL, workload, conventions=[convention_named("paper-kv")])
     lines = []
     for row in TABLE7:
         spec = row.method if row.method == "vanilla" else f"{row.method}:keep={KEPT}"

@@ -9,23 +9,24 @@ from ..methods.contract.errors import InputError
 from ..methods.contract.policies import Policy, check_policy
 from ..methods.engine.decoder import Inputs
 from ..methods.engine.run import Trace, run
+from ..reports.record.spec import Workload, part_of
 from .models.load import load
 from .models.model import Model
 from .run.comparison import compare
-from .workload import Preparation, make_workload
+from .workload import Preparation
 
 __all__ = ["compare", "forward", "inputs", "load"]
 
 
-def inputs(model: Model, workload: str = "pope", **options: Any) -> Inputs:
+def inputs(model: Model, *, seed: int = 0, **options: Any) -> Inputs:
     """The tensors of one request, on the model's device.
 
     A mapping that `model.module(**inputs)` accepts (LLaVA-NeXT: with `layout="anyres"`, the only
-    one that transformers knows). Options are those of the command line: `image` (file), `size`
-    (height, width in pixels), `prompt`, `text_tokens` (before, after), `layout`, `visual_tokens`,
-    `new_tokens`, `batch_size`, `seed`. Raises WorkloadError.
+    one that transformers knows). Options are those of the request on the command line, by keyword:
+    `image` (file), `image_size` (height, width in pixels), `prompt`, `text_tokens` (before, after),
+    `layout`, `visual_tokens`, `new_tokens`, `batch_size`. Raises OptionError or WorkloadError.
     """
-    return Preparation(model, make_workload(name=workload, **options))().to(model.device)
+    return Preparation(model, part_of(Workload, **options), seed)().to(model.device)
 
 
 def forward(

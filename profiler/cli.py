@@ -4,33 +4,44 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer import Abort
 
+from ..reports.record.spec import OptionError
 from .commands.calibrate import calibrate_device
 from .commands.compare import compare
 from .commands.env import show_environment
 from .commands.explain import explain
 from .commands.flops import flops
 from .commands.gate import gate
+from .commands.init import init
 from .commands.lists import methods, models
-from .commands.options import fail
+from .commands.options import OnceCommand, fail
 from .commands.report import report
 from .commands.tokens import tokens
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Measures what visual token pruning really buys: time beside FLOPs.",
 )
-for command in (compare, report, tokens, explain, flops):
-    app.command()(command)
-app.command("calibrate")(calibrate_device)
-app.command()(methods)
-app.command()(models)
-app.command("env")(show_environment)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "compare": compare,
+    "init": init,
+    "report": report,
+    "explain": explain,
+    "tokens": tokens,
+    "flops": flops,
+    "calibrate": calibrate_device,
+    "env": show_environment,
+    "methods": methods,
+    "models": models,
+}
+for name, command in COMMANDS.items():
+    app.command(name, cls=OnceCommand)(command)
 app.add_typer(gate, name="gate")
 
 
@@ -49,15 +60,29 @@ def main() -> None:
     """Entry point: errors a user can mend become one line and exit code 2. Any other one is ours,
     and must not look like a cell that failed, or like a regression: exit code 70."""
     try:
-        app()
-    except KeyboardInterrupt:
+        raise SystemExit(app(standalone_mode=False) or 0)
+    except (KeyboardInterrupt, Abort):
         print("tpprof: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
         from ..methods.contract.errors import InputError
         from ..reports.record.base import RecordError
 
+        if isinstance(error, OptionError):
+            fail(error.as_flag)
         if isinstance(error, (InputError, RecordError)):
             fail(str(error))
+        if hasattr(error, "format_message"):  # of the command line itself: click's, or typer's own
+            _show_usage(error)
         traceback.print_exc()
         raise SystemExit(70) from None
+
+
+def _show_usage(error: Any) -> NoReturn:
+    """One line for a command line that is none; help for one that is empty."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        raise SystemExit(2)
+    line = " ".join(str(error.format_message()).split())
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "tpprof"
+    fail(f"{line.rstrip('.')}; see `{command} --help`")

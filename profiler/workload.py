@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..methods.contract.errors import InputError
 from ..methods.contract.request import Request
-from .models.geometry import Layout, request
+from ..reports.record.spec import OptionError, Workload
+from .models.geometry import request
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,55 +19,10 @@ if TYPE_CHECKING:
 
 QUESTION = "Is there a person in the image? Answer the question using a single word or phrase."
 SYNTHETIC_TEXT = (35, 25)  # tokens before and after the image where no tokenizer says otherwise
-LAYOUTS: tuple[Layout, ...] = ("flat", "anyres")
 
 
 class WorkloadError(InputError):
     """A workload that does not exist or does not fit the model."""
-
-
-@dataclass(frozen=True)
-class Workload:
-    """One request, repeated: a picture, a yes/no question, a few greedy tokens.
-
-    image: a picture file; None is matplotlib's sample photograph. size: height and width in
-    pixels to which the picture is resized first. text_tokens: lengths of random text before and
-    after the image, instead of a prompt. visual_tokens: synthetic features, skipping the tower.
-    """
-
-    name: str = "pope"
-    image: str | None = None
-    size: tuple[int, int] = (672, 672)
-    prompt: str | None = None
-    text_tokens: tuple[int, int] | None = None
-    layout: Layout = "flat"
-    visual_tokens: int | None = None
-    new_tokens: int = 2
-    batch_size: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.name != "pope":
-            raise WorkloadError(f"unknown workload {self.name!r}; known: pope")
-        if self.layout not in LAYOUTS:
-            raise WorkloadError(f"unknown layout {self.layout!r}; known: {', '.join(LAYOUTS)}")
-        positive = {
-            "--new-tokens": self.new_tokens,
-            "--batch-size": self.batch_size,
-            "--image-size": min(self.size),
-            "--visual-tokens": 1 if self.visual_tokens is None else self.visual_tokens,
-        }
-        for option, value in positive.items():
-            if value < 1:
-                raise WorkloadError(f"{option} must be at least 1, not {value}")
-        if self.text_tokens and (self.text_tokens[0] < 0 or self.text_tokens[1] < 1):
-            raise WorkloadError("--text-tokens: at least 0 before and 1 after the image")
-        if self.prompt is not None and self.text_tokens:
-            raise WorkloadError("--prompt and --text-tokens exclude each other")
-        if self.visual_tokens and self.image is not None:
-            raise WorkloadError("--visual-tokens skips the picture: leave --image out")
-        if self.image is not None and not Path(self.image).is_file():
-            raise WorkloadError(f"--image {self.image!r}: no such file, or a folder")
 
 
 class Preparation:
@@ -78,9 +32,14 @@ class Preparation:
     tokenizer and assembles the tensors on the host.
     """
 
-    def __init__(self, model: Model, workload: Workload) -> None:
+    def __init__(self, model: Model, workload: Workload, seed: int = 0) -> None:
+        """Raises WorkloadError for what does not exist or does not fit the model. seed: of random
+        text and features."""
         self.model = model
         self.workload = workload
+        self.seed = seed
+        if workload.image is not None and not Path(workload.image).is_file():
+            raise OptionError("image", f"{workload.image!r}: no such file, or a folder")
         if workload.prompt is not None and model.tokenizer is None:
             raise WorkloadError(
                 f"{model.name} has random weights and no tokenizer: "
@@ -117,7 +76,7 @@ class Preparation:
         try:
             pixels = self.model.pixels([self.picture])
         except ValueError as error:
-            height, width = workload.size
+            height, width = workload.image_size
             raise WorkloadError(
                 f"--image-size {height}x{width}: {self.model.name} takes no such picture ({error})"
             ) from error
@@ -133,7 +92,7 @@ class Preparation:
     def _random_text(self) -> tuple[list[int], list[int]]:
         import torch
 
-        generator = torch.Generator().manual_seed(self.workload.seed)
+        generator = torch.Generator().manual_seed(self.seed)
         lowest_special = min(self.model.image_token, self.model.shape.text.vocabulary - 4)
         count = self.request.before + self.request.after
         ids = torch.randint(3, lowest_special, (count,), generator=generator).tolist()
@@ -142,7 +101,7 @@ class Preparation:
     def _features(self) -> Tensor:
         import torch
 
-        generator = torch.Generator().manual_seed(self.workload.seed)
+        generator = torch.Generator().manual_seed(self.seed)
         shape = (self.workload.batch_size, self.request.visual, self.request.hidden)
         scale = float(self.model.text_config.initializer_range)
         features = torch.randn(shape, generator=generator) * scale
@@ -176,22 +135,13 @@ class Preparation:
         return rendered
 
 
-def make_workload(**options: Any) -> Workload:
-    """A workload from options by name; raises WorkloadError for one that does not exist."""
-    known = [field.name for field in dataclasses.fields(Workload)]
-    for option in options:
-        if option not in known:
-            raise WorkloadError(f"unknown option {option!r}; known: {', '.join(known)}")
-    return Workload(**options)
-
-
 def plan_request(shape: Any, workload: Workload, *, before: int, after: int) -> Request:
     """The lengths of `workload` on a shape, before any picture is processed."""
     return request(
         shape,
         before=before,
         after=after,
-        size=workload.size,
+        size=workload.image_size,
         layout=workload.layout,
         visual_tokens=workload.visual_tokens,
         batch=workload.batch_size,
@@ -204,7 +154,7 @@ def load_picture(workload: Workload) -> Image.Image:
     from PIL import Image
 
     path = Path(workload.image) if workload.image else sample_picture()
-    height, width = workload.size
+    height, width = workload.image_size
     try:
         with Image.open(path) as picture:
             rgb: Image.Image = picture.convert("RGB")
@@ -218,9 +168,3 @@ def sample_picture() -> Path:
     import matplotlib
 
     return Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
-
-
-def describe(workload: Workload) -> dict[str, Any]:
-    """The workload as plain data, for the record."""
-    values = dataclasses.asdict(workload)
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}

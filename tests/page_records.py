@@ -11,6 +11,7 @@ from record_builders import PARTS, cell, record, sample, work
 from tpprof.reports.gate.verdicts import Gate, Judged, Verdict
 from tpprof.reports.record.kept import Kept, Picture, Region
 from tpprof.reports.record.schema import Activity, Bandwidth, Cell, Peaks, Record, Span, Telemetry
+from tpprof.reports.record.spec import changed
 
 HOSTILE = (
     "<script>window.pwned = 1</script>",
@@ -72,7 +73,7 @@ def hostile() -> Record:
     run.model.name, run.model.source, run.model.reason = HOSTILE[0], HOSTILE[3], HOSTILE[4]
     run.command = " ".join(HOSTILE)
     run.created = HOSTILE[1]
-    run.workload = {"image": HOSTILE[1], "prompt": HOSTILE[0], HOSTILE[0]: HOSTILE[6]}
+    run.spec = changed(run.spec, image=HOSTILE[1], keep=HOSTILE[0], device=HOSTILE[6])
     run.environment = {
         "device": HOSTILE[0],
         "cpu": HOSTILE[5],

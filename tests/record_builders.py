@@ -14,6 +14,7 @@ from tpprof.reports.record.schema import (
     Sample,
     Span,
 )
+from tpprof.reports.record.spec import RunSpec
 
 PARTS = [
     Span(phase="vision", part="tower"),
@@ -88,7 +89,7 @@ def record(*cells: Cell) -> Record:
             dtype="float32",
             backend="sdpa",
         ),
-        workload={},
+        spec=RunSpec(),
         request=RequestInfo(
             before=35, visual=2880, after=25, batch=1, new_tokens=2, tiles=5, patches=576
         ),

@@ -13,11 +13,10 @@ import tpprof
 from tpprof import methods
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.run.comparison import Comparison
-from tpprof.profiler.workload import Workload
 from tpprof.reports.analysis.phases import phase_rows
 from tpprof.reports.analysis.summary import rows
 from tpprof.reports.record.files import load, save
-from tpprof.reports.record.schema import Settings
+from tpprof.reports.record.spec import RunSpec
 
 pytestmark = pytest.mark.gpu
 FIXED = [name for name in methods.names() if name != "mustdrop"]
@@ -48,7 +47,7 @@ def test_a_shape_is_built_on_the_gpu_in_its_dtype() -> None:
 
 
 def test_vanilla_equals_transformers(on_gpu: Model) -> None:
-    inputs = tpprof.inputs(on_gpu, size=SIZE, layout="anyres")
+    inputs = tpprof.inputs(on_gpu, image_size=SIZE, layout="anyres")
     trace = tpprof.forward(on_gpu, inputs)
     with torch.no_grad():
         expected = on_gpu.module(**inputs).logits[:, -1]
@@ -59,7 +58,7 @@ def test_vanilla_equals_transformers(on_gpu: Model) -> None:
 def test_fixed_counts_never_wait_for_the_device(spec: str, no_syncs: None) -> None:
     torch.cuda.set_sync_debug_mode("default")
     model = tpprof.load(MICRO["llava-next"], device="cuda", dtype="bfloat16")
-    inputs = tpprof.inputs(model, size=SIZE)
+    inputs = tpprof.inputs(model, image_size=SIZE)
     method = methods.with_keep(methods.parse(spec), "1/2")
     tpprof.forward(model, inputs, method)
     torch.cuda.synchronize()
@@ -69,7 +68,7 @@ def test_fixed_counts_never_wait_for_the_device(spec: str, no_syncs: None) -> No
 
 @pytest.mark.parametrize("spec", methods.names())
 def test_policies_agree_on_the_gpu(on_gpu: Model, spec: str) -> None:
-    inputs = tpprof.inputs(on_gpu, size=SIZE)
+    inputs = tpprof.inputs(on_gpu, image_size=SIZE)
     method = methods.with_keep(methods.parse(spec), "1/2")
     by_rows = tpprof.forward(on_gpu, inputs, method, attention="rows")
     by_maps = tpprof.forward(on_gpu, inputs, method, attention="maps")
@@ -77,11 +76,15 @@ def test_policies_agree_on_the_gpu(on_gpu: Model, spec: str) -> None:
 
 
 def test_a_comparison_has_all_that_a_gpu_tells(on_gpu: Model, tmp_path: Path) -> None:
-    settings = Settings(
-        keep="1/2", min_rounds=6, max_rounds=6, runtimes=["eager", "graph"], max_seconds=None
+    spec = RunSpec.of(
+        methods=["fastv"],
+        keep="1/2",
+        rounds=6,
+        runtime=["eager", "graph"],
+        image_size=SIZE,
+        new_tokens=4,
     )
-    workload = Workload(size=SIZE, new_tokens=4)
-    record = Comparison(["fastv"], model=on_gpu, workload=workload, settings=settings).run()
+    record = Comparison(spec, model=on_gpu).run()
     for cell in record.cells:
         assert not cell.error
         assert not cell.fallback

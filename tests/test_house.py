@@ -7,6 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,32 +17,142 @@ import tpprof
 ROOT = Path(tpprof.__file__).parent
 FLOORS = ("methods", "reports", "profiler")
 ALLOWED = {"methods": {"methods"}, "reports": {"reports"}, "profiler": set(FLOORS)}
+STAIRS = {
+    "methods": ("contract", "engine", ""),
+    "reports": ("units", "record", "analysis", "text", "gate", "figures", "page"),
+    "profiler": (
+        "subprocesses",
+        "models",
+        "workload",
+        "meters",
+        "machine",
+        "cost",
+        "run",
+        "api",
+        "gate",
+        "commands",
+        "cli",
+    ),
+}
+"""The folders of each floor, and the modules that lie beside them, from the lowest step up: each
+imports what stands below it. A method is no step: it imports its floor's own `__init__` alone."""
+MOST_MODULES = 15  # in one folder
 SOURCES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))
+MODULES = {path.relative_to(ROOT).with_suffix("").parts: path for path in SOURCES}
+PYTHON = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), *sorted(ROOT.glob("benchmarks/*.py"))]
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def imports(path: Path) -> Iterator[tuple[ast.ImportFrom, tuple[str, ...]]]:
+    """Imports of our own in a source file, with the module that each names as a path from the
+    root."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            yield node, (*base, *(node.module.split(".") if node.module else ()))
+        elif isinstance(node, ast.ImportFrom):
+            assert not (node.module or "").startswith("tpprof"), f"{path}: import relatively"
 
 
 def imported(path: Path) -> set[tuple[str, ...]]:
-    """Modules of tpprof that a source file imports, as paths from the root."""
-    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    """Modules of ours that a source file imports, as paths from the root."""
     found: set[tuple[str, ...]] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = package[: len(package) - node.level + 1]
-            found.add((*base, *(node.module or "").split(".")))
-        elif isinstance(node, ast.ImportFrom):
-            assert not (node.module or "").startswith("tpprof"), f"{path}: import relatively"
+    for node, base in imports(path):
+        for alias in node.names:
+            found.add((*base, alias.name) if (*base, alias.name) in MODULES else base)
     return found
 
 
+def step(module: tuple[str, ...]) -> int:
+    """How high a module stands on the stairs of its floor."""
+    floor, *rest = module
+    name = rest[0] if rest else ""
+    return STAIRS[floor].index(name if name in STAIRS[floor] else "")
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_floors_import_downwards_only(path: Path) -> None:
-    floor = path.relative_to(ROOT).parts[0]
-    assert {module[0] for module in imported(path)} <= ALLOWED[floor]
+def test_floors_and_folders_import_downwards_only(path: Path) -> None:
+    own = path.relative_to(ROOT).with_suffix("").parts
+    for module in imported(path):
+        assert module[0] in ALLOWED[own[0]], module
+        if module[0] == own[0] and len(module) > 1 and own[1:] != ("__init__",):
+            assert step(module) <= step(own), module
+
+
+def test_every_folder_is_a_step() -> None:
+    for floor, steps in STAIRS.items():
+        found = {module[1] for module in MODULES if module[0] == floor and len(module) > 2}
+        assert found <= set(steps)
+
+
+def test_no_modules_import_each_other() -> None:
+    """But for types, which are read by the checker alone."""
+    edges = {module: _needed(path) for module, path in MODULES.items()}
+    done: set[tuple[str, ...]] = set()
+
+    def visit(module: tuple[str, ...], above: list[tuple[str, ...]]) -> None:
+        assert module not in above, [".".join(m) for m in above[above.index(module) :]]
+        if module not in done:
+            for other in sorted(edges.get(module, ())):
+                visit(other, [*above, module])
+            done.add(module)
+
+    for module in sorted(edges):
+        visit(module, [])
+
+
+def _needed(path: Path) -> set[tuple[str, ...]]:
+    """Modules that it imports as it is imported itself."""
+    nodes = [
+        node
+        for node in tree(path).body
+        if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+    ]
+    lines = {line for node in nodes for line in range(node.lineno, (node.end_lineno or 0) + 1)}
+    found = set()
+    for node, base in imports(path):
+        if node.col_offset == 0 and node.lineno in lines:
+            for alias in node.names:
+                module = (*base, alias.name)
+                found.add(module if module in MODULES else base)
+    return {module for module in found if module in MODULES}
+
+
+def test_no_folder_is_a_corridor() -> None:
+    for folder in {path.parent for path in SOURCES}:
+        modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        limit = 10**6 if folder.name == "methods" else MOST_MODULES  # there is one file a method
+        assert len(modules) <= limit, folder
+
+
+def test_a_class_name_stands_once() -> None:
+    names = [
+        node.name
+        for path in SOURCES
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
+def test_own_imports_keep_their_names(path: Path) -> None:
+    for node in ast.walk(tree(path)):
+        ours = isinstance(node, ast.ImportFrom) and (
+            node.level or (node.module or "").startswith("tpprof")
+        )
+        if isinstance(node, ast.ImportFrom) and ours:
+            assert [alias.name for alias in node.names if alias.asname] == []
 
 
 def test_no_method_imports_another() -> None:
     for path in (ROOT / "methods").glob("*.py"):
         if path.name != "__init__.py":
-            assert imported(path) == {("methods", "")}, path
+            assert imported(path) == {("methods",)}, path
 
 
 def test_only_the_clock_reads_time() -> None:

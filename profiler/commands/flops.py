@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,93 +12,118 @@ from rich.text import Text
 
 from ...reports import units
 from ...reports.record.schema import Peaks
+from ...reports.record.spec import Cells, ModelSpec, Subject, Workload
 from ...reports.text import table as formats
 from ...reports.text.terminal import LINE
-from .options import (
-    BatchOption,
-    ConventionOption,
-    Format,
-    FormatOption,
-    ForMemoryOption,
-    ForSpeedupOption,
-    KeepOption,
-    LayoutOption,
-    Methods,
-    ModelOption,
-    NewTokensOption,
-    PlanDeviceOption,
-    PlanDtypeOption,
-    PluginOption,
-    SizeOption,
-    SweepOption,
-    TextOption,
-    VisualOption,
-    wanted_of,
-    workload_of,
-)
+from .options import Format, FormatOption, Typed, fail, short, takes
 
 if TYPE_CHECKING:
     from ..cost.conventions import Convention
-    from ..cost.planning import Planned
+    from ..cost.planning import Planned, Wanted
+
+OMITTED = ("device", "backend", "seed", "runtime", "equalize", "image", "prompt")
+USUAL = {"model": "llava-next-7b", "attention": ("rows",)}
+WANTED = "Which budget"
+PlanDeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="h100, a100-80gb, ...; cpu or cuda as calibrated.",
+        rich_help_panel="What runs",
+    ),
+]
+SweepOption = Annotated[
+    bool,
+    typer.Option("--sweep", help="Each method over many budgets.", rich_help_panel=WANTED),
+]
+ForSpeedupOption = Annotated[
+    str | None,
+    typer.Option(help="Find the largest budget for this speed-up (3x).", rich_help_panel=WANTED),
+]
+ForMemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Find the largest budget whose peak fits (24GiB, 24GB).", rich_help_panel=WANTED
+    ),
+]
+ConventionOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Comma-separated: default, prefill, causal, fastv, sparsevlm, paper-kv.",
+        rich_help_panel="What is shown and kept",
+    ),
+]
 
 
+@takes(Cells, ModelSpec, Workload, omit=OMITTED, usual=USUAL)
 def flops(
-    methods: Methods,
-    model: ModelOption = "llava-next-7b",
-    keep: KeepOption = None,
-    attention: Annotated[str, typer.Option(help="rows, maps or published.")] = "rows",
-    image_size: SizeOption = "672x672",
-    text_tokens: TextOption = None,
-    layout: LayoutOption = "flat",
-    visual_tokens: VisualOption = None,
-    new_tokens: NewTokensOption = 2,
-    batch_size: BatchOption = 1,
+    typed: Typed,
     device: PlanDeviceOption = None,
-    dtype: PlanDtypeOption = None,
-    sweep: SweepOption = None,
+    sweep: SweepOption = False,
     for_speedup: ForSpeedupOption = None,
     for_memory: ForMemoryOption = None,
     convention: ConventionOption = None,
-    plugin: PluginOption = None,
     format_: FormatOption = Format.table,
 ) -> None:
     """Plan tokens, FLOPs, bytes, memory and the least time, without GPU or weights."""
-    from ...methods.contract.plugins import load_plugins
+    from ...methods import load_plugins
     from .output import require_format
 
     require_format(format_, "flops", [Format.long])
-    load_plugins(plugin or [])
-    settings = workload_of(
-        "pope",
-        None,
-        image_size,
-        None,
-        text_tokens,
-        layout,
-        visual_tokens,
-        new_tokens,
-        batch_size,
-        0,
-    )
+    spec = typed.alone(Subject)
+    if not spec.cells.methods:
+        fail("name a METHOD (fastv:keep=320), as `tpprof methods` lists them")
+    load_plugins(spec.cells.plugin)
     from ..cost import planning
-    from ..cost.conventions import convention as named_convention
+    from ..cost.conventions import convention_named
     from ..machine import calibration
 
-    conventions = [named_convention(name) for name in convention.split(",")] if convention else []
-    peaks = calibration.named(device) if device else None
+    conventions = [convention_named(name) for name in convention.split(",")] if convention else []
+    peaks = calibration.named(device) if device is not None else None
     on_cpu = peaks is not None and peaks.threads is not None
     planner = planning.Planner(
-        model or "",
-        settings,
-        attention=attention,
+        spec.model.name or "",
+        spec.workload,
+        attention=",".join(spec.cells.attention),
         peaks=peaks,
         conventions=conventions,
-        dtype=dtype or ("float32" if on_cpu else "bfloat16"),
+        dtype=spec.model.dtype or ("float32" if on_cpu else "bfloat16"),
     )
-    wanted = wanted_of(sweep, for_speedup, for_memory)
-    planned = planner.table(methods, keep, wanted)
+    wanted = _wanted(sweep, for_speedup, for_memory)
+    planned = planner.table(spec.cells.methods, spec.cells.keep, wanted)
     show(planned, format_.value, peaks, conventions)
     raise typer.Exit(int(not all(row.met for row in planned)))
+
+
+def _wanted(sweep: bool, speedup: str | None, memory: str | None) -> Wanted | None:
+    """What budget is looked for; None for the one given."""
+    from ..cost.planning import Wanted
+
+    if sum((sweep, speedup is not None, memory is not None)) > 1:
+        fail("--sweep, --for-speedup and --for-memory exclude each other")
+    if sweep:
+        return Wanted()
+    if speedup is not None:
+        return Wanted(speedup=_positive("--for-speedup", speedup, {"x": 1.0, "": 1.0}, "3x"))
+    if memory is not None:
+        scales = {"tib": 2.0**40, "gib": 2.0**30, "mib": 2.0**20, "tb": 1e12, "gb": 1e9, "mb": 1e6}
+        return Wanted(memory_bytes=_positive("--for-memory", memory, scales, "24GiB or 24GB"))
+    return None
+
+
+def _positive(option: str, text: str, scales: dict[str, float], example: str) -> float:
+    """A number above 0 with one of the suffixes of `scales`."""
+    word = text.strip().lower()
+    suffix = next((suffix for suffix in scales if word.endswith(suffix)), None)
+    number = word.removesuffix(suffix or "")
+    plain = suffix is not None and re.fullmatch(r"[0-9.]{1,18}(e[0-9]{1,3})?", number)
+    try:
+        value = float(number) * scales[suffix] if plain and suffix is not None else 0.0
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        fail(f"{option} {short(text)} is not an amount above 0, as {example}")
+    return value
 
 
 def show(

@@ -10,24 +10,11 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from ...reports.gate.rules import Rules
+from ...reports.gate.rules import METRICS, Rules, check_rules, split_level
+from ...reports.record.spec import Cells, ModelSpec, Subject, Workload
+from ...reports.record.spec_files import rooted
 from . import output
-from .gate_options import (
-    AcceptOption,
-    ConfigOption,
-    HtmlOption,
-    JsonOption,
-    JUnitOption,
-    MetricOption,
-    Named,
-    PairsOption,
-    RequestsOption,
-    SummaryOption,
-    ToleranceOption,
-    names_a_subject,
-    rules_of,
-)
-from .options import fail, share
+from .options import OnceCommand, Typed, fail, is_count, share, takes
 
 if TYPE_CHECKING:
     from ...reports.gate.config import Config
@@ -41,6 +28,32 @@ JournalOption = Annotated[
     Path, typer.Option(help="Journal of every process: a .jsonl file, or a folder.")
 ]
 Result = TypeVar("Result")
+USUAL = {"model": "tiny", "attention": ("rows",)}
+OMITTED = ("equalize",)
+MOST_LOOKS = 10
+ToleranceOption = Annotated[
+    str | None, typer.Option(help="A share for all metrics (5%), or latency=5%,decode=7%.")
+]
+MetricOption = Annotated[
+    str | None, typer.Option(help="Comma-separated: latency, prefill, decode.")
+]
+PairsOption = Annotated[
+    str | None, typer.Option(help="Process pairs after which is judged: 8,16,24.")
+]
+RequestsOption = Annotated[int | None, typer.Option(help="Timed requests of each process (10).")]
+ConfigOption = Annotated[
+    Path | None, typer.Option(help="The gate.toml that `tpprof gate init` writes.")
+]
+AcceptOption = Annotated[
+    bool, typer.Option("--accept-counts", help="Counts that changed are meant: judge time alone.")
+]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write all that was found.")]
+JUnitOption = Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML.")]
+HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write a page with the verdicts.")]
+SummaryOption = Annotated[
+    Path | None, typer.Option("--summary", help="Append Markdown ($GITHUB_STEP_SUMMARY).")
+]
+
 
 gate = typer.Typer(
     no_args_is_help=True,
@@ -49,10 +62,10 @@ gate = typer.Typer(
 )
 
 
-@gate.command()
-@names_a_subject
+@gate.command(cls=OnceCommand)
+@takes(Cells, ModelSpec, Workload, omit=OMITTED, usual=USUAL)
 def check(
-    named: Named,
+    typed: Typed,
     baseline: Annotated[Path, typer.Argument(help="The committed file of counts (JSON).")],
     update: Annotated[
         bool, typer.Option("--update", help="Count anew and accept: write the baseline.")
@@ -68,24 +81,25 @@ def check(
     """The exact gate: count tokens, FLOPs, bytes and operators again. No GPU needed."""
     from ..gate import counts
 
-    if not update and (named.given or memory is not None):
+    if not update and (typed.values or memory is not None):
         fail("the baseline says what is counted; METHODs and their options go with --update")
     can_write(html, [baseline], json, junit, summary)
-    allowed = None if memory is None else rules_of(Rules(memory=share("--memory", memory))).memory
+    allowed = None if memory is None else rules_of(Rules(memory=share("memory", memory))).memory
     if update:
-        earlier, _ = counts.earlier(baseline)
-        kept = named.over(earlier.subject, baseline.parent) if earlier else None
-        subject = (kept or named.whole()) if named.given else None
-        gate = counts.update(baseline, subject, allowed)
+        earlier, _ = counts.earlier_baseline(baseline)
+        subject = None
+        if typed.values:
+            subject = _over(typed, earlier.subject, baseline.parent) if earlier else _whole(typed)
+        gate = counts.update_baseline(baseline, subject, allowed)
     else:
-        gate = counts.check(baseline)
+        gate = counts.check_baseline(baseline)
     finish(gate, json, junit, summary, html)
 
 
-@gate.command()
-@names_a_subject
+@gate.command(cls=OnceCommand)
+@takes(Cells, ModelSpec, Workload, omit=OMITTED, usual=USUAL)
 def ab(
-    named: Named,
+    typed: Typed,
     base: Annotated[str, typer.Argument(help="A commit, environment, plug-in file or folder.")],
     head: Annotated[str, typer.Argument(help="The same, of what is to be judged.")],
     config: ConfigOption = None,
@@ -101,15 +115,14 @@ def ab(
     html: HtmlOption = None,
 ) -> None:
     """The timing gate: base and head in the same job, in pairs of fresh processes (ABBA)."""
-    from ..gate.timing import Asked
-    from ..gate.timing import ab as timing_gate
+    from ..gate.timing import Asked, run_ab
 
     told = read(config) if config else None
-    subject = named.over(told.subject, config.parent) if told and config else named.whole()
+    subject = _over(typed, told.subject, config.parent) if told and config else _whole(typed)
     rules = rules_of(told.rules if told else None, tolerance, metric, pairs, requests)
     asked = Asked(base, head, subject, rules, journal_in(out), accept_counts)
     can_write(html, [asked.out], json, junit, summary)
-    gate = measured(asked.out, lambda tell: timing_gate(asked, tell))
+    gate = measured(asked.out, lambda tell: run_ab(asked, tell))
     finish(gate, json, junit, summary, html)
 
 
@@ -133,14 +146,14 @@ def compare(
         if not path.exists() and not path.with_suffix(".jsonl").exists():
             fail(f"{path}: no such record")
     can_write(html, [base, head], json, junit, summary)
-    gate = records.compare_files(base, head, rules, accept_counts=accept_counts)
+    gate = records.compare_record_files(base, head, rules, accept_counts=accept_counts)
     finish(gate, json, junit, summary, html, [base, head])
 
 
-@gate.command()
-@names_a_subject
+@gate.command(cls=OnceCommand)
+@takes(Cells, ModelSpec, Workload, omit=OMITTED, usual=USUAL)
 def init(
-    named: Named,
+    typed: Typed,
     config: Annotated[Path, typer.Option(help="The file to write.")] = CONFIG,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Find the tolerances of this machine as well.")
@@ -153,7 +166,7 @@ def init(
     """Write gate.toml: what to measure, and by which rules."""
     from ..gate import tolerances
 
-    tolerances.write(config, named.whole(), rules_of(None, metric=metric, requests=requests))
+    tolerances.write_config(config, _whole(typed), rules_of(None, metric=metric, requests=requests))
     if calibrate:
         _calibrate(config, pairs, out)
         return
@@ -179,7 +192,7 @@ def _calibrate(config: Path, pairs: int, out: Path) -> None:
     from ..gate import tolerances
 
     out = journal_in(out)
-    found = measured(out, lambda tell: tolerances.calibrate(config, pairs, out, tell))
+    found = measured(out, lambda tell: tolerances.calibrate_tolerances(config, pairs, out, tell))
     table.console().print(table.as_table(*tolerances.texts(found), words=(0, 1)))
     print(f"tolerances written to {config}", file=sys.stderr)
     if told := tolerances.doubt(found):
@@ -197,9 +210,9 @@ def journal_in(out: Path) -> Path:
 
 def read(config: Path) -> Config:
     """gate.toml."""
-    from ...reports.gate.config import load
+    from ...reports.gate.config import load_config
 
-    return load(config)
+    return load_config(config)
 
 
 def measured(out: Path, work: Callable[[Progress], Result]) -> Result:
@@ -273,3 +286,48 @@ def write(path: Path, content: bytes) -> None:
         path.write_bytes(content)
     except OSError as error:
         fail(f"{path} cannot be written ({error.strerror or error})")
+
+
+def _whole(typed: Typed) -> Subject:
+    """What the options name by themselves; paths are absolute."""
+    subject = typed.alone(Subject)
+    if not subject.cells.methods:
+        fail("name a METHOD (fastv:keep=320), as `tpprof methods` lists them")
+    return rooted(subject, Path())
+
+
+def _over(typed: Typed, earlier: Subject, folder: Path) -> Subject:
+    """`earlier`, whose paths lead from `folder`, but for what was typed; paths are absolute."""
+    return rooted(typed.over(rooted(earlier, folder)), Path())
+
+
+def rules_of(
+    earlier: Rules | None,
+    tolerance: str | None = None,
+    metric: str | None = None,
+    pairs: str | None = None,
+    requests: int | None = None,
+) -> Rules:
+    """The rules of gate.toml, or the usual ones, with what the options change."""
+    rules = earlier or Rules()
+    if tolerance is not None:
+        rules.tolerance = {**rules.tolerance, **_tolerances(tolerance)}
+    if metric is not None:
+        rules.metrics = list(dict.fromkeys(name.strip() for name in metric.split(",")))
+    if pairs is not None:
+        if not all(map(is_count, pairs.split(","))):
+            fail(f"--pairs {pairs!r} is not a list of counts, as 8,16,24")
+        rules.looks = [int(part) for part in pairs.split(",")]
+        if len(rules.looks) > MOST_LOOKS:
+            fail(f"--pairs {pairs!r}: {MOST_LOOKS} looks at most")
+        rules.alphas = split_level(len(rules.looks), rules.alpha)
+    if requests is not None:
+        rules.requests = requests
+    return check_rules(rules)
+
+
+def _tolerances(text: str) -> dict[str, float]:
+    if "=" not in text:
+        return dict.fromkeys(METRICS, share("tolerance", text))
+    parts = [part.partition("=") for part in text.split(",")]
+    return {metric.strip(): share("tolerance", value) for metric, _, value in parts}

@@ -1,17 +1,51 @@
-"""The options of the command, and how their texts are read."""
+"""Options of the commands: those of a run come from its specification, the others stand here."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import re
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand
 
-if TYPE_CHECKING:
-    from ..cost.planning import Wanted
-    from ..workload import Workload
+from ...reports.record.spec import (
+    OptionError,
+    OptionField,
+    Spec,
+    Subject,
+    changed,
+    fields_of,
+    flag_of,
+    unwrapped,
+)
+
+SubjectT = TypeVar("SubjectT", bound=Subject)
+Command = Callable[..., None]
+
+PANELS = {
+    "model": "What runs",
+    "cells": "What runs",
+    "workload": "The request",
+    "stopping": "How long",
+    "extras": "What is shown and kept",
+}
+"""Under which heading `--help` lists the options of each part of a specification."""
+SHOWN = PANELS["extras"]
+RIVALS = {
+    "image": "visual_tokens",
+    "visual_tokens": "image",
+    "prompt": "text_tokens",
+    "text_tokens": "prompt",
+}
+"""What an option takes the place of."""
+SHORT = {"model": "-m"}
 
 
 class Format(str, Enum):
@@ -25,200 +59,224 @@ class Format(str, Enum):
     long = "long"
 
 
-ModelOption = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="Shape (see `tpprof models`), checkpoint folder or hub id."),
-]
-KeepOption = Annotated[
-    str | None, typer.Option(help="Budget of all methods: a count (320) or a share (0.25, 1/9).")
-]
-Methods = Annotated[
-    list[str], typer.Argument(help="Spec strings: fastv, sparsevlm:version=1.5, fastv:keep=320")
-]
 FormatOption = Annotated[
     Format,
-    typer.Option("--format", "-f", help="How to print the result; long: CSV, sample by sample."),
+    typer.Option(
+        "--format",
+        "-f",
+        help="How to print the result; long: CSV, sample by sample.",
+        rich_help_panel=SHOWN,
+    ),
 ]
 HtmlOption = Annotated[
-    Path | None, typer.Option("--html", help="Write the report as one HTML file too.")
+    Path | None,
+    typer.Option("--html", help="Write the report as one HTML file too.", rich_help_panel=SHOWN),
 ]
 FiguresOption = Annotated[
-    Path | None, typer.Option("--figures", help="Write its figures as PNG and PDF here too.")
-]
-TraceOption = Annotated[
     Path | None,
-    typer.Option("--trace", help="Trace one request of the first pruned method (.json, .json.gz)."),
+    typer.Option(
+        "--figures", help="Write its figures as PNG and PDF here too.", rich_help_panel=SHOWN
+    ),
 ]
-ImagesOption = Annotated[
-    list[str] | None,
-    typer.Option("--image", help="Picture, once or more; default: matplotlib's sample."),
+PhasesOption = Annotated[
+    bool,
+    typer.Option(
+        "--phases",
+        help="Add a row for every phase: launches, waits, busy time.",
+        rich_help_panel=SHOWN,
+    ),
 ]
-TokensOption = Annotated[
-    bool, typer.Option("--tokens", help="Keep which tokens stay, and a small copy of the picture.")
-]
-ImageOption = Annotated[str | None, typer.Option(help="Picture; default: matplotlib's sample.")]
-SizeOption = Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels the picture is resized to.")]
-PromptOption = Annotated[str | None, typer.Option(help="Question (needs a tokenizer).")]
-TextOption = Annotated[
-    str | None, typer.Option(help="BEFORE,AFTER: random text tokens instead of a prompt.")
-]
-LayoutOption = Annotated[str, typer.Option(help="LLaVA-NeXT: flat (2880) or anyres (newlines).")]
-VisualOption = Annotated[
-    int | None, typer.Option(help="Synthetic visual tokens, skipping the vision tower.")
-]
-NewTokensOption = Annotated[int, typer.Option(help="Tokens to generate, greedy, exactly.")]
-BatchOption = Annotated[int, typer.Option(help="Equal prompts in one batch.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
+PolicyOption = Annotated[str, typer.Option(help="rows, maps or published.")]
 PluginOption = Annotated[
     list[str] | None, typer.Option("--plugin", help="A .py file or module that registers methods.")
 ]
-PhasesOption = Annotated[
-    bool, typer.Option("--phases", help="Add a row for every phase: launches, waits, busy time.")
-]
-EqualizeOption = Annotated[
-    str | None, typer.Option(help="layer-mean: solve all budgets for one mean over layers.")
-]
-PoliciesOption = Annotated[str, typer.Option(help="Comma-separated: rows, maps, published.")]
-WorkloadOption = Annotated[str, typer.Option(help="Workload: pope.")]
-RuntimeOption = Annotated[
-    str, typer.Option(help="Comma-separated: eager, graph (decode), compile (layers).")
-]
-TargetOption = Annotated[
-    str, typer.Option(help="Stop when every 95 % interval is within +- this (0.02, 2%).")
-]
-MinRoundsOption = Annotated[int, typer.Option(help="Rounds at least (6 give an interval).")]
-MaxRoundsOption = Annotated[int, typer.Option(help="Rounds at most.")]
-MaxSecondsOption = Annotated[float, typer.Option(help="Time for the rounds.")]
-RoundsOption = Annotated[
-    int | None, typer.Option(help="Just so many rounds, however long they take.")
-]
-IsolateOption = Annotated[
-    bool, typer.Option("--isolate", help="A fresh process for each cell in each round.")
-]
-SamplesOption = Annotated[int, typer.Option(help="Requests per process (--isolate).")]
-ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on with the run in --out that did not end.")
-]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
-DtypeOption = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
-BackendOption = Annotated[
-    str, typer.Option(help="Attention kernel: sdpa, flash_attention_2 or eager.")
-]
-SeedOption = Annotated[
-    int, typer.Option(min=0, max=2**32 - 1, help="Seed of random weights and text.")
-]
-PlanDeviceOption = Annotated[
-    str | None, typer.Option("--device", help="h100, a100-80gb, ...; cpu or cuda as calibrated.")
-]
-PlanDtypeOption = Annotated[
-    str | None,
-    typer.Option("--dtype", help="float32, float16, bfloat16 (default; on a CPU float32)."),
-]
-SweepOption = Annotated[str | None, typer.Option(help="keep: each method over many budgets.")]
-ForSpeedupOption = Annotated[
-    str | None, typer.Option(help="Find the largest budget for this speed-up (3x).")
-]
-ForMemoryOption = Annotated[
-    str | None, typer.Option(help="Find the largest budget whose peak fits (24GiB, 24GB).")
-]
-ConventionOption = Annotated[
-    str | None,
-    typer.Option(help="Comma-separated: default, prefill, causal, fastv, sparsevlm, paper-kv."),
-]
-OutOption = Annotated[Path, typer.Option(help="Record: a .json file, or a folder.")]
 
 
-def workload_of(
-    name: str,
-    image: str | None,
-    size: str,
-    prompt: str | None,
-    text_tokens: str | None,
-    layout: str,
-    visual_tokens: int | None,
-    new_tokens: int,
-    batch_size: int,
-    seed: int,
-) -> Workload:
-    from ..workload import Workload
+class OnceCommand(TyperCommand):
+    """A command that refuses an option which is given twice where one is meant."""
 
-    height, width = pair("--image-size", size, "x", "HEIGHTxWIDTH, as 672x672")
-    return Workload(
-        name=name,
-        image=image,
-        size=(height, width),
-        prompt=prompt,
-        text_tokens=pair("--text-tokens", text_tokens, ",", "BEFORE,AFTER, as 35,25")
-        if text_tokens
-        else None,
-        layout=layout,  # type: ignore[arg-type]
-        visual_tokens=visual_tokens,
-        new_tokens=new_tokens,
-        batch_size=batch_size,
-        seed=seed,
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for parameter in order:
+            once = parameter.param_type_name == "option" and not parameter.multiple
+            if once and order.count(parameter) > 1:
+                fail(f"{parameter.opts[0]} is given twice: it takes one value")
+        return super().parse_args(ctx, args)
+
+
+@dataclass(frozen=True)
+class Typed:
+    """What a command line says of a specification. values: the options that were typed, by keyword;
+    usual: what holds for this command where neither they nor a file say otherwise."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    usual: Mapping[str, Any] = field(default_factory=dict)
+
+    def alone(self, whole: type[SubjectT]) -> SubjectT:
+        """The specification that they make by themselves."""
+        return changed(whole(), **{**self.usual, **self.values})
+
+    def over(self, earlier: SubjectT) -> SubjectT:
+        """`earlier` with what was typed, which takes the place of what excludes it."""
+        rivals = {RIVALS[keyword]: None for keyword in self.values if keyword in RIVALS}
+        return changed(earlier, **{**rivals, **self.values})
+
+
+def takes(
+    *parts: type[Spec], omit: tuple[str, ...] = (), usual: Mapping[str, Any] | None = None
+) -> Callable[[Command], Command]:
+    """Give a command the options of the parts of a specification, in the place of its parameter
+    `typed`, which is told what was typed. omit: keywords that it does not take. usual: its own
+    defaults, by keyword."""
+    options = {
+        option.keyword: option
+        for part in parts
+        for option in fields_of(part).values()
+        if option.keyword not in omit
+    }
+
+    def give(command: Command) -> Command:
+        own = dict(inspect.signature(command, eval_str=True).parameters)
+        own.pop("typed")
+
+        @functools.wraps(command)
+        def run(context: typer.Context, **given: Any) -> None:
+            texts = {keyword: given.pop(keyword) for keyword in options}
+            values = {
+                keyword: parse(options[keyword], text)
+                for keyword, text in texts.items()
+                if _is_typed(context, keyword)
+            }
+            command(typed=Typed(values, usual or {}), **given)
+
+        keyword_ = inspect.Parameter.KEYWORD_ONLY
+        parameters = [
+            inspect.Parameter("context", keyword_, annotation=typer.Context),
+            *(p.replace(kind=keyword_) for p in own.values() if p.default is p.empty),
+            *(_parameter(option, usual or {}) for option in options.values()),
+            *(p.replace(kind=keyword_) for p in own.values() if p.default is not p.empty),
+        ]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return give
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _parameter(option: OptionField, usual: Mapping[str, Any]) -> inspect.Parameter:
+    """An option as typer takes it. All are text: what they can be is said in one place."""
+    default = usual.get(option.keyword, option.default)
+    shared: dict[str, Any] = {"help": option.about, "rich_help_panel": PANELS[option.group]}
+    if option.keyword == "methods":
+        info: Any = typer.Argument(help=option.about, metavar="METHOD", show_default=False)
+        return _keyword_only(option.keyword, list[str] | None, info, None)
+    flag = flag_of(option.keyword)
+    names = [flag, SHORT[option.keyword]] if option.keyword in SHORT else [flag]
+    if option.is_flag:
+        return _keyword_only(option.keyword, bool, typer.Option(*names, **shared), False)
+    info = typer.Option(*names, metavar=_metavar(option), **shared)
+    if option.form == "each":
+        return _keyword_only(option.keyword, list[str] | None, info, None)
+    text = None if default is None else _text(option, default)
+    return _keyword_only(option.keyword, str | None, info, text)
+
+
+def _keyword_only(name: str, kind: Any, info: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info], default=default
     )
 
 
-def pair(option: str, text: str, separator: str, wanted: str) -> tuple[int, int]:
-    parts = text.split(separator)
-    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
-        fail(f"{option} {text!r} is not {wanted}")
-    return int(parts[0]), int(parts[1])
+def _metavar(option: OptionField) -> str:
+    fixed = {"size": "HxW", "pair": "N,N", "list": "A,B", "share": "SHARE"}.get(option.form)
+    return fixed or {int: "INTEGER", float: "NUMBER"}.get(_plain(option.type), "TEXT")
 
 
-def share(option: str, text: str) -> float:
+def _text(option: OptionField, value: Any) -> str:
+    """A value as it is typed."""
+    if option.form == "share":
+        return f"{value * 100:g}%"
+    joint = {"size": "x", "pair": ",", "list": ","}.get(option.form)
+    return joint.join(map(str, value)) if joint else str(value)
+
+
+def parse(option: OptionField, text: Any) -> Any:
+    """The value that a text stands for; raises OptionError for a text that stands for none. Whether
+    the option can have it, the specification says."""
+    if option.is_flag:
+        return text
+    if option.form == "each":
+        return tuple(text or ())
+    if option.form == "list":
+        return tuple(part.strip() for part in text.split(","))
+    if option.form == "share":
+        return share(option.keyword, text)
+    if option.form in ("size", "pair"):
+        separator, wanted = {
+            "size": ("x", "HEIGHTxWIDTH, as 672x672"),
+            "pair": (",", "BEFORE,AFTER, as 35,25"),
+        }[option.form]
+        parts = text.split(separator)
+        if len(parts) != 2 or not all(map(is_count, parts)):
+            raise OptionError(option.keyword, f"{short(text)} is not {wanted}")
+        return tuple(map(int, parts))
+    return _number(option.keyword, text, _plain(option.type))
+
+
+def _number(keyword: str, text: str, kind: Any) -> Any:
+    if kind is int:
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text.strip()):
+            raise OptionError(keyword, f"{short(text)} is not a whole number")
+        return int(text)
+    if kind is float:
+        if not re.fullmatch(r"[+-]?[0-9.]{1,18}(e[+-]?[0-9]{1,3})?", text.strip().lower()):
+            raise OptionError(keyword, f"{short(text)} is not a number")
+        try:
+            return float(text)
+        except ValueError:
+            raise OptionError(keyword, f"{short(text)} is not a number") from None
+    return text
+
+
+def is_count(text: str) -> bool:
+    """Whether it is a whole number in plain digits, of a length that a count can have."""
+    return re.fullmatch(r"[0-9]{1,18}", text.strip()) is not None
+
+
+def _plain(hint: Any) -> Any:
+    """int, float or str: what a text becomes, bounds and None aside."""
+    kind, _ = unwrapped(hint)
+    parts = [unwrapped(part)[0] for part in get_args(kind) if part is not type(None)]
+    return parts[0] if parts and get_origin(kind) is not None and len(parts) == 1 else kind
+
+
+def share(keyword: str, text: str) -> float:
+    """0.02 or 2%; raises OptionError."""
+    number = text.removesuffix("%")
     try:
-        found = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        fail(f"{option} {text!r} is not a share, as 0.02 or 2%")
+        found = _number(keyword, number, float) / (100 if text.endswith("%") else 1)
+    except OptionError:
+        raise OptionError(keyword, f"{short(text)} is not a share, as 0.02 or 2%") from None
     if found >= 1 and not text.endswith("%"):
-        fail(f"{option} {text!r} is not a share, as 0.02 or 2%; did you mean {text}%?")
-    return found
+        raise OptionError(
+            keyword, f"{short(text)} is not a share, as 0.02 or 2%; did you mean {text}%?"
+        )
+    return float(found)
 
 
-def wanted_of(sweep: str | None, speedup: str | None, memory: str | None) -> Wanted | None:
-    """What budget is looked for; None for the one given."""
-    from ..cost.planning import Wanted
-
-    given = [option for option in (sweep, speedup, memory) if option is not None]
-    if len(given) > 1:
-        fail("--sweep, --for-speedup and --for-memory exclude each other")
-    if sweep is not None and sweep != "keep":
-        fail(f"unknown --sweep {sweep!r}; known: keep")
-    if sweep is not None:
-        return Wanted()
-    if speedup is not None:
-        return Wanted(speedup=_positive("--for-speedup", speedup, {"x": 1.0, "": 1.0}, "3x"))
-    if memory is not None:
-        scales = {"tib": 2.0**40, "gib": 2.0**30, "mib": 2.0**20, "tb": 1e12, "gb": 1e9, "mb": 1e6}
-        return Wanted(memory_bytes=_positive("--for-memory", memory, scales, "24GiB or 24GB"))
-    return None
-
-
-def check_trace(trace: Path | None, *, isolate: bool) -> None:
-    """Fail before anything is measured where no trace could be written."""
-    if trace is None:
-        return
-    if isolate:
-        fail("--trace needs a run in one process: leave --isolate out")
-    if not trace.name.endswith((".json", ".json.gz")):
-        fail(f"--trace {trace}: give a .json or .json.gz file")
-    if trace.is_dir() or not trace.parent.is_dir():
-        fail(f"--trace {trace}: no such folder, or a folder itself")
-
-
-def _positive(option: str, text: str, scales: dict[str, float], example: str) -> float:
-    """A number above 0 with one of the suffixes of `scales`."""
-    word = text.strip().lower()
-    suffix = next((suffix for suffix in scales if word.endswith(suffix)), None)
-    try:
-        value = 0.0 if suffix is None else float(word.removesuffix(suffix)) * scales[suffix]
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        fail(f"{option} {text!r} is not an amount above 0, as {example}")
-    return value
+def short(text: str) -> str:
+    """What was typed, quoted, and not all of it if it is long."""
+    quoted = repr(text)
+    return quoted if len(quoted) <= 60 else f"{quoted[:57]}..."
 
 
 def fail(message: str) -> NoReturn:
+    """End with one line and exit code 2."""
     print(f"tpprof: {message}", file=sys.stderr)
     raise SystemExit(2)

@@ -14,29 +14,34 @@ from ...reports.analysis.position_bias import by_chance, divergence, offset
 from ...reports.figures import kept
 from ...reports.figures.canvas import save, style
 from ...reports.record.kept import Kept, Picture, pruned
+from ...reports.record.spec import Cells, ModelSpec, Subject, Workload
 from ...reports.text import table
 from ...reports.units import NA
-from .options import (
-    DeviceOption,
-    DtypeOption,
-    Format,
-    FormatOption,
-    ImagesOption,
-    KeepOption,
-    LayoutOption,
-    Methods,
-    ModelOption,
-    PluginOption,
-    PromptOption,
-    SeedOption,
-    SizeOption,
-    workload_of,
-)
+from .options import Format, FormatOption, Typed, fail, takes
 from .output import emit
 
 if TYPE_CHECKING:
     from ..run.kept_tokens import Seen
 
+OMITTED = (
+    "equalize",
+    "runtime",
+    "backend",
+    "image",
+    "text_tokens",
+    "visual_tokens",
+    "new_tokens",
+    "batch_size",
+)
+USUAL = {"attention": ("rows",), "new_tokens": 1}
+ImagesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--image",
+        help="Picture, once or more; default: matplotlib's sample.",
+        rich_help_panel="The request",
+    ),
+]
 HEADINGS = (
     "method",
     "from\nlayer",
@@ -55,53 +60,25 @@ NOTE = (
 )
 
 
+@takes(Cells, ModelSpec, Workload, omit=OMITTED, usual=USUAL)
 def tokens(
-    methods: Methods,
+    typed: Typed,
     image: ImagesOption = None,
-    model: ModelOption = None,
-    keep: KeepOption = None,
-    attention: Annotated[str, typer.Option(help="rows, maps or published.")] = "rows",
-    image_size: SizeOption = "672x672",
-    prompt: PromptOption = None,
-    layout: LayoutOption = "flat",
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    seed: SeedOption = 0,
-    plugin: PluginOption = None,
     out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("runs/tokens"),
     format_: FormatOption = Format.table,
 ) -> None:
     """Draw which visual tokens methods keep of pictures, and how unevenly; nothing is timed."""
-    settings = workload_of(
-        "pope",
-        None,
-        image_size,
-        prompt,
-        None,
-        layout,
-        None,
-        1,
-        1,
-        seed,
-    )
-    from ..run.kept_tokens import TokenViewer
     from . import output
 
     output.require_format(format_, "tokens", [Format.long])
     output.require_writable(None, out)
-    look = TokenViewer(
-        methods,
-        images=image or [""],
-        workload=settings,
-        model=model,
-        keep=keep,
-        attention=attention,
-        device=device,
-        dtype=dtype,
-        seed=seed,
-        plugins=plugin or [],
-    )
-    show(look.seen(), look.pictures, out, format_)
+    spec = typed.alone(Subject)
+    if not spec.cells.methods:
+        fail("name a METHOD (fastv:keep=320), as `tpprof methods` lists them")
+    from ..run.kept_tokens import TokenViewer
+
+    viewer = TokenViewer(spec, images=image or [None])
+    show(viewer.seen(), viewer.pictures, out, format_)
 
 
 def show(seen: Sequence[Seen], pictures: Mapping[str, Picture], out: Path, format_: Format) -> None:

@@ -43,7 +43,7 @@ class Convention:
     count: Callable[[Counting], float]
 
 
-def convention(name: str) -> Convention:
+def convention_named(name: str) -> Convention:
     """The convention `name`; raises InputError with those that exist."""
     if name not in CONVENTIONS:
         raise InputError(f"unknown convention {name!r}; known: {', '.join(CONVENTIONS)}")

@@ -15,9 +15,10 @@ from ...methods.engine.ledger import Ledger, planned
 from ...reports import units
 from ...reports.analysis import roofline
 from ...reports.record.schema import Peaks
+from ...reports.record.spec import Workload
 from .. import cost
 from ..models.shapes import SHAPES, Shape
-from ..workload import SYNTHETIC_TEXT, Workload, plan_request
+from ..workload import SYNTHETIC_TEXT, plan_request
 from . import memory
 from .conventions import Convention, Counting
 

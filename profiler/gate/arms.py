@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +46,7 @@ class MissingError(NoVerdictError):
 
 
 @contextmanager
-def arm(name: str, text: str, plugins: list[str]) -> Iterator[Arm]:
+def arm(name: str, text: str, plugins: Sequence[str]) -> Iterator[Arm]:
     """The arm `text` names. A commit is written into a folder of its own for as long.
 
     plugins: those of both arms; of a file inside a repository, each tree has its own version.

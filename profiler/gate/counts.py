@@ -6,50 +6,59 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
+
 from ...methods.contract.errors import InputError
-from ...reports.gate import baseline as snapshot
-from ...reports.gate import counts as exact
-from ...reports.gate.baseline import Baseline, Counts, Snapshot, Subject
+from ...reports.gate.baseline import (
+    SCHEMA,
+    Baseline,
+    Counts,
+    Snapshot,
+    load_baseline,
+    save_baseline,
+)
+from ...reports.gate.counts import compare_counts, uncounted
 from ...reports.gate.rules import MEMORY
 from ...reports.gate.tolerant_record import reading
 from ...reports.gate.verdicts import Gate, NoVerdictError, accepted, nothing
+from ...reports.record.spec import RunSpec, Subject, changed
+from ...reports.record.spec_files import relative, rooted
 from ..models.load import ModelError
-from . import subject as subjects
 
 
-def check(path: Path) -> Gate:
+def check_baseline(path: Path) -> Gate:
     """The exact gate against the baseline at `path`; no verdict where it cannot be judged."""
     told = f"against {path}"
     try:
-        baseline = snapshot.load(path)
+        baseline = load_baseline(path)
         found = _count_again(baseline, path.parent)
     except NoVerdictError as error:
         return nothing("exact", told, str(error))
     return _gate(baseline, found, told)
 
 
-def update(path: Path, subject: Subject | None, memory: float | None = None) -> Gate:
+def update_baseline(path: Path, subject: Subject | None, memory: float | None = None) -> Gate:
     """Count anew and write the baseline: of `subject`, or of what the baseline held so far.
 
     Returns what changes by it, which is accepted; no verdict where there is neither. Raises
     InputError for cells that do not exist or fail.
     """
-    before, reason = earlier(path)
+    before, reason = earlier_baseline(path)
     if subject is not None:
-        subject = subjects.relative(subject, path.parent)
+        subject = relative(subject, path.parent)
     elif before is not None:
         subject = before.subject
     else:
         return nothing("exact", f"against {path}", reason)
-    counted = count(subject, path.parent)
+    counted = count_cells(subject, path.parent)
     failed = [f"{c.cell}: {c.error or 'operators not counted'}" for c in counted.cells if _fails(c)]
     if failed:
         raise InputError(f"no baseline is made of cells that fail: {'; '.join(failed)}")
-    subject.device, subject.dtype = counted.device, counted.dtype
+    subject = changed(subject, device=counted.device, dtype=counted.dtype)
     if memory is None:
         memory = before.memory if before else MEMORY
     baseline = Baseline(
-        schema=snapshot.SCHEMA,
+        schema=SCHEMA,
         tpprof=version("tpprof"),
         subject=subject,
         memory=memory,
@@ -57,7 +66,7 @@ def update(path: Path, subject: Subject | None, memory: float | None = None) -> 
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        snapshot.save(baseline, path)
+        save_baseline(baseline, path)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror or error})") from error
     gate = _gate(before or baseline, counted, f"accepted in {path}")
@@ -67,11 +76,13 @@ def update(path: Path, subject: Subject | None, memory: float | None = None) -> 
     return gate
 
 
-def count(subject: Subject, folder: Path) -> Snapshot:
+def count_cells(subject: Subject, folder: Path) -> Snapshot:
     """The counts of all cells, from one request of each and one under torch's profiler."""
     from ..run.bench import Bench
+    from ..run.comparison import Comparison
 
-    comparison = subjects.job(subject, folder).comparison()
+    whole = rooted(subject, folder)
+    comparison = Comparison(RunSpec(model=whole.model, workload=whole.workload, cells=whole.cells))
     with Bench(comparison.model, comparison.prepare) as bench:
         for number, cell in enumerate(comparison.cells, 1):
             told = f"counting {number} of {len(comparison.cells)}: {cell.saved.method}"
@@ -82,14 +93,15 @@ def count(subject: Subject, folder: Path) -> Snapshot:
                 bench.flops(cell)
                 bench.activity(cell)
     counted = Snapshot.of(reading(comparison.record))
-    counted.workload = subject.workload  # with paths as the file names them
+    # With paths as the file names them.
+    counted.workload = msgspec.json.decode(msgspec.json.encode(subject.workload))
     return counted
 
 
 def _count_again(baseline: Baseline, folder: Path) -> Snapshot:
     """Raises NoVerdictError where this machine or this version cannot do what the baseline did."""
     try:
-        return count(baseline.subject, folder)
+        return count_cells(baseline.subject, folder)
     except ModelError as error:
         raise NoVerdictError(f"cannot be counted on this machine: {error}") from error
     except InputError as error:
@@ -97,11 +109,11 @@ def _count_again(baseline: Baseline, folder: Path) -> Snapshot:
 
 
 def _gate(before: Baseline, after: Snapshot, subject: str) -> Gate:
-    rows = exact.compare(before.snapshot, after, before.memory, complete=True)
+    rows = compare_counts(before.snapshot, after, before.memory, complete=True)
     versions = ", ".join(f"{name} {version}" for name, version in after.packages.items())
     notes = [
         f"{after.model} counted on {after.device} in {after.dtype} with {versions}",
-        exact.uncounted(before.snapshot, after),
+        uncounted(before.snapshot, after),
     ]
     notes = [note for note in notes if note]
     return Gate("exact", subject, rows, notes)
@@ -111,9 +123,9 @@ def _fails(counts: Counts) -> bool:
     return bool(counts.error) or counts.operators is None
 
 
-def earlier(path: Path) -> tuple[Baseline | None, str]:
+def earlier_baseline(path: Path) -> tuple[Baseline | None, str]:
     """The baseline that is there, or why there is none."""
     try:
-        return snapshot.load(path), ""
+        return load_baseline(path), ""
     except NoVerdictError as error:
         return None, str(error)

@@ -12,12 +12,12 @@ from typing import Any
 from ...methods.contract.errors import InputError
 from ...reports import units
 from ...reports.gate.abba import Block, blocks
-from ...reports.gate.baseline import Subject
 from ...reports.gate.journal import GateJournal, Ran, disturbance, observe
 from ...reports.gate.rules import METRICS, Rules
 from ...reports.gate.timing import Batch, Key, Series
 from ...reports.gate.tolerant_record import ReadCell, TolerantRecord, decoded
 from ...reports.gate.verdicts import Judged, NoVerdictError, Verdict
+from ...reports.record.spec import Subject, options_of, value_of
 from ..run.rounds import Progress
 from ..subprocesses import finish, python
 from . import probe
@@ -77,7 +77,7 @@ class Session:
         for attempt in range(2):
             self.tell(f"a look at {arm.name}", attempt, 2)
             blank = Ran(block=-1, place=0, arm=letter)
-            ran, record = self._process(letter, self.subject.methods, 1, blank, passes=True)
+            ran, record = self._process(letter, self.subject.cells.methods, 1, blank, passes=True)
             if record is not None:
                 self.methods |= {cell.title: cell.method for cell in record.cells}
                 if not ran.errors:
@@ -109,7 +109,7 @@ class Session:
         batch.stopped = disturbance(timed, self.rules.clock)
         return batch
 
-    def _measured(self, letter: str, methods: list[str], block: Block, place: int) -> Ran:
+    def _measured(self, letter: str, methods: Sequence[str], block: Block, place: int) -> Ran:
         """A process of a block; one that fails by itself gets a second try."""
         for _ in range(2):
             blank = Ran(block=block.number, place=place, arm=letter)
@@ -119,30 +119,23 @@ class Session:
         return ran
 
     def _process(
-        self, letter: str, methods: list[str], requests: int, ran: Ran, *, passes: bool = False
+        self, letter: str, methods: Sequence[str], requests: int, ran: Ran, *, passes: bool = False
     ) -> tuple[Ran, TolerantRecord | None]:
         """passes: whether energy and what torch counts are wanted too, which takes time."""
         arm, subject = self.arms[letter], self.subject
-        workload = {name: v for name, v in subject.workload.items() if name != "seed"}
         task = {
             "root": arm.root,
             "paths": arm.paths,
             "tree": arm.tree,
             "tops": arm.tops,
             "plugins": arm.plugins,
-            "methods": methods,
+            "methods": list(methods),
             "requests": requests,
             "passes": passes,
-            "workload": workload,
             "options": {
-                "model": subject.model,
-                "device": subject.device,
-                "dtype": subject.dtype,
-                "backend": subject.backend,
-                "seed": subject.seed,
-                "keep": subject.keep,
-                "attention": subject.attention,
-                "runtime": subject.runtimes,
+                keyword: value_of(subject, keyword)
+                for keyword in options_of(Subject)
+                if keyword not in ("methods", "plugin")
             },
         }
         code, ran.failure, content = self.run(arm, task)

@@ -43,10 +43,7 @@ def measure(task: dict[str, Any]) -> bytes:
     import tpprof
 
     load(task["plugins"])
-    options: dict[str, Any] = {**task["options"], **task["workload"]}
-    for name in ("size", "text_tokens"):  # JSON knows no tuples
-        options[name] = tuple(options[name]) if options.get(name) else None
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in task["options"].items() if value is not None}
     if "passes" in inspect.signature(tpprof.compare).parameters:
         given["passes"] = task["passes"]
     record = tpprof.compare(task["methods"], rounds=task["requests"], **given)

@@ -59,7 +59,7 @@ class GateResults:
         from ...reports.gate.verdicts import NoVerdictError
 
         try:
-            held = baseline.load(self.path).snapshot.cells
+            held = baseline.load_baseline(self.path).snapshot.cells
         except NoVerdictError:
             return [WHOLE]
         return ["model", *(counts.cell for counts in held), WHOLE]
@@ -67,9 +67,9 @@ class GateResults:
     def rows(self, cell: str) -> list[Judged]:
         """The rows of one cell, and those that no cell owns."""
         if self._rows is None:
-            from .counts import check
+            from .counts import check_baseline
 
-            self._rows = check(self.path).rows
+            self._rows = check_baseline(self.path).rows
         if cell == WHOLE:
             owned = self.cells()[:-1]
             return [row for row in self._rows if row.cell not in owned]

@@ -11,18 +11,17 @@ from pathlib import Path
 import msgspec
 
 from ...methods.contract.errors import InputError
-from ...reports.gate import counts, timing
-from ...reports.gate import rules as rulebook
-from ...reports.gate.baseline import Snapshot, Subject
+from ...reports.gate.baseline import Snapshot
+from ...reports.gate.counts import compare_counts, uncounted
 from ...reports.gate.journal import SCHEMA, GateBegun, GateJournal, Judgement, Ran
-from ...reports.gate.rules import Rules
+from ...reports.gate.rules import ON_CPU, ON_GPU, Rules, check_power, check_rules
+from ...reports.gate.timing import decide
 from ...reports.gate.tolerant_record import TolerantRecord
 from ...reports.gate.verdicts import Gate, Judged, NoVerdictError, Verdict, accepted, nothing
+from ...reports.record.spec import Subject
 from ..run.rounds import Progress
-from . import subject as subjects
 from .arms import Arm, MissingError, arm
-from .pairs import HeadFailsError, Session, in_a_fresh_process, keys_of, readings, timed
-from .pairs import Probe as Probe
+from .pairs import HeadFailsError, Probe, Session, in_a_fresh_process, keys_of, readings, timed
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Asked:
     accept_counts: bool = False
 
 
-def ab(asked: Asked, tell: Progress, run: Probe = in_a_fresh_process) -> Gate:
+def run_ab(asked: Asked, tell: Progress, run: Probe = in_a_fresh_process) -> Gate:
     """Measure and judge. Whatever ends it, each process that ended is in the journal at `out`.
 
     Raises InputError for arms that do not exist, and for what cannot be measured at all.
@@ -63,8 +62,7 @@ def ab(asked: Asked, tell: Progress, run: Probe = in_a_fresh_process) -> Gate:
 
 def _session(asked: Asked, stack: ExitStack, tell: Progress, run: Probe) -> Session:
     subject = asked.subject
-    subjects.workload(subject)
-    rulebook.check_power(asked.rules, len(asked.rules.metrics))
+    check_power(asked.rules, len(asked.rules.metrics))
     base, head = _arms(asked, stack)
     journal = begin(asked.out, (base.told, head.told), subject, asked.rules)
     return Session(base, head, subject, asked.rules, journal, run=run, tell=tell)
@@ -75,7 +73,7 @@ def _arms(asked: Asked, stack: ExitStack) -> tuple[Arm, Arm]:
     found, missing = [], []
     for name, text in (("base", asked.base), ("head", asked.head)):
         try:
-            found.append(stack.enter_context(arm(name, text, asked.subject.plugins)))
+            found.append(stack.enter_context(arm(name, text, asked.subject.cells.plugin)))
         except MissingError as error:
             missing.append(error)
     if len(missing) > 1:
@@ -96,23 +94,23 @@ def _judge(session: Session, asked: Asked, gate: Gate) -> None:
         return
     rules = session.rules = with_tolerances(asked.rules, base)
     before, after = Snapshot.of(base), Snapshot.of(head)
-    rows = counts.compare(before, after, rules.memory)
+    rows = compare_counts(before, after, rules.memory)
     gate.rows = accepted(rows, counts_only=True) if asked.accept_counts else rows
     same = _sources(session, asked)
     unlike = {row.cell for row in rows if row.verdict is Verdict.NO_VERDICT}
     cells = [
         cell
-        for cell in timed(base, head, asked.subject.methods)
+        for cell in timed(base, head, asked.subject.cells.methods)
         if cell.title not in unlike and "all cells" not in unlike
     ]
     keys, unmeasured = keys_of(cells, rules.metrics)
     gate.rows += unmeasured
-    gate.notes += [same, _how(rules, len(keys), base), counts.uncounted(before, after)]
+    gate.notes += [same, _how(rules, len(keys), base), uncounted(before, after)]
     if not keys:
         row = Judged("all cells", "times", Verdict.NO_VERDICT, "n/a", "n/a", "n/a", "none to time")
         gate.rows.append(row)
         return
-    gate.rows += timing.decide(session, keys, rules)
+    gate.rows += decide(session, keys, rules)
     gate.notes += [
         _unwatched(session),
         f"{len(session.processes)} processes; every request is in {asked.out}",
@@ -171,9 +169,9 @@ def begin(out: Path, arms: tuple[str, str], subject: Subject, rules: Rules) -> G
 def with_tolerances(rules: Rules, base: TolerantRecord) -> Rules:
     """The rules, with the tolerances of the device for the metrics that have none of their own."""
     on_gpu = base.environment.get("device_type") == "cuda"
-    known = {**(rulebook.ON_GPU if on_gpu else rulebook.ON_CPU), **rules.tolerance}
+    known = {**(ON_GPU if on_gpu else ON_CPU), **rules.tolerance}
     tolerance = {metric: known[metric] for metric in rules.metrics}
-    return rulebook.check(msgspec.structs.replace(rules, tolerance=tolerance))
+    return check_rules(msgspec.structs.replace(rules, tolerance=tolerance))
 
 
 def _how(rules: Rules, family: int, base: TolerantRecord) -> str:

@@ -14,14 +14,13 @@ from ...methods.contract.errors import InputError
 from ...methods.contract.plugins import load_plugins
 from ...reports import units
 from ...reports.analysis.intervals import fenced
-from ...reports.gate import config as configuration
-from ...reports.gate.baseline import Subject
-from ...reports.gate.config import Config
+from ...reports.gate.config import SCHEMA, Config, load_config, save_config
 from ...reports.gate.evidence import detectable
 from ...reports.gate.rules import Rules
 from ...reports.gate.verdicts import NoVerdictError
+from ...reports.record.spec import Subject
+from ...reports.record.spec_files import relative, rooted
 from ..run.rounds import Progress
-from . import subject as subjects
 from .arms import Arm
 from .pairs import HeadFailsError, Probe, Session, in_a_fresh_process, keys_of, readings, timed
 from .timing import begin, with_tolerances
@@ -47,7 +46,7 @@ class CellTolerance:
     tolerance: float
 
 
-def calibrate(
+def calibrate_tolerances(
     path: Path, pairs: int, out: Path, tell: Progress, run: Probe = in_a_fresh_process
 ) -> list[CellTolerance]:
     """Take A/A pairs of what gate.toml at `path` measures, and write the tolerances into it.
@@ -56,14 +55,14 @@ def calibrate(
     """
     if pairs < FEWEST or pairs % 2:
         raise InputError(f"--pairs {pairs}: an even number from {FEWEST} up says how times scatter")
-    config = configuration.load(path)
+    config = load_config(path)
     with _session(config, path.parent, out, tell, run) as session:
         try:
             base, head = readings(session)
         except (NoVerdictError, HeadFailsError) as error:
             raise InputError(f"nothing to calibrate: {error}") from error
         rules = session.rules = with_tolerances(config.rules, base)
-        keys, unmeasured = keys_of(timed(base, head, config.subject.methods), rules.metrics)
+        keys, unmeasured = keys_of(timed(base, head, config.subject.cells.methods), rules.metrics)
         if unmeasured:
             raise InputError(f"{unmeasured[0].cell}: {unmeasured[0].rule}")
         if not keys:
@@ -74,24 +73,22 @@ def calibrate(
         raise InputError(f"nothing is calibrated: {batch.stopped or broken[0]}")
     found = [_found(key, batch.series[key].logs, config.rules) for key in keys]
     _keep(config, found, base.environment.get("device"), pairs)
-    configuration.save(config, path)
+    save_config(config, path)
     return found
 
 
-def write(path: Path, subject: Subject, rules: Rules) -> None:
+def write_config(path: Path, subject: Subject, rules: Rules) -> None:
     """A new gate.toml with the tolerances of this kind of device; an old one is not overwritten.
 
     Raises InputError for methods that do not exist.
     """
     if path.exists():
         raise InputError(f"{path} is there already; change it, or remove it")
-    load_plugins(subject.plugins)
-    for spec in subject.methods:
+    load_plugins(subject.cells.plugin)
+    for spec in subject.cells.methods:
         parse(spec)
-    config = Config(
-        schema=configuration.SCHEMA, subject=subjects.relative(subject, path.parent), rules=rules
-    )
-    configuration.save(config, path)
+    config = Config(schema=SCHEMA, subject=relative(subject, path.parent), rules=rules)
+    save_config(config, path)
 
 
 def doubt(found: list[CellTolerance]) -> str:
@@ -133,9 +130,8 @@ def texts(found: list[CellTolerance]) -> tuple[list[str], list[list[str]]]:
 def _session(
     config: Config, folder: Path, out: Path, tell: Progress, run: Probe
 ) -> Iterator[Session]:
-    subject = subjects.rooted(config.subject, folder)
-    subjects.workload(subject)
-    base, head = (Arm(name, "A/A", plugins=tuple(subject.plugins)) for name in ("base", "head"))
+    subject = rooted(config.subject, folder)
+    base, head = (Arm(name, "A/A", plugins=subject.cells.plugin) for name in ("base", "head"))
     journal = begin(out, ("A/A", "A/A"), subject, config.rules)
     try:
         yield Session(base, head, subject, config.rules, journal, run=run, tell=tell)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from ...methods.contract.request import Encoder, Request, Segment
+from ...reports.record.spec import Layout
 from .shapes import Shape, dynamic_size, tile_grid
-
-Layout = Literal["flat", "anyres"]
 
 
 def segments(shape: Shape, size: tuple[int, int], layout: Layout) -> tuple[Segment, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...methods.contract.request import Request
 from ...methods.engine.decoder import Inputs, Tower
-from .geometry import Layout
+from ...reports.record.spec import Layout
 from .shapes import Shape
 
 

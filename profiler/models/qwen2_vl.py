@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...methods.contract.request import Request, Segment
 from ...methods.engine.decoder import Inputs, Tower
-from .geometry import Layout
+from ...reports.record.spec import Layout
 from .model import Model
 
 

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ...methods import Method, parse, with_keep
-from ...methods.contract.errors import InputError
+from ...methods import Method, format_spec, load_plugins, parse, with_keep
 from ...methods.contract.plugins import contents
-from ...methods.contract.policies import Policy, RuntimeName
+from ...methods.contract.policies import check_policy, check_runtime
 from ...reports.analysis.explanation import attach
 from ...reports.record import files, schema
 from ...reports.record.labels import name
-from ..machine import doctor
-from ..machine.calibration import cached
+from ...reports.record.spec import ModelSpec, RunSpec
+from ..machine import calibration, doctor
 from ..machine.environment import environment
-from ..meters.clock import now
 from ..models.load import default_name, load
 from ..models.model import Model
-from ..workload import Preparation, Workload, describe, make_workload
+from ..workload import Preparation
 from . import rounds
 from .bench import Bench, steady
 from .cells import BenchCell, make_cells
@@ -41,40 +40,34 @@ class Comparison:
     times are taken and nothing else: no energy, no counts of torch.
     """
 
-    def __init__(
-        self,
-        methods: str | Method | Sequence[str | Method],
-        *,
-        model: str | Model | None = None,
-        device: str | None = None,
-        dtype: str | None = None,
-        backend: str = "sdpa",
-        workload: Workload | None = None,
-        settings: schema.Settings | None = None,
-        command: str = "",
-    ) -> None:
-        self.settings = rounds.check(settings or schema.Settings())
-        self.workload = workload or Workload()
-        listed = [methods] if isinstance(methods, (str, Method)) else methods
-        chosen = [self._with_budget(method) for method in listed]
-        if isinstance(model, Model):
-            self.model, reason = model, "given"
-        else:
-            chosen_name, reason = (model, "chosen") if model else default_name(device, dtype)
-            self.model = load(
-                chosen_name, device=device, dtype=dtype, backend=backend, seed=self.settings.seed
-            )
-        self.prepare = Preparation(self.model, self.workload)
+    def __init__(self, spec: RunSpec, *, model: Model | None = None, command: str = "") -> None:
+        """Loads torch, the plug-ins and the model. model: in the place of the one that the
+        specification names. Raises InputError for what does not exist or does not fit."""
+        for policy in spec.cells.attention:
+            check_policy(policy)
+        for runtime in spec.cells.runtime:
+            check_runtime(runtime)
+        load_plugins(spec.cells.plugin)
+        self.spec = spec
+        chosen = [self._with_budget(parse(method)) for method in spec.cells.methods]
+        self.model, reason = (model, "given") if model is not None else _load(spec.model)
+        self.prepare = Preparation(self.model, spec.workload, spec.model.seed)
         request = self.prepare.request
-        if self.settings.equalize:
+        if spec.cells.equalize:
             chosen = equalize(chosen, request)
-        policies: Any = self.settings.attention
-        runtimes: Any = self.settings.runtimes
+        policies: Any = spec.cells.attention
+        runtimes: Any = spec.cells.runtime
         self.cells = make_cells(chosen, policies, runtimes, request, self.model)
         self.record = self._record(reason, command)
         self.passes = True
         self.journal: files.Journal | None = None
         self.trace: Path | None = None
+
+    def calibrate(self) -> None:
+        """See that the peaks of the device are in the record: measured now if they never were."""
+        if self.record.peaks is None:
+            print(f"calibrating {self.model.device}, once: a few seconds", file=sys.stderr)
+            self.record.peaks = calibration.calibrate(self.model.device)
 
     def adopt(self, record: schema.Record) -> None:
         """Go on with `record`, of an earlier run or another process of the same configuration."""
@@ -107,7 +100,7 @@ class Comparison:
         cell = self.cells[index]
         with self._joined(index, number) as (bench, process):
             bench.warm_up(cell, least=ISOLATED_WARMUPS)
-            for _ in range(self.settings.samples):
+            for _ in range(self.spec.stopping.samples):
                 if wanted():
                     with steady():
                         self._sample(bench, index, number, place, process)
@@ -143,19 +136,13 @@ class Comparison:
             self._write_cell(chosen)
 
     def _rounds(self, bench: Bench, process: int, tell: Progress) -> None:
-        began, first, number = now(), rounds.complete(self.record), rounds.begun(self.record)
-        while any(cell.alive for cell in self.cells):
-            spent, done = now() - began, rounds.complete(self.record)
-            if rounds.enough(self.record, done, spent):
-                break
-            left = rounds.left(self.settings, done - first, spent)
-            alive = [index for index, cell in enumerate(self.cells) if cell.alive]
-            with steady():
-                for place, turn in enumerate(rounds.order(len(alive), number)):
-                    steps = (done * len(alive) + place, (done + left) * len(alive))
-                    tell(name(self.cells[alive[turn]].saved), *steps)
-                    self._sample(bench, alive[turn], number, place, process)
-            number += 1
+        rounds.follow(
+            lambda: self.record,
+            lambda index, number, turn: self._sample(bench, index, number, turn, process),
+            tell,
+            lambda cell, number: name(cell),
+            steady,
+        )
 
     def _sample(self, bench: Bench, index: int, number: int, place: int, process: int) -> None:
         cell = self.cells[index]
@@ -174,7 +161,7 @@ class Comparison:
         self, cell: int | None = None, number: int | None = None
     ) -> Iterator[tuple[Bench, int]]:
         """A bench, and the number of this process in the record."""
-        with Bench(self.model, self.prepare, tokens=self.settings.tokens) as bench:
+        with Bench(self.model, self.prepare, tokens=self.spec.extras.tokens) as bench:
             process, index = bench.joined(cell, number), len(self.record.processes)
             self.record.processes.append(process)
             self._write(files.Joined(index=index, process=process))
@@ -190,9 +177,9 @@ class Comparison:
         if self.journal is not None:
             self.journal.append(line)
 
-    def _with_budget(self, method: str | Method) -> Method:
-        parsed = parse(method) if isinstance(method, str) else method
-        return with_keep(parsed, self.settings.keep) if self.settings.keep else parsed
+    def _with_budget(self, method: Method) -> Method:
+        keep = self.spec.cells.keep
+        return with_keep(method, keep) if keep else method
 
     def _record(self, reason: str, command: str) -> schema.Record:
         model, request = self.model, self.prepare.request
@@ -203,12 +190,13 @@ class Comparison:
             schema=schema.SCHEMA,
             tpprof=version("tpprof"),
             created=created.isoformat(timespec="seconds"),
+            spec=self.spec,
             command=command,
             complete=False,
             environment=surroundings
             | {
                 "warnings": doctor.warnings(surroundings, broken=doctor.broken_packages()),
-                "plugins": contents(self.settings.plugins),
+                "plugins": contents(self.spec.cells.plugin),
             },
             model=schema.ModelInfo(
                 name=model.name,
@@ -220,7 +208,6 @@ class Comparison:
                 dtype=str(model.dtype).removeprefix("torch."),
                 backend=model.backend,
             ),
-            workload=describe(self.workload),
             request=schema.RequestInfo(
                 before=request.before,
                 visual=request.visual,
@@ -230,10 +217,9 @@ class Comparison:
                 tiles=encoder.tiles if encoder else None,
                 patches=encoder.patches if encoder else None,
             ),
-            settings=self.settings,
             cells=[cell.saved for cell in self.cells],
-            peaks=cached(model.device),
-            picture=picture(model, self.prepare) if self.settings.tokens else None,
+            peaks=calibration.cached(model.device),
+            picture=picture(model, self.prepare) if self.spec.extras.tokens else None,
         )
 
 
@@ -241,54 +227,43 @@ def compare(
     methods: str | Method | Sequence[str | Method],
     *,
     model: str | Model | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    backend: str = "sdpa",
-    seed: int = 0,
-    attention: Sequence[Policy] = ("maps", "rows"),
-    runtime: Sequence[RuntimeName] = ("eager",),
-    keep: str | int | float | None = None,
-    rounds: int | None = None,
-    target: float = 0.02,
-    max_seconds: float | None = 25.0,
     passes: bool = True,
-    **workload: Any,
+    **options: Any,
 ) -> schema.Record:
     """Measure methods side by side and return the record that `tpprof compare` saves.
 
-    methods: spec strings or Methods; vanilla is always measured, first. keep: budget of all.
-    attention: policies under which attention-based methods appear. runtime: runtimes under which
-    all cells appear. rounds: fixed number of rounds, or None to go on until every cell is within
-    `target` (half the 95 % interval over the median), or for `max_seconds`, at least 6 rounds.
-    passes: whether energy and what torch counts are measured too, behind the rounds.
-    workload: options of `tpprof.inputs`.
-    Raises InputError for what does not exist or does not fit.
+    methods: spec strings or Methods; vanilla is always measured, first. model: a name, or a model
+    that is loaded. passes: whether energy and what torch counts are measured too, behind the
+    rounds. options: those of `tpprof compare`, by keyword (`rounds=6`, `attention=["rows"]`,
+    `image_size=(336, 336)`).
+    Raises InputError or OptionError for what does not exist or does not fit.
     """
-    settings = schema.Settings(
-        attention=list(attention),
-        runtimes=list(runtime),
-        target=target,
-        seed=seed,
-        keep=None if keep is None else str(keep),
-        max_seconds=max_seconds,
-    )
-    if rounds is not None:
-        settings.min_rounds = settings.max_rounds = rounds
-    if rounds is not None and rounds < 1:
-        raise InputError(f"rounds must be at least 1, not {rounds}")
-    comparison = Comparison(
-        methods,
-        model=model,
-        device=device,
-        dtype=dtype,
-        backend=backend,
-        workload=make_workload(seed=seed, **workload),
-        settings=settings,
-    )
+    listed = [methods] if isinstance(methods, (str, Method)) else methods
+    specs = [format_spec(m) if isinstance(m, Method) else m for m in listed]
+    loaded = model if isinstance(model, Model) else None
+    named = loaded.name if loaded is not None else model
+    if isinstance(options.get("keep"), (int, float)):
+        options["keep"] = str(options["keep"])
+    comparison = Comparison(RunSpec.of(methods=specs, model=named, **options), model=loaded)
     comparison.passes = passes
     record = comparison.run()
     attach(record)
     return record
+
+
+def _load(wanted: ModelSpec) -> tuple[Model, str]:
+    """The model, and why it is this one."""
+    name, reason = wanted.name, "chosen"
+    if name is None:
+        name, reason = default_name(wanted.device, wanted.dtype)
+    loaded = load(
+        name,
+        device=wanted.device,
+        dtype=wanted.dtype,
+        backend=wanted.backend,
+        seed=wanted.seed,
+    )
+    return loaded, reason
 
 
 def _uncounted(cell: BenchCell) -> bool:

@@ -15,57 +15,53 @@ from ...methods.contract.errors import InputError
 from ...reports.record import files
 from ...reports.record.labels import name
 from ...reports.record.schema import Record
-from ..meters.clock import now
+from ...reports.record.spec import RunSpec, changed
 from ..subprocesses import finish, python
 from . import rounds
 from .rounds import Progress
-from .worker import Job, Task
+from .worker import Task
 
 
-def empty_record(job: Job) -> Record:
-    """The record of the job before anything is measured; raises InputError as the job would."""
+def empty_record(spec: RunSpec, command: str) -> Record:
+    """The record of the run before anything is measured; raises InputError as the run would."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "record"
-        failed = _run(Task(job=job, out=str(path), parent=os.getpid()))
+        failed = _run(Task(spec=spec, command=command, out=str(path), parent=os.getpid()))
         if failed:
             raise InputError(failed)
         return msgspec.json.decode(path.read_bytes(), type=Record)
 
 
-def run(job: Job, journal: files.Journal, record: Record, tell: Progress) -> None:
+def run(journal: files.Journal, record: Record, tell: Progress) -> None:
     """Measure round by round until it is enough; what becomes known is in the journal."""
-    path, began = journal.path, now()
-    if job.model is None:  # chosen by the memory that was free: no process may choose another
-        job.model = record.model.name
-    done = first = rounds.complete(record)
-    if done and rounds.enough(record, done, 0.0):
-        journal.append(files.Ended())
-        return
-    for index, cell in enumerate(record.cells):
-        if cell.error:  # of an earlier run: it is given another try
-            cell.error = ""
-            journal.append(files.Known.of(index, cell))
-    number = rounds.begun(record)
-    while not all(cell.error for cell in record.cells):
-        spent, done = now() - began, rounds.complete(record)
-        if rounds.enough(record, done, spent):
-            break
-        left = rounds.left(job.settings, done - first, spent)
-        alive = [index for index, cell in enumerate(record.cells) if not cell.error]
-        for place, turn in enumerate(rounds.order(len(alive), number)):
-            index = alive[turn]
-            label = f"process {number + 1} of {name(record.cells[index])}"
-            tell(label, done * len(alive) + place, (done + left) * len(alive))
-            task = Task(
-                job=job, out=str(path), parent=os.getpid(), cell=index, round=number, place=place
-            )
-            failed = _run(task)
-            record = files.load(path)
-            if failed:
-                journal.mend()
-                _note_failure(journal, record, index, number, failed)
-        record = files.load(path)
-        number += 1
+    path = journal.path
+    # Chosen by the memory that was free: no process may choose another.
+    spec = changed(record.spec, model=record.spec.model.name or record.model.name)
+    done = rounds.complete(record)
+    if not done or not rounds.enough(record, done, 0.0):
+        for index, cell in enumerate(record.cells):
+            if cell.error:  # of an earlier run: it is given another try
+                cell.error = ""
+                journal.append(files.Known.of(index, cell))
+    newest = [record]
+
+    def take(index: int, number: int, turn: int) -> None:
+        task = Task(
+            spec=spec, out=str(path), parent=os.getpid(), cell=index, round=number, turn=turn
+        )
+        failed = _run(task)
+        newest[0] = files.load(path)
+        if failed:
+            journal.mend()
+            _note_failure(journal, newest[0], index, number, failed)
+            newest[0] = files.load(path)
+
+    rounds.follow(
+        lambda: newest[0],
+        take,
+        tell,
+        lambda cell, number: f"process {number + 1} of {name(cell)}",
+    )
     journal.append(files.Ended())
 
 

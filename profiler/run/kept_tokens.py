@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ...methods import Method, format_spec, parse, with_keep
+from ...methods import InputError, Method, format_spec, load_plugins, parse, with_keep
 from ...methods.contract.method import Keep
 from ...methods.contract.plan import EncoderStage, Plan, Stage
-from ...methods.contract.plugins import load_plugins
 from ...methods.contract.policies import check_policy
 from ...methods.contract.request import Request
 from ...methods.contract.view import EncoderView, View
 from ...methods.engine.run import Trace, run
 from ...reports.record.kept import Kept, Picture, Region
+from ...reports.record.spec import Subject, changed
 from ..models.load import default_name, load
 from ..models.shapes import tile_grid
-from ..workload import Preparation, Workload
+from ..workload import Preparation
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -63,28 +62,19 @@ class Watched(Method):
 class TokenViewer:
     """A model that is shown pictures; `pictures` holds those that it was shown, by file."""
 
-    def __init__(
-        self,
-        methods: Sequence[str],
-        *,
-        images: Sequence[str],
-        workload: Workload,
-        model: str | None = None,
-        keep: str | None = None,
-        attention: str = "rows",
-        device: str | None = None,
-        dtype: str | None = None,
-        seed: int = 0,
-        plugins: Sequence[str] = (),
-    ) -> None:
-        """Load what is needed; raises InputError for what does not exist or does not fit."""
-        load_plugins(list(plugins))
-        self.attention = check_policy(attention)
-        parsed = [parse(method) for method in methods]
+    def __init__(self, spec: Subject, *, images: Sequence[str | None]) -> None:
+        """Load what is needed; images: files, or None for the sample photograph. Raises InputError
+        for what does not exist or does not fit."""
+        load_plugins(spec.cells.plugin)
+        if len(spec.cells.attention) != 1:
+            raise InputError("attention: one policy is looked at, rows or another")
+        self.attention = check_policy(spec.cells.attention[0])
+        parsed, keep = [parse(method) for method in spec.cells.methods], spec.cells.keep
         self.methods = [with_keep(method, keep) if keep else method for method in parsed]
-        self.workloads = [dataclasses.replace(workload, image=image or None) for image in images]
-        name = model or default_name(device, dtype)[0]
-        self.model = load(name, device=device, dtype=dtype, seed=seed)
+        self.workloads = [changed(spec, image=image).workload for image in images]
+        model = spec.model
+        name = model.name or default_name(model.device, model.dtype)[0]
+        self.model = load(name, device=model.device, dtype=model.dtype, seed=model.seed)
         self.pictures: dict[str, Picture] = {}
 
     def seen(self) -> list[Seen]:
@@ -142,7 +132,7 @@ def picture(model: Model, prepare: Preparation) -> Picture | None:
 
 def regions(shape: Any, prepare: Preparation) -> list[Region]:
     """What of the picture each run of visual tokens covers, as the image processor cut it."""
-    segments, (height, width) = prepare.request.segments, prepare.workload.size
+    segments, (height, width) = prepare.request.segments, prepare.workload.image_size
     first = segments[0]
     whole = Region(
         view="picture", first=0, rows=first.height, columns=first.width, stride=first.width

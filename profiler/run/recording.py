@@ -13,10 +13,10 @@ from ...reports.record import files
 from ...reports.record.base import RecordError
 from ...reports.record.compatibility import differences
 from ...reports.record.schema import Record
+from ...reports.record.spec import RunSpec
 from . import isolated
 from .interrupts import Terminated, terminable
 from .rounds import Progress
-from .worker import Job
 
 
 @dataclass(frozen=True)
@@ -29,21 +29,29 @@ class Outcome:
 
 
 def measure(
-    job: Job,
+    spec: RunSpec,
     out: Path,
     tell: Progress,
     *,
+    command: str = "",
     resume: bool = False,
     trace: Path | None = None,
 ) -> Outcome:
-    """Do the job. Every sample is in the journal beside the record as soon as it is taken; the
+    """Run it. Every sample is in the journal beside the record as soon as it is taken; the
     record takes the journal's place when the run ends, by itself, by Ctrl-C or by SIGTERM.
 
     trace: where the Chrome trace of one request goes; not with isolated cells.
     Exit codes: 0, 1 if a cell failed, 130 for Ctrl-C, 143 for SIGTERM. Raises InputError.
     """
-    comparison = None if job.settings.isolate else job.calibrated()
-    record = comparison.record if comparison else isolated.empty_record(job)
+    comparison = None
+    if spec.stopping.isolate:  # this process loads neither torch nor the model
+        record = isolated.empty_record(spec, command)
+    else:
+        from .comparison import Comparison
+
+        comparison = Comparison(spec, command=command)
+        comparison.calibrate()
+        record = comparison.record
     path, earlier = _path(record, out), None
     if resume:
         path, earlier = _earlier(record, path, out)
@@ -56,7 +64,7 @@ def measure(
     try:
         with terminable():
             if comparison is None:
-                isolated.run(job, journal, record, tell)
+                isolated.run(journal, record, tell)
             else:
                 comparison.journal, comparison.trace = journal, trace
                 comparison.adopt(record)
@@ -140,7 +148,7 @@ def _journal(path: Path, record: Record, earlier: Record | None) -> files.Journa
 
 def _continued(earlier: Record, record: Record) -> Record:
     """The earlier record, to be gone on with for as long as the new run is asked to."""
-    earlier.settings, earlier.complete = record.settings, False
+    earlier.spec, earlier.complete = record.spec, False
     earlier.picture = earlier.picture or record.picture
     for process in earlier.processes:
         if process.seconds is None and not process.outcome:

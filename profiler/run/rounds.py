@@ -1,50 +1,17 @@
-"""In which order cells are measured, and when it is enough. Knows nothing of how."""
+"""In which order cells are measured, and when it is enough. What measures one is handed in."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
-from ...methods.contract.errors import InputError
-from ...methods.contract.policies import check_policy, check_runtime
 from ...reports.analysis.summary import precision
-from ...reports.record.schema import Record, Settings
+from ...reports.record.schema import Cell, Record
+from ...reports.record.spec import Stopping
+from ..meters.clock import now
 
 Progress = Callable[[str, int, int], None]
 """Told what runs now, how many steps are done, and how many there are about."""
-
-
-def check(settings: Settings) -> Settings:
-    """The settings, if they can be met; raises InputError."""
-    for policy in settings.attention:
-        check_policy(policy)
-    for runtime in settings.runtimes:
-        check_runtime(runtime)
-    for option, listed in (
-        ("--attention", settings.attention),
-        ("--runtime", settings.runtimes),
-    ):
-        if len(set(listed)) < len(listed):
-            raise InputError(f"{option} {','.join(listed)} names one twice")
-    for option, count in (
-        ("--min-rounds", settings.min_rounds),
-        ("--max-rounds", settings.max_rounds),
-        ("--samples", settings.samples),
-    ):
-        if count < 1:
-            raise InputError(f"{option} must be at least 1, not {count}")
-    if settings.max_rounds < settings.min_rounds:
-        raise InputError(
-            f"--max-rounds {settings.max_rounds} is below --min-rounds {settings.min_rounds}"
-        )
-    if not (math.isfinite(settings.target) and settings.target > 0):
-        raise InputError(f"--target-ci {settings.target:g} is not a share above 0, as 0.02 or 2%")
-    seconds = settings.max_seconds
-    if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
-        raise InputError(f"--max-seconds must be a number from 0 up, not {seconds}")
-    if settings.samples > 1 and not settings.isolate:
-        raise InputError("--samples is per process: it needs --isolate")
-    return settings
 
 
 def order(count: int, number: int) -> list[int]:
@@ -78,21 +45,51 @@ def enough(record: Record, done: int, spent: float) -> bool:
     Precision is looked at after every second round only, when a round and its mirror are
     complete: fewer looks make the stop depend less on luck.
     """
-    settings = record.settings
-    if done < settings.min_rounds:
+    stopping = record.spec.stopping
+    if done < stopping.least:
         return False
-    if done >= settings.max_rounds:
+    if done >= stopping.most:
         return True
-    if settings.max_seconds is not None and spent >= settings.max_seconds:
+    if stopping.seconds is not None and spent >= stopping.seconds:
         return True
     alive = [precision(cell) for cell in record.cells if not cell.error]
-    reached = all(width is not None and width <= settings.target for width in alive)
+    reached = all(width is not None and width <= stopping.target_ci for width in alive)
     return done % 2 == 0 and reached
 
 
-def left(settings: Settings, done: int, spent: float) -> int:
+def left(stopping: Stopping, done: int, spent: float) -> int:
     """How many rounds there will be at most, for a progress bar: a guess from the time so far."""
-    if not done or settings.max_seconds is None:
-        return settings.max_rounds - done if settings.max_seconds is None else settings.min_rounds
-    fitting = int((settings.max_seconds - spent) / (spent / done)) + 1
-    return max(settings.min_rounds - done, min(fitting, settings.max_rounds - done), 1)
+    if stopping.seconds is None:
+        return stopping.most - done
+    if not done:
+        return stopping.least
+    fitting = int((stopping.seconds - spent) / (spent / done)) + 1
+    return max(stopping.least - done, min(fitting, stopping.most - done), 1)
+
+
+def follow(
+    current: Callable[[], Record],
+    take: Callable[[int, int, int], None],
+    tell: Progress,
+    label: Callable[[Cell, int], str],
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> None:
+    """Take samples round by round until it is enough, or no cell is left that runs.
+
+    current: the record as it is by now. take: measures a cell (its index) for a round (its number),
+    as the cell whose turn it is. label: what is told of a cell in a round. around: what is in force
+    while a round is measured.
+    """
+    began, first, number = now(), complete(current()), begun(current())
+    while alive := [index for index, cell in enumerate(current().cells) if not cell.error]:
+        spent, done = now() - began, complete(current())
+        if enough(current(), done, spent):
+            break
+        to_come = left(current().spec.stopping, done - first, spent)
+        with around():
+            for turn, which in enumerate(order(len(alive), number)):
+                index = alive[which]
+                steps = done * len(alive) + turn, (done + to_come) * len(alive)
+                tell(label(current().cells[index], number), *steps)
+                take(index, number, turn)
+        number += 1

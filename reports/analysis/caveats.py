@@ -150,7 +150,7 @@ def _precision(record: Record, listed: list[Row]) -> str:
     if not missed:
         return ""
     widest = max(missed, key=lambda cell: missed[cell] or math.inf)
-    target = f"{record.settings.target * 100:g} %"
+    target = f"{record.spec.stopping.target_ci * 100:g} %"
     return (
         f"{len(missed)} of {len(measured)} rows missed the target of ±{target}, most of all "
         f"{widest} ({_width(missed[widest])}): more rounds or a quieter machine narrow them."

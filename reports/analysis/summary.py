@@ -8,7 +8,8 @@ from operator import itemgetter
 from statistics import median as middle
 
 from ..record.labels import ran
-from ..record.schema import Cell, Record, Sample, Settings
+from ..record.schema import Cell, Record, Sample
+from ..record.spec import Stopping
 from .intervals import Estimate, median_interval, percentile, speedup
 
 
@@ -56,10 +57,10 @@ class Row:
 
 def rows(record: Record) -> list[Row]:
     """One row per cell, in the record's order."""
-    return [_row(cell, baseline(record, cell), record.settings) for cell in record.cells]
+    return [_row(cell, baseline(record, cell), record.spec.stopping) for cell in record.cells]
 
 
-def spent(places: Sequence[int]) -> Callable[[Sample], float]:
+def seconds_in(places: Sequence[int]) -> Callable[[Sample], float]:
     """What gives the seconds that a sample spent in the parts at `places`, one or more."""
     if len(places) == 1:
         return lambda sample: sample.parts[places[0]]
@@ -85,7 +86,7 @@ def by_round(cell: Cell, value: Callable[[Sample], float]) -> dict[int, float]:
 def phase(cell: Cell, name: str) -> Estimate | None:
     """Seconds of a phase; None where the cell has no such phase, or no samples."""
     places = [number for number, part in enumerate(cell.parts) if part.phase == name]
-    return median_interval(list(by_round(cell, spent(places)).values())) if places else None
+    return median_interval(list(by_round(cell, seconds_in(places)).values())) if places else None
 
 
 def precision(cell: Cell) -> float | None:
@@ -111,7 +112,7 @@ def baseline(record: Record, cell: Cell) -> Cell | None:
     return next((other for other in vanillas if ran(other) == ran(cell)), None)
 
 
-def _row(cell: Cell, vanilla: Cell | None, settings: Settings) -> Row:
+def _row(cell: Cell, vanilla: Cell | None, stopping: Stopping) -> Row:
     gain = _speedup(cell, vanilla)
     flops = sum(item.flops for item in cell.cost)
     full = sum(item.flops for item in vanilla.cost) if vanilla else 0
@@ -122,7 +123,7 @@ def _row(cell: Cell, vanilla: Cell | None, settings: Settings) -> Row:
     whole, prefill, memory = latency(cell), phase(cell, "prefill"), cell.memory
     width = _wider(whole, prefill)
     latencies = [sample.latency for sample in cell.samples]
-    if settings.isolate:
+    if stopping.isolate:
         latencies = list(by_round(cell, lambda sample: sample.latency).values())
     sums = by_round(cell, lambda sample: sum(sample.parts) / sample.latency)
     return Row(
@@ -134,7 +135,7 @@ def _row(cell: Cell, vanilla: Cell | None, settings: Settings) -> Row:
         p99=percentile(latencies, 0.99),
         speedup=gain,
         precision=width,
-        reached=width is not None and width <= settings.target,
+        reached=width is not None and width <= stopping.target_ci,
         flops=flops,
         flops_share=share,
         promised=1 / share if share else None,
@@ -150,7 +151,7 @@ def _per_token(cell: Cell) -> Estimate | None:
     steps = sum(1 for part in cell.parts if (part.phase, part.part) == ("decode", "token"))
     if not steps:
         return None
-    whole = spent([number for number, part in enumerate(cell.parts) if part.phase == "decode"])
+    whole = seconds_in([number for number, part in enumerate(cell.parts) if part.phase == "decode"])
     return median_interval(list(by_round(cell, lambda sample: whole(sample) / steps).values()))
 
 

@@ -7,8 +7,7 @@ from ..analysis.counterparts import SCORING
 from ..analysis.intervals import median_interval
 from ..analysis.phases import activity
 from ..analysis.run_view import MOST, RunView, label
-from ..analysis.summary import Row, by_round
-from ..analysis.summary import spent as sum_of
+from ..analysis.summary import Row, by_round, seconds_in
 from ..record.schema import Cell
 from . import bars
 from .canvas import SERIES, Chart, left_out
@@ -61,7 +60,7 @@ def spent(cell: Cell) -> dict[str, float]:
     for word in GROUPS:
         wanted = [number for number, place in enumerate(places) if place == word]
         if wanted:
-            values = list(by_round(cell, sum_of(wanted)).values())
+            values = list(by_round(cell, seconds_in(wanted)).values())
             estimate = median_interval(values)
             found[word] = estimate.value if estimate else 0.0
     return found

@@ -9,10 +9,11 @@ import msgspec
 
 from ..record.base import Struct
 from ..record.files import write
+from ..record.spec import Subject
 from .tolerant_record import ReadCell, TolerantRecord
 from .verdicts import NoVerdictError
 
-SCHEMA = 1
+SCHEMA = 2
 ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -89,27 +90,10 @@ class Snapshot(Struct):
             device=record.environment.get("device_type") or "unknown",
             packages=record.packages,
             parameter_bytes=model.parameters * itemsize if itemsize else None,
-            workload=record.workload,
+            workload=record.spec.workload,
             request=record.request,
             cells=[Counts.of(cell) for cell in record.cells],
         )
-
-
-class Subject(Struct):
-    """What is measured: see the options of `tpprof compare`. Paths are relative to the file that
-    holds it."""
-
-    methods: list[str]
-    model: str = "tiny"
-    device: str | None = None
-    dtype: str | None = None
-    backend: str = "sdpa"
-    attention: list[str] = msgspec.field(default_factory=lambda: ["rows"])
-    runtimes: list[str] = msgspec.field(default_factory=lambda: ["eager"])
-    keep: str | None = None
-    seed: int = 0
-    plugins: list[str] = msgspec.field(default_factory=list)
-    workload: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class Baseline(Struct):
@@ -126,7 +110,7 @@ class _Schema(msgspec.Struct):
     schema: int
 
 
-def load(path: Path) -> Baseline:
+def load_baseline(path: Path) -> Baseline:
     """Read a baseline; raises NoVerdictError for a file that is missing, damaged or of another
     version, for nothing can be judged by it."""
     try:
@@ -147,7 +131,7 @@ def load(path: Path) -> Baseline:
         raise NoVerdictError(f"{path} is no baseline, or damaged ({error})") from error
 
 
-def save(baseline: Baseline, path: Path) -> None:
+def save_baseline(baseline: Baseline, path: Path) -> None:
     """Write the baseline in one step, in a form whose differences read well."""
     write(path, msgspec.json.format(msgspec.json.encode(baseline), indent=1) + b"\n")
 

@@ -22,7 +22,7 @@ LISTED = 4  # changed places that a row names
 PROFILED = ("operators", "launches", "syncs")
 
 
-def compare(
+def compare_counts(
     before: Snapshot, after: Snapshot, memory: float = MEMORY, *, complete: bool = False
 ) -> list[Judged]:
     """A row for each cell and metric. What was not counted on the same thing is not judged.

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from ..record.base import RecordError, Struct
-from .baseline import Subject
+from ..record.spec import Subject
 from .rules import Rules
 from .tolerant_record import TolerantRecord
 from .verdicts import Judged

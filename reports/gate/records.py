@@ -15,8 +15,8 @@ from ..record.base import RecordError
 from ..record.compatibility import other_machine
 from ..record.labels import ran
 from ..record.schema import Cell, Record
-from . import counts as exact
 from .baseline import Snapshot
+from .counts import compare_counts, strangeness, uncounted
 from .evidence import change, holm, quantile, tail
 from .journal import HARMLESS
 from .rules import ON_CPU, ON_GPU, Rules
@@ -28,12 +28,14 @@ ALPHA = 0.01
 SPEEDUP, LATENCY = TIMED = ("time over vanilla", "latency")
 
 
-def compare_files(base: Path, head: Path, rules: Rules, *, accept_counts: bool = False) -> Gate:
+def compare_record_files(
+    base: Path, head: Path, rules: Rules, *, accept_counts: bool = False
+) -> Gate:
     """Judge two saved records; without a verdict where one of them cannot be read. accept_counts:
     counts that changed are meant."""
     subject = f"{base} -> {head}"
     try:
-        gate = compare(files.load(base), files.load(head), rules, subject)
+        gate = compare_records(files.load(base), files.load(head), rules, subject)
     except RecordError as error:
         return nothing("stored", subject, str(error))
     if accept_counts:
@@ -43,7 +45,7 @@ def compare_files(base: Path, head: Path, rules: Rules, *, accept_counts: bool =
     return gate
 
 
-def compare(base: Record, head: Record, rules: Rules, subject: str) -> Gate:
+def compare_records(base: Record, head: Record, rules: Rules, subject: str) -> Gate:
     """Judge `head` against `base`.
 
     A speed-up over vanilla is measured within a record, round by round, and carries over between
@@ -51,9 +53,9 @@ def compare(base: Record, head: Record, rules: Rules, subject: str) -> Gate:
     """
     left, right = reading(base), reading(head)
     before, after = Snapshot.of(left), Snapshot.of(right)
-    rows = exact.compare(before, after, rules.memory)
-    gate = Gate("stored", subject, rows, _notes(base, head, exact.uncounted(before, after)))
-    if exact.strangeness(before, after):
+    rows = compare_counts(before, after, rules.memory)
+    gate = Gate("stored", subject, rows, _notes(base, head, uncounted(before, after)))
+    if strangeness(before, after):
         return gate
     doubt = _doubt("base", base) or _doubt("head", head)
     if doubt:
@@ -105,7 +107,7 @@ def _apart(base: Record, head: Record) -> str:
     if told:
         return f"another machine: {told[0]}"
     for name in ("isolate", "samples"):
-        values = getattr(base.settings, name), getattr(head.settings, name)
+        values = getattr(base.spec.stopping, name), getattr(head.spec.stopping, name)
         if values[0] != values[1]:
             return f"{name} is {values[1]}, was {values[0]}"
     return ""
@@ -211,7 +213,7 @@ def _notes(base: Record, head: Record, uncounted: str) -> list[str]:
     if apart:
         notes.append(f"absolute times are not judged: {apart}")
     for name, record in (("base", base), ("head", head)):
-        if not record.settings.isolate:
+        if not record.spec.stopping.isolate:
             notes.append(
                 f"{name} is of one process: how processes differ among themselves is not in its "
                 "intervals (tpprof compare --isolate)"

@@ -50,7 +50,7 @@ def split_level(looks: int, level: float = 0.01) -> list[float]:
     return [round(level - each * (looks - 1), 6), *[each] * (looks - 1)]
 
 
-def check(rules: Rules) -> Rules:
+def check_rules(rules: Rules) -> Rules:
     """The rules, if they make sense; raises RecordError."""
     for metric in [*rules.metrics, *rules.tolerance]:
         if metric not in METRICS:

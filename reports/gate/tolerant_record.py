@@ -112,12 +112,18 @@ class ReadModel(msgspec.Struct):
     backend: str
 
 
+class ReadSpec(msgspec.Struct):
+    """See `spec.RunSpec`."""
+
+    workload: dict[str, Any]
+
+
 class TolerantRecord(msgspec.Struct):
     """See `record.Record`."""
 
     model: ReadModel
     request: dict[str, Any]
-    workload: dict[str, Any]
+    spec: ReadSpec
     environment: dict[str, Any]
     cells: list[ReadCell]
 
@@ -130,7 +136,7 @@ class TolerantRecord(msgspec.Struct):
 
 def reading(record: Record) -> TolerantRecord:
     """What the gate reads of a record of this version."""
-    return msgspec.convert(msgspec.to_builtins(record), TolerantRecord)
+    return msgspec.json.decode(msgspec.json.encode(record), type=TolerantRecord)
 
 
 def decoded(content: bytes) -> TolerantRecord:

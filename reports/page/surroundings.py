@@ -19,7 +19,7 @@ def environment(record: Record) -> list[tuple[str, str]]:
     """Name and value of what identifies the run; what is unknown is left out."""
     model, request, around = record.model, record.request, record.environment
     packages, git = around.get("packages") or {}, (around.get("git") or {}).get("tpprof") or {}
-    gpu, settings = around.get("gpu") or {}, record.settings
+    gpu, spec = around.get("gpu") or {}, record.spec
     commit = str(git.get("commit") or "")[:12] + (", modified" if git.get("dirty") else "")
     rounds = {len({sample.round for sample in cell.samples}) for cell in record.cells}
     tokens = f"{request.before} + {request.visual} visual + {request.after}"
@@ -28,8 +28,8 @@ def environment(record: Record) -> list[tuple[str, str]]:
         ("parameters", f"{model.parameters / 1e6:,.0f} M, {model.layers} layers, {model.dtype}"),
         ("attention kernel", model.backend),
         ("request", f"{tokens} tokens, batch {request.batch}, {request.new_tokens} new tokens"),
-        ("picture", record.workload.get("image")),
-        ("prompt", record.workload.get("prompt")),
+        ("picture", spec.workload.image),
+        ("prompt", spec.workload.prompt),
         ("device", around.get("device")),
         ("memory", units.gibibytes(around.get("memory_bytes"))),
         ("CPU", around.get("cpu")),
@@ -42,7 +42,7 @@ def environment(record: Record) -> list[tuple[str, str]]:
         *((name, packages.get(name)) for name in ("torch", "transformers", "flash-attn")),
         ("tpprof", f"{record.tpprof} {commit}".strip()),
         ("rounds", _span(rounds)),
-        ("processes", len(record.processes) if settings.isolate else None),
+        ("processes", len(record.processes) if spec.stopping.isolate else None),
         ("measured", record.created + ("" if record.complete else ", interrupted")),
         ("command", record.command),
     ]
@@ -50,11 +50,10 @@ def environment(record: Record) -> list[tuple[str, str]]:
 
 
 def everything(record: Record) -> Table:
-    """The whole environment, settings, workload and peaks, one line a value."""
+    """The whole environment, specification and peaks, one line a value."""
     parts = {
         "environment": record.environment,
-        "settings": msgspec.to_builtins(record.settings),
-        "workload": record.workload,
+        **msgspec.to_builtins(record.spec),
         "peaks": msgspec.to_builtins(record.peaks),
     }
     lines = [[name, _said(value)] for part in parts for name, value in _flat(part, parts[part])]

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from .schema import Record
+from .spec import value_of
 
 MACHINE = (
     ("device",),
@@ -23,8 +24,8 @@ MACHINE = (
     ("variables",),
 )
 """Places in the environment that must agree for samples to be put together."""
-SETTINGS = ("attention", "runtimes", "keep", "equalize", "isolate", "samples", "seed", "plugins")
-"""Settings that say what is measured; the others say for how long."""
+OPTIONS = ("attention", "runtime", "keep", "equalize", "isolate", "samples", "seed", "plugin")
+"""Options that say what is measured; the others say for how long, or show in what was measured."""
 
 
 def differences(
@@ -51,16 +52,15 @@ def other_machine(first: Record, second: Record) -> list[str]:
 
 def _identity(record: Record) -> list[tuple[str, Any]]:
     model, request = msgspec.to_builtins(record.model), msgspec.to_builtins(record.request)
-    settings = msgspec.to_builtins(record.settings)
     model.pop("reason")
     cells = [f"{cell.method} ({cell.attention}, {cell.runtime})" for cell in record.cells]
     return [
         ("tpprof", record.tpprof),
         *((f"model {name}", value) for name, value in model.items()),
-        ("workload", record.workload),
+        ("workload", msgspec.to_builtins(record.spec.workload)),
         *((f"request {name}", value) for name, value in request.items()),
         ("cells", cells),
-        *((name, settings[name]) for name in SETTINGS),
+        *((name, value_of(record.spec, name)) for name in OPTIONS),
         *((" ".join(place), _at(record.environment, place)) for place in MACHINE),
     ]
 

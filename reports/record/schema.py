@@ -8,6 +8,7 @@ import msgspec
 
 from .base import Struct
 from .kept import Kept, Picture
+from .spec import RunSpec
 
 if TYPE_CHECKING:
     import pandas
@@ -285,45 +286,23 @@ class Process(Struct):
     outcome: str = ""
 
 
-class Settings(Struct):
-    """How it was measured: see the options of `tpprof compare`.
-
-    A round is one sample of every cell, or, where cells are isolated, one process of every cell
-    with `samples` requests. target: half the width of the 95 % interval over the median.
-    """
-
-    attention: list[str] = msgspec.field(default_factory=lambda: ["maps", "rows"])
-    runtimes: list[str] = msgspec.field(default_factory=lambda: ["eager"])
-    keep: str | None = None
-    equalize: bool = False
-    isolate: bool = False
-    samples: int = 1
-    target: float = 0.02
-    min_rounds: int = 6
-    max_rounds: int = 200
-    max_seconds: float | None = 25.0
-    seed: int = 0
-    plugins: list[str] = []
-    tokens: bool = False
-
-
 class Record(Struct):
-    """A run. Seconds, bytes and FLOPs throughout. peaks: of the device, if it was calibrated.
+    """A run. Seconds, bytes and FLOPs throughout. spec: what was asked for.
+    peaks: of the device, if it was calibrated.
     picture: a small copy, where the kept tokens were asked for."""
 
     schema: int
     tpprof: str
     created: str
+    spec: RunSpec
     command: str
     complete: bool
     environment: dict[str, Any]
     model: ModelInfo
-    workload: dict[str, Any]
     request: RequestInfo
     cells: list[Cell]
     processes: list[Process] = []
     peaks: Peaks | None = None
-    settings: Settings = msgspec.field(default_factory=Settings)
     picture: Picture | None = None
 
     def frame(self) -> pandas.DataFrame:

@@ -54,7 +54,7 @@ def footnotes(record: Record, listed: list[Row] | None = None) -> list[str]:
     if sums:
         off = max(abs(1 - share) for share in sums)
         verdict = "within 2 %" if off <= 0.02 else "NOT within 2 %: distrust the parts"
-        unit = "process" if record.settings.isolate else "round"
+        unit = "process" if record.spec.stopping.isolate else "round"
         lines.append(
             f"{_count(min(samples), unit)} a row; the parts of a request sum to its latency to "
             f"{units.percent(off, 2)} ({verdict})."

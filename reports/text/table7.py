@@ -87,7 +87,7 @@ def _what(record: Record) -> list[Column]:
 def _times(record: Record, listed: list[Row]) -> list[Column]:
     enough = any(row.p95 is not None for row in listed)
     plenty = any(row.p99 is not None for row in listed)
-    target = f"{record.settings.target * 100:g} %"
+    target = f"{record.spec.stopping.target_ci * 100:g} %"
     return [
         Column(
             f"latency ms\n(target ±{target})",

@@ -24,7 +24,7 @@ def budgeted(spec: str, keep: str = KEEP) -> methods.Method:
 
 @pytest.mark.parametrize("spec", ALL)
 def test_keeping_everything_is_vanilla(model: Model, spec: str) -> None:
-    inputs = tpprof.inputs(model, size=SIZE)
+    inputs = tpprof.inputs(model, image_size=SIZE)
     whole = tpprof.forward(model, inputs, "vanilla", new_tokens=3)
     for policy in POLICIES:
         kept = tpprof.forward(model, inputs, budgeted(spec, "100%"), attention=policy, new_tokens=3)
@@ -36,7 +36,7 @@ def test_keeping_everything_is_vanilla(model: Model, spec: str) -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("spec", SPECS)
 def test_the_planned_schedule_is_the_observed_one(model: Model, spec: str, policy: Policy) -> None:
-    inputs = tpprof.inputs(model, size=SIZE, new_tokens=3)
+    inputs = tpprof.inputs(model, image_size=SIZE, new_tokens=3)
     method = budgeted(spec)
     trace = tpprof.forward(model, inputs, method, attention=policy)
     assert planned(method.plan(inputs.request), inputs.request, policy) == trace.ledger
@@ -45,7 +45,7 @@ def test_the_planned_schedule_is_the_observed_one(model: Model, spec: str, polic
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_the_same_request_gives_the_same_tokens(model: Model, spec: str) -> None:
-    inputs = tpprof.inputs(model, size=SIZE)
+    inputs = tpprof.inputs(model, image_size=SIZE)
     once = tpprof.forward(model, inputs, budgeted(spec))
     again = tpprof.forward(model, inputs, budgeted(spec))
     assert all(map(torch.equal, once.kept, again.kept))
@@ -54,7 +54,7 @@ def test_the_same_request_gives_the_same_tokens(model: Model, spec: str) -> None
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_text_and_order_survive(model: Model, spec: str) -> None:
-    inputs = tpprof.inputs(model, size=SIZE)
+    inputs = tpprof.inputs(model, image_size=SIZE)
     request = inputs.request
     trace = tpprof.forward(model, inputs, budgeted(spec))
     for tokens, visual, kept in zip(
@@ -70,7 +70,7 @@ def test_text_and_order_survive(model: Model, spec: str) -> None:
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_decode_is_finite_and_caches_grow_by_one_token_a_step(model: Model, spec: str) -> None:
-    inputs = tpprof.inputs(model, size=SIZE)
+    inputs = tpprof.inputs(model, image_size=SIZE)
     trace = tpprof.forward(model, inputs, budgeted(spec), new_tokens=4)
     assert trace.tokens.shape == (1, 4)
     assert trace.step_logits.shape[1] == 3
@@ -83,8 +83,8 @@ def test_decode_is_finite_and_caches_grow_by_one_token_a_step(model: Model, spec
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_batch_of_equal_prompts_is_one_prompt_twice(model: Model, spec: str) -> None:
-    one = tpprof.forward(model, tpprof.inputs(model, size=SIZE), budgeted(spec))
-    two = tpprof.forward(model, tpprof.inputs(model, size=SIZE, batch_size=2), budgeted(spec))
+    one = tpprof.forward(model, tpprof.inputs(model, image_size=SIZE), budgeted(spec))
+    two = tpprof.forward(model, tpprof.inputs(model, image_size=SIZE, batch_size=2), budgeted(spec))
     assert two.visual_per_layer == one.visual_per_layer
     for logits in two.logits:
         torch.testing.assert_close(logits[None], one.logits, atol=1e-4, rtol=1e-3)
@@ -134,7 +134,7 @@ class _Syncs(torch.utils._python_dispatch.TorchDispatchMode):
     + [("mustdrop", 4), ("sparsevlm:adaptive=true", 4)],
 )
 def test_host_synchronisations(llava_next: Model, spec: str, stages: int) -> None:
-    inputs = tpprof.inputs(llava_next, size=SIZE)
+    inputs = tpprof.inputs(llava_next, image_size=SIZE)
     solved: dict[str, float] = {}
     tpprof.forward(llava_next, inputs, budgeted(spec), solved=solved)
     with _Syncs() as syncs:

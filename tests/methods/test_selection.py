@@ -62,7 +62,7 @@ _truths: dict[tuple[str, str], Truth] = {}
 def truth(model: Model, layout: str) -> Truth:
     key = (model.name, layout)
     if key not in _truths:
-        _truths[key] = observe(model, tpprof.inputs(model, size=SIZE, layout=layout))
+        _truths[key] = observe(model, tpprof.inputs(model, image_size=SIZE, layout=layout))
     return _truths[key]
 
 
@@ -299,7 +299,7 @@ def test_sparsevlm_raters_come_of_a_softmax(model: Model, layout: str) -> None:
     loud = copy.deepcopy(model)
     with torch.no_grad():
         loud.module.get_input_embeddings().weight.mul_(200)
-    truth = observe(loud, tpprof.inputs(loud, size=SIZE, layout=layout))
+    truth = observe(loud, tpprof.inputs(loud, image_size=SIZE, layout=layout))
     products = (truth.entering(0) @ truth.embeddings[truth.stop :].T).mean(0)
     assert not torch.equal(raters(truth), products > products.mean())
     spec = "sparsevlm:keep=1/2"
@@ -457,7 +457,7 @@ def test_policies_agree_on_later_requests(truth: Truth, layout: str, spec: str) 
     """What the first request of a series solved holds for another text, whatever the policy."""
     solved: dict[str, dict[str, float]] = {policy: {} for policy in POLICIES}
     for seed in range(4):
-        inputs = tpprof.inputs(truth.model, size=SIZE, layout=layout, seed=seed)
+        inputs = tpprof.inputs(truth.model, image_size=SIZE, layout=layout, seed=seed)
         rows, *others = (
             tpprof.forward(truth.model, inputs, spec, attention=policy, solved=solved[policy])
             for policy in POLICIES

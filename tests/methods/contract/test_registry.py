@@ -206,7 +206,7 @@ def test_the_example_in_contributing_works(model: Model, tmp_path: Path) -> None
     sys.modules["loudest"] = module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        inputs = tpprof.inputs(model, size=SIZE)
+        inputs = tpprof.inputs(model, image_size=SIZE)
         trace = tpprof.forward(model, inputs, "loudest:keep=5")
         assert trace.visual_per_layer[-1] == 5
     finally:

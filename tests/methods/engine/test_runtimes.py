@@ -96,7 +96,7 @@ def eager_laps(model: Model, inputs: Inputs, spec: str, policy: Policy = "rows")
 
 
 def request(model: Model, *, batch: int = 1, seed: int = 0, tokens: int = STEPS) -> Inputs:
-    return tpprof.inputs(model, size=SIZE, batch_size=batch, seed=seed, new_tokens=tokens)
+    return tpprof.inputs(model, image_size=SIZE, batch_size=batch, seed=seed, new_tokens=tokens)
 
 
 def test_runtimes_are_made_by_name(llava_next: Model) -> None:
@@ -118,7 +118,7 @@ def test_static_decode_is_eager_decode(model: Model, spec: str) -> None:
         assert runtime.captures == 1
     before = runtime.captures
     compare(model, request(model, batch=2), spec, runtime)
-    smaller = tpprof.inputs(model, size=(84, 168), new_tokens=2)
+    smaller = tpprof.inputs(model, image_size=(84, 168), new_tokens=2)
     compare(model, smaller, spec, runtime)
     assert runtime.captures == before + 2
     assert not runtime.fallback
@@ -244,7 +244,7 @@ def test_compiled_layers_are_eager_layers(architecture: str, spec: str, policy: 
     runtime = CompileRuntime(model, backend="eager")
     graphs = []
     for seed, size in enumerate((SIZE, SIZE, (84, 168), (231, 90), (84, 90))):
-        inputs = tpprof.inputs(model, size=size, seed=seed, new_tokens=tokens)
+        inputs = tpprof.inputs(model, image_size=size, seed=seed, new_tokens=tokens)
         _, laps = compare(model, inputs, spec, runtime, policy)
         assert laps == eager_laps(model, inputs, spec, policy)
         graphs.append(runtime.graphs)

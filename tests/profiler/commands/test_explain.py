@@ -20,11 +20,11 @@ from tpprof.profiler import cli
 from tpprof.profiler.machine import calibration
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.run.comparison import Comparison
-from tpprof.profiler.workload import Workload
 from tpprof.reports.analysis.counterparts import counterparts_of
 from tpprof.reports.analysis.explanation import explain
 from tpprof.reports.record.files import load
-from tpprof.reports.record.schema import Cell, Explanation, Record, Settings
+from tpprof.reports.record.schema import Cell, Explanation, Record
+from tpprof.reports.record.spec import RunSpec
 
 PLUGGED = Path(__file__).parents[2] / "misbehaving_plugin.py"
 
@@ -43,9 +43,8 @@ def plugged() -> Iterator[None]:
 
 
 def compared(model: Model, *specs: str, rounds: int = 6, **options: object) -> Record:
-    settings = Settings(min_rounds=rounds, max_rounds=rounds, max_seconds=None, **options)  # type: ignore[arg-type]
-    workload = Workload(size=SIZE, new_tokens=3)
-    return Comparison(list(specs), model=model, workload=workload, settings=settings).run()
+    spec = RunSpec.of(methods=specs, image_size=SIZE, new_tokens=3, rounds=rounds, **options)
+    return Comparison(spec, model=model).run()
 
 
 def told_of(record: Record, cell: Cell) -> tuple[Explanation, dict[str, float]]:

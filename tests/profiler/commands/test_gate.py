@@ -13,27 +13,28 @@ import pytest
 from command import PLUGIN, SMALL, tpprof
 from record_builders import cell, record, sample
 
-from tpprof.profiler.commands.gate_options import Named, subject_of
-from tpprof.reports.gate import config as configuration
-from tpprof.reports.gate.baseline import Subject
+from tpprof.profiler.commands.options import Typed
+from tpprof.reports.gate.config import load_config
 from tpprof.reports.record.schema import SCHEMA
+from tpprof.reports.record.spec import Subject, Workload
+from tpprof.reports.record.spec_files import rooted
 
 
 def test_options_change_what_a_file_says_field_by_field() -> None:
-    kept = Subject(
+    kept = Subject.of(
         methods=["fastv"],
         model="tiny-llava",
-        workload={"visual_tokens": 64, "new_tokens": 2},
-        plugins=["lib/mine.py"],
+        visual_tokens=64,
+        new_tokens=2,
+        plugin=["lib/mine.py"],
     )
-    named = Named(subject_of(device="cpu", new_tokens=2, seed=3), frozenset({"device", "seed"}))
-    found = named.over(kept, Path("/there"))
-    assert (found.methods, found.model, found.device) == (["fastv"], "tiny-llava", "cpu")
-    assert found.plugins == [str(Path("/there/lib/mine.py"))]
-    assert found.workload == {"visual_tokens": 64, "new_tokens": 2, "seed": 3}
-    named = Named(subject_of(image=str(PLUGIN)), frozenset({"image"}))
-    found = named.over(kept, Path("/there"))
-    assert found.workload == {"new_tokens": 2, "image": str(PLUGIN)}
+    found = Typed({"device": "cpu", "seed": 3}).over(rooted(kept, Path("/there")))
+    assert found.cells.methods == ("fastv",)
+    assert (found.model.name, found.model.device, found.model.seed) == ("tiny-llava", "cpu", 3)
+    assert found.cells.plugin == (str(Path("/there/lib/mine.py")),)
+    assert found.workload == kept.workload
+    found = Typed({"image": str(PLUGIN)}).over(rooted(kept, Path("/there")))
+    assert found.workload == Workload(new_tokens=2, image=str(PLUGIN))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_method_that_keeps_one_token_more_fails_with_its_layer(baseline: Path) -> None:
     """From another folder than it was made in: paths lead from the baseline."""
-    assert json.loads(baseline.read_text())["subject"]["plugins"] == ["../mine.py"]
+    assert json.loads(baseline.read_text())["subject"]["cells"]["plugin"] == ["../mine.py"]
     plugin = baseline.parent.parent / "mine.py"
     results = ["--json", "o.json", "--junit", "o.xml", "--summary", "s.md"]
     equal = tpprof("gate", "check", str(baseline), cwd=plugin.parent.parent)
@@ -96,11 +97,11 @@ def test_a_method_that_keeps_one_token_more_fails_with_its_layer(baseline: Path)
     changed = tpprof("gate", "check", "deep/b.json", *longer, cwd=plugin.parent)
     assert changed.returncode == 0, changed.stdout
     subject = json.loads(baseline.read_text())["subject"]
-    assert (subject["methods"], subject["model"]) == (["loudest"], "tiny-llava")
-    assert (subject["workload"]["new_tokens"], subject["plugins"]) == (3, ["../mine.py"])
+    assert (subject["cells"]["methods"], subject["model"]["name"]) == (["loudest"], "tiny-llava")
+    assert (subject["workload"]["new_tokens"], subject["cells"]["plugin"]) == (3, ["../mine.py"])
     assert "Counts against the baseline" in (plugin.parent / "o.html").read_text()
     more = json.loads(baseline.read_text())
-    more["subject"]["methods"].append("toil")
+    more["subject"]["cells"]["methods"].append("toil")
     baseline.write_text(json.dumps(more))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--tpprof-gate", "deep/b.json"],
@@ -110,7 +111,7 @@ def test_a_method_that_keeps_one_token_more_fails_with_its_layer(baseline: Path)
     )
     assert "1 failed, 4 passed" in done.stdout, "what the baseline lacks is no pass"
     damaged = json.loads(baseline.read_text())
-    damaged["subject"]["workload"]["size"] = "x"
+    damaged["subject"]["workload"]["image_size"] = "x"
     baseline.write_text(json.dumps(damaged))
     damaged = tpprof("gate", "check", "deep/b.json", cwd=plugin.parent)
     assert (damaged.returncode, "workload" in damaged.stdout) == (3, True), damaged.stdout
@@ -199,9 +200,9 @@ def test_records_that_cannot_be_read_have_no_verdict(tmp_path: Path) -> None:
 def test_gate_toml_is_begun(tmp_path: Path) -> None:
     done = tpprof("gate", "init", "fastv", "--visual-tokens", "64", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    config = configuration.load(tmp_path / "gate.toml")
-    assert config.subject.methods == ["fastv"]
-    assert config.subject.workload["visual_tokens"] == 64
+    config = load_config(tmp_path / "gate.toml")
+    assert config.subject.cells.methods == ("fastv",)
+    assert config.subject.workload.visual_tokens == 64
 
 
 def test_pytest_without_the_option_imports_nothing(tmp_path: Path) -> None:

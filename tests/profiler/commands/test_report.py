@@ -16,8 +16,9 @@ from command import RUN, tpprof
 from tpprof.methods import parse
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.run.kept_tokens import TokenViewer, picture, regions, selections
-from tpprof.profiler.workload import Preparation, Workload
+from tpprof.profiler.workload import Preparation
 from tpprof.reports.record.files import load
+from tpprof.reports.record.spec import Workload
 
 SMALL = ["--model", "tiny-llava", "--device", "cpu", "--keep", "0.25"]
 
@@ -187,7 +188,7 @@ def test_tokens_draws_several_pictures(folder: Path) -> None:
 def test_scores_are_those_that_chose(model: Model) -> None:
     look = TokenViewer.__new__(TokenViewer)
     look.model, look.methods, look.attention = model, [parse("fastv:keep=0.25,layer=2")], "rows"
-    look.workloads, look.pictures = [Workload(size=(168, 168))], {}
+    look.workloads, look.pictures = [Workload(image_size=(168, 168))], {}
     (seen,) = look.seen()
     entry = seen.kept[-1]
     scores = [score or 0.0 for score in entry.scores]
@@ -201,7 +202,7 @@ def test_scores_are_those_that_chose(model: Model) -> None:
 def test_every_token_lies_in_one_region(model: Model, size: tuple[int, int]) -> None:
     layouts = ["flat", "anyres"] if model.shape.architecture == "llava-next" else ["flat"]
     for layout in layouts:
-        prepare = Preparation(model, Workload(size=size, layout=layout))  # type: ignore[arg-type]
+        prepare = Preparation(model, Workload(image_size=size, layout=layout))  # type: ignore[arg-type]
         found = regions(model.shape, prepare)
         tokens = [
             region.first + row * region.stride + column
@@ -225,7 +226,7 @@ def test_synthetic_tokens_have_no_picture(model: Model) -> None:
 def test_layers_that_keep_the_same_are_one_entry(model: Model) -> None:
     import tpprof
 
-    inputs = tpprof.inputs(model, size=(168, 168))
+    inputs = tpprof.inputs(model, image_size=(168, 168))
     trace = tpprof.forward(model, inputs, "vanilla", new_tokens=1)
     (entry,) = selections(trace, inputs.request.visual)
     assert (entry.layer, entry.merged) == (0, 0)

@@ -89,7 +89,7 @@ def test_analytic_flops_are_the_counted_ones(
     model: Model, spec: str, policy: Policy, batch: int
 ) -> None:
     """Operator class by operator class, layer by layer, to the unit."""
-    inputs = tpprof.inputs(model, size=SIZE, batch_size=batch, new_tokens=3)
+    inputs = tpprof.inputs(model, image_size=SIZE, batch_size=batch, new_tokens=3)
     both = sides(model, inputs, spec, policy)
     assert flops_of(both.derived) == flops_of(both.shown)
     assert sum(flops_of(both.derived).values()) == both.counted
@@ -97,7 +97,7 @@ def test_analytic_flops_are_the_counted_ones(
 
 @pytest.mark.parametrize("options", [{"layout": "anyres"}, {"visual_tokens": 77}])
 def test_other_inputs_are_counted_too(model: Model, options: dict[str, object]) -> None:
-    inputs = tpprof.inputs(model, size=SIZE, **options)
+    inputs = tpprof.inputs(model, image_size=SIZE, **options)
     both = sides(model, inputs, "fastv")
     assert flops_of(both.derived) == flops_of(both.shown)
     assert sum(flops_of(both.derived).values()) == both.counted
@@ -110,7 +110,7 @@ def test_bytes_and_launches_are_the_shown_ones_or_a_floor_under_them(
     model: Model, spec: str, policy: Policy, dtype: str
 ) -> None:
     model = model if dtype == "float32" else in_half(model.shape)
-    both = sides(model, tpprof.inputs(model, size=SIZE, batch_size=2), spec, policy)
+    both = sides(model, tpprof.inputs(model, image_size=SIZE, batch_size=2), spec, policy)
     shown = regrouped(both.shown, Seen())
     for key, work in regrouped(both.derived, Work()).items():
         derived = (work.read_bytes, work.written_bytes, work.launches)
@@ -136,7 +136,7 @@ def in_half(shape: Shape) -> Model:
 
 
 def test_causal_attention_is_counted_apart(llava_next: Model) -> None:
-    inputs = tpprof.inputs(llava_next, size=SIZE)
+    inputs = tpprof.inputs(llava_next, image_size=SIZE)
     both = sides(llava_next, inputs, "fastv", "maps", keep="100%")
     text, length = llava_next.shape.text, inputs.request.length
     kernel = both.derived["prefill", "layer", 1, "attention"]
@@ -148,7 +148,7 @@ def test_causal_attention_is_counted_apart(llava_next: Model) -> None:
 
 
 def test_kv_bytes_follow_from_the_cached_tokens(model: Model) -> None:
-    inputs = tpprof.inputs(model, size=SIZE, batch_size=2)
+    inputs = tpprof.inputs(model, image_size=SIZE, batch_size=2)
     trace = tpprof.forward(model, inputs, "mustdrop:keep=1/2")
     derived = cost.kv_bytes(model.shape, inputs.request, trace.ledger.cached, itemsize=4)
     assert derived == trace.kv_bytes.prefill

@@ -23,11 +23,11 @@ from tpprof.methods.contract.policies import Policy
 from tpprof.methods.engine.ledger import planned
 from tpprof.profiler.commands import flops as plan_table
 from tpprof.profiler.cost import memory
-from tpprof.profiler.cost.conventions import CONVENTIONS, convention
+from tpprof.profiler.cost.conventions import CONVENTIONS, convention_named
 from tpprof.profiler.cost.planning import Planned, Planner, Wanted
 from tpprof.profiler.machine.calibration import named
 from tpprof.profiler.models.model import Model
-from tpprof.profiler.workload import Workload
+from tpprof.reports.record.spec import Workload
 
 
 def planner(model: str = "llava-next-7b", **options: object) -> Planner:
@@ -161,7 +161,7 @@ def test_conventions_give_what_their_sources_give() -> None:
     assert fastv.counted["paper-kv"] == pytest.approx(168.0e6)
     assert vanilla.counted["sparsevlm"] == pytest.approx(21.3e12, rel=0.005)
     with pytest.raises(InputError, match="known: default, prefill"):
-        convention("mine")
+        convention_named("mine")
 
 
 def allocated_peak(model: Model, method: methods.Method, policy: Policy, **options: Any) -> int:
@@ -236,7 +236,7 @@ def test_long_answers_need_memory_for_their_cache() -> None:
 def test_the_largest_shape_is_planned_within_little_memory() -> None:
     program = (
         "import re, sys; sys.argv = ['tpprof', 'flops', 'fastv', '--model', 'qwen2-vl-72b',"
-        " '--device', 'b200', '--sweep', 'keep']\n"
+        " '--device', 'b200', '--sweep']\n"
         "from tpprof.profiler.cli import main\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code, end\n"
@@ -281,7 +281,7 @@ def test_schedules_are_told_in_runs() -> None:
 
 @pytest.mark.parametrize("form", ["table", "csv", "json", "markdown"])
 def test_the_table_prints_in_every_format(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    conventions = [convention("fastv"), convention("paper-kv")]
+    conventions = [convention_named("fastv"), convention_named("paper-kv")]
     plans = planner(peaks=named("h100"), conventions=conventions)
     plan_table.show(plans.table(["fastv"], "320"), form, plans.peaks, conventions)
     printed = capsys.readouterr().out

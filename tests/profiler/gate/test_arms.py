@@ -20,13 +20,13 @@ import tpprof as package
 from tpprof.methods.contract.errors import InputError
 from tpprof.profiler.gate.arms import Arm, arm
 from tpprof.profiler.gate.pairs import in_a_fresh_process
-from tpprof.profiler.gate.timing import Asked, ab
-from tpprof.reports.gate.baseline import Subject
+from tpprof.profiler.gate.timing import Asked, run_ab
 from tpprof.reports.gate.journal import Ran, read
 from tpprof.reports.gate.render import from_json
 from tpprof.reports.gate.rules import Rules
 from tpprof.reports.gate.tolerant_record import decoded
 from tpprof.reports.gate.verdicts import NoVerdictError, Verdict
+from tpprof.reports.record.spec import Subject
 
 
 @pytest.fixture
@@ -136,17 +136,18 @@ def test_what_a_plug_in_imports_is_of_its_own_tree(
     asked = Asked(
         "HEAD",
         ".",
-        Subject(
+        Subject.of(
             methods=["loudest"],
             model="tiny-llava",
             device="cpu",
-            plugins=[str(plugin)],
-            workload={"visual_tokens": 64},
+            attention=["rows"],
+            plugin=[str(plugin)],
+            visual_tokens=64,
         ),
         Rules(metrics=["latency"]),
         repository.parent / "j.jsonl",
     )
-    gate = ab(asked, lambda label, done, total: None)
+    gate = run_ab(asked, lambda label, done, total: None)
     assert gate.code == 3
     assert "base imports from another tree of the project" in gate.rows[-1].rule
     assert "moved/budget/__init__.py" in gate.rows[-1].rule
@@ -201,8 +202,13 @@ TASK: dict[str, Any] = {
     "passes": True,
     "tree": None,
     "tops": [],
-    "workload": {"visual_tokens": 64, "size": [672, 672]},
-    "options": {"model": "tiny-llava", "device": "cpu", "attention": ["rows"]},
+    "options": {
+        "model": "tiny-llava",
+        "device": "cpu",
+        "attention": ["rows"],
+        "visual_tokens": 64,
+        "image_size": [672, 672],
+    },
 }
 
 

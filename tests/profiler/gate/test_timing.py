@@ -13,14 +13,14 @@ from record_builders import cell, record, sample
 
 from tpprof.methods.contract.errors import InputError
 from tpprof.profiler.gate.arms import Arm
-from tpprof.profiler.gate.timing import Asked, ab, same_code
-from tpprof.profiler.gate.tolerances import calibrate, write
+from tpprof.profiler.gate.timing import Asked, run_ab, same_code
+from tpprof.profiler.gate.tolerances import calibrate_tolerances, write_config
 from tpprof.reports.gate import config
-from tpprof.reports.gate.baseline import Subject
 from tpprof.reports.gate.journal import Judgement, Ran, read
 from tpprof.reports.gate.rules import Rules
 from tpprof.reports.gate.verdicts import Gate, Verdict
 from tpprof.reports.record.schema import Record, Span, Telemetry
+from tpprof.reports.record.spec import Subject, changed
 
 PLUGIN = Path(__file__).parents[2] / "extra_plugin.py"
 FLOPS = 1_000_000
@@ -64,11 +64,11 @@ def judged(fake: Fake, tmp_path: Path, **more: Any) -> Gate:
     given: dict[str, Any] = {
         "base": str(PLUGIN),
         "head": str(PLUGIN),
-        "subject": Subject(methods=["fastv"]),
+        "subject": Subject.of(methods=["fastv"]),
         "rules": Rules(metrics=["latency"], tolerance={"latency": 0.05}, requests=3),
         "out": tmp_path / "gate.jsonl",
     }
-    return ab(Asked(**{**given, **more}), lambda label, done, total: None, fake)
+    return run_ab(Asked(**{**given, **more}), lambda label, done, total: None, fake)
 
 
 def told(gate: Gate) -> str:
@@ -118,7 +118,7 @@ def fewer_tokens(record: Record) -> None:
 
 
 def other_workload(record: Record) -> None:
-    record.workload = {"visual_tokens": 65}
+    record.spec = changed(record.spec, visual_tokens=65)
 
 
 def throttled(record: Record) -> None:
@@ -305,14 +305,14 @@ def test_counts_that_are_meant_leave_time_to_be_judged(tmp_path: Path) -> None:
 def test_tolerances_are_found_and_written(tmp_path: Path) -> None:
     path = tmp_path / "gate.toml"
     rules = Rules(metrics=["latency"], requests=2)
-    write(path, Subject(methods=["fastv"]), rules)
+    write_config(path, Subject.of(methods=["fastv"]), rules)
     with pytest.raises(InputError, match="is there already"):
-        write(path, Subject(methods=["fastv"]), rules)
+        write_config(path, Subject.of(methods=["fastv"]), rules)
     tell = lambda label, done, total: None  # noqa: E731
-    (found,) = calibrate(path, 8, tmp_path / "c.jsonl", tell, Fake())
+    (found,) = calibrate_tolerances(path, 8, tmp_path / "c.jsonl", tell, Fake())
     assert found.tolerance >= 2 * found.detectable > 0
-    read_again = config.load(path)
+    read_again = config.load_config(path)
     assert read_again.rules.tolerance == {"latency": found.tolerance}
     assert "8 A/A pairs" in read_again.calibrated
     with pytest.raises(InputError, match="an even number from 8"):
-        calibrate(path, 4, tmp_path / "c.jsonl", tell, Fake())
+        calibrate_tolerances(path, 4, tmp_path / "c.jsonl", tell, Fake())

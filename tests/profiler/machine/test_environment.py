@@ -17,7 +17,6 @@ from tpprof.methods.contract.errors import InputError
 from tpprof.profiler import cli
 from tpprof.profiler.commands.env import lines
 from tpprof.profiler.machine import doctor
-from tpprof.profiler.machine import environment as module
 from tpprof.profiler.machine.doctor import warnings
 from tpprof.profiler.machine.environment import environment, variables
 from tpprof.reports.record.schema import GpuProcess, GpuState
@@ -232,7 +231,7 @@ def test_git_may_be_missing_or_hang(error: Exception, monkeypatch: pytest.Monkey
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(module.subprocess, "run", fail)
+    monkeypatch.setattr(subprocess, "run", fail)
     found = environment(None)["git"]["working_directory"]
     assert found["commit"] is None
     assert type(error).__name__ in found["reasons"]["commit"]

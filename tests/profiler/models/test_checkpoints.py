@@ -113,7 +113,7 @@ def framed(model: Model, before: str, after: str) -> tuple[str, str]:
 @torch.no_grad()
 def assert_same(module: Any, model: Model, tolerance: float = 1e-4, **options: Any) -> None:
     """What is loaded gives the logits of a transformers model."""
-    inputs = tpprof.inputs(model, **({"size": (100, 168), "layout": "anyres"} | options))
+    inputs = tpprof.inputs(model, **({"image_size": (100, 168), "layout": "anyres"} | options))
     ours = tpprof.forward(model, inputs, "vanilla").logits
     theirs = module(**inputs).logits[:, -1]
     torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
@@ -133,7 +133,7 @@ def test_weights_and_numbers_come_back(model: Model, loaded: Model, checkpoint: 
 
 @pytest.mark.parametrize("options", [{}, {"prompt": "green ?"}, {"text_tokens": (4, 9)}], ids=str)
 def test_logits_come_back(model: Model, loaded: Model, options: dict[str, Any]) -> None:
-    inputs = tpprof.inputs(loaded, size=(100, 168), layout="anyres", batch_size=2, **options)
+    inputs = tpprof.inputs(loaded, image_size=(100, 168), layout="anyres", batch_size=2, **options)
     mine = tpprof.forward(loaded, inputs, "vanilla", new_tokens=3)
     original = tpprof.forward(model, inputs, "vanilla", new_tokens=3)
     assert torch.equal(mine.logits, original.logits)
@@ -143,31 +143,36 @@ def test_logits_come_back(model: Model, loaded: Model, options: dict[str, Any]) 
 
 def test_pictures_are_processed_as_before(model: Model, loaded: Model) -> None:
     ours, theirs = (
-        tpprof.inputs(each, size=(90, 168), text_tokens=(4, 9)) for each in (loaded, model)
+        tpprof.inputs(each, image_size=(90, 168), text_tokens=(4, 9)) for each in (loaded, model)
     )
     assert ours.request == theirs.request
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_default_prompt_goes_through_the_chat_template(loaded: Model) -> None:
-    inputs = tpprof.inputs(loaded, size=(168, 168))
+    inputs = tpprof.inputs(loaded, image_size=(168, 168))
     assert prompt_of(loaded, inputs) == framed(
         loaded, "<s> SYSTEM USER :", f"{QUESTION} ASSISTANT :"
     )
 
 
 def test_a_prompt_of_ones_own(loaded: Model) -> None:
-    inputs = tpprof.inputs(loaded, size=(168, 168), prompt="Is the person green?", batch_size=2)
+    inputs = tpprof.inputs(
+        loaded, image_size=(168, 168), prompt="Is the person green?", batch_size=2
+    )
     assert torch.equal(inputs["input_ids"][0], inputs["input_ids"][1])
     assert prompt_of(loaded, inputs) == framed(
         loaded, "<s> SYSTEM USER :", "Is the person green ? ASSISTANT :"
     )
-    assert "ASSISTANT :" in prompt_of(loaded, tpprof.inputs(loaded, size=(168, 168), prompt=""))[1]
+    assert (
+        "ASSISTANT :"
+        in prompt_of(loaded, tpprof.inputs(loaded, image_size=(168, 168), prompt=""))[1]
+    )
 
 
 @pytest.mark.parametrize("lengths", [(0, 1), (3, 17)])
 def test_text_tokens_instead_of_a_prompt(loaded: Model, lengths: tuple[int, int]) -> None:
-    inputs = tpprof.inputs(loaded, size=(168, 168), text_tokens=lengths)
+    inputs = tpprof.inputs(loaded, image_size=(168, 168), text_tokens=lengths)
     assert (inputs.request.before, inputs.request.after) == lengths
     assert "SYSTEM" not in " ".join(prompt_of(loaded, inputs))
 
@@ -176,7 +181,7 @@ def test_no_chat_template(copy: Path) -> None:
     (copy / "chat_template.jinja").unlink()
     plain = tpprof.load(str(copy), device="cpu")
     assert plain.chat_template is None
-    inputs = tpprof.inputs(plain, size=(168, 168))
+    inputs = tpprof.inputs(plain, image_size=(168, 168))
     assert prompt_of(plain, inputs) == framed(plain, "<s> USER :", f"{QUESTION} ASSISTANT :")
 
 
@@ -186,7 +191,7 @@ def test_chat_template_of_the_joint_processor(model: Model, copy: Path) -> None:
     (copy / "chat_template.jinja").unlink()
     (copy / "chat_template.json").write_text(json.dumps({"chat_template": template}))
     old = tpprof.load(str(copy), device="cpu")
-    assert prompt_of(old, tpprof.inputs(old, size=(168, 168))) == framed(
+    assert prompt_of(old, tpprof.inputs(old, image_size=(168, 168))) == framed(
         old, "<s> green USER :", f"{QUESTION} ASSISTANT :"
     )
 
@@ -195,7 +200,7 @@ def test_a_template_that_begins_the_sequence_itself(copy: Path) -> None:
     template = copy / "chat_template.jinja"
     template.write_text("{{ bos_token }}" + template.read_text())
     begun = tpprof.load(str(copy), device="cpu")
-    before, _ = prompt_of(begun, tpprof.inputs(begun, size=(168, 168)))
+    before, _ = prompt_of(begun, tpprof.inputs(begun, image_size=(168, 168)))
     assert before.split()[:2] == ["<s>", "SYSTEM"]
 
 
@@ -205,15 +210,15 @@ def test_a_template_without_one_picture(loaded: Model, copy: Path, count: int) -
     template.write_text(template.read_text().replace(loaded.image_text, loaded.image_text * count))
     other = tpprof.load(str(copy), device="cpu")
     with pytest.raises(WorkloadError, match=f"copy: its prompt holds {count} image placeholders"):
-        tpprof.inputs(other, size=(168, 168))
-    assert tpprof.inputs(other, size=(168, 168), text_tokens=(3, 4)).request.before == 3
+        tpprof.inputs(other, image_size=(168, 168))
+    assert tpprof.inputs(other, image_size=(168, 168), text_tokens=(3, 4)).request.before == 3
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16], ids=str)
 def test_bfloat16(model: Model, checkpoint: Path, dtype: str | torch.dtype) -> None:
     half = tpprof.load(str(checkpoint), device="cpu", dtype=dtype)
     assert {weight.dtype for weight in half.module.parameters()} == {torch.bfloat16}
-    inputs = tpprof.inputs(half, size=(100, 168), layout="anyres")
+    inputs = tpprof.inputs(half, image_size=(100, 168), layout="anyres")
     trace = tpprof.forward(half, inputs, "vanilla")
     assert trace.logits.dtype == torch.bfloat16
     assert_same(half.module, half, tolerance=5e-3)
@@ -264,10 +269,10 @@ def test_bounds_of_the_checkpoints_own_image_processor(copy: Path) -> None:
     given |= {"temporal_patch_size": 2, "image_processor_type": "Qwen2VLImageProcessor"}
     (copy / "preprocessor_config.json").write_text(json.dumps(given))
     small = tpprof.load(str(copy), device="cpu")
-    assert tpprof.inputs(small, size=(672, 672)).request.visual == 9
-    assert_same(small.module, small, size=(672, 672))
+    assert tpprof.inputs(small, image_size=(672, 672)).request.visual == 9
+    assert_same(small.module, small, image_size=(672, 672))
     fresh = tpprof.load(small.shape, device="cpu")
-    assert tpprof.inputs(fresh, size=(672, 672)).request.visual == 576
+    assert tpprof.inputs(fresh, image_size=(672, 672)).request.visual == 576
 
 
 @pytest.mark.parametrize("model", ["llava", "llava-next"], indirect=True)

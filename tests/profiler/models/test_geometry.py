@@ -28,7 +28,8 @@ from tpprof.profiler.models.shapes import (
     from_config,
     tile_grid,
 )
-from tpprof.profiler.workload import Workload, plan_request
+from tpprof.profiler.workload import plan_request
+from tpprof.reports.record.spec import Workload
 
 LENGTHS = (1, 13, 27, 84, 100, 168, 251, 335, 336, 337, 480, 500, 672, 673, 1008, 1343, 2000, 5003)
 SIZES = list(itertools.product(LENGTHS, LENGTHS))
@@ -97,8 +98,8 @@ def test_anyres_is_what_transformers_packs(tiled: Shape) -> None:
 def test_plan_is_what_a_prepared_request_holds(
     model: Model, size: tuple[int, int], layout: Layout
 ) -> None:
-    planned = plan_request(model.shape, Workload(size=size, layout=layout), before=4, after=3)
-    inputs = tpprof.inputs(model, size=size, layout=layout, text_tokens=(4, 3))
+    planned = plan_request(model.shape, Workload(image_size=size, layout=layout), before=4, after=3)
+    inputs = tpprof.inputs(model, image_size=size, layout=layout, text_tokens=(4, 3))
     assert inputs.request == planned
     assert inputs["input_ids"].shape == (1, planned.length)
     assert int((inputs["input_ids"] == model.image_token).sum()) == planned.visual
@@ -124,7 +125,7 @@ def test_plan_is_what_a_prepared_request_holds(
 
 def test_order_is_the_packing_of_transformers(llava_next: Model) -> None:
     for size in PICTURES:
-        inputs = tpprof.inputs(llava_next, size=size, layout="anyres", text_tokens=(4, 3))
+        inputs = tpprof.inputs(llava_next, image_size=size, layout="anyres", text_tokens=(4, 3))
         tower = inputs.request.encoder
         assert tower is not None
         assert inputs.order is not None
@@ -202,7 +203,7 @@ def test_default_request_of_the_paper() -> None:
         plan_request(shape, Workload(layout=layout), before=35, after=25)
         for layout in ("flat", "anyres")
     )
-    assert Workload().size == (672, 672)
+    assert Workload().image_size == (672, 672)
     assert (flat.visual, flat.length) == (2880, 2940)
     assert flat.segments == (Segment(24, 24),) * 5
     assert anyres.visual == 2928

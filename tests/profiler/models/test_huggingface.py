@@ -104,7 +104,7 @@ def twin(model: Model, backend: str) -> Model:
 
 @pytest.mark.parametrize("size", [(168, 168), (84, 200), (231, 90)])
 def test_vanilla_is_the_transformers_forward(model: Model, size: tuple[int, int]) -> None:
-    inputs = tpprof.inputs(model, size=size, layout="anyres", text_tokens=TEXT)
+    inputs = tpprof.inputs(model, image_size=size, layout="anyres", text_tokens=TEXT)
     trace = tpprof.forward(model, inputs, "vanilla", new_tokens=STEPS)
     assert trace.logits.shape == (1, model.shape.text.vocabulary)
     assert trace.step_logits.shape == (1, STEPS - 1, model.shape.text.vocabulary)
@@ -113,7 +113,7 @@ def test_vanilla_is_the_transformers_forward(model: Model, size: tuple[int, int]
 
 @pytest.mark.parametrize("size", ANYRES, ids=str)
 def test_llava_next_anyres(llava_next: Model, size: tuple[int, int]) -> None:
-    inputs = tpprof.inputs(llava_next, size=size, layout="anyres", text_tokens=TEXT)
+    inputs = tpprof.inputs(llava_next, image_size=size, layout="anyres", text_tokens=TEXT)
     rows, columns = ANYRES[size]
     assert inputs.request.visual == 36 + rows * (columns + 1)
     trace = tpprof.forward(llava_next, inputs, "vanilla", new_tokens=STEPS)
@@ -124,7 +124,7 @@ def test_llava_next_anyres(llava_next: Model, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("batch_size", [1, 2])
 @pytest.mark.parametrize("size", [(168, 168), (84, 168), (200, 60)])
 def test_llava_next_flat(llava_next: Model, size: tuple[int, int], batch_size: int) -> None:
-    inputs = tpprof.inputs(llava_next, size=size, text_tokens=TEXT, batch_size=batch_size)
+    inputs = tpprof.inputs(llava_next, image_size=size, text_tokens=TEXT, batch_size=batch_size)
     if batch_size == 2:
         distinct(inputs)
     tiles = inputs["pixel_values"].shape[1]
@@ -136,7 +136,12 @@ def test_llava_next_flat(llava_next: Model, size: tuple[int, int], batch_size: i
 
 def test_batch_of_two_different_samples(model: Model) -> None:
     inputs = tpprof.inputs(
-        model, size=(100, 168), layout="anyres", text_tokens=TEXT, batch_size=2, new_tokens=STEPS
+        model,
+        image_size=(100, 168),
+        layout="anyres",
+        text_tokens=TEXT,
+        batch_size=2,
+        new_tokens=STEPS,
     )
     trace = tpprof.forward(model, distinct(inputs), "vanilla")
     assert trace.tokens.shape == (2, STEPS)
@@ -145,7 +150,7 @@ def test_batch_of_two_different_samples(model: Model) -> None:
 
 
 def test_the_picture_reaches_the_logits(model: Model) -> None:
-    inputs = tpprof.inputs(model, size=(168, 168), layout="anyres", text_tokens=TEXT)
+    inputs = tpprof.inputs(model, image_size=(168, 168), layout="anyres", text_tokens=TEXT)
     before = tpprof.forward(model, inputs, "vanilla", new_tokens=1).logits
     inputs["pixel_values"].mul_(-0.7)
     after = tpprof.forward(model, inputs, "vanilla", new_tokens=1)
@@ -157,7 +162,7 @@ def test_the_picture_reaches_the_logits(model: Model) -> None:
 def test_eager_backend(model: Model, batch_size: int) -> None:
     eager = twin(model, "eager")
     inputs = tpprof.inputs(
-        eager, size=(100, 168), layout="anyres", text_tokens=TEXT, batch_size=batch_size
+        eager, image_size=(100, 168), layout="anyres", text_tokens=TEXT, batch_size=batch_size
     )
     trace = tpprof.forward(eager, inputs, "vanilla", new_tokens=STEPS)
     assert set(implementations(eager).values()) == {"eager"}
@@ -171,7 +176,7 @@ def test_synthetic_features(model: Model, count: int, batch_size: int) -> None:
     inputs = tpprof.inputs(model, visual_tokens=count, text_tokens=TEXT, batch_size=batch_size)
     assert inputs.request.visual == count
     embed, embedded = model.module.get_input_embeddings(), inputs["inputs_embeds"]
-    text = tpprof.inputs(model, size=(84, 84), text_tokens=TEXT)["input_ids"]
+    text = tpprof.inputs(model, image_size=(84, 84), text_tokens=TEXT)["input_ids"]
     assert torch.equal(embedded[:1, : TEXT[0]], embed(text[:, : TEXT[0]]))
     assert torch.equal(embedded[:1, -TEXT[1] :], embed(text[:, -TEXT[1] :]))
     trace = tpprof.forward(model, inputs, "vanilla", new_tokens=STEPS)
@@ -197,7 +202,7 @@ def test_synthetic_samples_differ_and_the_seed_fixes_them(model: Model) -> None:
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_cache_is_as_large_as_that_of_transformers(model: Model, batch_size: int) -> None:
     inputs = tpprof.inputs(
-        model, size=(100, 168), layout="anyres", text_tokens=TEXT, batch_size=batch_size
+        model, image_size=(100, 168), layout="anyres", text_tokens=TEXT, batch_size=batch_size
     )
     trace = tpprof.forward(model, inputs, "vanilla", new_tokens=STEPS)
     prefill = model.module(**inputs, use_cache=True).past_key_values
@@ -216,7 +221,7 @@ def test_attention_setting_comes_back(model: Model, backend: str) -> None:
     chosen = twin(model, backend)
     before = implementations(chosen)
     assert set(before.values()) == {backend}
-    inputs = tpprof.inputs(chosen, size=(84, 168), layout="anyres", text_tokens=TEXT)
+    inputs = tpprof.inputs(chosen, image_size=(84, 168), layout="anyres", text_tokens=TEXT)
     expected = chosen.module(**inputs).logits
     tpprof.forward(chosen, inputs, "vanilla", new_tokens=2)
     assert implementations(chosen) == before
@@ -226,7 +231,7 @@ def test_attention_setting_comes_back(model: Model, backend: str) -> None:
 @pytest.mark.parametrize("where", ["tower", "prefill", "decode"])
 def test_attention_setting_comes_back_after_an_error(model: Model, where: str) -> None:
     before = implementations(model)
-    inputs = tpprof.inputs(model, size=(84, 168), layout="anyres", text_tokens=TEXT)
+    inputs = tpprof.inputs(model, image_size=(84, 168), layout="anyres", text_tokens=TEXT)
     expected = model.module(**inputs).logits
     seen: list[str] = []
 

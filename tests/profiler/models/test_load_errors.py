@@ -23,7 +23,8 @@ import tpprof
 from tpprof.profiler.models.load import ModelError, shape_of
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.shapes import SHAPES
-from tpprof.profiler.workload import Workload, WorkloadError
+from tpprof.profiler.workload import WorkloadError
+from tpprof.reports.record.spec import OptionError
 
 TEXT: dict[str, Any] = {
     "vocab_size": 512,
@@ -230,22 +231,22 @@ def test_flash_attention_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        ({"layout": "round"}, ("unknown layout 'round'", "flat, anyres")),
-        ({"name": "gqa"}, ("unknown workload 'gqa'", "known: pope")),
-        ({"batch_size": 0}, ("--batch-size must be at least 1, not 0",)),
-        ({"new_tokens": 0}, ("--new-tokens must be at least 1, not 0",)),
-        ({"visual_tokens": 0}, ("--visual-tokens must be at least 1, not 0",)),
-        ({"size": (84, 0)}, ("--image-size must be at least 1, not 0",)),
-        ({"text_tokens": (-1, 5)}, ("--text-tokens", "0 before and 1 after")),
-        ({"text_tokens": (5, 0)}, ("--text-tokens", "0 before and 1 after")),
+        ({"layout": "round"}, ("--layout must be 'flat' or 'anyres', not 'round'",)),
+        ({"mode": "gqa"}, ("--mode is no option", "known: image")),
+        ({"batch_size": 0}, ("--batch-size must be a whole number at least 1", "not 0")),
+        ({"new_tokens": 0}, ("--new-tokens must be a whole number at least 1", "not 0")),
+        ({"visual_tokens": 0}, ("--visual-tokens must be a whole number at least 1", "not 0")),
+        ({"image_size": (84, 0)}, ("--image-size must be 2 values, each", "not (84, 0)")),
+        ({"text_tokens": (-1, 5)}, ("--text-tokens", "at least 0", "at least 1")),
+        ({"text_tokens": (5, 0)}, ("--text-tokens", "at least 0", "at least 1")),
         ({"image": "/no/such.jpg"}, ("--image '/no/such.jpg': no such file",)),
     ],
     ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
 )
-def test_workload_that_does_not_exist(options: dict[str, Any], parts: tuple[str, ...]) -> None:
-    refusal(WorkloadError, lambda: Workload(**options), *parts)
-    if "name" not in options:
-        refusal(WorkloadError, lambda: tpprof.inputs(load("llava"), **options), *parts)
+def test_a_request_that_cannot_be(options: dict[str, Any], parts: tuple[str, ...]) -> None:
+    with pytest.raises(OptionError) as refused:
+        tpprof.inputs(load("llava"), **options)
+    assert all(part in refused.value.as_flag for part in parts), refused.value.as_flag
 
 
 def test_file_that_is_no_picture(tmp_path: Path) -> None:
@@ -270,7 +271,7 @@ def test_picture_of_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("size", [(10, 2010), (5000, 1)], ids=str)
 def test_picture_that_the_model_does_not_take(size: tuple[int, int]) -> None:
-    call = lambda: tpprof.inputs(load("qwen2-vl"), size=size)  # noqa: E731
+    call = lambda: tpprof.inputs(load("qwen2-vl"), image_size=size)  # noqa: E731
     refusal(WorkloadError, call, f"--image-size {size[0]}x{size[1]}: micro-qwen2-vl", "200")
 
 
@@ -281,8 +282,9 @@ def test_prompt_without_a_tokenizer(model: Model) -> None:
 
 
 def test_option_that_does_not_exist() -> None:
-    call = lambda: tpprof.inputs(load("llava"), colour="green")  # noqa: E731
-    refusal(WorkloadError, call, "unknown option 'colour'", "text_tokens", "layout")
+    for wrong in ({"colour": "green"}, {"keep": "1/9"}):
+        call = lambda: tpprof.inputs(load("llava"), **wrong)  # noqa: B023, E731
+        refusal(OptionError, call, f"{next(iter(wrong))} is no option", "text_tokens", "layout")
 
 
 def test_code_that_a_checkpoint_brings_is_never_run(

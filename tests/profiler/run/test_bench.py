@@ -9,13 +9,14 @@ import pytest
 from micro_models import SIZE
 
 from tpprof.methods import parse
-from tpprof.profiler.meters import memory
+from tpprof.methods.engine.run import run
+from tpprof.profiler.meters import memory, torch_profile
 from tpprof.profiler.models.model import Model
-from tpprof.profiler.run import bench as module
-from tpprof.profiler.run.bench import Bench, frozen
+from tpprof.profiler.run.bench import Bench, _settled, frozen
 from tpprof.profiler.run.cells import BenchCell, make_cells
-from tpprof.profiler.workload import Preparation, Workload
+from tpprof.profiler.workload import Preparation
 from tpprof.reports.record.schema import Telemetry
+from tpprof.reports.record.spec import Workload
 
 
 class FakeSampler:
@@ -33,7 +34,7 @@ class FakeSampler:
 
 @pytest.fixture
 def bench(llava_next: Model) -> Iterator[Bench]:
-    with Bench(llava_next, Preparation(llava_next, Workload(size=SIZE))) as bench:
+    with Bench(llava_next, Preparation(llava_next, Workload(image_size=SIZE))) as bench:
         yield bench
 
 
@@ -80,13 +81,11 @@ def test_compiling_in_the_window_marks_the_sample(
 def test_a_runtime_that_gives_up_in_the_window_is_never_mixed_in(
     bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = module.run
-
-    def run(*arguments: object, **options: object) -> object:
+    def gives_up(*arguments: object, **options: object) -> object:
         cell.runtime.fallback = "no memory for it"
-        return original(*arguments, **options)  # type: ignore[arg-type]
+        return run(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr("tpprof.profiler.run.bench.run", gives_up)
     assert bench.sample(cell, 0, 0, 0) is None
     assert cell.saved.error == "RuntimeError: eager gave up late: no memory for it"
 
@@ -117,7 +116,7 @@ def test_a_pass_that_fails_says_why_and_costs_nothing_else(
     def broken(*_: object) -> None:
         raise RuntimeError("no profiler here")
 
-    monkeypatch.setattr(module.torch_profile, "count", broken)
+    monkeypatch.setattr(torch_profile, "count", broken)
     bench.warm_up(cell)
     bench.activity(cell)
     bench.energy(cell)
@@ -156,7 +155,7 @@ def test_a_failing_energy_pass_leaves_its_reason_and_the_row(
     def broken(*_: object) -> None:
         raise RuntimeError("the counter went away")
 
-    monkeypatch.setattr(module, "energy_per_request", broken)
+    monkeypatch.setattr("tpprof.profiler.run.bench.energy_per_request", broken)
     bench._gpu = object()  # type: ignore[assignment]
     bench.energy(cell)
     bench._gpu = None
@@ -183,4 +182,4 @@ def test_a_sampler_without_a_reading_leaves_its_reason(bench: Bench, cell: Bench
     ids=str,
 )
 def test_warm_up_ends_when_times_settle_or_never_will(times: list[float], settled: bool) -> None:
-    assert module._settled(times, most=20) == settled
+    assert _settled(times, most=20) == settled

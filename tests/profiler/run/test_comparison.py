@@ -28,12 +28,12 @@ from tpprof.profiler.models.model import Model
 from tpprof.profiler.run.bench import Bench
 from tpprof.profiler.run.cells import BenchCell
 from tpprof.profiler.run.comparison import Comparison
-from tpprof.profiler.workload import Workload
 from tpprof.reports.analysis.summary import rows
 from tpprof.reports.record.files import Journal, journal_of, load
-from tpprof.reports.record.schema import Record, Settings
+from tpprof.reports.record.schema import Record
+from tpprof.reports.record.spec import RunSpec
 
-WORKLOAD = Workload(size=SIZE, new_tokens=3)
+REQUEST = {"image_size": SIZE, "new_tokens": 3}
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def broken() -> Iterator[str]:
 
 def comparison(model: Model, *specs: str, **options: object) -> Comparison:
     given = {"keep": "1/2", "max_seconds": None, "min_rounds": 2, "max_rounds": 2, **options}
-    return Comparison(specs, model=model, workload=WORKLOAD, settings=Settings(**given))  # type: ignore[arg-type]
+    return Comparison(RunSpec.of(methods=specs, **REQUEST, **given), model=model)
 
 
 def fixed(count: int) -> dict[str, object]:
@@ -222,17 +222,17 @@ def test_a_run_that_is_complete_measures_nothing_more(model: Model) -> None:
 def test_rounds_stop_when_time_is_up_but_never_before_six(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits = {"min_rounds": 6, "max_rounds": 40, "target": 1e-9}
+    limits = {"min_rounds": 6, "max_rounds": 40, "target_ci": 1e-9}
     record = comparison(model, **limits, max_seconds=0.0).run()  # type: ignore[arg-type]
     assert len(record.cells[0].samples) == 6
     ticks = iter(range(1000))
-    monkeypatch.setattr("tpprof.profiler.run.comparison.now", lambda: next(ticks))
+    monkeypatch.setattr("tpprof.profiler.run.rounds.now", lambda: next(ticks))
     record = comparison(model, **limits, max_seconds=20.0).run()  # type: ignore[arg-type]
     assert 6 < len(record.cells[0].samples) <= 30
 
 
 def test_rounds_stop_when_all_intervals_are_narrow_enough(model: Model) -> None:
-    record = comparison(model, "random", target=100.0, min_rounds=1, max_rounds=40).run()
+    record = comparison(model, "random", target_ci=100.0, min_rounds=1, max_rounds=40).run()
     assert [len(cell.samples) for cell in record.cells] == [6, 6]
     assert all(row.reached for row in rows(record))
 
@@ -280,7 +280,7 @@ def test_a_slow_down_is_found_with_its_size(
     monkeypatch.setattr("tpprof.profiler.meters.clock.time", simulated)
     monkeypatch.setattr("tpprof.profiler.run.comparison.steady", nullcontext)
     monkeypatch.setattr(Bench, "request", request)
-    record = comparison(llava_next, "vanilla:tag=slow", target=0.02, max_rounds=200).run()
+    record = comparison(llava_next, "vanilla:tag=slow", target_ci=0.02, max_rounds=200).run()
     vanilla, slow = rows(record)
     assert vanilla.reached
     assert slow.reached
@@ -312,7 +312,7 @@ def test_activity_counts_every_phase(model: Model) -> None:
 
 
 def test_the_api_refuses_what_it_cannot_use(model: Model) -> None:
-    inputs = tpprof.inputs(model, size=SIZE)
+    inputs = tpprof.inputs(model, image_size=SIZE)
     with pytest.raises(InputError, match=r"must come from tpprof\.inputs"):
         tpprof.forward(model, dict(inputs), "fastv")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="at least 1"):
@@ -320,12 +320,14 @@ def test_the_api_refuses_what_it_cannot_use(model: Model) -> None:
 
 
 def test_one_method_need_not_be_a_list(model: Model) -> None:
-    record = tpprof.compare("random", model=model, size=SIZE, rounds=1, keep="1/2")
+    record = tpprof.compare("random", model=model, image_size=SIZE, rounds=1, keep="1/2")
     assert [cell.name for cell in record.cells] == ["vanilla", "random"]
 
 
 def test_public_compare_takes_the_options_of_the_command_line(model: Model) -> None:
-    record = tpprof.compare(["random"], model=model, size=SIZE, rounds=1, keep=0.5, new_tokens=1)
+    record = tpprof.compare(
+        ["random"], model=model, image_size=SIZE, rounds=1, keep=0.5, new_tokens=1
+    )
     assert record.cells[1].visual_per_layer[-1] == round(record.request.visual / 2)
-    assert record.workload["new_tokens"] == 1
+    assert record.spec.workload.new_tokens == 1
     assert rows(record)[1].decode is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 
 import pytest
@@ -10,7 +11,9 @@ from record_builders import cell, record, sample
 
 from tpprof.methods.contract.errors import InputError
 from tpprof.profiler.run import rounds
-from tpprof.reports.record.schema import Record, Settings
+from tpprof.profiler.run.comparison import Comparison
+from tpprof.reports.record.schema import Record
+from tpprof.reports.record.spec import OptionError, RunSpec, changed
 
 
 def test_two_cells_are_measured_abba() -> None:
@@ -50,7 +53,7 @@ def test_precision_is_looked_at_after_a_round_and_its_mirror() -> None:
 
 def test_five_rounds_never_count_as_precise() -> None:
     run = noisy(0.0, 4)
-    run.settings.min_rounds = 2
+    run.spec = changed(run.spec, min_rounds=2)
     assert not rounds.enough(run, 4, spent=0.0)
 
 
@@ -60,7 +63,7 @@ def test_limits_hold_whatever_the_precision() -> None:
     assert rounds.enough(run, 9, spent=25.0), "max_seconds"
     assert not rounds.enough(run, 9, spent=24.9)
     assert rounds.enough(run, 200, spent=0.0), "max_rounds"
-    run.settings.max_seconds = None
+    run.spec = changed(run.spec, max_seconds=None)
     assert not rounds.enough(run, 9, spent=1e9)
 
 
@@ -71,24 +74,38 @@ def test_failed_cells_hold_nothing_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("options", "told"),
     [
-        ({"attention": ["all"]}, "known: rows, maps, published"),
-        ({"runtimes": ["fast"]}, "known: eager, graph, compile"),
-        ({"runtimes": ["eager", "eager"]}, "--runtime eager,eager names one twice"),
-        ({"min_rounds": 0}, "--min-rounds must be at least 1"),
+        ({"runtime": ["eager", "eager"]}, "--runtime eager,eager names one twice"),
+        ({"min_rounds": 0}, "--min-rounds must be a whole number at least 1"),
         ({"max_rounds": 3}, "--max-rounds 3 is below --min-rounds 6"),
-        ({"target": 0.0}, "--target-ci 0 is not a share above 0"),
-        ({"target": float("nan")}, "--target-ci nan"),
-        ({"max_seconds": float("nan")}, "--max-seconds must be a number"),
+        ({"target_ci": 0.0}, "--target-ci must be a number above 0"),
+        ({"target_ci": float("nan")}, "--target-ci must be a number above 0, not nan"),
+        ({"max_seconds": float("nan")}, "--max-seconds must be a .*number"),
+        ({"max_seconds": float("inf")}, "--max-seconds must be a finite number"),
         ({"max_seconds": -1.0}, "--max-seconds must be a number"),
-        ({"samples": 3}, "needs --isolate"),
-        ({"samples": 0}, "--samples must be at least 1"),
+        ({"samples": 3}, "--samples is per process: it needs --isolate"),
+        ({"samples": 0}, "--samples must be a whole number at least 1"),
     ],
 )
-def test_settings_that_cannot_be_met_are_refused(settings: dict[str, object], told: str) -> None:
+def test_limits_that_cannot_be_met_are_refused(options: dict[str, object], told: str) -> None:
+    with pytest.raises(OptionError) as refused:
+        RunSpec.of(**options)
+    assert re.match(f".*{told}", refused.value.as_flag)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"attention": ["all"]}, "known: rows, maps, published"),
+        ({"runtime": ["fast"]}, "known: eager, graph, compile"),
+    ],
+)
+def test_policies_and_runtimes_that_do_not_exist_are_refused(
+    options: dict[str, object], told: str
+) -> None:
     with pytest.raises(InputError, match=told):
-        rounds.check(Settings(**settings))  # type: ignore[arg-type]
+        Comparison(RunSpec.of(**options))
 
 
 def test_the_next_round_lies_behind_all_that_have_samples() -> None:

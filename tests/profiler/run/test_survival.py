@@ -227,7 +227,7 @@ def test_isolated_cells_run_in_processes_of_their_own(tmp_path: Path) -> None:
     assert went_on == [(0, 0), (1, 0), (1, 1), (0, 1)]
     (killed,) = [process for process in record.processes if process.outcome]
     assert (killed.cell, killed.seconds) == (2, None)
-    assert record.settings.isolate
+    assert record.spec.stopping.isolate
     assert record.complete
 
 

@@ -11,6 +11,7 @@ from tpprof.reports.analysis import caveats
 from tpprof.reports.analysis.phases import host_bound, phase_rows
 from tpprof.reports.analysis.summary import rows
 from tpprof.reports.record.schema import Activity, GpuProcess, GpuState, Process, Record, Telemetry
+from tpprof.reports.record.spec import changed
 from tpprof.reports.text import phases, sentences, table, table7
 from tpprof.reports.text.terminal import show
 
@@ -122,7 +123,7 @@ def test_samples_of_one_process_count_as_one(run: Record) -> None:
     for measured in run.cells:
         measured.samples = [sample(n // 10, 1.0 + n / 100) for n in range(300)]
     assert rows(run)[1].p95 is not None
-    run.settings.isolate = True
+    run.spec = changed(run.spec, isolate=True)
     assert rows(run)[1].p95 is None, "thirty processes, not three hundred samples"
 
 

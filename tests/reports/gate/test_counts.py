@@ -10,14 +10,14 @@ import msgspec
 import pytest
 from record_builders import cell, record, sample
 
-from tpprof.reports.gate import baseline as snapshot
-from tpprof.reports.gate import counts as exact
 from tpprof.reports.gate import records
-from tpprof.reports.gate.baseline import Baseline, Counts, Snapshot, Subject
+from tpprof.reports.gate.baseline import Baseline, Counts, Snapshot, load_baseline, save_baseline
+from tpprof.reports.gate.counts import compare_counts, strangeness, uncounted
 from tpprof.reports.gate.rules import Rules
 from tpprof.reports.gate.tolerant_record import decoded, reading
 from tpprof.reports.gate.verdicts import Gate, Judged, NoVerdictError, Verdict
 from tpprof.reports.record.schema import Activity, Cell, Memory, Record, Telemetry
+from tpprof.reports.record.spec import Subject, changed
 
 FLOPS = 1_000_000
 
@@ -62,9 +62,9 @@ def found(rows: list[Judged], metric: str) -> Judged:
 
 
 def test_equal_counts_pass() -> None:
-    rows = exact.compare(shot(), shot())
+    rows = compare_counts(shot(), shot())
     assert {row.verdict for row in rows} == {Verdict.PASS}
-    assert "launches, syncs, peak memory" in exact.uncounted(shot(), shot())
+    assert "launches, syncs, peak memory" in uncounted(shot(), shot())
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_equal_counts_pass() -> None:
 def test_any_increase_fails_and_names_its_place(
     more: dict[str, Any], metric: str, told: str
 ) -> None:
-    rows = exact.compare(shot(), shot(counts(**more)))
+    rows = compare_counts(shot(), shot(counts(**more)))
     row = found(rows, metric)
     assert row.verdict is Verdict.FAIL
     assert told in row.rule
@@ -92,7 +92,7 @@ def test_any_increase_fails_and_names_its_place(
 
 
 def test_a_decrease_passes_and_is_told() -> None:
-    rows = exact.compare(shot(), shot(counts(visual_per_layer=[64, 64, 6, 6])))
+    rows = compare_counts(shot(), shot(counts(visual_per_layer=[64, 64, 6, 6])))
     assert found(rows, "visual tokens").verdict is Verdict.IMPROVED
     assert (code(rows), Gate("exact", "", rows).verdict) == (0, Verdict.IMPROVED)
 
@@ -100,11 +100,11 @@ def test_a_decrease_passes_and_is_told() -> None:
 def test_launches_syncs_and_peak_memory_of_a_gpu() -> None:
     before = counts(launches={"prefill": 9}, syncs={"prefill": 0}, peak_bytes=1000)
     after = counts(launches={"prefill": 9}, syncs={"prefill": 1}, peak_bytes=1009)
-    rows = exact.compare(shot(before), shot(after), memory=0.01)
+    rows = compare_counts(shot(before), shot(after), memory=0.01)
     assert found(rows, "launches").verdict is Verdict.PASS
     assert found(rows, "syncs").verdict is Verdict.FAIL
     assert found(rows, "peak memory").verdict is Verdict.PASS
-    rows = exact.compare(shot(before), shot(counts(peak_bytes=1011)), memory=0.01)
+    rows = compare_counts(shot(before), shot(counts(peak_bytes=1011)), memory=0.01)
     assert found(rows, "peak memory").verdict is Verdict.FAIL
     assert found(rows, "launches").verdict is Verdict.NO_VERDICT, "counted on one side only"
 
@@ -115,7 +115,7 @@ def test_what_one_side_did_not_count_is_no_pass(metric: str, swapped: bool) -> N
     known = {"peak_bytes": 100}
     full, less = counts(**known), counts(**{**known, metric: None if "peak" in metric else {}})
     sides = [shot(less), shot(full)] if swapped else [shot(full), shot(less)]
-    assert code(exact.compare(*sides)) == 3
+    assert code(compare_counts(*sides)) == 3
 
 
 @pytest.mark.parametrize(
@@ -126,36 +126,36 @@ def test_a_version_that_counts_no_flops_is_told_from_a_count_that_failed(
     before: Any, after: Any, wanted: int
 ) -> None:
     sides = (shot(counts(counted_flops=found)) for found in (before, after))
-    assert code(exact.compare(*sides)) == wanted
+    assert code(compare_counts(*sides)) == wanted
 
 
 def test_a_cell_that_a_baseline_lacks_is_no_pass() -> None:
     more = shot(counts(), counts(cell="other"))
-    assert code(exact.compare(shot(), more)) == 0, "head has a new method"
-    rows = exact.compare(shot(), more, complete=True)
+    assert code(compare_counts(shot(), more)) == 0, "head has a new method"
+    rows = compare_counts(shot(), more, complete=True)
     assert (code(rows), found(rows, "all").cell) == (3, "other")
 
 
 def test_a_field_that_one_version_does_not_know_is_no_difference() -> None:
     old, new = shot(request={"visual": 64}), shot(request={"visual": 64, "tiles": None})
-    assert exact.strangeness(old, new) == exact.strangeness(new, old) == ""
-    assert "tiles" in exact.strangeness(old, shot(request={"visual": 64, "tiles": 5}))
+    assert strangeness(old, new) == strangeness(new, old) == ""
+    assert "tiles" in strangeness(old, shot(request={"visual": 64, "tiles": 5}))
 
 
 def test_what_some_cells_lack_is_told() -> None:
     both = shot(counts(), counts(cell="other", operators=None, counted_flops=None))
-    assert "operators of other" in exact.uncounted(both, both)
+    assert "operators of other" in uncounted(both, both)
 
 
 def test_operators_of_another_torch_are_shown_and_not_judged() -> None:
     other = {"torch": "2.14.0+cpu", "transformers": "5.23.0"}
     more = counts(operators={"prefill": 90}, kernels=["math"] * 4)
-    rows = exact.compare(shot(), shot(more, packages=other))
+    rows = compare_counts(shot(), shot(more, packages=other))
     assert found(rows, "operators").verdict is Verdict.NOT_JUDGED
     assert "torch 2.14.0+cpu, was 2.13.0+cpu" in found(rows, "operators").rule
     assert code(rows) == 0
     build = {"torch": "2.13.0+cu126", "transformers": "5.23.0"}
-    assert found(exact.compare(shot(), shot(more, packages=build)), "operators").verdict is (
+    assert found(compare_counts(shot(), shot(more, packages=build)), "operators").verdict is (
         Verdict.FAIL
     )
 
@@ -175,28 +175,28 @@ def test_operators_of_another_torch_are_shown_and_not_judged() -> None:
     ],
 )
 def test_what_cannot_be_compared_has_no_verdict(after: Snapshot, told: str) -> None:
-    rows = exact.compare(shot(), after)
+    rows = compare_counts(shot(), after)
     assert code(rows) == 3
     assert any(told in row.rule for row in rows)
 
 
 def test_a_cell_that_fails_is_a_regression_and_a_new_one_is_not_judged() -> None:
-    assert code(exact.compare(shot(), shot(counts(error="OutOfMemoryError")))) == 1
-    rows = exact.compare(shot(), shot(counts(), counts(cell="new")))
+    assert code(compare_counts(shot(), shot(counts(error="OutOfMemoryError")))) == 1
+    rows = compare_counts(shot(), shot(counts(), counts(cell="new")))
     assert rows[-1].verdict is Verdict.NOT_JUDGED
 
 
 @pytest.fixture
 def baseline(tmp_path: Path) -> Path:
     path = tmp_path / "baseline.json"
-    subject = Subject(methods=["fastv"], workload={"new_tokens": 2})
-    held = Baseline(schema=1, tpprof="0", subject=subject, memory=0.01, snapshot=shot())
-    snapshot.save(held, path)
+    subject = Subject.of(methods=["fastv"], new_tokens=2)
+    held = Baseline(schema=2, tpprof="0", subject=subject, memory=0.01, snapshot=shot())
+    save_baseline(held, path)
     return path
 
 
 def test_a_baseline_comes_back_as_it_was(baseline: Path) -> None:
-    assert snapshot.load(baseline).snapshot == shot()
+    assert load_baseline(baseline).snapshot == shot()
     assert baseline.read_bytes().endswith(b"}\n")
 
 
@@ -204,7 +204,7 @@ def test_a_baseline_comes_back_as_it_was(baseline: Path) -> None:
     ("damage", "told"),
     [
         (lambda content: content[:-40], "damaged"),
-        (lambda content: content.replace(b'"schema": 1', b'"schema": 99'), "schema 99"),
+        (lambda content: content.replace(b'"schema": 2', b'"schema": 99'), "schema 99"),
         (lambda content: content.replace(b'"memory"', b'"memmory"'), "damaged"),
         (lambda content: content.replace(b"64", b'"64"'), "damaged"),
         (lambda content: b"", "damaged"),
@@ -215,12 +215,12 @@ def test_a_baseline_comes_back_as_it_was(baseline: Path) -> None:
 def test_a_damaged_baseline_is_no_verdict(baseline: Path, damage: Any, told: str) -> None:
     baseline.write_bytes(damage(baseline.read_bytes()))
     with pytest.raises(NoVerdictError, match=told):
-        snapshot.load(baseline)
+        load_baseline(baseline)
 
 
 def test_a_missing_baseline_is_no_verdict(tmp_path: Path) -> None:
     with pytest.raises(NoVerdictError, match="make it with --update"):
-        snapshot.load(tmp_path / "none.json")
+        load_baseline(tmp_path / "none.json")
 
 
 def test_counts_are_those_of_the_record() -> None:
@@ -266,7 +266,7 @@ def pair(seconds: float, *, machine: str = "a machine", spread: float = 0.01) ->
 @pytest.mark.parametrize(("head", "wanted"), [(0.5, 0), (0.55, 0), (0.7, 1), (0.3, 0)])
 def test_records_are_judged_by_their_speedups(head: float, wanted: int) -> None:
     rules = Rules(tolerance={"latency": 0.2})
-    gate = records.compare(pair(0.5), pair(head, machine="another"), rules, "")
+    gate = records.compare_records(pair(0.5), pair(head, machine="another"), rules, "")
     assert gate.code == wanted
     timed = [row for row in gate.rows if row.metric == "time over vanilla"]
     assert [row.cell for row in timed] == ["fastv with rows"]
@@ -290,15 +290,15 @@ def interrupted(record: Record) -> None:
 def test_times_of_a_disturbed_run_have_no_verdict(change: Any, side: int) -> None:
     both = [pair(0.5), pair(0.5)]
     change(both[side])
-    gate = records.compare(*both, Rules(), "")
+    gate = records.compare_records(*both, Rules(), "")
     assert (gate.code, gate.rows[-1].metric) == (3, "times")
     assert gate.rows[-1].rule.startswith(("base", "head")[side])
 
 
 def test_what_was_not_measured_alike_has_no_absolute_times() -> None:
     apart = pair(0.5)
-    apart.settings.isolate = True
-    gate = records.compare(pair(0.5), apart, Rules(), "")
+    apart.spec = changed(apart.spec, isolate=True)
+    gate = records.compare_records(pair(0.5), apart, Rules(), "")
     assert {row.metric for row in gate.rows if "time" in row.metric} == {"time over vanilla"}
     assert any("isolate is True, was False" in note for note in gate.notes)
 
@@ -307,7 +307,7 @@ def test_records_of_vanilla_on_two_machines_tell_nothing_of_time() -> None:
     one, other = pair(0.5), pair(0.5, machine="another")
     for each in (one, other):
         each.cells.pop()
-    gate = records.compare(one, other, Rules(), "")
+    gate = records.compare_records(one, other, Rules(), "")
     assert (gate.code, "no time can be compared" in gate.rows[-1].rule) == (3, True)
 
 
@@ -316,26 +316,26 @@ def test_absolute_times_are_judged_on_one_machine() -> None:
     slow = pair(0.5)
     for each in slow.cells:
         each.samples = [sample(s.round, 2 * s.latency) for s in each.samples]
-    gate = records.compare(pair(0.5), slow, rules, "")
+    gate = records.compare_records(pair(0.5), slow, rules, "")
     verdicts = {(row.cell, row.metric): row.verdict for row in gate.rows}
     assert verdicts["fastv with rows", "time over vanilla"] is Verdict.PASS
     assert verdicts["vanilla", "latency"] is Verdict.FAIL
-    assert records.compare(slow, pair(0.5), rules, "").verdict is Verdict.IMPROVED
+    assert records.compare_records(slow, pair(0.5), rules, "").verdict is Verdict.IMPROVED
 
 
 def test_records_with_too_few_rounds_or_other_requests_have_no_verdict() -> None:
     few, rules = pair(0.5), Rules(tolerance={"latency": 0.2})
     few.cells[1].samples = few.cells[1].samples[:5]
-    gate = records.compare(few, pair(0.5), rules, "")
+    gate = records.compare_records(few, pair(0.5), rules, "")
     assert (gate.code, "too few rounds" in gate.rows[-1].rule) == (3, True)
     other = pair(0.5)
     other.request.visual = 576
-    assert records.compare(pair(0.5), other, rules, "").code == 3
+    assert records.compare_records(pair(0.5), other, rules, "").code == 3
     renamed = pair(0.5)
     renamed.cells[1].method = "fastv:tag=x"
-    assert records.compare(pair(0.5), renamed, rules, "").code == 3
+    assert records.compare_records(pair(0.5), renamed, rules, "").code == 3
 
 
 def test_rows_are_plain() -> None:
-    row = found(exact.compare(shot(), shot()), "FLOPs")
+    row = found(compare_counts(shot(), shot()), "FLOPs")
     assert dataclasses.asdict(row)["values"]["before"] == {"prefill ffn": 100, "decode ffn": 10}

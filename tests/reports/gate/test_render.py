@@ -12,13 +12,12 @@ import junitparser
 import pytest
 from markdown_it import MarkdownIt
 
-from tpprof.reports.gate import config as configuration
 from tpprof.reports.gate import render
-from tpprof.reports.gate.baseline import Subject
-from tpprof.reports.gate.config import Config
+from tpprof.reports.gate.config import Config, load_config, save_config
 from tpprof.reports.gate.rules import Rules
 from tpprof.reports.gate.verdicts import Gate, Judged, Verdict, accepted, nothing
 from tpprof.reports.record.base import RecordError
+from tpprof.reports.record.spec import Subject
 from tpprof.reports.text.table import console
 
 ODD = 'a|b <script> & "quoted"\x00\x1b[31m\nnext'
@@ -170,35 +169,38 @@ def test_nothing_is_no_pass_and_what_is_accepted_is_none_either() -> None:
 
 def test_gate_toml_comes_back_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "gate.toml"
-    subject = Subject(
+    subject = Subject.of(
         methods=["fastv:keep=320"],
-        plugins=['own \\ "method".py'],
+        plugin=['own \\ "method".py'],
         keep="1/9",
-        workload={"size": [672, 672], "image": None, "new_tokens": 2, "prompt": "What? 😀 \x7f\n"},
+        new_tokens=2,
+        prompt="What? 😀 \x7f\n",
     )
-    config = Config(schema=1, subject=subject, rules=Rules(tolerance={"latency": 0.03}))
-    configuration.save(config, path)
-    read = configuration.load(path)
+    config = Config(schema=2, subject=subject, rules=Rules(tolerance={"latency": 0.03}))
+    save_config(config, path)
+    read = load_config(path)
     assert read.rules == config.rules
-    del subject.workload["image"]  # TOML has no null
     assert read.subject == subject
 
 
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
-        ("schema = 1\n[subject", "is no TOML"),
-        ("schema = 2", "schema 2 is unknown"),
+        ("schema = 2\n[subject", "is no TOML"),
+        ("schema = 3", "schema 3 is unknown"),
         ("", "schema None is unknown"),
-        ("schema = 1\n[subject]\nmethods = 3", "Expected `array`"),
-        ('schema = 1\n[subject]\nmethods = ["a"]\n[rules.tolerance]\nlatency = -1.0', "above 0"),
-        ('schema = 1\n[subject]\nmethods = ["a"]\n[rules]\nspeed = 1', "unknown field"),
+        ("schema = 2\n[subject.cells]\nmethods = 3", "methods|array"),
+        (
+            'schema = 2\n[subject.cells]\nmethods = ["a"]\n[rules.tolerance]\nlatency = -1.0',
+            "above 0",
+        ),
+        ('schema = 2\n[subject.cells]\nmethods = ["a"]\n[rules]\nspeed = 1', "unknown field"),
     ],
 )
 def test_a_wrong_gate_toml_is_one_line(text: str, wrong: str, tmp_path: Path) -> None:
     path = tmp_path / "gate.toml"
     path.write_text(text)
     with pytest.raises(RecordError, match=wrong):
-        configuration.load(path)
+        load_config(path)
     with pytest.raises(RecordError, match="gate init"):
-        configuration.load(tmp_path / "none.toml")
+        load_config(tmp_path / "none.toml")

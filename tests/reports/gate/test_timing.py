@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tpprof.reports.gate.rules import Rules, check, check_power, split_level
+from tpprof.reports.gate.rules import Rules, check_power, check_rules, split_level
 from tpprof.reports.gate.timing import Batch, Key, Series, control_doubt, decide
 from tpprof.reports.gate.verdicts import Gate, NoVerdictError, Verdict
 from tpprof.reports.record.base import RecordError
@@ -291,7 +291,7 @@ def test_a_family_too_large_for_its_pairs_is_refused() -> None:
 )
 def test_rules_that_make_no_sense(given: dict[str, object], told: str) -> None:
     with pytest.raises(RecordError, match=told):
-        check(Rules(**{"tolerance": {"latency": 0.05}, **given}))  # type: ignore[arg-type]
+        check_rules(Rules(**{"tolerance": {"latency": 0.05}, **given}))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("looks", [1, 2, 3, 4])

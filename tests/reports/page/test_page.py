@@ -23,6 +23,7 @@ from tpprof.reports.page.gated import TITLES
 from tpprof.reports.page.render import render
 from tpprof.reports.page.sections import build
 from tpprof.reports.record.schema import Record
+from tpprof.reports.record.spec import changed
 from tpprof.reports.text import side_by_side
 
 ALL = [
@@ -271,7 +272,8 @@ def test_only_what_differs_is_told() -> None:
     first.environment["packages"] = {**same, "torch": "2.13.0+cpu"}
     second.environment["packages"] = {**same, "torch": "2.1"}
     second.cells = second.cells[:-1]
-    first.workload, second.workload = {"prompt": "a" * 200 + "b"}, {"prompt": "a" * 200 + "c"}
+    first.spec = changed(first.spec, prompt="a" * 200 + "b")
+    second.spec = changed(second.spec, prompt="a" * 200 + "c")
     told = " ".join(side_by_side.warnings([first, second], ["a", "b"]))
     assert "packages torch is 2.1, was 2.13.0+cpu" in told
     assert "package-1" not in told

@@ -12,6 +12,7 @@ from tpprof.reports.record.base import RecordError
 from tpprof.reports.record.compatibility import differences
 from tpprof.reports.record.files import Ended, Joined, Journal, Known, Taken, journal_of, load, save
 from tpprof.reports.record.schema import Process, Record
+from tpprof.reports.record.spec import changed
 
 JOINED = Process(pid=7, started="2026-01-01T00:00:00+00:00")
 
@@ -154,13 +155,14 @@ def test_kept_tokens_that_cannot_be_drawn_are_refused(
 
 def test_runs_of_one_configuration_do_not_differ(empty: Record) -> None:
     later = record(*empty.cells)
-    later.settings.max_seconds, later.created, later.model.reason = 3.0, "later", "given"
+    later.spec = changed(later.spec, max_seconds=3.0)
+    later.created, later.model.reason = "later", "given"
     assert differences(empty, later) == []
 
 
 def test_every_difference_is_named(empty: Record) -> None:
     later = record(cell("vanilla", "rows", 2.0, 100), cell("fastv", "maps", 1.0, 50))
-    later.settings.keep, later.model.dtype = "320", "float16"
+    later.spec, later.model.dtype = changed(later.spec, keep="320"), "float16"
     later.environment = {"device": "another"}
     listed = "; ".join(differences(empty, later))
     assert "model dtype is float16, was float32" in listed

@@ -1,0 +1,31 @@
+"""`tpprof init`: a file with all options of a run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...reports.record.spec import Cells, Extras, ModelSpec, RunSpec, Stopping, Workload
+from .options import Typed, fail, takes
+
+
+@takes(Cells, ModelSpec, Workload, Stopping, Extras)
+def init(
+    typed: Typed,
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("run.toml"),
+) -> None:
+    """Write run.toml: every option of `tpprof compare`, and what it is for."""
+    from ...reports.record.files import write
+    from ...reports.record.spec_files import as_toml, relative
+
+    if out.exists():
+        fail(f"{out} is there already; change it, or give another --out")
+    spec = relative(typed.alone(RunSpec), out.parent)
+    try:
+        write(out, as_toml(spec).encode())
+    except OSError as error:
+        fail(f"{out} cannot be written ({error.strerror or error})")
+    print(f"{out} is written: tpprof compare --config {out}", file=sys.stderr)

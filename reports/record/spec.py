@@ -1,0 +1,403 @@
+"""What to run, declared once.
+
+The options of the command, the keywords of `tpprof.compare`, `run.toml`, the record, the job that
+another process is given and the gate's subject all are these structs. A new option is one field.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from .base import RecordError
+
+Layout = Literal["flat", "anyres"]
+Side = Annotated[int, Meta(ge=1, le=2**16)]
+Size = tuple[Side, Side]
+"""Height and width in pixels."""
+Form = Literal["plain", "share", "size", "pair", "list", "each"]
+"""How the text of an option is read: as its type says, `2%`, `672x672`, `35,25`, `a,b`, or once
+for each time that it is given."""
+SpecT = TypeVar("SpecT", bound="Spec")
+
+
+class OptionError(RecordError):
+    """A value that an option cannot have. option: its keyword; rest: what is wrong with it; others:
+    keywords of other options that `rest` speaks of."""
+
+    def __init__(self, option: str, rest: str, *others: str) -> None:
+        super().__init__(f"{option} {rest}")
+        self.option, self.rest, self.others = option, rest, others
+
+    @property
+    def as_flag(self) -> str:
+        """The same for somebody who typed it."""
+        rest = self.rest
+        for other in self.others:
+            rest = rest.replace(other, flag_of(other))
+        return f"{flag_of(self.option)} {rest}"
+
+
+def flag_of(keyword: str) -> str:
+    """An option as it is typed."""
+    return f"--{keyword.replace('_', '-')}"
+
+
+def option(about: str, *, form: Form = "plain", keyword: str = "", **bounds: Any) -> Meta:
+    """What a field is for, how its text is read, and the values that it can have.
+
+    keyword: what it is called where it is not called as its field is.
+    """
+    return Meta(description=about, extra={"form": form, "keyword": keyword}, **bounds)
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the parts of a run's specification, and of the whole. Whoever makes one gets checked
+    values, or an OptionError. group: what the whole calls this part; "" of the whole."""
+
+    group: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for name, field in fields_of(type(self)).items():
+            given = getattr(self, name)
+            value = checked(field.keyword, given, field.type)
+            if value is not given:
+                msgspec.structs.force_setattr(self, name, value)
+
+
+class OptionField(msgspec.Struct, frozen=True):
+    """A field of one of the parts. group: the part it belongs to, by its name in RunSpec."""
+
+    name: str
+    keyword: str
+    group: str
+    type: Any
+    default: Any
+    about: str
+    form: Form
+
+    @property
+    def optional(self) -> bool:
+        """Whether it may be left without a value."""
+        return self.default is None
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether it is given or not, and has no value."""
+        return isinstance(self.default, bool)
+
+
+@functools.cache
+def fields_of(part: type[Spec]) -> dict[str, OptionField]:
+    """The options of one part, by the names of its fields; none of a whole."""
+    hints = typing.get_type_hints(part, include_extras=True)
+    found = {}
+    for field in msgspec.structs.fields(part) if part.group else ():
+        (meta,) = (m for m in hints[field.name].__metadata__ if isinstance(m, Meta) and m.extra)
+        extra = meta.extra or {}
+        found[field.name] = OptionField(
+            name=field.name,
+            keyword=extra["keyword"] or field.name,
+            group=part.group,
+            type=hints[field.name],
+            default=field.default,
+            about=meta.description or "",
+            form=extra["form"],
+        )
+    return found
+
+
+def checked(keyword: str, value: Any, hint: Any) -> Any:
+    """`value` as the field of type `hint` has it; raises OptionError in words of ours."""
+    try:
+        found = msgspec.convert(value, hint, strict=True)
+    except msgspec.ValidationError as error:
+        raise OptionError(keyword, f"must be {_wanted(hint)}, not {_shown(value)}") from error
+    if not all(math.isfinite(number) for number in _numbers(found)):
+        raise OptionError(keyword, f"must be a finite number, not {_shown(value)}")
+    return found
+
+
+def _numbers(value: Any) -> Iterable[float]:
+    if isinstance(value, tuple):
+        return [number for part in value for number in _numbers(part)]
+    return [value] if isinstance(value, float) else []
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _wanted(hint: Any) -> str:
+    """The values that a type allows, in words."""
+    kind, metas = unwrapped(hint)
+    bounds: Mapping[str, Any] = {
+        name: getattr(meta, name)
+        for meta in metas
+        for name in ("ge", "gt", "le", "lt", "min_length", "max_length")
+        if getattr(meta, name) is not None
+    }
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType or origin is typing.Union:
+        return " or ".join(_wanted(part) for part in parts if part is not type(None))
+    if origin is Literal:
+        return " or ".join(repr(part) for part in parts)
+    if origin is tuple and parts[-1] is ...:
+        return f"a list of {_wanted(parts[0])}"
+    if origin is tuple:
+        each = dict.fromkeys(_wanted(part) for part in parts)
+        return f"{len(parts)} values, {'each ' if len(each) == 1 else ''}{' and '.join(each)}"
+    if kind in (int, float):
+        words = "a whole number" if kind is int else "a number"
+        limits = [
+            f"{text} {bounds[name]:,}"
+            for name, text in (("ge", "at least"), ("gt", "above"), ("le", "at most"))
+            if name in bounds
+        ]
+        return " ".join([words, " and ".join(limits)]).strip()
+    if kind is bool:
+        return "true or false"
+    most = bounds.get("max_length", 0)
+    return f"text of 1 to {most:,} characters" if bounds.get("min_length") else "text"
+
+
+def unwrapped(hint: Any) -> tuple[Any, list[Meta]]:
+    """A type without its annotations, and those of them that bound it."""
+    metas: list[Meta] = []
+    while hasattr(hint, "__metadata__"):
+        metas += [meta for meta in hint.__metadata__ if isinstance(meta, Meta)]
+        hint = hint.__origin__
+    return hint, metas
+
+
+Text = Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+class ModelSpec(Spec, frozen=True):
+    """Which model, where and how."""
+
+    group = "model"
+
+    name: Annotated[
+        Text | None,
+        option("Shape (see `tpprof models`), checkpoint folder or hub id.", keyword="model"),
+    ] = None
+    device: Annotated[Text | None, option("cpu, cuda, cuda:1, ...")] = None
+    dtype: Annotated[Text | None, option("float32, float16 or bfloat16.")] = None
+    backend: Annotated[Text, option("Attention kernel: sdpa, flash_attention_2 or eager.")] = "sdpa"
+    seed: Annotated[int, option("Seed of random weights and text.", ge=0, le=2**32 - 1)] = 0
+
+
+class Workload(Spec, frozen=True):
+    """One request, repeated: a picture, a yes/no question, a few greedy tokens."""
+
+    group = "workload"
+
+    image: Annotated[Text | None, option("Picture; default: matplotlib's sample.")] = None
+    image_size: Annotated[
+        Size, option("HEIGHTxWIDTH in pixels the picture is resized to.", form="size")
+    ] = (672, 672)
+    prompt: Annotated[
+        Annotated[str, Meta(max_length=2**20)] | None, option("Question (needs a tokenizer).")
+    ] = None
+    text_tokens: Annotated[
+        tuple[Annotated[int, Meta(ge=0, le=2**24)], Annotated[int, Meta(ge=1, le=2**24)]] | None,
+        option("BEFORE,AFTER: random text tokens instead of a prompt.", form="pair"),
+    ] = None
+    layout: Annotated[Layout, option("LLaVA-NeXT: flat (2880) or anyres (newlines).")] = "flat"
+    visual_tokens: Annotated[
+        Annotated[int, Meta(ge=1, le=2**24)] | None,
+        option("Synthetic visual tokens, skipping the vision tower."),
+    ] = None
+    new_tokens: Annotated[int, option("Tokens to generate, greedy, exactly.", ge=1, le=2**20)] = 2
+    batch_size: Annotated[int, option("Equal prompts in one batch.", ge=1, le=2**16)] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prompt is not None and self.text_tokens is not None:
+            raise OptionError("prompt", "and text_tokens exclude each other", "text_tokens")
+        if self.visual_tokens is not None and self.image is not None:
+            raise OptionError("visual_tokens", "skips the picture: leave image out", "image")
+
+
+class Cells(Spec, frozen=True):
+    """What is compared: every method under every attention policy that concerns it, and runtime."""
+
+    group = "cells"
+
+    methods: Annotated[
+        tuple[Text, ...],
+        option("Spec strings: fastv, sparsevlm:version=1.5, fastv:keep=320", form="each"),
+    ] = ()
+    keep: Annotated[
+        Text | None, option("Budget of all methods: a count (320) or a share (0.25, 1/9).")
+    ] = None
+    equalize: Annotated[
+        bool, option("Solve all budgets for one mean over layers of the visual tokens.")
+    ] = False
+    attention: Annotated[
+        tuple[Text, ...],
+        option("Comma-separated: rows, maps, published.", form="list", min_length=1),
+    ] = ("maps", "rows")
+    runtime: Annotated[
+        tuple[Text, ...],
+        option(
+            "Comma-separated: eager, graph (decode), compile (layers).", form="list", min_length=1
+        ),
+    ] = ("eager",)
+    plugin: Annotated[
+        tuple[Text, ...], option("A .py file or module that registers methods.", form="each")
+    ] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for keyword in ("attention", "runtime"):
+            listed = getattr(self, keyword)
+            if len(set(listed)) < len(listed):
+                raise OptionError(keyword, f"{','.join(listed)} names one twice")
+
+
+class Stopping(Spec, frozen=True):
+    """How long is measured, and in how many processes.
+
+    A round is one sample of every cell, or, where cells are isolated, one process of every cell
+    with `samples` requests.
+    """
+
+    group = "stopping"
+
+    target_ci: Annotated[
+        float,
+        option("Stop when every 95 % interval is within +- this (0.02, 2%).", form="share", gt=0),
+    ] = 0.02
+    min_rounds: Annotated[int, option("Rounds at least (6 give an interval).", ge=1)] = 6
+    max_rounds: Annotated[int, option("Rounds at most.", ge=1)] = 200
+    max_seconds: Annotated[Annotated[float, Meta(ge=0)] | None, option("Time for the rounds.")] = (
+        25.0
+    )
+    rounds: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        option("Just so many rounds, however long they take."),
+    ] = None
+    isolate: Annotated[bool, option("A fresh process for each cell in each round.")] = False
+    samples: Annotated[int, option("Requests per process (--isolate).", ge=1)] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rounds is None and self.max_rounds < self.min_rounds:
+            told = f"{self.max_rounds} is below min_rounds {self.min_rounds}"
+            raise OptionError("max_rounds", told, "min_rounds")
+        if self.samples > 1 and not self.isolate:
+            raise OptionError("samples", "is per process: it needs isolate", "isolate")
+
+    @property
+    def least(self) -> int:
+        """Rounds at least."""
+        return self.rounds or self.min_rounds
+
+    @property
+    def most(self) -> int:
+        """Rounds at most."""
+        return self.rounds or self.max_rounds
+
+    @property
+    def seconds(self) -> float | None:
+        """Time for the rounds; None where their number decides."""
+        return None if self.rounds else self.max_seconds
+
+
+class Extras(Spec, frozen=True):
+    """What else the record keeps."""
+
+    group = "extras"
+
+    tokens: Annotated[bool, option("Keep which tokens stay, and a small copy of the picture.")] = (
+        False
+    )
+
+
+class Subject(Spec, frozen=True):
+    """What is run, whatever it is run for."""
+
+    model: ModelSpec = ModelSpec()
+    workload: Workload = Workload()
+    cells: Cells = Cells()
+
+    @classmethod
+    def of(cls: type[SpecT], **given: Any) -> SpecT:
+        """One of these from the keywords of its options; raises OptionError."""
+        return changed(cls(), **given)
+
+
+class RunSpec(Subject, frozen=True):
+    """All that decides what a run measures: what is run, how long, and what is kept."""
+
+    stopping: Stopping = Stopping()
+    extras: Extras = Extras()
+
+
+@functools.cache
+def options_of(whole: type[Spec]) -> dict[str, OptionField]:
+    """All options of RunSpec or Subject, by keyword."""
+    parts: list[type[Spec]] = [type(field.default) for field in msgspec.structs.fields(whole)]
+    return {field.keyword: field for part in parts for field in fields_of(part).values()}
+
+
+def changed(spec: SpecT, **given: Any) -> SpecT:
+    """`spec` with the options that are given by keyword; raises OptionError."""
+    known = options_of(type(spec))
+    parts: dict[str, dict[str, Any]] = {}
+    _require_known(given, known)
+    for keyword, value in given.items():
+        parts.setdefault(known[keyword].group, {})[known[keyword].name] = value
+    return msgspec.structs.replace(
+        spec,
+        **{
+            name: msgspec.structs.replace(getattr(spec, name), **values)
+            for name, values in parts.items()
+        },
+    )
+
+
+def part_of(part: type[SpecT], **given: Any) -> SpecT:
+    """One part from the keywords of its options; raises OptionError."""
+    known = {field.keyword: field for field in fields_of(part).values()}
+    _require_known(given, known)
+    return part(**{known[keyword].name: value for keyword, value in given.items()})
+
+
+def _require_known(given: Iterable[str], known: Mapping[str, OptionField]) -> None:
+    for keyword in given:
+        if keyword not in known:
+            near = difflib.get_close_matches(keyword, known, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise OptionError(keyword, f"is no option{hint}; known: {', '.join(known)}")
+
+
+def value_of(spec: Subject, keyword: str) -> Any:
+    """The value of an option, by keyword."""
+    field = options_of(type(spec))[keyword]
+    return getattr(getattr(spec, field.group), field.name)
+
+
+def read(whole: type[SpecT], given: Any) -> SpecT:
+    """A specification from plain data, as a file holds it; raises OptionError."""
+    try:
+        return msgspec.convert(given, whole, strict=True)
+    except msgspec.ValidationError as error:
+        raise from_validation(error) from error
+
+
+def from_validation(error: msgspec.ValidationError) -> RecordError:
+    """The error of ours that lies behind one of msgspec's, or one that says the same."""
+    cause = error.__cause__
+    return cause if isinstance(cause, RecordError) else RecordError(str(error))

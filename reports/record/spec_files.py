@@ -1,0 +1,112 @@
+"""Specifications in files: TOML that says what each option is for; paths lead from the file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from .base import RecordError
+from .spec import OptionField, RunSpec, Spec, Subject, changed, fields_of, read, value_of
+
+SubjectT = TypeVar("SubjectT", bound=Subject)
+
+ABOUT = """\
+What `tpprof compare --config` runs. Paths lead from this file.
+Lines that begin with # hold what is usual: take the # away to change them."""
+
+
+def parsed(path: Path, hint: str) -> tomlkit.TOMLDocument:
+    """A TOML file, comments and all; raises RecordError with one line. hint: what makes one."""
+    try:
+        return tomlkit.parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecordError(f"{path}: {error.strerror or error}; see {hint}") from error
+    except (TOMLKitError, ValueError) as error:
+        raise RecordError(f"{path} is no TOML ({error})") from error
+
+
+def load(path: Path) -> RunSpec:
+    """The specification in a file, its paths made absolute; raises RecordError with one line."""
+    given = parsed(path, "tpprof init").unwrap()
+    try:
+        return rooted(read(RunSpec, given), path.parent)
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}") from error
+
+
+def as_toml(spec: RunSpec) -> str:
+    """A file with every option of a run, and what each is for; those at their defaults as comments,
+    ready to be changed."""
+    document = tomlkit.document()
+    for line in ABOUT.splitlines():
+        document.add(tomlkit.comment(line))
+    for part in msgspec.structs.fields(spec):
+        table = tomlkit.table()
+        kind: type[Spec] = type(getattr(spec, part.name))
+        for option in fields_of(kind).values():
+            table.add(tomlkit.comment(option.about))
+            _add(table, option, value_of(spec, option.keyword))
+        document.add(tomlkit.nl())
+        document.add(part.name, table)
+    return tomlkit.dumps(document)
+
+
+def _add(table: Any, option: OptionField, value: Any) -> None:
+    if value != option.default:
+        table.add(option.name, plain(value))
+        return
+    example = "" if value is None else tomlkit.item(plain(value)).as_string()
+    table.add(tomlkit.comment(f"{option.name} = {example}".rstrip()))
+
+
+def plain(value: Any) -> Any:
+    """A value as TOML has it: it knows no tuples, and no None."""
+    found = msgspec.to_builtins(value)
+    if isinstance(found, dict):
+        return {name: plain(part) for name, part in found.items() if part is not None}
+    return list(found) if isinstance(found, (list, tuple)) else found
+
+
+def rooted(subject: SubjectT, folder: Path) -> SubjectT:
+    """The same with its paths, which lead from `folder`, made absolute."""
+
+    def at(name: str) -> str:
+        return str((folder / name).resolve())  # the folder may be one that is still to be made
+
+    model, image = subject.model.name, subject.workload.image
+    return changed(
+        subject,
+        model=at(model) if model and _is_checkpoint(folder / model) else model,
+        image=at(image) if image else None,
+        plugin=[at(name) if name.endswith(".py") else name for name in subject.cells.plugin],
+    )
+
+
+def relative(subject: SubjectT, folder: Path) -> SubjectT:
+    """The same as it was named here, with paths that lead from `folder`. Raises RecordError for a
+    plug-in that is not there."""
+
+    def moved(name: str) -> str:
+        return Path(os.path.relpath(Path(name).resolve(), folder.resolve())).as_posix()
+
+    model, image = subject.model.name, subject.workload.image
+    files = [name for name in subject.cells.plugin if name.endswith(".py")]
+    for name in files:
+        if not Path(name).is_file():
+            raise RecordError(f"plug-in {name!r}: no such file")
+    return changed(
+        subject,
+        model=moved(model) if model and _is_checkpoint(Path(model)) else model,
+        image=moved(image) if image else None,
+        plugin=[moved(name) if name in files else name for name in subject.cells.plugin],
+    )
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether this is a checkpoint folder, and not a folder that happens to be called so."""
+    return (path / "config.json").is_file()
