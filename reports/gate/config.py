@@ -48,7 +48,7 @@ def save_config(config: Config, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         document = parsed(path, "tpprof gate init") if path.exists() else _blank()
         _merge(document, plain(config))
-        path.write_text(tomlkit.dumps(document), encoding="utf-8")
+        path.write_text(tomlkit.dumps(document).rstrip("\n") + "\n", encoding="utf-8")
     except OSError as error:
         raise RecordError(f"{path} cannot be written ({error.strerror or error})") from error
 

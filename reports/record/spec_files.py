@@ -81,7 +81,7 @@ def rooted(subject: SubjectT, folder: Path) -> SubjectT:
     model, image = subject.model.name, subject.workload.image
     return changed(
         subject,
-        model=at(model) if model and _is_checkpoint(folder / model) else model,
+        model=at(model) if model and _is_checkpoint(Path(at(model))) else model,
         image=at(image) if image else None,
         plugin=[at(name) if name.endswith(".py") else name for name in subject.cells.plugin],
     )

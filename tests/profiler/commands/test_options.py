@@ -1,0 +1,123 @@
+"""Options of the command come from the specification of a run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tpprof.profiler import cli
+from tpprof.profiler.commands.options import parse
+from tpprof.reports.record.spec import OptionError, RunSpec, options_of
+from tpprof.reports.record.spec_files import load
+
+OPTIONS = options_of(RunSpec)
+
+
+def run(*arguments: str) -> Any:
+    """The command in this process: its exit code."""
+    sys.argv = ["tpprof", *arguments]
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code or 0
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "value"),
+    [
+        ("image_size", "336x672", (336, 672)),
+        ("text_tokens", "3, 4", (3, 4)),
+        ("target_ci", "2%", 0.02),
+        ("target_ci", "0.02", 0.02),
+        ("attention", "rows, maps", ("rows", "maps")),
+        ("max_seconds", "1e2", 100.0),
+        ("visual_tokens", "64", 64),
+        ("keep", "1/9", "1/9"),
+        ("plugin", ["a.py", "b"], ("a.py", "b")),
+    ],
+)
+def test_texts_become_values(option: str, text: Any, value: Any) -> None:
+    assert parse(OPTIONS[option], text) == value
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("image_size", "²x²"),
+        ("image_size", "336"),
+        ("image_size", "1x2x3"),
+        ("image_size", ""),
+        ("text_tokens", ""),
+        ("new_tokens", "٣"),
+        ("new_tokens", "9" * 5000),
+        ("new_tokens", "1_000"),
+        ("new_tokens", ""),
+        ("max_seconds", "nan"),
+        ("max_seconds", "inf"),
+        ("max_seconds", "1.2.3"),
+        ("target_ci", "5"),
+        ("target_ci", "%"),
+    ],
+)
+def test_texts_that_stand_for_nothing_are_refused_in_short(option: str, text: str) -> None:
+    with pytest.raises(OptionError) as refused:
+        parse(OPTIONS[option], text)
+    assert len(refused.value.as_flag) < 160
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["compare"], "name a METHOD"),
+        (["compare", "fastv", "--image", "a.png", "--image", "b.png"], "--image is given twice"),
+        (["compare", "fastv", "-m", "tiny", "--model", "tiny"], "is given twice"),
+        (["compare", "fastv", "--keep="], "--keep must be text"),
+        (["compare", "fastv", "--text-tokens", ""], "--text-tokens '' is not BEFORE,AFTER"),
+        (["compare", "fastv", "--kep", "3"], "No such option: --kep"),
+        (["compare", "fastv", "--rounds"], "requires an argument"),
+        (["gate", "init", "fastv", "--seed", "1", "--seed", "1"], "--seed is given twice"),
+        (["flops", "fastv", "--sweep", "--for-speedup", "2x"], "exclude each other"),
+        (["compare", "--config", "none.toml"], "none.toml: No such file"),
+        (["nonsense"], "No such command 'nonsense'"),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
+)
+def test_a_wrong_command_line_is_one_line(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 2
+    output = capsys.readouterr()
+    assert told in output.err
+    assert output.err.count("\n") == 1
+    assert output.out == ""
+
+
+def test_help_lists_every_option_under_a_heading(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("compare", "--help") == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    for heading in ("What runs", "The request", "How long", "What is shown and kept"):
+        assert heading in printed
+    for option in OPTIONS:
+        assert option == "methods" or f"--{option.replace('_', '-')}" in printed
+
+
+def test_a_file_is_written_and_what_is_typed_goes_before_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("init", "fastv", "--keep", "1/8", "--prompt", "Why?") == 0
+    assert load(Path("run.toml")) == RunSpec.of(methods=["fastv"], keep="1/8", prompt="Why?")
+    assert run("init", "fastv") == 2, "it is there already"
+    assert "is there already" in capsys.readouterr().err
+    given = ["--model", "tiny-llava", "--device", "cpu", "--visual-tokens", "32", "--rounds", "1"]
+    assert run("compare", "--config", "run.toml", *given, "--text-tokens", "3,4") == 0
+    assert "fastv:keep=1/8" in capsys.readouterr().out
