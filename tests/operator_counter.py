@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry
 from torch.utils.module_tracker import ModuleTracker
 
 aten = torch.ops.aten
@@ -21,8 +22,10 @@ Key = tuple[str, str, int | None, str]
 
 
 def sdpa(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kw: Any) -> int:
-    """torch counts 0 for attention on the CPU unless it is told the formula."""
-    return sdpa_flop_count(query, key, value)
+    """torch counts 0 for attention on the CPU, and before 2.12 refuses grouped heads: the scores
+    [B, H, q, k] and the output [B, H, q, d], each element a sum of products."""
+    scores = math.prod((*query[:3], key[2]))
+    return 2 * scores * query[3] + 2 * scores * value[3]
 
 
 MAPPING: dict[Any, Callable[..., Any]] = {KERNEL: sdpa}

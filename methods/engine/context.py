@@ -61,6 +61,12 @@ class Context:
         self.attention.reading = reading
         self.attention.lap = lap
 
+    def rest(self) -> None:
+        """Let go of what the last layer was told: its lap leads back here, and such a circle holds
+        the request's tensors until garbage is collected, which is off while the clock runs."""
+        self.set_attention(use_map=False, reading=None)
+        self.attention.masks.clear()
+
 
 @dataclass
 class TokenSequence:

@@ -46,7 +46,6 @@ class Prefill:
             self.scores = reading.values if reading else None
             context.lap("prefill", "layer", index)
             self._act("leaving", index)
-        context.attention.masks.clear()
         if context.plan.compressed and self.selections:
             self._compress()
             context.lap("prefill", "compress")

@@ -89,9 +89,12 @@ def run(
 def _request(context: Context, new_tokens: int) -> Trace:
     decoder, runtime = context.decoder, context.runtime
     with runtime.in_force():
-        sequence = embed(context)
-        prefill = Prefill(context, sequence)
-        hidden = prefill.run()
+        try:
+            sequence = embed(context)
+            prefill = Prefill(context, sequence)
+            hidden = prefill.run()
+        finally:
+            context.rest()
         logits = decoder.head(hidden[:, -1:])[:, 0]
         tokens = [logits.argmax(-1, keepdim=True)]
         context.lap("head", "head")

@@ -25,6 +25,14 @@ LAUNCHES = ("cudaLaunch", "cuLaunch", "cudaGraphLaunch")
 WAITS = ("Synchronize",)  # of a stream, an event or the device
 BLOCKING = ("cudaMemcpy", "cudaMemcpy2D", "cudaFree")  # wait, though their names do not say so
 ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
+KERNELS = (
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_fused_attention_overrideable",
+)
+"""torch's attention operators, all of which take queries, keys and values first."""
 ATTENTION = ("scaled_dot_product", "flash_attn", "_attention_forward")
 
 Event = dict[str, Any]
@@ -42,16 +50,10 @@ def flops(request: Callable[[Lap], object]) -> dict[str, int]:
     import torch
     from torch.utils import flop_counter
 
-    def attention(
-        query: Any, key: Any, value: Any, *given: Any, out_shape: Any = None, **more: Any
-    ) -> int:
-        return int(formula(query, key, value))
-
-    # Of attention on the CPU it knows no formula, and counts 0.
-    formula: Any = flop_counter.sdpa_flop_count
-    kernel: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    aten: Any = torch.ops.aten
+    kernels = {getattr(aten, name): _attention_flops for name in KERNELS if hasattr(aten, name)}
     found: dict[str, int] = {}
-    with flop_counter.FlopCounterMode(display=False, custom_mapping={kernel: attention}) as counter:
+    with flop_counter.FlopCounterMode(display=False, custom_mapping=kernels) as counter:
 
         def lap(phase: str, part: str, index: int | None = None) -> None:
             new = counter.get_total_flops() - sum(found.values())
@@ -59,6 +61,18 @@ def flops(request: Callable[[Lap], object]) -> dict[str, int]:
 
         request(lap)
     return {phase: count for phase, count in found.items() if count}
+
+
+def _attention_flops(
+    query: Any, key: Any, value: Any, *given: Any, out_shape: Any = None, **more: Any
+) -> int:
+    """Both products of dense attention, from the shapes of its tensors [B, heads, tokens, width]:
+    2 * B * H * queries * keys * (width of keys + width of values), H heads of the queries.
+
+    torch's own formula refuses grouped heads up to 2.11, and of attention on a CPU it has none.
+    """
+    batch, heads, queries, width = query
+    return int(2 * batch * heads * queries * key[2] * (width + value[3]))
 
 
 def trace(device: Any, request: Callable[[Lap], object]) -> list[Event]:

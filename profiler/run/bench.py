@@ -29,6 +29,7 @@ from .kept_tokens import selections
 SETTLED = 0.02  # warm-up ends when the last three requests lie this close together
 FEWEST_WARMUPS = {"cpu": 1, "cuda": 4}
 MOST_WARMUPS = {"cpu": 1, "cuda": 20}
+_freezers = 0
 COMPILED_WARMUPS = 4  # requests that may compile, capture or recompile
 
 
@@ -250,14 +251,18 @@ class Bench:
 @contextmanager
 def frozen() -> Iterator[None]:
     """What is loaded by now is not looked through again by every collection of garbage."""
-    ours = gc.get_freeze_count() == 0
-    if ours:
+    global _freezers
+    if (
+        _freezers == 0
+    ):  # Python 3.12 starts with frozen objects of its own: their count says nothing
         gc.collect()
         gc.freeze()
+    _freezers += 1
     try:
         yield
     finally:
-        if ours:
+        _freezers -= 1
+        if _freezers == 0:
             gc.unfreeze()
 
 

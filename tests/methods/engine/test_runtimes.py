@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -204,6 +206,47 @@ def test_a_graph_needs_a_cuda_device(llava_next: Model) -> None:
 def test_flash_attention_takes_no_mask(llava_next: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llava_next, "backend", "flash_attention_2")
     assert "no additive mask" in GraphRuntime(llava_next, capture=Fake()).fallback
+
+
+@pytest.mark.parametrize("new_tokens", [1, STEPS])
+@pytest.mark.parametrize("name", ["eager", "graph"])
+@pytest.mark.parametrize("spec", ["vanilla", "fastv", "sparsevlm", "mustdrop"])
+def test_no_cycle_keeps_a_request_alive(
+    spec: str, name: str, new_tokens: int, llava_next: Model
+) -> None:
+    """Garbage is not collected while the clock runs: what a request held must go with it."""
+    runtime = GraphRuntime(llava_next, capture=Fake()) if name == "graph" else Runtime(llava_next)
+    inputs = tpprof.inputs(llava_next, image_size=SIZE)
+    pixels = weakref.ref(inputs["pixel_values"])
+    gc.collect()
+    gc.disable()
+    try:
+        trace = run(llava_next, inputs, budgeted(spec), new_tokens=new_tokens, runtime=runtime)
+        logits = weakref.ref(trace.logits)
+        del inputs, trace
+        assert pixels() is None
+        assert logits() is None
+    finally:
+        gc.enable()
+
+
+def test_no_cycle_keeps_a_failed_request_alive(llava_next: Model) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("no more")
+
+    inputs = tpprof.inputs(llava_next, image_size=SIZE)
+    pixels = weakref.ref(inputs["pixel_values"])
+    runtime = Runtime(llava_next)
+    runtime.decode = fail  # type: ignore[assignment, method-assign]
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(RuntimeError, match="no more"):
+            run(llava_next, inputs, budgeted("fastv"), runtime=runtime)
+        del inputs
+        assert pixels() is None
+    finally:
+        gc.enable()
 
 
 def test_a_capture_that_fails(llava_next: Model) -> None:
