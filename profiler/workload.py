@@ -40,11 +40,7 @@ class Preparation:
         self.seed = seed
         if workload.image is not None and not Path(workload.image).is_file():
             raise OptionError("image", f"{workload.image!r}: no such file, or a folder")
-        if workload.prompt is not None and model.tokenizer is None:
-            raise WorkloadError(
-                f"{model.name} has random weights and no tokenizer: "
-                "use --text-tokens BEFORE,AFTER instead of --prompt"
-            )
+        self._require_companions()
         self.picture = None if workload.visual_tokens else load_picture(workload)
         self.request = self._request()
         self.features = self._features() if workload.visual_tokens else None
@@ -59,6 +55,25 @@ class Preparation:
         assert self.picture is not None
         pixels = self.model.pixels([self.picture] * self.workload.batch_size)
         return self.model.assemble(pixels, ids, self.request, self.workload.layout)
+
+    def _require_companions(self) -> None:
+        """See that the model has what this request needs of it."""
+        model, workload = self.model, self.workload
+        if workload.prompt is not None and model.tokenizer is None and not model.missing:
+            raise WorkloadError(
+                f"{model.name} has random weights and no tokenizer: "
+                "use --text-tokens BEFORE,AFTER instead of --prompt"
+            )
+        if "tokenizer" in model.missing and workload.text_tokens is None:
+            raise WorkloadError(
+                f"{model.name}: no readable tokenizer ({model.missing['tokenizer']}); "
+                "use --text-tokens BEFORE,AFTER, which needs none"
+            )
+        if "image processor" in model.missing and workload.visual_tokens is None:
+            raise WorkloadError(
+                f"{model.name}: no readable image processor ({model.missing['image processor']}); "
+                "use --visual-tokens N, which needs none"
+            )
 
     @property
     def _random(self) -> bool:

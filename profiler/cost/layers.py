@@ -1,7 +1,7 @@
 """Work of one layer: of the decoder, of the vision tower, and of what stands around them.
 
-Sizes: t tokens (batch included), q queries and k keys a sample, d = hidden width, H heads, kv =
-kv_heads * head_dim, m = FFN width, w = bytes of an element. A product counts as `matmul` says.
+Sizes: t tokens (batch included), q queries and k keys a sample, d = hidden width, H heads, a = H *
+head_dim, kv = kv_heads * head_dim, m = FFN width. A product counts as `matmul` says.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ def decoder_layer(
 ) -> Operators:
     """One decoder layer over `queries` tokens a sample, which attend to `keys` tokens.
 
-    projections: q, k, v and o, 2td(2d + 2kv) FLOPs. attention: 4 * batch * qkd FLOPs dense; causal
+    projections: q, k, v and o, 2td(2a + 2kv) FLOPs. attention: 4 * batch * qka FLOPs dense; causal
     q * k - q(q - 1)/2 pairs in place of q * k. With `full_map` it is called `attention map`: dense,
     and the map [batch, H, q, k] is written and read for the softmax and for the values. ffn: three
-    products, 6tdm. elementwise: two norms, rotary embedding, activation, two residual sums.
+    products, 6tdm. elementwise: norms, rotary embedding, activation, two residual sums.
     """
-    width, inner, kv = text.hidden, text.intermediate, text.kv_heads * text.head_dim
+    width, inner = text.hidden, text.intermediate
+    queries_width, kv = text.attention_width, text.kv_width
     tokens = batch * queries
 
     def linear(wide: int, narrow: int, *, bias: bool = False) -> Work:
@@ -30,16 +31,27 @@ def decoder_layer(
     name = "attention map" if full_map else "attention"
     pairs = queries * keys if full_map else queries * keys - queries * (queries - 1) // 2
     return {
-        "projections": linear(width, width, bias=text.qkv_bias)
+        "projections": linear(width, queries_width, bias=text.qkv_bias)
         + keys_values
-        + linear(width, width),
+        + linear(queries_width, width, bias=text.output_bias),
         name: _attention(
-            batch, text.heads, width, kv, queries, keys, pairs, itemsize, full_map=full_map
+            batch,
+            text.heads,
+            queries_width,
+            kv,
+            queries,
+            keys,
+            pairs,
+            itemsize,
+            full_map=full_map,
         ),
-        "ffn": linear(width, inner).times(2) + linear(inner, width),
+        "ffn": linear(width, inner, bias=text.ffn_bias).times(2)
+        + linear(inner, width, bias=text.ffn_bias),
         "elementwise": elementwise(
-            tokens * (6 * width + kv + 2 * inner) + 2 * width,
-            tokens * (5 * width + kv + inner),
+            tokens * (5 * width + queries_width + kv + 2 * inner)
+            + text.norms * width
+            + text.qk_norm,
+            tokens * (4 * width + queries_width + kv + inner),
             itemsize,
             launches=5,
         ),
@@ -113,15 +125,15 @@ def tower_layer(
 
 
 def projector(shape: Shape, patches: int, itemsize: int) -> Operators:
-    """What turns `patches` patches (all tiles) into visual tokens: two products with biases."""
-    width = shape.vision.hidden * shape.vision.merge**2
+    """What turns `patches` patches (all tiles) into visual tokens: two products, and biases."""
+    width = shape.vision.hidden * shape.vision.merge**2 * shape.vision.feature_layers
     tokens = patches // shape.vision.merge**2
     joined = shape.architecture == "qwen2-vl"
     inner = width if joined else shape.text.hidden
     norm = tokens * width if joined else 0
     return {
-        "projector": matmul(tokens, width, inner, itemsize, bias=True)
-        + matmul(tokens, inner, shape.text.hidden, itemsize, bias=True),
+        "projector": matmul(tokens, width, inner, itemsize, bias=shape.projector_bias)
+        + matmul(tokens, inner, shape.text.hidden, itemsize, bias=shape.projector_bias),
         "elementwise": elementwise(
             tokens * inner + norm, tokens * inner + norm, itemsize, launches=1 + int(joined)
         ),

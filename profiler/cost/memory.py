@@ -78,7 +78,7 @@ def _prefill(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> I
     embedding makes of queries, keys and values.
     """
     text, batch = shape.text, request.batch
-    kv = text.kv_heads * text.head_dim
+    kv = text.kv_width
     full_caches = kv_bytes(shape, request, ledger.tokens, itemsize)
     for layer, tokens in enumerate(ledger.tokens):
         caches = sum(full_caches[: layer + 1])
@@ -89,8 +89,8 @@ def _prefill(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> I
         read = ledger.rows.get(layer)
         rows = batch * text.heads * read.rows * read.keys * SCORE_BYTES if read else 0
         feed_forward = states * 3 * (text.hidden + text.intermediate)
-        rotary = states * (3 * text.hidden + 2 * kv)
-        attention = states * 3 * text.hidden + max(full, rows, rotary)
+        rotary = states * (3 * text.attention_width + 2 * kv)
+        attention = states * (2 * text.hidden + text.attention_width) + max(full, rows, rotary)
         yield caches + max(feed_forward, attention)
 
 

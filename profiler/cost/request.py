@@ -31,7 +31,7 @@ def items(shape: Shape, request: Request, plan: Plan, ledger: Ledger, itemsize: 
 def kv_bytes(shape: Shape, request: Request, cached: list[int], itemsize: int) -> list[int]:
     """Bytes of keys and values per decoder layer: 2 * tokens * kv_heads * head_dim * itemsize."""
     text = shape.text
-    token = 2 * text.kv_heads * text.head_dim * itemsize
+    token = 2 * text.kv_width * itemsize
     return [token * count * request.batch for count in cached]
 
 
@@ -73,9 +73,14 @@ def _prefill(
         )
         yield from _each("prefill", "layer", layer, done)
         if read := ledger.rows.get(layer):
-            kv = text.kv_heads * text.head_dim
             rows = layers.attention_rows(
-                request.batch, text.heads, text.hidden, kv, read.rows, read.keys, itemsize
+                request.batch,
+                text.heads,
+                text.attention_width,
+                text.kv_width,
+                read.rows,
+                read.keys,
+                itemsize,
             )
             yield Item("prefill", "score", layer, "rows", rows)
 

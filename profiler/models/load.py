@@ -8,13 +8,18 @@ from typing import Any
 
 import torch
 
-from ...methods.contract.errors import InputError, first_line
+from ...methods.contract.errors import first_line
+from .configs import ModelError, config, from_config
 from .llava import Llava, LlavaNext
 from .model import Model
-from .processors import default_processor, processors, transformers_class
+from .processors import companions, default_processor, transformers_class
 from .qwen2_vl import Qwen2VL
-from .shapes import SHAPES, Architecture, Shape, config, from_config
+from .shapes import SHAPES, Architecture, Shape
 
+BUFFERS = ("inv_freq", "position_ids")
+"""Ends of names under which older checkpoints save what is no weight."""
+WEIGHTS = (".safetensors", ".bin")
+POINTER = b"version https://git-lfs"
 BACKENDS = ("sdpa", "flash_attention_2", "eager")
 
 _ADAPTERS: dict[Architecture, tuple[type[Model], str]] = {
@@ -27,10 +32,6 @@ _ARCHITECTURES: dict[str, Architecture] = {
     "llava_next": "llava-next",
     "qwen2_vl": "qwen2-vl",
 }
-
-
-class ModelError(InputError):
-    """A model that does not exist, cannot be read, or is of no supported architecture."""
 
 
 def load(
@@ -143,8 +144,8 @@ def shape_of(name: str) -> Shape:
     """The shape of a named model, a checkpoint folder or a hub id; weights are not read."""
     if name in SHAPES:
         return SHAPES[name]
-    architecture, given, source = _read_config(name)
-    return from_config(Path(source).name, architecture, given)
+    architecture, given, _ = _read_config(name)
+    return from_config(name, architecture, given)
 
 
 def _read_config(name: str) -> tuple[Architecture, Any, str]:
@@ -164,19 +165,13 @@ def _read_config(name: str) -> tuple[Architecture, Any, str]:
         raise ModelError(
             f"{name}: architecture {given.model_type!r} is not supported; known: {known}"
         )
-    _check_config(name, given)
     return architecture, given, source
 
 
 def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backend: str) -> Model:
     architecture, given, source = _read_config(name)
+    shape = from_config(name, architecture, given)
     adapter, class_name = _ADAPTERS[architecture]
-    try:
-        parts = processors(source, architecture)
-    except Exception as error:
-        raise ModelError(
-            f"{name}: no readable tokenizer or image processor ({first_line(error)})"
-        ) from error
     try:
         module, report = transformers_class(class_name).from_pretrained(
             source,
@@ -189,11 +184,33 @@ def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backen
     except Exception as error:
         raise ModelError(f"{name}: no readable weights ({first_line(error)})") from error
     _check_weights(name, report)
-    shape = from_config(Path(source).name, architecture, given)
-    return adapter(module.to(device), shape, backend=backend, source=f"checkpoint {name}", **parts)
+    _check_size(name, shape, module)
+    return adapter(
+        module.to(device),
+        shape,
+        backend=backend,
+        source=f"checkpoint {name}",
+        **vars(companions(source, architecture)),
+    )
+
+
+def _check_size(name: str, shape: Shape, module: Any) -> None:
+    """Hold what the formulas say of the model against what was loaded."""
+    held = sum(weight.numel() for weight in module.parameters())
+    if held != shape.parameters:
+        raise ModelError(
+            f"{name}: its weights hold {held:,} parameters, and {shape.parameters:,} by what its "
+            "config says: a part of this model is not understood"
+        )
 
 
 def _check_weights(name: str, report: dict[str, Any]) -> None:
+    foreign = sorted(key for key in report["unexpected_keys"] if not key.endswith(BUFFERS))
+    if foreign:
+        raise ModelError(
+            f"{name}: {len(foreign)} weights belong to no part of the model, {foreign[0]!r} first: "
+            "it is another one than config.json says, or holds an adapter"
+        )
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ModelError(
@@ -211,8 +228,18 @@ def _check_weights(name: str, report: dict[str, Any]) -> None:
 def _check_name(name: str, folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ModelError(f"{name} is a file; give the checkpoint folder that holds config.json")
+    if folder.is_dir() and (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{name} holds an adapter (adapter_config.json), which would not be measured; merge it "
+            "into its base model, save that, and give its folder"
+        )
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ModelError(f"{name} is no checkpoint: it holds no config.json")
+    for path in sorted(folder.glob("*")) if folder.is_dir() else []:
+        if path.suffix in WEIGHTS and path.is_file() and _is_pointer(path):
+            raise ModelError(
+                f"{name}: {path.name} is a git-lfs pointer and not the weights; run `git lfs pull`"
+            )
     looks_like_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
     if not folder.is_dir() and not looks_like_hub_id:
         near = difflib.get_close_matches(name, SHAPES, n=1)
@@ -223,33 +250,7 @@ def _check_name(name: str, folder: Path) -> None:
         )
 
 
-def _check_config(name: str, given: Any) -> None:
-    text = given.text_config
-    if _slides(text):
-        raise ModelError(
-            f"{name}: sliding-window attention is not supported; known: full attention"
-        )
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    if head_dim * text.num_attention_heads != text.hidden_size:
-        raise ModelError(
-            f"{name}: {text.num_attention_heads} heads of head_dim {head_dim} are not supported; "
-            f"known: heads that share the hidden size, {text.hidden_size}"
-        )
-    if given.model_type == "qwen2_vl":
-        return
-    tower = given.vision_config.model_type
-    if tower != "clip_vision_model":
-        raise ModelError(
-            f"{name}: vision tower {tower!r} is not supported; known: clip_vision_model"
-        )
-    if given.vision_feature_select_strategy != "default":
-        raise ModelError(
-            f"{name}: vision_feature_select_strategy {given.vision_feature_select_strategy!r} "
-            "is not supported; known: default"
-        )
-
-
-def _slides(text: Any) -> bool:
-    """Whether a decoder layer attends to a window only: the engine runs prefill without a mask."""
-    kinds = getattr(text, "layer_types", None)
-    return bool("sliding_attention" in kinds if kinds else getattr(text, "sliding_window", None))
+def _is_pointer(path: Path) -> bool:
+    """Whether a file stands for one that git-lfs was to fetch."""
+    with path.open("rb") as file:
+        return file.read(len(POINTER)) == POINTER

@@ -19,7 +19,8 @@ from .shapes import Shape
 class Model(ABC):
     """Implements the engine's Decoder protocol over a transformers model, `module`.
 
-    `tokenizer` and `chat_template` are None for shapes with random weights.
+    `tokenizer` and `chat_template` are None for shapes with random weights; where a checkpoint
+    lacks one, or its image processor, `missing` says why.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Model(ABC):
         image_processor: Any,
         tokenizer: Any = None,
         chat_template: str | None = None,
+        missing: dict[str, str] | None = None,
         source: str = "random weights",
     ) -> None:
         self.module = module.eval()
@@ -39,6 +41,7 @@ class Model(ABC):
         self.image_processor = image_processor
         self.tokenizer = tokenizer
         self.chat_template = chat_template
+        self.missing = missing or {}
         self.source = source
 
     @property

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...methods.contract.errors import first_line
 from .shapes import Architecture, Shape
 
 _PROCESSORS: dict[Architecture, str] = {  # those that the checkpoints come with, PIL back end
@@ -43,20 +46,46 @@ def default_processor(shape: Shape) -> Any:
     return processor(image_grid_pinpoints=pinpoints, **sizes)
 
 
-def processors(source: str, architecture: Architecture) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Companions:
+    """What a checkpoint brings beside its weights. Each may be missing, and `missing` says why:
+    only what a request needs is asked for."""
+
+    image_processor: Any
+    tokenizer: Any
+    chat_template: str | None
+    missing: dict[str, str]
+
+
+def companions(source: str, architecture: Architecture) -> Companions:
     """Image processor, tokenizer and chat template of a checkpoint.
 
     They are loaded apart: without torchvision, transformers cannot build Qwen2-VL's joint
     processor, whose video part needs it.
     """
+    missing: dict[str, str] = {}
+
+    def loaded(what: str, load: Callable[[], Any]) -> Any:
+        try:
+            return load()
+        except Exception as error:
+            missing[what] = first_line(error)
+            return None
+
+    tokenizer = loaded("tokenizer", lambda: _tokenizer(source))
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):  # several by name
+        template = template.get("default")
+    if tokenizer is not None and not template:
+        template = loaded("chat template", lambda: _legacy_template(source))
+    processor = loaded("image processor", lambda: _image_processor(source, architecture))
+    return Companions(processor, tokenizer, template, missing)
+
+
+def _tokenizer(source: str) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    return {
-        "image_processor": _image_processor(source, architecture),
-        "tokenizer": tokenizer,
-        "chat_template": getattr(tokenizer, "chat_template", None) or _legacy_template(source),
-    }
+    return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
 
 def _image_processor(source: str, architecture: Architecture) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 Architecture = Literal["llava", "llava-next", "qwen2-vl"]
 
@@ -16,7 +16,10 @@ VICUNA_VOCABULARY = 32064  # 32000 and the placeholders that the converted check
 class Text:
     """The decoder: layers of width `hidden`, gated FFN of width `intermediate`, grouped heads.
 
-    `tied`: the head shares the weights of the embedding.
+    tied: the head shares the weights of the embedding. head_size: width of a head, where it is not
+    hidden / heads. *_bias: of the products of attention, of its output, and of the FFN. norms:
+    vectors of width `hidden` that a layer's norms hold. qk_norm: weights of the norms of queries
+    and keys in a layer.
     """
 
     layers: int
@@ -27,18 +30,37 @@ class Text:
     vocabulary: int
     qkv_bias: bool = False
     tied: bool = False
+    head_size: int | None = None
+    output_bias: bool = False
+    ffn_bias: bool = False
+    norms: int = 2
+    qk_norm: int = 0
 
     @property
     def head_dim(self) -> int:
-        return self.hidden // self.heads
+        return self.head_size or self.hidden // self.heads
+
+    @property
+    def attention_width(self) -> int:
+        """Width of the queries of all heads together, and of what attention gives."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Width of the keys, and of the values, of all their heads together."""
+        return self.kv_heads * self.head_dim
 
     @property
     def parameters(self) -> int:
         """Weights of embedding, layers, norms and head."""
-        kv = self.kv_heads * self.head_dim
-        attention = 2 * self.hidden * self.hidden + 2 * self.hidden * kv
-        bias = self.hidden + 2 * kv if self.qkv_bias else 0
-        layer = attention + bias + 3 * self.hidden * self.intermediate + 2 * self.hidden
+        queries, kv, inner = self.attention_width, self.kv_width, self.intermediate
+        products = 2 * self.hidden * (queries + kv) + 3 * self.hidden * inner
+        biases = (
+            self.qkv_bias * (queries + 2 * kv)
+            + self.output_bias * self.hidden
+            + self.ffn_bias * (2 * inner + self.hidden)
+        )
+        layer = products + biases + self.norms * self.hidden + self.qk_norm
         embeddings = (1 if self.tied else 2) * self.vocabulary * self.hidden
         return self.layers * layer + self.hidden + embeddings
 
@@ -49,6 +71,7 @@ class Vision:
 
     `image`: side in pixels of the square tile that CLIP takes (LLaVA); ignored by Qwen2-VL, which
     takes any multiple of `patch * merge` and joins `merge` x `merge` patches into one token.
+    `feature_layers`: how many layers' outputs stand side by side in what the projector is given.
     """
 
     layers: int
@@ -59,6 +82,7 @@ class Vision:
     image: int = 336
     merge: int = 1
     temporal: int = 1
+    feature_layers: int = 1
 
     @property
     def side(self) -> int:
@@ -73,7 +97,8 @@ class Vision:
 
 @dataclass(frozen=True)
 class Shape:
-    """An architecture with its numbers. `pinpoints`: tile layouts of LLaVA-NeXT, in pixels."""
+    """An architecture with its numbers. `pinpoints`: tile layouts of LLaVA-NeXT, in pixels.
+    `projector_bias`: of both products of the projector."""
 
     name: str
     architecture: Architecture
@@ -81,6 +106,7 @@ class Shape:
     vision: Vision
     pinpoints: tuple[tuple[int, int], ...] = ()
     about: str = ""
+    projector_bias: bool = True
 
     @property
     def parameters(self) -> int:
@@ -93,7 +119,8 @@ class Shape:
             projector = joined * joined + joined + joined * self.text.hidden + self.text.hidden
             return self.text.parameters + tower + projector + 2 * width
         tower += width * (2 + vision.side**2) + 4 * width
-        projector = (width + self.text.hidden + 2) * self.text.hidden
+        wide = vision.feature_layers * width + self.text.hidden
+        projector = (wide + 2 * self.projector_bias) * self.text.hidden
         newline = self.text.hidden if self.architecture == "llava-next" else 0
         return self.text.parameters + tower + projector + newline
 
@@ -158,130 +185,6 @@ SHAPES: dict[str, Shape] = {
         ),
     )
 }
-
-
-def mrope_section(head_dim: int) -> list[int]:
-    """Frequencies given to time, height and width: a quarter, and three eighths twice."""
-    quarter = head_dim // 8
-    side = (head_dim // 2 - quarter) // 2
-    return [head_dim // 2 - 2 * side, side, side]
-
-
-def config(shape: Shape) -> Any:
-    """The transformers config of `shape`."""
-    return _qwen_config(shape) if shape.architecture == "qwen2-vl" else _llava_config(shape)
-
-
-def _llava_config(shape: Shape) -> Any:
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaNextConfig
-
-    text, vision = shape.text, shape.vision
-    options: dict[str, Any] = {
-        "text_config": LlamaConfig(
-            vocab_size=text.vocabulary,
-            hidden_size=text.hidden,
-            intermediate_size=text.intermediate,
-            num_hidden_layers=text.layers,
-            num_attention_heads=text.heads,
-            num_key_value_heads=text.kv_heads,
-            max_position_embeddings=4096,
-            rms_norm_eps=1e-5,
-        ),
-        "vision_config": CLIPVisionConfig(
-            hidden_size=vision.hidden,
-            intermediate_size=vision.intermediate,
-            num_hidden_layers=vision.layers,
-            num_attention_heads=vision.heads,
-            image_size=vision.image,
-            patch_size=vision.patch,
-        ),
-        "image_token_index": min(32000, text.vocabulary - 1),
-        "image_seq_length": vision.side**2,
-    }
-    if shape.architecture == "llava":
-        return LlavaConfig(**options)
-    pinpoints = [list(size) for size in shape.pinpoints]
-    return LlavaNextConfig(image_grid_pinpoints=pinpoints, **options)
-
-
-def _qwen_config(shape: Shape) -> Any:
-    from transformers import Qwen2VLConfig
-
-    text, vision = shape.text, shape.vision
-    special = text.vocabulary - 1
-    published = text.vocabulary > 151656
-    return Qwen2VLConfig(
-        text_config={
-            "vocab_size": text.vocabulary,
-            "hidden_size": text.hidden,
-            "intermediate_size": text.intermediate,
-            "num_hidden_layers": text.layers,
-            "num_attention_heads": text.heads,
-            "num_key_value_heads": text.kv_heads,
-            "max_position_embeddings": 32768,
-            "rms_norm_eps": 1e-6,
-            "bos_token_id": 151643 if published else 1,
-            "eos_token_id": 151645 if published else 2,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1e6,
-                "mrope_section": mrope_section(text.head_dim),
-            },
-        },
-        vision_config={
-            "depth": vision.layers,
-            "embed_dim": vision.hidden,
-            "hidden_size": text.hidden,
-            "mlp_ratio": vision.intermediate // vision.hidden,
-            "num_heads": vision.heads,
-            "patch_size": vision.patch,
-            "spatial_merge_size": vision.merge,
-            "temporal_patch_size": vision.temporal,
-        },
-        image_token_id=151655 if published else special,
-        video_token_id=151656 if published else special - 1,
-        vision_start_token_id=151652 if published else special - 2,
-        vision_end_token_id=151653 if published else special - 3,
-    )
-
-
-def from_config(name: str, architecture: Architecture, given: Any) -> Shape:
-    """The shape that a transformers config describes."""
-    text, vision = given.text_config, given.vision_config
-    decoder = Text(
-        layers=text.num_hidden_layers,
-        hidden=text.hidden_size,
-        intermediate=text.intermediate_size,
-        heads=text.num_attention_heads,
-        kv_heads=text.num_key_value_heads,
-        vocabulary=text.vocab_size,
-        qkv_bias=architecture == "qwen2-vl",
-        tied=bool(given.tie_word_embeddings),
-    )
-    if architecture == "qwen2-vl":
-        tower = Vision(
-            layers=vision.depth,
-            hidden=vision.embed_dim,
-            intermediate=int(vision.embed_dim * vision.mlp_ratio),
-            heads=vision.num_heads,
-            patch=vision.patch_size,
-            image=0,
-            merge=vision.spatial_merge_size,
-            temporal=vision.temporal_patch_size,
-        )
-        return Shape(name, architecture, decoder, tower)
-    tower = Vision(
-        layers=vision.num_hidden_layers,
-        hidden=vision.hidden_size,
-        intermediate=vision.intermediate_size,
-        heads=vision.num_attention_heads,
-        patch=vision.patch_size,
-        image=vision.image_size,
-    )
-    pinpoints = tuple(
-        (size[0], size[1]) for size in (getattr(given, "image_grid_pinpoints", None) or ())
-    )
-    return Shape(name, architecture, decoder, tower, pinpoints)
 
 
 def tile_grid(shape: Shape, height: int, width: int) -> tuple[int, int]:

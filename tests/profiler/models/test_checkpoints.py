@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerFast
 
 import tpprof
 from tpprof.methods.engine.decoder import Inputs
+from tpprof.profiler.models.configs import config
 from tpprof.profiler.models.load import shape_of
 from tpprof.profiler.models.model import Model
-from tpprof.profiler.models.shapes import config
 from tpprof.profiler.workload import WorkloadError
 
 QUESTION = "Is there a person in the image ? Answer the question using a single word or phrase ."

@@ -18,16 +18,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 
 import tpprof
 from tpprof.methods.contract.request import Segment
+from tpprof.profiler.models.configs import config, from_config
 from tpprof.profiler.models.geometry import Layout, encoder, rectangle, request, segments
 from tpprof.profiler.models.model import Model
-from tpprof.profiler.models.shapes import (
-    SHAPES,
-    Shape,
-    config,
-    dynamic_size,
-    from_config,
-    tile_grid,
-)
+from tpprof.profiler.models.shapes import SHAPES, Shape, dynamic_size, tile_grid
 from tpprof.profiler.workload import plan_request
 from tpprof.reports.record.spec import Workload
 

@@ -20,7 +20,8 @@ from transformers import BertConfig, MistralConfig, PreTrainedTokenizerFast, Sig
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 import tpprof
-from tpprof.profiler.models.load import ModelError, shape_of
+from tpprof.profiler.models.configs import ModelError
+from tpprof.profiler.models.load import shape_of
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.shapes import SHAPES
 from tpprof.profiler.workload import WorkloadError
@@ -136,11 +137,6 @@ def test_sliding_window_is_not_supported(folder: Path) -> None:
     refused(str(folder), str(folder), "sliding-window attention is not supported")
 
 
-def test_heads_that_do_not_share_the_hidden_size(folder: Path) -> None:
-    edit(folder, text_config=MistralConfig(**TEXT, sliding_window=None, head_dim=32).to_dict())
-    refused(str(folder), str(folder), "4 heads of head_dim 32 are not supported", "64")
-
-
 @pytest.mark.parametrize("left", [0, 5, 2000, -1000])
 def test_weights_cut_short(folder: Path, left: int) -> None:
     file = folder / "model.safetensors"
@@ -180,11 +176,44 @@ def test_weights_of_another_size(folder: Path) -> None:
     refused(str(folder), f"{folder}: 24 weights", first, "(64, 112) instead of (64, 128)")
 
 
-@pytest.mark.parametrize("pattern", ["tokenizer*", "preprocessor_config.json"])
-def test_no_tokenizer_or_image_processor(folder: Path, pattern: str) -> None:
-    for file in folder.glob(pattern):
+def test_no_tokenizer_is_needed_but_where_text_is_tokenised(folder: Path) -> None:
+    for file in folder.glob("tokenizer*"):
         file.unlink()
-    refused(str(folder), f"{folder}: no readable tokenizer or image processor (")
+    model = tpprof.load(str(folder), device="cpu")
+    call = lambda: tpprof.inputs(model)  # noqa: E731
+    refusal(WorkloadError, call, "no readable tokenizer (", "--text-tokens")
+    assert tpprof.inputs(model, text_tokens=(3, 4)).request.before == 3
+
+
+def test_no_image_processor_is_needed_but_for_pictures(folder: Path) -> None:
+    (folder / "preprocessor_config.json").unlink()
+    model = tpprof.load(str(folder), device="cpu")
+    call = lambda: tpprof.inputs(model)  # noqa: E731
+    refusal(WorkloadError, call, "no readable image processor (", "--visual-tokens")
+    assert tpprof.inputs(model, visual_tokens=16, text_tokens=(3, 4)).request.visual == 16
+
+
+def test_weights_that_git_lfs_was_to_fetch(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid 1\n")
+    refused(str(folder), "model.safetensors is a git-lfs pointer", "git lfs pull")
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_adapter_is_named_and_not_passed_over(folder: Path, alone: bool) -> None:
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    if alone:
+        (folder / "config.json").unlink()
+    refused(str(folder), "holds an adapter (adapter_config.json)", "merge it")
+    with pytest.raises(ModelError, match="holds an adapter"):
+        shape_of(str(folder))
+
+
+def test_weights_that_belong_to_no_part_are_named(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    name = "model.language_model.layers.0.self_attn.q_proj.lora_A.weight"
+    save_file({**weights, name: torch.zeros(2, 64)}, file, {"format": "pt"})
+    refused(str(folder), "1 weights belong to no part of the model", "lora_A", "adapter")
 
 
 @pytest.mark.parametrize("device", ["gpu", "", "cpu0", "mps", "xpu", "hpu", "meta"])
