@@ -9,9 +9,9 @@ from ..methods.contract.errors import InputError
 from ..methods.contract.request import Request
 from ..reports.record.spec import OptionError, Workload
 from .models.geometry import request
+from .models.pictures import SAMPLE_SIZE, load_picture, picture_size
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
 
     from ..methods.engine.decoder import Inputs
@@ -53,7 +53,7 @@ class Preparation:
         if self.features is not None:
             return self.model.synthetic(self.request, ids, self.features)
         assert self.picture is not None
-        pixels = self.model.pixels([self.picture] * self.workload.batch_size)
+        pixels = self.model.pixels([self.picture.image] * self.workload.batch_size)
         return self.model.assemble(pixels, ids, self.request, self.workload.layout)
 
     def _require_companions(self) -> None:
@@ -76,6 +76,11 @@ class Preparation:
             )
 
     @property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the picture, as the image processor is given it."""
+        return picture_size(self.workload)
+
+    @property
     def _random(self) -> bool:
         return self.model.tokenizer is None or self.workload.text_tokens is not None
 
@@ -88,14 +93,16 @@ class Preparation:
         planned = plan_request(self.model.shape, workload, before=before, after=after)
         if self.picture is None:
             return planned
-        try:
-            pixels = self.model.pixels([self.picture])
-        except ValueError as error:
-            height, width = workload.image_size
+        pixels = self.model.pixels([self.picture.image])
+        counted = self.model.visual_tokens(pixels, workload.layout)
+        if counted != planned.visual:
+            height, width = self.picture.size
             raise WorkloadError(
-                f"--image-size {height}x{width}: {self.model.name} takes no such picture ({error})"
-            ) from error
-        return self.model.measured(planned, pixels)
+                f"{self.model.name}: {planned.visual} visual tokens were planned for a picture of "
+                f"{width}x{height}, and its image processor gives {counted}: nothing is measured "
+                "that was not planned"
+            )
+        return planned
 
     def _with_placeholders(self, before: list[int], after: list[int]) -> Tensor:
         import torch
@@ -156,30 +163,9 @@ def plan_request(shape: Any, workload: Workload, *, before: int, after: int) -> 
         shape,
         before=before,
         after=after,
-        size=workload.image_size,
+        size=SAMPLE_SIZE if workload.visual_tokens else picture_size(workload),
         layout=workload.layout,
         visual_tokens=workload.visual_tokens,
         batch=workload.batch_size,
         new_tokens=workload.new_tokens,
     )
-
-
-def load_picture(workload: Workload) -> Image.Image:
-    """The workload's picture, RGB, resized; raises WorkloadError for a file that is none."""
-    from PIL import Image
-
-    path = Path(workload.image) if workload.image else sample_picture()
-    height, width = workload.image_size
-    try:
-        with Image.open(path) as picture:
-            rgb: Image.Image = picture.convert("RGB")
-            return rgb.resize((width, height), Image.Resampling.BICUBIC)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise WorkloadError(f"{path}: not a picture that can be read ({error})") from error
-
-
-def sample_picture() -> Path:
-    """The photograph that matplotlib ships."""
-    import matplotlib
-
-    return Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"

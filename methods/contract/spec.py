@@ -18,9 +18,10 @@ class SpecError(InputError):
     """A spec string that names a knob or a value that does not exist."""
 
 
-def parse(spec: str) -> Method:
+def parse(spec: str, keep: str | None = None) -> Method:
     """The method that `spec` describes: `name` or `name:knob=value,knob=value`.
 
+    keep: the budget where the spec itself names none; methods without a budget do without.
     Raises UnknownMethodError or SpecError, each with what is known.
     """
     name, _, assignments = spec.strip().partition(":")
@@ -33,6 +34,8 @@ def parse(spec: str) -> Method:
         if knob in values:
             raise SpecError(f"{spec!r}: knob {knob!r} is given twice")
         values[knob] = _value(cls, knob, text)
+    if keep is not None and "keep" not in values and any(k.name == "keep" for k in cls.knobs()):
+        values["keep"] = _value(cls, "keep", keep)
     return _build(cls, spec, values)
 
 

@@ -146,9 +146,10 @@ class Planner:
     ) -> list[Planned]:
         """Vanilla, then each method of `specs`: with its own budget or `keep`, or as `wanted`."""
         rows = [self.plan(parse("vanilla"))]
-        for method in (parse(spec) for spec in specs if spec != "vanilla"):
+        for spec in (spec for spec in specs if spec != "vanilla"):
+            method = parse(spec)
             if wanted is None:
-                rows.append(self.plan(with_keep(method, keep) if keep else method))
+                rows.append(self.plan(parse(spec, keep)))
             elif not has_budget(method):
                 note = "it has no budget: its row is as it stands"
                 rows.append(replace(self.plan(method), note=note, met=wanted == Wanted()))

@@ -38,6 +38,11 @@ class Llava(Model):
         projected: Tensor = self.module.model.multi_modal_projector(patches)
         return projected.reshape(inputs.request.batch, -1, projected.shape[-1])
 
+    def visual_tokens(self, pixels: dict[str, Tensor], layout: Layout) -> int:
+        values, patch = pixels["pixel_values"], self.shape.vision.patch
+        tiles = values.shape[1] if values.dim() == 5 else 1
+        return int(tiles * (values.shape[-2] // patch) * (values.shape[-1] // patch))
+
     def assemble(
         self, pixels: dict[str, Tensor], ids: Tensor, request: Request, layout: Layout
     ) -> Inputs:
@@ -71,18 +76,28 @@ class LlavaNext(Llava):
         newline: Tensor = self.module.model.image_newline
         return newline
 
+    def visual_tokens(self, pixels: dict[str, Tensor], layout: Layout) -> int:
+        tokens = super().visual_tokens(pixels, layout)
+        if layout == "flat":
+            return tokens
+        tiles = pixels["pixel_values"].shape[1]
+        return len(self._packed(pixels, tiles, tokens // tiles))
+
     def order(self, pixels: dict[str, Tensor], request: Request, layout: Layout) -> Tensor | None:
         if layout == "flat":
             return None
         encoder = request.encoder
         assert encoder is not None
-        count = encoder.tiles * encoder.patches
-        places = torch.arange(count, dtype=torch.float64)
+        return self._packed(pixels, encoder.tiles, encoder.patches)
+
+    def _packed(self, pixels: dict[str, Tensor], tiles: int, patches: int) -> Tensor:
+        """Where transformers puts the patches of the first picture; see Inputs.order."""
+        places = torch.arange(tiles * patches, dtype=torch.float64)
         packed, _ = self.module.model.pack_image_features(
-            [places.view(encoder.tiles, encoder.patches, 1)],
+            [places.view(tiles, patches, 1)],
             pixels["image_sizes"][:1],
             vision_feature_select_strategy="default",
-            image_newline=torch.tensor([float(count)], dtype=torch.float64),
+            image_newline=torch.tensor([float(tiles * patches)], dtype=torch.float64),
         )
         order: Tensor = packed[0][:, 0].long()
         return order

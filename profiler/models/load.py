@@ -12,7 +12,13 @@ from ...methods.contract.errors import first_line
 from .configs import ModelError, config, from_config
 from .llava import Llava, LlavaNext
 from .model import Model
-from .processors import companions, default_processor, transformers_class
+from .processors import (
+    companions,
+    default_processor,
+    fitted,
+    image_processor,
+    transformers_class,
+)
 from .qwen2_vl import Qwen2VL
 from .shapes import SHAPES, Architecture, Shape
 
@@ -144,8 +150,12 @@ def shape_of(name: str) -> Shape:
     """The shape of a named model, a checkpoint folder or a hub id; weights are not read."""
     if name in SHAPES:
         return SHAPES[name]
-    architecture, given, _ = _read_config(name)
-    return from_config(name, architecture, given)
+    architecture, given, source = _read_config(name)
+    shape, processor = (
+        from_config(name, architecture, given),
+        image_processor(source, architecture),
+    )
+    return shape if processor is None else fitted(name, shape, processor)
 
 
 def _read_config(name: str) -> tuple[Architecture, Any, str]:
@@ -185,12 +195,15 @@ def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backen
         raise ModelError(f"{name}: no readable weights ({first_line(error)})") from error
     _check_weights(name, report)
     _check_size(name, shape, module)
+    brought = companions(source, architecture)
+    if brought.image_processor is not None:
+        shape = fitted(name, shape, brought.image_processor)
     return adapter(
         module.to(device),
         shape,
         backend=backend,
         source=f"checkpoint {name}",
-        **vars(companions(source, architecture)),
+        **vars(brought),
     )
 
 

@@ -109,9 +109,9 @@ class Model(ABC):
         """What the image processor makes of `images`, under transformers' names, on the host."""
         return dict(self.image_processor(images=images, return_tensors="pt"))
 
-    def measured(self, request: Request, pixels: dict[str, Tensor]) -> Request:
-        """`request` with the visual tokens that the processed picture really has."""
-        return request
+    @abstractmethod
+    def visual_tokens(self, pixels: dict[str, Tensor], layout: Layout) -> int:
+        """How many visual tokens the first of the processed pictures really gives."""
 
     @abstractmethod
     def assemble(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...methods.contract.errors import first_line
+from .configs import ModelError
 from .shapes import Architecture, Shape
 
 _PROCESSORS: dict[Architecture, str] = {  # those that the checkpoints come with, PIL back end
@@ -31,7 +33,7 @@ def default_processor(shape: Shape) -> Any:
         # The area in pixels is given outright: transformers 5.17 takes the bounds of any
         # checkpoint that was loaded before for its default.
         return processor(
-            size={"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280},
+            size={"shortest_edge": vision.least_pixels, "longest_edge": vision.most_pixels},
             patch_size=vision.patch,
             merge_size=vision.merge,
             temporal_patch_size=vision.temporal,
@@ -80,6 +82,41 @@ def companions(source: str, architecture: Architecture) -> Companions:
         template = loaded("chat template", lambda: _legacy_template(source))
     processor = loaded("image processor", lambda: _image_processor(source, architecture))
     return Companions(processor, tokenizer, template, missing)
+
+
+def fitted(name: str, shape: Shape, processor: Any) -> Shape:
+    """The shape with what its checkpoint's image processor makes of pictures; raises ModelError
+    where the two do not fit each other."""
+
+    def require(what: str, given: Any, wanted: Any) -> None:
+        if given != wanted:
+            raise ModelError(
+                f"{name}: its image processor has {what} {given}, and its config {wanted}"
+            )
+
+    vision = shape.vision
+    if shape.architecture == "qwen2-vl":
+        require("patch_size", processor.patch_size, vision.patch)
+        require("merge_size", processor.merge_size, vision.merge)
+        require("temporal_patch_size", processor.temporal_patch_size, vision.temporal)
+        least, most = processor.size["shortest_edge"], processor.size["longest_edge"]
+        vision = dataclasses.replace(vision, least_pixels=least, most_pixels=most)
+        return dataclasses.replace(shape, vision=vision)
+    cut = processor.crop_size if processor.do_center_crop else processor.size
+    sides = [cut.get(key, cut.get("shortest_edge")) for key in ("height", "width")]
+    require("tiles of", sides, [vision.image] * 2)
+    if shape.architecture == "llava-next":
+        listed = [list(size) for size in processor.image_grid_pinpoints]
+        require("image_grid_pinpoints", listed, [list(size) for size in shape.pinpoints])
+    return shape
+
+
+def image_processor(source: str, architecture: Architecture) -> Any | None:
+    """The image processor of a checkpoint; None where it brings none that can be read."""
+    try:
+        return _image_processor(source, architecture)
+    except Exception:
+        return None
 
 
 def _tokenizer(source: str) -> Any:

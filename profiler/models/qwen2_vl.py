@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import torch
 from torch import Tensor
 
-from ...methods.contract.request import Request, Segment
+from ...methods.contract.request import Request
 from ...methods.engine.decoder import Inputs, Tower
 from ...reports.record.spec import Layout
 from .model import Model
@@ -37,13 +36,9 @@ class Qwen2VL(Model):
         merged: Tensor = visual.merger(hidden)
         return merged.view(inputs.request.batch, -1, merged.shape[-1])
 
-    def measured(self, request: Request, pixels: dict[str, Tensor]) -> Request:
-        _, rows, columns = pixels["image_grid_thw"][0].tolist()
-        merge = self.shape.vision.merge
-        assert request.encoder is not None
-        encoder = dataclasses.replace(request.encoder, patches=rows * columns)
-        segment = Segment(rows // merge, columns // merge)
-        return dataclasses.replace(request, segments=(segment,), encoder=encoder)
+    def visual_tokens(self, pixels: dict[str, Tensor], layout: Layout) -> int:
+        frames, rows, columns = pixels["image_grid_thw"][0].tolist()
+        return int(frames * rows * columns // self.shape.vision.merge**2)
 
     def assemble(
         self, pixels: dict[str, Tensor], ids: Tensor, request: Request, layout: Layout

@@ -6,10 +6,19 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from ...methods.contract.errors import InputError
+
 Architecture = Literal["llava", "llava-next", "qwen2-vl"]
 
 NEXT_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 VICUNA_VOCABULARY = 32064  # 32000 and the placeholders that the converted checkpoints add
+
+
+LONGEST = 200  # times the shorter side that Qwen2-VL's longer one may be
+
+
+class ShapeError(InputError):
+    """A picture that a model of this shape does not take."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,7 @@ class Vision:
     `image`: side in pixels of the square tile that CLIP takes (LLaVA); ignored by Qwen2-VL, which
     takes any multiple of `patch * merge` and joins `merge` x `merge` patches into one token.
     `feature_layers`: how many layers' outputs stand side by side in what the projector is given.
+    `least_pixels`, `most_pixels`: the area to which Qwen2-VL's image processor resizes.
     """
 
     layers: int
@@ -83,6 +93,8 @@ class Vision:
     merge: int = 1
     temporal: int = 1
     feature_layers: int = 1
+    least_pixels: int = 56 * 56
+    most_pixels: int = 28 * 28 * 1280
 
     @property
     def side(self) -> int:
@@ -127,7 +139,14 @@ class Shape:
 
 _CLIP_L = Vision(layers=24, hidden=1024, intermediate=4096, heads=16)
 _QWEN_TOWER = Vision(
-    layers=32, hidden=1280, intermediate=5120, heads=16, merge=2, temporal=2, image=0
+    layers=32,
+    hidden=1280,
+    intermediate=5120,
+    heads=16,
+    merge=2,
+    temporal=2,
+    image=0,
+    most_pixels=28 * 28 * 16384,  # as the published checkpoints' preprocessor_config.json says
 )
 _VICUNA_7B = Text(32, 4096, 11008, 32, 32, VICUNA_VOCABULARY)
 _VICUNA_13B = Text(40, 5120, 13824, 40, 40, VICUNA_VOCABULARY)
@@ -204,9 +223,15 @@ def tile_grid(shape: Shape, height: int, width: int) -> tuple[int, int]:
 
 
 def dynamic_size(shape: Shape, height: int, width: int) -> tuple[int, int]:
-    """The size in pixels to which Qwen2-VL resizes a picture: whole tokens, bounded area."""
+    """The size in pixels to which Qwen2-VL resizes a picture: whole tokens, bounded area. Raises
+    ShapeError for a picture that it does not take."""
+    if max(height, width) > LONGEST * min(height, width):
+        raise ShapeError(
+            f"{shape.name} takes no picture of {width}x{height} (width x height): the longer side "
+            f"is at most {LONGEST} times the shorter one"
+        )
     unit = shape.vision.patch * shape.vision.merge
-    least, most = 56 * 56, 28 * 28 * 1280
+    least, most = shape.vision.least_pixels, shape.vision.most_pixels
     rows, columns = round(height / unit) * unit, round(width / unit) * unit
     if rows * columns > most:
         shrink = math.sqrt(height * width / most)

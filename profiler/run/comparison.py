@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ...methods import Method, format_spec, load_plugins, parse, with_keep
+from ...methods import Method, format_spec, load_plugins, parse
 from ...methods.contract.plugins import contents
 from ...methods.contract.policies import check_policy, check_runtime
 from ...reports.analysis.explanation import attach
@@ -49,7 +49,7 @@ class Comparison:
             check_runtime(runtime)
         load_plugins(spec.cells.plugin)
         self.spec = spec
-        chosen = [self._with_budget(parse(method)) for method in spec.cells.methods]
+        chosen = [parse(method, spec.cells.keep) for method in spec.cells.methods]
         self.model, reason = (model, "given") if model is not None else _load(spec.model)
         self.prepare = Preparation(self.model, spec.workload, spec.model.seed)
         request = self.prepare.request
@@ -176,10 +176,6 @@ class Comparison:
     def _write(self, line: files.Line) -> None:
         if self.journal is not None:
             self.journal.append(line)
-
-    def _with_budget(self, method: Method) -> Method:
-        keep = self.spec.cells.keep
-        return with_keep(method, keep) if keep else method
 
     def _record(self, reason: str, command: str) -> schema.Record:
         model, request = self.model, self.prepare.request

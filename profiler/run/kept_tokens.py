@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ...methods import InputError, Method, format_spec, load_plugins, parse, with_keep
+from ...methods import InputError, Method, format_spec, load_plugins, parse
 from ...methods.contract.method import Keep
 from ...methods.contract.plan import EncoderStage, Plan, Stage
 from ...methods.contract.policies import check_policy
@@ -69,8 +69,7 @@ class TokenViewer:
         if len(spec.cells.attention) != 1:
             raise InputError("attention: one policy is looked at, rows or another")
         self.attention = check_policy(spec.cells.attention[0])
-        parsed, keep = [parse(method) for method in spec.cells.methods], spec.cells.keep
-        self.methods = [with_keep(method, keep) if keep else method for method in parsed]
+        self.methods = [parse(method, spec.cells.keep) for method in spec.cells.methods]
         self.workloads = [changed(spec, image=image).workload for image in images]
         model = spec.model
         name = model.name or default_name(model.device, model.dtype)[0]
@@ -122,7 +121,7 @@ def picture(model: Model, prepare: Preparation) -> Picture | None:
     """A small copy of the request's picture, and where its tokens lie; None for synthetic ones."""
     if prepare.picture is None:
         return None
-    copy: Image.Image = prepare.picture.copy()
+    copy: Image.Image = prepare.picture.image.copy()
     copy.thumbnail((LONGEST, LONGEST))
     buffer = io.BytesIO()
     copy.save(buffer, "JPEG", quality=80)
@@ -132,7 +131,7 @@ def picture(model: Model, prepare: Preparation) -> Picture | None:
 
 def regions(shape: Any, prepare: Preparation) -> list[Region]:
     """What of the picture each run of visual tokens covers, as the image processor cut it."""
-    segments, (height, width) = prepare.request.segments, prepare.workload.image_size
+    segments, (height, width) = prepare.request.segments, prepare.picture_size
     first = segments[0]
     whole = Region(
         view="picture", first=0, rows=first.height, columns=first.width, stride=first.width

@@ -204,8 +204,13 @@ class Workload(Spec, frozen=True):
 
     image: Annotated[Text | None, option("Picture; default: matplotlib's sample.")] = None
     image_size: Annotated[
-        Size, option("HEIGHTxWIDTH in pixels the picture is resized to.", form="size")
-    ] = (672, 672)
+        Size | None,
+        option(
+            "HEIGHTxWIDTH in pixels the picture is resized to; default: its own, and 672x672 for "
+            "the sample.",
+            form="size",
+        ),
+    ] = None
     prompt: Annotated[
         Annotated[str, Meta(max_length=2**20)] | None, option("Question (needs a tokenizer).")
     ] = None
@@ -239,7 +244,8 @@ class Cells(Spec, frozen=True):
         option("Spec strings: fastv, sparsevlm:version=1.5, fastv:keep=320", form="each"),
     ] = ()
     keep: Annotated[
-        Text | None, option("Budget of all methods: a count (320) or a share (0.25, 1/9).")
+        Text | None,
+        option("Budget of the methods that name none: a count (320) or a share (0.25, 1/9)."),
     ] = None
     equalize: Annotated[
         bool, option("Solve all budgets for one mean over layers of the visual tokens.")

@@ -23,7 +23,8 @@ import tpprof
 from tpprof.profiler.models.configs import ModelError
 from tpprof.profiler.models.load import shape_of
 from tpprof.profiler.models.model import Model
-from tpprof.profiler.models.shapes import SHAPES
+from tpprof.profiler.models.pictures import PictureError
+from tpprof.profiler.models.shapes import SHAPES, ShapeError
 from tpprof.profiler.workload import WorkloadError
 from tpprof.reports.record.spec import OptionError
 
@@ -287,7 +288,7 @@ def test_file_that_is_no_picture(tmp_path: Path) -> None:
     for data in (b"", b"no picture", content[:60], content[: len(content) // 2], broken):
         bad.write_bytes(data)
         call = lambda: tpprof.inputs(load("llava"), image=str(bad))  # noqa: E731
-        refusal(WorkloadError, call, f"{bad}: not a picture that can be read (")
+        refusal(PictureError, call, f"{bad}: not a picture that can be read (")
     assert "pixel_values" in tpprof.inputs(load("llava"), image=str(whole))
 
 
@@ -295,13 +296,13 @@ def test_picture_of_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     Image.new("RGB", (90, 60)).save(tmp_path / "huge.png")
     call = lambda: tpprof.inputs(load("llava"), image=str(tmp_path / "huge.png"))  # noqa: E731
-    refusal(WorkloadError, call, "huge.png: not a picture that can be read (", "pixels")
+    refusal(PictureError, call, "huge.png: not a picture that can be read (", "pixels")
 
 
 @pytest.mark.parametrize("size", [(10, 2010), (5000, 1)], ids=str)
 def test_picture_that_the_model_does_not_take(size: tuple[int, int]) -> None:
     call = lambda: tpprof.inputs(load("qwen2-vl"), image_size=size)  # noqa: E731
-    refusal(WorkloadError, call, f"--image-size {size[0]}x{size[1]}: micro-qwen2-vl", "200")
+    refusal(ShapeError, call, f"micro-qwen2-vl takes no picture of {size[1]}x{size[0]}", "200")
 
 
 def test_prompt_without_a_tokenizer(model: Model) -> None:
