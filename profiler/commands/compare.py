@@ -104,6 +104,7 @@ def compare(
         batch_size,
         seed,
     )
+    from ...reports.analysis.explanation import explain_all
     from ...reports.record.schema import Settings
     from ..run.recording import measure
     from ..run.rounds import check
@@ -148,7 +149,7 @@ def compare(
     output.show(outcome.record, format_, by_phase=phases)
     output.write([outcome.record], [outcome.path.stem], html, figures)
     print(f"record: {outcome.path}", file=sys.stderr)
-    if any(cell.explanation for cell in outcome.record.cells):
+    if explain_all(outcome.record, outcome.record.cells).found:
         again = shlex.join(["tpprof", "explain", str(outcome.path)])
         print(f"where the time went: {again}", file=sys.stderr)
     raise typer.Exit(outcome.code)

@@ -13,7 +13,6 @@ from ...methods import Method, parse, with_keep
 from ...methods.contract.errors import InputError
 from ...methods.contract.plugins import contents
 from ...methods.contract.policies import Policy, RuntimeName
-from ...reports.analysis.explanation import attach
 from ...reports.record import files, schema
 from ...reports.record.labels import name
 from ..machine import doctor
@@ -286,9 +285,7 @@ def compare(
         settings=settings,
     )
     comparison.passes = passes
-    record = comparison.run()
-    attach(record)
-    return record
+    return comparison.run()
 
 
 def _uncounted(cell: BenchCell) -> bool:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...methods.contract.errors import InputError
-from ...reports.analysis.explanation import attach
 from ...reports.record import files
 from ...reports.record.base import RecordError
 from ...reports.record.compatibility import differences
@@ -64,7 +63,6 @@ def measure(
     except KeyboardInterrupt as stopped:
         code = 143 if isinstance(stopped, Terminated) else 130
     record = files.load(path)
-    attach(record)
     journal.finish(record, path)
     if trace is not None and not trace.exists():
         print(f"no trace: nothing was left to measure, or it failed ({path})", file=sys.stderr)

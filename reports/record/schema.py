@@ -64,32 +64,6 @@ class Peaks(Struct):
     notes: list[str] = []
 
 
-class Contribution(Struct):
-    """What one cause adds to the promised time, in seconds (negative: it saves). low, high: 95 %
-    interval over rounds, where there are enough. about: what it is."""
-
-    name: str
-    seconds: float
-    low: float | None = None
-    high: float | None = None
-    about: str = ""
-
-
-class Explanation(Struct):
-    """Where the time between promise and clock went: promised_seconds and all contributions sum to
-    measured_seconds. gap_low, gap_high: 95 % interval of what was measured beyond the promise,
-    where there are enough rounds. advice follows from the data; notes say what could not be told
-    apart."""
-
-    promised_seconds: float
-    measured_seconds: float
-    contributions: list[Contribution]
-    gap_low: float | None = None
-    gap_high: float | None = None
-    advice: list[str] = []
-    notes: list[str] = []
-
-
 class Span(Struct):
     """A part of a request: `phase`, `part` of it, and `index`, a layer or decode step."""
 
@@ -185,8 +159,8 @@ class Cell(Struct):
     kernel of each decoder layer in prefill, as torch names it. counted_flops: by phase, as torch
     counts the operators that really ran, rotary tables and all; under eager alone. solved: knobs
     solved on the warm-up request. note: where the method could not do what its knobs ask. missing:
-    what could not be measured, and why. error: why the cell was not measured. explanation: derived
-    from the samples when the run ended. kept: which visual tokens stay, where that was asked for.
+    what could not be measured, and why. error: why the cell was not measured. kept: which
+    visual tokens stay, where that was asked for.
     """
 
     method: str
@@ -214,7 +188,6 @@ class Cell(Struct):
     note: str = ""
     missing: dict[str, str] = {}
     error: str = ""
-    explanation: Explanation | None = None
     kept: list[Kept] = []
 
 

@@ -82,6 +82,18 @@ def test_sections_without_data_are_absent() -> None:
     assert "no speed-up to judge" in render([bare], ["bare"])
 
 
+def test_an_explanation_that_fails_is_told_in_its_section() -> None:
+    run = full()
+    run.cells[3].cost = run.cells[3].cost[1:]  # as if a layer's cost were missing
+    (section,) = [one for one in build(RunView(run), "r0") if one.id == "explanation"]
+    assert section.notes[0].startswith("mustdrop with rows cannot be explained: KeyError")
+    assert len(section.figures) == 2
+    run.cells = [run.cells[0], run.cells[3]]
+    (section,) = [one for one in build(RunView(run), "r0") if one.id == "explanation"]
+    assert section.notes[0].startswith("mustdrop with rows cannot be explained: KeyError")
+    assert section.figures == section.folded == []
+
+
 def test_the_same_record_gives_the_same_bytes(page: str) -> None:
     assert render([full()], ["a run"]) == page
 
