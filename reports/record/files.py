@@ -178,8 +178,8 @@ def _checked(path: Path, record: Record) -> Record:
     """The record, if its parts fit each other; RecordError else."""
     for cell in record.cells:
         for sample in cell.samples:
-            fits = len(sample.parts) == len(cell.parts) and sample.latency > 0
-            if not fits or not 0 <= sample.process < len(record.processes):
+            fits = len(sample.parts) == len(cell.parts)
+            if not fits or sample.process >= len(record.processes):
                 raise RecordError(f"{path} is damaged: a sample of {cell.method} does not fit it")
         if not all(map(fitting, cell.kept)):
             raise RecordError(

@@ -130,9 +130,10 @@ def test_a_damaged_journal_is_refused(
     [
         (lambda run: setattr(run.picture, "jpeg", "not base64!"), "no JPEG"),
         (lambda run: setattr(run.picture, "jpeg", "bm8ganBlZw=="), "no JPEG"),
-        (lambda run: setattr(run.picture.regions[0], "stride", 0), "no JPEG, or its tokens"),
-        (lambda run: setattr(run.picture.regions[0], "columns", 0), "no JPEG, or its tokens"),
-        (lambda run: setattr(run.cells[1].kept[1], "visual", 0), "kept tokens of fastv"),
+        (lambda run: setattr(run.picture.regions[0], "stride", 0), r"regions\[0\]\.stride"),
+        (lambda run: setattr(run.picture.regions[0], "stride", 23), "no JPEG, or its tokens"),
+        (lambda run: setattr(run.picture.regions[0], "columns", 0), r"regions\[0\]\.columns"),
+        (lambda run: setattr(run.cells[1].kept[1], "visual", 0), r"cells\[1\]\.kept\[1\]\.visual"),
         (lambda run: run.cells[1].kept[1].tokens.append(2880), "kept tokens of fastv"),
         (lambda run: run.cells[1].kept[1].scores.append(0.5), "kept tokens of fastv"),
     ],

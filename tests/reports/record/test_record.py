@@ -212,7 +212,7 @@ def test_notes_and_interruption_are_shown(run: Record) -> None:
     assert "interrupted" in sentences.header(run)[1]
 
 
-@pytest.mark.parametrize(("damage", "value"), [("parts", [0.1]), ("latency", 0.0), ("process", 7)])
+@pytest.mark.parametrize(("damage", "value"), [("parts", [0.1]), ("process", 7)])
 def test_samples_that_contradict_their_cell_are_refused(
     run: Record, tmp_path: Path, damage: str, value: object
 ) -> None:
@@ -222,6 +222,22 @@ def test_samples_that_contradict_their_cell_are_refused(
     path.write_bytes(msgspec.json.encode(changed))
     with pytest.raises(RecordError, match="fastv"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "value"),
+    [("latency", 0.0), ("process", -1), ("place", -1), ("host", {"prefill": -1})],
+)
+def test_what_cannot_be_is_refused_where_it_stands(
+    run: Record, tmp_path: Path, damage: str, value: object
+) -> None:
+    path = tmp_path / "run.json"
+    changed = msgspec.json.decode(msgspec.json.encode(run))
+    changed["cells"][1]["samples"][2][damage] = value
+    path.write_bytes(msgspec.json.encode(changed))
+    with pytest.raises(RecordError, match=rf"\$\.cells\[1\]\.samples\[2\]\.{damage}") as refused:
+        load(path)
+    assert "\n" not in str(refused.value)
 
 
 def test_unknown_fields_are_refused(run: Record, tmp_path: Path) -> None:
