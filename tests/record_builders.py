@@ -6,6 +6,7 @@ from tpprof.reports.record.schema import (
     SCHEMA,
     Cell,
     Cost,
+    Environment,
     Memory,
     ModelInfo,
     Process,
@@ -77,7 +78,7 @@ def record(*cells: Cell) -> Record:
         created="2026-01-01T00:00:00+00:00",
         command="tpprof compare",
         complete=True,
-        environment={"device": "a machine"},
+        environment=Environment(device="a machine"),
         model=ModelInfo(
             name="tiny",
             architecture="llava-next",

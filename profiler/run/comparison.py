@@ -17,7 +17,7 @@ from ...reports.record import files, schema
 from ...reports.record.labels import name
 from ..machine import doctor
 from ..machine.calibration import cached
-from ..machine.environment import environment
+from ..machine.environment import describe_environment
 from ..meters.clock import now
 from ..models.load import default_name, load
 from ..models.model import Model
@@ -197,18 +197,16 @@ class Comparison:
         model, request = self.model, self.prepare.request
         encoder = request.encoder
         created = datetime.datetime.now(datetime.timezone.utc)
-        surroundings = environment(model.device)
+        environment = describe_environment(model.device)
+        environment.warnings = doctor.warnings(environment, broken=doctor.broken_packages())
+        environment.plugins = contents(self.settings.plugins)
         return schema.Record(
             schema=schema.SCHEMA,
             tpprof=version("tpprof"),
             created=created.isoformat(timespec="seconds"),
             command=command,
             complete=False,
-            environment=surroundings
-            | {
-                "warnings": doctor.warnings(surroundings, broken=doctor.broken_packages()),
-                "plugins": contents(self.settings.plugins),
-            },
+            environment=environment,
             model=schema.ModelInfo(
                 name=model.name,
                 architecture=model.shape.architecture,

@@ -143,6 +143,6 @@ def _continued(earlier: Record, record: Record) -> Record:
     for process in earlier.processes:
         if process.seconds is None and not process.outcome:
             process.outcome = "did not come to its end"
-    told = earlier.environment.setdefault("warnings", [])
-    told += [line for line in record.environment["warnings"] if line not in told]
+    told = earlier.environment.warnings
+    told += [line for line in record.environment.warnings if line not in told]
     return earlier

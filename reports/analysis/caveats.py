@@ -22,7 +22,7 @@ def warnings(record: Record, listed: list[Row] | None = None) -> list[str]:
     found = [
         _failed(record),
         _interrupted(record),
-        *record.environment.get("warnings", []),
+        *record.environment.warnings,
         _marks(record),
         _throttled(record),
         _others(record),
@@ -129,7 +129,7 @@ def _outcomes(record: Record) -> str:
 
 def _loads(record: Record) -> str:
     """More to run at the end than cores and this run have: something else came in between."""
-    cores = record.environment.get("cores")
+    cores = record.environment.cores
     seen = [process.load_after for process in record.processes if process.load_after is not None]
     if not cores or not seen or max(seen) <= cores + 1:
         return ""

@@ -104,8 +104,8 @@ def observe(ran: Ran, record: TolerantRecord, metrics: list[str]) -> Ran:
     """What the record of a process says, noted in `ran`."""
     clocks: list[float] = []
     readings, reason = 0, "no reading fell into a request"
-    ran.origins = record.environment.get("origins") or {}
-    ran.own, ran.foreign = (record.environment.get(name) or [] for name in ("own", "foreign"))
+    if code := record.environment.code:
+        ran.origins, ran.own, ran.foreign = code.origins, code.own, code.foreign
     for cell in record.cells:
         if cell.error:
             ran.errors[cell.title] = cell.error
@@ -126,7 +126,7 @@ def observe(ran: Ran, record: TolerantRecord, metrics: list[str]) -> Ran:
             ran.others += [pid for pid in seen.others if pid not in ran.others]
         ran.seconds[cell.title] = times
     ran.clock_hz = statistics.median(clocks) if clocks else None
-    if record.environment.get("device_type") == "cuda" and not readings:
+    if record.environment.device_type == "cuda" and not readings:
         ran.unwatched = reason
     return ran
 

@@ -112,19 +112,36 @@ class ReadModel(msgspec.Struct):
     backend: str
 
 
+class ReadOrigins(msgspec.Struct):
+    """See `record.CodeOrigins`."""
+
+    origins: dict[str, str] = {}
+    own: list[str] = []
+    foreign: list[str] = []
+
+
+class ReadEnvironment(msgspec.Struct):
+    """See `record.Environment`."""
+
+    device: str | None = None
+    device_type: str | None = None
+    packages: dict[str, str | None] = {}
+    code: ReadOrigins | None = None
+
+
 class TolerantRecord(msgspec.Struct):
     """See `record.Record`."""
 
     model: ReadModel
     request: dict[str, Any]
     workload: dict[str, Any]
-    environment: dict[str, Any]
+    environment: ReadEnvironment
     cells: list[ReadCell]
 
     @property
     def packages(self) -> dict[str, str]:
         """Versions that decide by which operators a request runs."""
-        found = self.environment.get("packages") or {}
+        found = self.environment.packages
         return {name: found.get(name) or "unknown" for name in ("torch", "transformers")}
 
 

@@ -167,6 +167,11 @@ def _from_journal(path: Path) -> Record:
 
 
 def _check_schema(path: Path, schema: int) -> None:
+    if schema < SCHEMA:
+        raise RecordError(
+            f"{path}: schema {schema} was written by an earlier tpprof; read it with that version, "
+            "or measure again"
+        )
     if schema != SCHEMA:
         raise RecordError(
             f"{path}: schema {schema} is unknown, this tpprof reads schema {SCHEMA}; "

@@ -42,3 +42,36 @@ class GpuState(Struct):
     throttled: Annotated[list[str] | None, about("Why clocks are held back.")] = None
     others: Annotated[list[GpuProcess] | None, about("Other processes on the GPU.")] = None
     reasons: Annotated[dict[str, str], about("Why a field is unknown or doubtful, by name.")] = {}
+
+
+class GpuDescription(Struct):
+    """A GPU as NVML describes it: what lasts, and its clocks and limits as a run begins."""
+
+    name: Annotated[str | None, about("Its name.")] = None
+    uuid: Annotated[str | None, about("Its UUID, prefix and all; under MIG of the whole GPU.")] = (
+        None
+    )
+    driver: Annotated[str | None, about("Version of the driver.")] = None
+    cuda_driver: Annotated[str | None, about("Highest CUDA version of the driver.")] = None
+    compute_capability: Annotated[str | None, about("CUDA compute capability.")] = None
+    memory_bytes: Annotated[Count | None, about("All its memory.")] = None
+    sm_clock_hz: Annotated[Amount | None, about("SM clock.")] = None
+    sm_clock_max_hz: Annotated[Amount | None, about("Highest SM clock.")] = None
+    sm_clock_application_hz: Annotated[
+        Amount | None, about("SM clock that was set for applications.")
+    ] = None
+    memory_clock_hz: Annotated[Amount | None, about("Memory clock.")] = None
+    memory_clock_max_hz: Annotated[Amount | None, about("Highest memory clock.")] = None
+    memory_clock_application_hz: Annotated[
+        Amount | None, about("Memory clock that was set for applications.")
+    ] = None
+    power_limit_watts: Annotated[Amount | None, about("Power limit that is enforced.")] = None
+    power_limit_default_watts: Annotated[
+        Amount | None, about("Power limit that the GPU comes with.")
+    ] = None
+    persistence: Annotated[
+        bool | None, about("Whether the driver stays loaded between processes.")
+    ] = None
+    ecc: Annotated[bool | None, about("Whether memory errors are corrected.")] = None
+    mig: Annotated[bool | None, about("Whether it is cut into slices (MIG).")] = None
+    reasons: Annotated[dict[str, str], about("Why a field is unknown, by name.")] = {}

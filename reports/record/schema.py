@@ -9,7 +9,8 @@ import msgspec
 from .base import Amount, Count, Struct, about
 from .cell import Activity, Cell, Energy, Memory, Sample, Span
 from .cost import Bandwidth, Cost, Peaks
-from .gpu import GpuProcess, GpuState, Telemetry
+from .environment import Environment
+from .gpu import GpuDescription, GpuProcess, GpuState, Telemetry
 from .kept import Picture
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ __all__ = [
     "Cell",
     "Cost",
     "Energy",
+    "Environment",
+    "GpuDescription",
     "GpuProcess",
     "GpuState",
     "Memory",
@@ -36,7 +39,7 @@ __all__ = [
     "Telemetry",
 ]
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 class ModelInfo(Struct):
@@ -119,7 +122,7 @@ class Record(Struct):
     created: Annotated[str, about("When the run began, ISO 8601.")]
     command: Annotated[str, about("The command line; empty from Python.")]
     complete: Annotated[bool, about("Whether the run came to its end.")]
-    environment: dict[str, Any]
+    environment: Annotated[Environment, about("Where it ran.")]
     model: Annotated[ModelInfo, about("The model.")]
     workload: dict[str, Any]
     request: Annotated[RequestInfo, about("The request.")]

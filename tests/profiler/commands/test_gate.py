@@ -16,6 +16,7 @@ from record_builders import cell, record, sample
 from tpprof.profiler.commands.gate_options import Named, subject_of
 from tpprof.reports.gate import config as configuration
 from tpprof.reports.gate.baseline import Subject
+from tpprof.reports.record.environment import Environment
 from tpprof.reports.record.schema import SCHEMA
 
 
@@ -179,7 +180,7 @@ def saved() -> Any:
     samples = [sample(number, 1.0 + 0.01 * (number % 3)) for number in range(8)]
     cells = [cell(m, "rows", 1.0, 1_000_000, samples=samples) for m in ("vanilla", "fastv")]
     whole = record(*cells)
-    whole.environment = {"device_type": "cpu"}
+    whole.environment = Environment(device_type="cpu")
     return whole
 
 

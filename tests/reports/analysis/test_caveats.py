@@ -26,7 +26,7 @@ def clocked(hertz: float | None, **more: object) -> list[object]:
 
 
 def test_a_clean_run_has_no_warnings(run: Record) -> None:
-    run.environment["warnings"] = []
+    run.environment.warnings = []
     run.processes[0].gpu_before = GpuState(others=[])
     run.cells[0].samples = clocked(1.98e9)  # type: ignore[assignment]
     run.cells[1].samples = clocked(1.95e9)  # type: ignore[assignment]
@@ -34,7 +34,7 @@ def test_a_clean_run_has_no_warnings(run: Record) -> None:
 
 
 def test_failed_cells_and_an_interrupted_run_come_first(run: Record) -> None:
-    run.environment["warnings"] = ["a full disk"]
+    run.environment.warnings = ["a full disk"]
     run.cells[1].error, run.cells[1].samples = "out of memory\n" + "x" * 500, []
     run.complete = False
     failed, interrupted, *rest = caveats.warnings(run)
@@ -71,7 +71,7 @@ def test_clocks_that_differ_between_cells_are_told(run: Record) -> None:
 
 
 def test_what_was_wrong_with_the_machine_is_told(run: Record) -> None:
-    run.environment["warnings"] = ["the load average is 2.5 on 2 cores"]
+    run.environment.warnings = ["the load average is 2.5 on 2 cores"]
     assert caveats.warnings(run) == ["the load average is 2.5 on 2 cores"]
 
 

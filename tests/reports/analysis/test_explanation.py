@@ -434,7 +434,7 @@ def test_noise_is_called_noise_and_nothing_is_advised_from_it() -> None:
     assert not any("rows instead of maps" in line for line in told.advice)
     assert "within the noise of this run" in waterfall._headline(run.cells[1], told)
     output = io.StringIO()
-    run.environment["warnings"] = ["the machine was busy"]
+    run.environment.warnings = ["the machine was busy"]
     waterfall.show(run, table.Console(file=output, width=200), "fastv")
     assert "! the machine was busy" in output.getvalue()
 

@@ -234,7 +234,7 @@ def test_the_papers_table_stands_beside_a_run_of_its_model_and_budget() -> None:
 
 def test_several_records_stand_side_by_side_and_are_warned_of() -> None:
     first, second = full(), full()
-    second.environment = {"device": "another machine"}
+    second.environment.device = "another machine"
     second.request.batch = 4
     second.cells = second.cells[:-1]
     names = ["a", "b"]
@@ -280,8 +280,8 @@ def test_rows_are_aligned_by_what_they_ran_under() -> None:
 def test_only_what_differs_is_told() -> None:
     first, second = full(), full()
     same = {f"package-{number}": "1.0" for number in range(50)}
-    first.environment["packages"] = {**same, "torch": "2.13.0+cpu"}
-    second.environment["packages"] = {**same, "torch": "2.1"}
+    first.environment.packages = {**same, "torch": "2.13.0+cpu"}
+    second.environment.packages = {**same, "torch": "2.1"}
     second.cells = second.cells[:-1]
     first.workload, second.workload = {"prompt": "a" * 200 + "b"}, {"prompt": "a" * 200 + "c"}
     told = " ".join(side_by_side.warnings([first, second], ["a", "b"]))

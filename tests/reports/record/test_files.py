@@ -108,7 +108,7 @@ def test_the_record_takes_the_journals_place(empty: Record, tmp_path: Path) -> N
         (lambda lines: [lines[0], b"x", *lines[1:]], "damaged"),
         (lambda lines: [lines[0], lines[2].replace(b'"index":0', b'"index":9'), b""], "damaged"),
         (lambda lines: [lines[0], lines[2], b""], "damaged"),  # a sample of no known process
-        (lambda lines: [lines[0].replace(b'"schema":3', b'"schema":99'), b""], "schema 99"),
+        (lambda lines: [lines[0].replace(b'"schema":4', b'"schema":99'), b""], "schema 99"),
     ],
 )
 def test_a_damaged_journal_is_refused(
@@ -162,7 +162,7 @@ def test_runs_of_one_configuration_do_not_differ(empty: Record) -> None:
 def test_every_difference_is_named(empty: Record) -> None:
     later = record(cell("vanilla", "rows", 2.0, 100), cell("fastv", "maps", 1.0, 50))
     later.settings.keep, later.model.dtype = "320", "float16"
-    later.environment = {"device": "another"}
+    later.environment.device = "another"
     listed = "; ".join(differences(empty, later))
     assert "model dtype is float16, was float32" in listed
     assert "keep is 320, was none" in listed

@@ -39,10 +39,10 @@ def test_a_saved_record_is_read_back_whole(run: Record, tmp_path: Path) -> None:
 def test_a_failed_save_leaves_the_old_file(run: Record, tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     save(run, path)
-    run.environment["device"] = object()
+    run.environment.device = object()  # type: ignore[assignment]
     with pytest.raises(TypeError):
         save(run, path)
-    assert load(path).environment["device"] == "a machine"
+    assert load(path).environment.device == "a machine"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -53,7 +53,8 @@ def test_a_failed_save_leaves_the_old_file(run: Record, tmp_path: Path) -> None:
         (b"not json", "no tpprof record"),
         (b"{}", "no tpprof record"),
         (b'{"schema": 99}', "schema 99 is unknown"),
-        (b'{"schema": 3}', "no tpprof record"),
+        (b'{"schema": 4}', "no tpprof record"),
+        (b'{"schema": 3}', "schema 3 was written by an earlier tpprof; read it with that version"),
         (b"\xff\xfe", "no tpprof record"),
     ],
 )
