@@ -103,7 +103,7 @@ def _cell(number: int, samples: int, chance: random.Random) -> Cell:
         listed.append(
             Sample(
                 round=round_,
-                place=number,
+                turn=number,
                 process=0,
                 began=1.8e9 + round_ * 100 + number,
                 latency=sum(parts) * 1.001,

@@ -29,7 +29,7 @@ def sample(number: int, seconds: float, **more: object) -> Sample:
     """A sample of `seconds`, most of it in prefill."""
     given: dict[str, object] = {
         "round": number,
-        "place": 0,
+        "turn": 0,
         "process": 0,
         "began": 1.8e9 + number,
         "latency": seconds,

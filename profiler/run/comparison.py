@@ -100,7 +100,7 @@ class Comparison:
         return self.record
 
     def run_cell(
-        self, index: int, number: int, place: int, wanted: Callable[[], bool] = lambda: True
+        self, index: int, number: int, turn: int, wanted: Callable[[], bool] = lambda: True
     ) -> None:
         """Measure one cell for round `number`, as the only one of this process, while `wanted`."""
         cell = self.cells[index]
@@ -109,16 +109,16 @@ class Comparison:
             for _ in range(self.settings.samples):
                 if wanted():
                     with steady():
-                        self._sample(bench, index, number, place, process)
+                        self._sample(bench, index, number, turn, process)
             if wanted():
                 self._passes(bench, [index] if _uncounted(cell) else [], _tell_nobody)
                 self._write_cell(index)
 
     def _warm_up(self, bench: Bench, wanted: list[int], tell: Progress) -> None:
-        for place, number in enumerate(wanted):
+        for done, number in enumerate(wanted):
             cell = self.cells[number]
             cell.saved.error = ""  # of an earlier run: it is given another try
-            tell(f"warm-up {name(cell.saved)}", place, len(wanted))
+            tell(f"warm-up {name(cell.saved)}", done, len(wanted))
             bench.warm_up(cell)
             self._write_cell(number)
         for number in wanted:
@@ -127,9 +127,9 @@ class Comparison:
     def _passes(self, bench: Bench, wanted: list[int], tell: Progress) -> None:
         """Energy of all cells, and only then what torch counts, which slows it down."""
         for measure in (bench.energy, bench.flops, bench.activity) if self.passes else ():
-            for place, number in enumerate(wanted):
+            for done, number in enumerate(wanted):
                 cell = self.cells[number]
-                tell(f"{measure.__name__} of {name(cell.saved)}", place, len(wanted))
+                tell(f"{measure.__name__} of {name(cell.saved)}", done, len(wanted))
                 if cell.alive:
                     measure(cell)
                 self._write_cell(number)
@@ -150,18 +150,18 @@ class Comparison:
             left = rounds.left(self.settings, done - first, spent)
             alive = [index for index, cell in enumerate(self.cells) if cell.alive]
             with steady():
-                for place, turn in enumerate(rounds.order(len(alive), number)):
-                    steps = (done * len(alive) + place, (done + left) * len(alive))
-                    tell(name(self.cells[alive[turn]].saved), *steps)
-                    self._sample(bench, alive[turn], number, place, process)
+                for turn, chosen in enumerate(rounds.order(len(alive), number)):
+                    steps = (done * len(alive) + turn, (done + left) * len(alive))
+                    tell(name(self.cells[alive[chosen]].saved), *steps)
+                    self._sample(bench, alive[chosen], number, turn, process)
             number += 1
 
-    def _sample(self, bench: Bench, index: int, number: int, place: int, process: int) -> None:
+    def _sample(self, bench: Bench, index: int, number: int, turn: int, process: int) -> None:
         cell = self.cells[index]
         if not cell.alive:
             return
         known = bool(cell.saved.parts)
-        sample = bench.sample(cell, number, place, process)
+        sample = bench.sample(cell, number, turn, process)
         if sample is None or not known:
             self._write_cell(index)
         if sample is not None:

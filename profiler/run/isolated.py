@@ -52,12 +52,12 @@ def run(job: Job, journal: files.Journal, record: Record, tell: Progress) -> Non
             break
         left = rounds.left(job.settings, done - first, spent)
         alive = [index for index, cell in enumerate(record.cells) if not cell.error]
-        for place, turn in enumerate(rounds.order(len(alive), number)):
-            index = alive[turn]
+        for turn, chosen in enumerate(rounds.order(len(alive), number)):
+            index = alive[chosen]
             label = f"process {number + 1} of {name(record.cells[index])}"
-            tell(label, done * len(alive) + place, (done + left) * len(alive))
+            tell(label, done * len(alive) + turn, (done + left) * len(alive))
             task = Task(
-                job=job, out=str(path), parent=os.getpid(), cell=index, round=number, place=place
+                job=job, out=str(path), parent=os.getpid(), cell=index, round=number, turn=turn
             )
             failed = _run(task)
             record = files.load(path)
@@ -82,7 +82,7 @@ def _note_failure(
     cell = record.cells[index]
     cell.error = cell.error or reason
     journal.append(files.Known.of(index, cell))
-    for place, process in enumerate(record.processes):
+    for joined, process in enumerate(record.processes):
         if (process.cell, process.round) == (index, number) and process.seconds is None:
             process.outcome = reason
-            journal.append(files.Joined(index=place, process=process))
+            journal.append(files.Joined(index=joined, process=process))

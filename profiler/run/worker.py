@@ -74,7 +74,7 @@ class Task(Struct):
     parent: int
     cell: int | None = None
     round: int = 0
-    place: int = 0
+    turn: int = 0
 
 
 def main() -> None:
@@ -97,4 +97,4 @@ def main() -> None:
     if wanted():  # else the parent was killed, and the journal may be another run's by now
         comparison.adopt(files.load(path))
         comparison.journal = files.Journal(path)
-        comparison.run_cell(task.cell, task.round, task.place, wanted)
+        comparison.run_cell(task.cell, task.round, task.turn, wanted)

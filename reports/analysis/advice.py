@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .. import units
+from ..record.cell import SpanKey
 from ..record.labels import ran
 from ..record.schema import Record
-from .counterparts import Counterparts, SpanKey, counted, layer_flops, layer_seconds, places
+from .counterparts import Counterparts, counted, layer_flops, layer_seconds, places
 from .intervals import Estimate
 from .summary import latency, phase
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 from .. import units
 from ..record import labels
+from ..record.cell import SpanKey
 from ..record.schema import Cell, Record
 from .advice import advice
 from .counterparts import (
     SCORING,
     Counterparts,
-    SpanKey,
     counted,
     counterparts_of,
     layer_flops,

@@ -11,6 +11,9 @@ from .cost import Cost
 from .gpu import Telemetry
 from .kept import Kept
 
+SpanKey = tuple[str, str, int | None]
+"""Phase, part and index of a span, as a key."""
+
 
 class Span(Struct):
     """A part of a request."""
@@ -24,7 +27,7 @@ class Sample(Struct):
     """One timed request of a cell."""
 
     round: Annotated[Count, about("Round that it belongs to.")]
-    place: Annotated[Count, about("Its place among the cells of that round.")]
+    turn: Annotated[Count, about("Its turn among the cells of that round.")]
     process: Annotated[Count, about("Index of the process that took it, in Record.processes.")]
     began: Annotated[float, about("When it began: seconds since 1970.")]
     latency: Annotated[

@@ -170,7 +170,7 @@ def test_arms_that_run_the_same_files_have_no_verdict(tmp_path: Path) -> None:
     assert "the very same code: /head/fastv.py" in told(gate)
     gate = judged(from_, tmp_path)  # type: ignore[arg-type]
     assert (gate.code, "compares a code with itself" in gate.notes[0]) == (0, True)
-    one = Ran(block=-1, place=0, arm="A", origins={"python": "/a"}, own=["/a/helper.py"])
+    one = Ran(block=-1, turn=0, arm="A", origins={"python": "/a"}, own=["/a/helper.py"])
     assert same_code(one, one)
     assert not same_code(one, msgspec.structs.replace(one, own=["/b/helper.py"]))
     assert not same_code(msgspec.structs.replace(one, origins={}), one)

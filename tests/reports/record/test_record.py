@@ -227,7 +227,7 @@ def test_samples_that_contradict_their_cell_are_refused(
 
 @pytest.mark.parametrize(
     ("damage", "value"),
-    [("latency", 0.0), ("process", -1), ("place", -1), ("host", {"prefill": -1})],
+    [("latency", 0.0), ("process", -1), ("turn", -1), ("host", {"prefill": -1})],
 )
 def test_what_cannot_be_is_refused_where_it_stands(
     run: Record, tmp_path: Path, damage: str, value: object
