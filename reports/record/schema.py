@@ -117,7 +117,7 @@ class Settings(Struct):
 class Record(Struct):
     """A run. Seconds, bytes and FLOPs throughout."""
 
-    schema: Annotated[int, about("Version of this format.")]
+    schema: Annotated[int, about("Version of this format.", extra_json_schema={"const": SCHEMA})]
     tpprof: Annotated[str, about("Version of tpprof that measured.")]
     created: Annotated[str, about("When the run began, ISO 8601.")]
     command: Annotated[str, about("The command line; empty from Python.")]
