@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...reports.record.environment import Checkouts, Commit, Determinism, Environment
 from ..meters.nvml import describe_gpu
-from ..meters.readers import UnknownError, module, read
+from ..meters.readers import UnknownError, module_or_absent, read_fields
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +72,7 @@ def describe_environment(
     device: what a run uses; CUDA is left untouched if it is the CPU or None (none is known).
     nvml: the library to ask, default `pynvml`. root: where /proc and /sys lie.
     """
-    torch = module("torch")
+    torch = module_or_absent("torch")
     found = Environment(
         **_host(torch, root),
         device_type=device.type if device else None,
@@ -115,9 +115,9 @@ def _secret(name: str, value: str) -> bool:
 
 def _host(torch: Any, root: Path) -> dict[str, Any]:
     """The machine without its GPU."""
-    psutil = module("psutil")
+    psutil = module_or_absent("psutil")
     system = root / "sys/devices/system/cpu"
-    return read(
+    return read_fields(
         Environment,
         {
             "platform": platform.platform,
@@ -227,7 +227,7 @@ def _unknown_commit(reason: str) -> Commit:
 
 
 def _determinism(torch: Any) -> Determinism:
-    figures = read(
+    figures = read_fields(
         Determinism,
         {
             "deterministic_algorithms": lambda: torch.are_deterministic_algorithms_enabled(),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from ...reports.record.schema import GpuDescription, GpuProcess, GpuState
-from .readers import Absent, Readers, module, read
+from .readers import Absent, Readers, module_or_absent, read_fields
 
 THROTTLING = {
     0x04: "software power cap",
@@ -211,12 +211,12 @@ def _bytes_by_pid(processes: Any) -> dict[int, int | None]:
 
 def describe_gpu(uuid: str, nvml: Any | None = None) -> GpuDescription:
     """What lasts of the GPU with this UUID; never raises, whatever is missing. See Gpu."""
-    library = nvml or module("pynvml")
+    library = nvml or module_or_absent("pynvml")
     try:
         library.nvmlInit()
     except Exception as error:  # no package, no driver, no permission
         library = Absent(f"NVML: {error}")
-    figures = read(GpuDescription, _describing(uuid, library))
+    figures = read_fields(GpuDescription, _describing(uuid, library))
     with contextlib.suppress(Exception):
         library.nvmlShutdown()
     return GpuDescription(**figures)

@@ -28,7 +28,7 @@ class Absent:
         raise UnknownError(self._reason)
 
 
-def module(name: str) -> Any:
+def module_or_absent(name: str) -> Any:
     """The module, or what stands for it where it does not import."""
     try:
         return importlib.import_module(name)
@@ -36,7 +36,7 @@ def module(name: str) -> Any:
         return Absent(f"{name} does not import ({first_line(error)})")
 
 
-def read(kind: type[msgspec.Struct], readers: Readers) -> dict[str, Any]:
+def read_fields(kind: type[msgspec.Struct], readers: Readers) -> dict[str, Any]:
     """Fields of `kind`, each as its reader finds it, None where that fails or finds nothing; and
     their `reasons`.
 

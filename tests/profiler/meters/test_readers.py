@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tpprof.profiler.meters.readers import UnknownError, module, read
+from tpprof.profiler.meters.readers import UnknownError, module_or_absent, read_fields
 from tpprof.reports.record.gpu import GpuState
 
 
@@ -17,7 +17,7 @@ def breaks() -> None:
 
 
 def test_each_field_is_its_value_or_has_a_reason() -> None:
-    found = read(
+    found = read_fields(
         GpuState,
         {
             "sm_clock_hz": lambda: 345e6,
@@ -38,12 +38,12 @@ def test_each_field_is_its_value_or_has_a_reason() -> None:
 
 @pytest.mark.parametrize("answer", [b"345", "fast", -1.0])
 def test_an_answer_that_a_record_could_not_hold_is_unknown(answer: object) -> None:
-    found = read(GpuState, {"sm_clock_hz": lambda: answer})
+    found = read_fields(GpuState, {"sm_clock_hz": lambda: answer})
     assert found["sm_clock_hz"] is None
     assert "Expected" in found["reasons"]["sm_clock_hz"]
 
 
 def test_what_does_not_import_says_so_when_it_is_asked() -> None:
-    absent = module("no_such_module_at_all")
+    absent = module_or_absent("no_such_module_at_all")
     with pytest.raises(UnknownError, match="no_such_module_at_all does not import"):
         absent.function()
