@@ -10,7 +10,7 @@ BIN = $(VENV)/bin
 METHODS ?= fastv sparsevlm mustdrop
 
 .PHONY: help compare test test-oldest gate check format lint types bench bench-gate bench-gpu \
-	figures table7 build clean
+	figures table7 schema build clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,6 +62,9 @@ figures: $(VENV)/ready  ## the pictures in README and docs, from a run now or fr
 
 table7: $(VENV)/ready  ## the paper's Table 7 beside ours, as Markdown
 	$(BIN)/python benchmarks/table7.py $(if $(RECORD),--record $(RECORD))
+
+schema: $(VENV)/ready  ## the JSON schema of the record, in docs
+	$(BIN)/python -m tpprof.reports.record.json_schema > docs/record.schema.json
 
 build: $(VENV)/ready  ## the wheel
 	$(BIN)/python -m build --wheel

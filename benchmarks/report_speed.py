@@ -15,6 +15,7 @@ from tpprof.reports.record.schema import (
     Activity,
     Cell,
     Cost,
+    Environment,
     Memory,
     ModelInfo,
     Process,
@@ -70,7 +71,7 @@ def made(cells: int, samples: int) -> Record:
         created="2026-01-01T00:00:00+00:00",
         command="tpprof compare",
         complete=True,
-        environment={"device": "a machine"},
+        environment=Environment(device="a machine"),
         model=ModelInfo(
             name="made",
             architecture="llava-next",
@@ -102,7 +103,7 @@ def _cell(number: int, samples: int, chance: random.Random) -> Cell:
         listed.append(
             Sample(
                 round=round_,
-                place=number,
+                turn=number,
                 process=0,
                 began=1.8e9 + round_ * 100 + number,
                 latency=sum(parts) * 1.001,

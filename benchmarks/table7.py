@@ -49,7 +49,7 @@ def main() -> None:
     record = load(options.record) if options.record else tpprof.compare(METHODS)
     request = record.request
     print(
-        f"### Latency over vanilla's: {record.model.name} on {record.environment['device']}, "
+        f"### Latency over vanilla's: {record.model.name} on {record.environment.device}, "
         f"{request.visual} visual tokens\n"
     )
     print(latency(record))

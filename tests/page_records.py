@@ -9,6 +9,7 @@ from PIL import Image
 from record_builders import PARTS, cell, record, sample, work
 
 from tpprof.reports.gate.verdicts import Gate, Judged, Verdict
+from tpprof.reports.record.environment import Environment
 from tpprof.reports.record.kept import Kept, Picture, Region
 from tpprof.reports.record.schema import Activity, Bandwidth, Cell, Peaks, Record, Span, Telemetry
 from tpprof.reports.record.spec import changed
@@ -74,14 +75,14 @@ def hostile() -> Record:
     run.command = " ".join(HOSTILE)
     run.created = HOSTILE[1]
     run.spec = changed(run.spec, image=HOSTILE[1], keep=HOSTILE[0], device=HOSTILE[6])
-    run.environment = {
-        "device": HOSTILE[0],
-        "cpu": HOSTILE[5],
-        "host": HOSTILE[6],
-        "packages": {"torch": None},
-        "warnings": list(HOSTILE),
-        HOSTILE[0]: {HOSTILE[1]: [HOSTILE[2]]},
-    }
+    run.environment = Environment(
+        device=HOSTILE[0],
+        cpu=HOSTILE[5],
+        platform=HOSTILE[6],
+        packages={"torch": None, HOSTILE[0]: HOSTILE[1]},
+        variables={HOSTILE[1]: HOSTILE[2]},
+        warnings=list(HOSTILE),
+    )
     assert run.peaks is not None
     run.peaks.device = HOSTILE[6]
     return run

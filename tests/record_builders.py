@@ -6,6 +6,7 @@ from tpprof.reports.record.schema import (
     SCHEMA,
     Cell,
     Cost,
+    Environment,
     Memory,
     ModelInfo,
     Process,
@@ -29,7 +30,7 @@ def sample(number: int, seconds: float, **more: object) -> Sample:
     """A sample of `seconds`, most of it in prefill."""
     given: dict[str, object] = {
         "round": number,
-        "place": 0,
+        "turn": 0,
         "process": 0,
         "began": 1.8e9 + number,
         "latency": seconds,
@@ -78,7 +79,7 @@ def record(*cells: Cell) -> Record:
         created="2026-01-01T00:00:00+00:00",
         command="tpprof compare",
         complete=True,
-        environment={"device": "a machine"},
+        environment=Environment(device="a machine"),
         model=ModelInfo(
             name="tiny",
             architecture="llava-next",

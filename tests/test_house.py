@@ -163,6 +163,12 @@ def test_only_the_clock_reads_time() -> None:
             assert "cuda.Event" not in text, path
 
 
+def test_only_one_file_asks_nvml() -> None:
+    for path in SOURCES:
+        if path.name != "nvml.py":
+            assert not re.search(r"import pynvml|\bnvml[A-Z]", path.read_text()), path
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
 def test_benchmarks_find_what_they_import(path: Path) -> None:
     assert callable(runpy.run_path(str(path), run_name="imported")["main"])

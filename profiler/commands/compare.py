@@ -68,6 +68,7 @@ def compare(
     spec = _spec(typed, config)
     _check_trace(trace, isolate=spec.stopping.isolate)
     output.require_writable(html, figures, [out])
+    from ...reports.analysis.explanation import explain_all
     from ..run.recording import measure
 
     with progress() as tell:
@@ -76,7 +77,7 @@ def compare(
     output.show(outcome.record, format_, by_phase=phases)
     output.write([outcome.record], [outcome.path.stem], html, figures)
     print(f"record: {outcome.path}", file=sys.stderr)
-    if any(cell.explanation for cell in outcome.record.cells):
+    if explain_all(outcome.record, outcome.record.cells).found:
         again = shlex.join(["tpprof", "explain", str(outcome.path)])
         print(f"where the time went: {again}", file=sys.stderr)
     raise typer.Exit(outcome.code)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from ...reports import units
+from ...reports.record.base import Struct
 from .options import Format, FormatOption, fail
+
+_APART = ("reasons", "warnings", "code")  # told beside a figure and below; of a gate alone
 
 
 def show_environment(
@@ -27,23 +30,25 @@ def show(device: str | None, form: str) -> None:
     from ...reports.text import table
     from ..machine.doctor import examine
 
-    environment, found = examine(device)
+    environment = examine(device)
     if form == "json":
-        print(json.dumps({"environment": environment, "warnings": found}, indent=2))
+        print(msgspec.json.format(msgspec.json.encode(environment), indent=2).decode())
         return
+    found = environment.warnings
     table.console().print(table.as_table(("environment", ""), list(lines(environment)), (0, 1)))
     print("what would spoil a measurement:" if found else "nothing found that would spoil one")
     for line in found:
         print(f"  - {line}")
 
 
-def lines(described: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def lines(described: Struct | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Name and text of every figure; an unknown one comes with its reason."""
-    reasons = described.get("reasons", {})
-    for name, value in described.items():
-        if name == "reasons":
+    figures = described if isinstance(described, dict) else msgspec.structs.asdict(described)
+    reasons = figures.get("reasons", {})
+    for name, value in figures.items():
+        if name in _APART:
             continue
-        if isinstance(value, dict):
+        if isinstance(value, (Struct, dict)):
             yield from lines(value, f"{prefix}{name}.")
         elif value is None:
             why = reasons.get(name, "not installed" if prefix == "packages." else "unknown")
@@ -53,7 +58,7 @@ def lines(described: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _text(name: str, value: Any) -> str:
-    if name.endswith("_bytes") or name == "device_memory":
+    if name.endswith("_bytes"):
         return units.gibibytes(value)
     if isinstance(value, bool):
         return "yes" if value else "no"

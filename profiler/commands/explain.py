@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,9 @@ def explain(
 
     require_format(format_, "explain", [Format.long])
     record = load(file)
+    if format_ in (Format.json, Format.csv, Format.latex):  # which have no room for it
+        for line in waterfall.chosen(record, method).failed:
+            print(line, file=sys.stderr)
     if format_ is Format.json:
         print(table.as_json(waterfall.plain(record, method)), end="")
     elif format_ is Format.csv:
@@ -32,7 +36,7 @@ def explain(
     elif format_ is Format.markdown:
         print(waterfall.markdown(record, method), end="")
     elif format_ is Format.latex:
-        found = waterfall.chosen(record, method)
+        found = waterfall.chosen(record, method).found
         print(table.as_latex(*waterfall.side_by_side(found)), end="")
     else:
         waterfall.show(record, table.console(), method, by_layer=layers)

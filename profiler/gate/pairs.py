@@ -76,7 +76,7 @@ class Session:
         arm = self.arms[letter]
         for attempt in range(2):
             self.tell(f"a look at {arm.name}", attempt, 2)
-            blank = Ran(block=-1, place=0, arm=letter)
+            blank = Ran(block=-1, turn=0, arm=letter)
             ran, record = self._process(letter, self.subject.cells.methods, 1, blank, passes=True)
             if record is not None:
                 self.methods |= {cell.title: cell.method for cell in record.cells}
@@ -93,10 +93,10 @@ class Session:
         first = self._block
         for block in blocks(pairs, first):
             ran, self._block = [], block.number + 1
-            for place, letter in enumerate(block.order):
-                done = (block.number - first) * 4 + place
+            for turn, letter in enumerate(block.order):
+                done = (block.number - first) * 4 + turn
                 self.tell(f"{self.arms[letter].name}, process {done + 1}", done, 2 * pairs)
-                ran.append(self._measured(letter, methods, block, place))
+                ran.append(self._measured(letter, methods, block, turn))
                 broken = self._broken(ran[-1], keys)
                 batch.stopped, batch.broken = broken.stopped, {**broken.broken, **batch.broken}
                 if batch.stopped or all(cell in batch.broken for cell, _ in keys):
@@ -109,10 +109,10 @@ class Session:
         batch.stopped = disturbance(timed, self.rules.clock)
         return batch
 
-    def _measured(self, letter: str, methods: Sequence[str], block: Block, place: int) -> Ran:
+    def _measured(self, letter: str, methods: Sequence[str], block: Block, turn: int) -> Ran:
         """A process of a block; one that fails by itself gets a second try."""
         for _ in range(2):
-            blank = Ran(block=block.number, place=place, arm=letter)
+            blank = Ran(block=block.number, turn=turn, arm=letter)
             ran, _ = self._process(letter, methods, self.rules.requests, blank)
             if not (ran.failure or ran.errors) or ran.killed or ran.unknown:
                 break

@@ -47,9 +47,12 @@ def measure(task: dict[str, Any]) -> bytes:
     if "passes" in inspect.signature(tpprof.compare).parameters:
         given["passes"] = task["passes"]
     record = tpprof.compare(task["methods"], rounds=task["requests"], **given)
-    record.environment["origins"] = origins([cell.name for cell in record.cells])
-    record.environment["own"], record.environment["foreign"] = sources(task["tree"], task["tops"])
-    return msgspec.json.encode(record)
+    own, foreign = sources(task["tree"], task["tops"])
+    code = {"origins": origins([cell.name for cell in record.cells]), "own": own}
+    # As plain data: the environment is a struct in this version, a mapping in earlier ones.
+    told: dict[str, Any] = msgspec.to_builtins(record)
+    told["environment"]["code"] = {**code, "foreign": foreign}
+    return msgspec.json.encode(told)
 
 
 def load(plugins: list[str]) -> None:

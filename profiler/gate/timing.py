@@ -168,7 +168,7 @@ def begin(out: Path, arms: tuple[str, str], subject: Subject, rules: Rules) -> G
 
 def with_tolerances(rules: Rules, base: TolerantRecord) -> Rules:
     """The rules, with the tolerances of the device for the metrics that have none of their own."""
-    on_gpu = base.environment.get("device_type") == "cuda"
+    on_gpu = base.environment.device_type == "cuda"
     known = {**(ON_GPU if on_gpu else ON_CPU), **rules.tolerance}
     tolerance = {metric: known[metric] for metric in rules.metrics}
     return check_rules(msgspec.structs.replace(rules, tolerance=tolerance))
@@ -179,7 +179,7 @@ def _how(rules: Rules, family: int, base: TolerantRecord) -> str:
     looks = ", ".join(map(str, rules.looks))
     packages = ", ".join(f"{name} {version}" for name, version in base.packages.items())
     return (
-        f"on {base.environment.get('device')}, base under {packages}; tolerances: {tolerances}; "
+        f"on {base.environment.device}, base under {packages}; tolerances: {tolerances}; "
         f"looks at {looks} pairs of processes, median of {rules.requests} timed requests each; "
         f"level {rules.alpha:g} for the family of {family}, by Holm; a FAIL is confirmed by pairs "
         "of its own; change: of the pairs, with one-sided bounds"

@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...methods.contract.errors import first_line
 from ...reports import units
-from .environment import environment as describe
+from .environment import describe_environment
 
 if TYPE_CHECKING:
     import torch
 
-    from ...reports.record.schema import GpuState
+    from ...reports.record.environment import Environment
+    from ...reports.record.gpu import GpuDescription, GpuState
 
 BUSY = 0.5
 """Runnable tasks per core above which the machine is not ours alone."""
@@ -46,7 +47,7 @@ _ALWAYS_ON = ("PYTORCH_NO_CUDA_MEMORY_CACHING", "NVIDIA_TF32_OVERRIDE")
 
 
 def warnings(
-    environment: Mapping[str, Any],
+    environment: Environment,
     *,
     gpu: GpuState | None = None,
     broken: Mapping[str, str] | None = None,
@@ -60,35 +61,36 @@ def warnings(
         *_packages(environment, broken or {}),
         *_host(environment),
         *_threads(environment),
-        *_variables(environment["variables"]),
-        *_gpu(environment["gpu"] or {}),
+        *_variables(environment.variables),
+        *_gpu(environment.gpu),
         *_gpu_now(gpu),
     ]
 
 
-def examine(device: str | None = None) -> tuple[dict[str, Any], list[str]]:
-    """The environment of a run on `device` (default: as `tpprof compare` chooses) and its
+def examine(device: str | None = None) -> Environment:
+    """The environment of a run on `device` (default: as `tpprof compare` chooses), with its
     warnings; raises InputError for a device that does not exist."""
     broken = broken_packages()
     target = _target(device, broken)
-    environment = describe(target)
-    uuid = environment.get("device_uuid")
+    environment = describe_environment(target)
+    uuid = environment.device_uuid
     gpu = _state(target, uuid) if target and uuid else None
-    return environment, warnings(environment, gpu=gpu, broken=broken)
+    environment.warnings = warnings(environment, gpu=gpu, broken=broken)
+    return environment
 
 
-def _packages(environment: Mapping[str, Any], broken: Mapping[str, str]) -> Iterator[str]:
-    packages = environment["packages"]
+def _packages(environment: Environment, broken: Mapping[str, str]) -> Iterator[str]:
+    packages = environment.packages
     for name, reason in broken.items():
         if name == "torchvision":
             yield (
                 f"torchvision does not import ({reason}): the image processors of transformers "
                 "that need it fail, or are replaced by slower ones; install the torchvision made "
-                f"for torch {packages['torch']}, or uninstall it"
+                f"for torch {packages.get('torch')}, or uninstall it"
             )
         else:
             yield f"{name} does not import ({reason}): nothing can be measured; install it again"
-    if old := packages["pynvml"]:
+    if old := packages.get("pynvml"):
         # https://github.com/gpuopenanalytics/pynvml: from 12 on it brings no `pynvml` module of
         # its own any more and requires nvidia-ml-py.
         shadows = old.partition(".")[0].isdigit() and int(old.partition(".")[0]) < 12
@@ -101,25 +103,25 @@ def _packages(environment: Mapping[str, Any], broken: Mapping[str, str]) -> Iter
         yield f"the deprecated package pynvml {old} {harm}; {mend}"
 
 
-def _host(environment: Mapping[str, Any]) -> Iterator[str]:
-    load, cores = environment["load_average"], environment["cores"]
+def _host(environment: Environment) -> Iterator[str]:
+    load, cores = environment.load_average, environment.cores
     if load and cores and load[0] > BUSY * cores:
         yield (
             f"the load average is {load[0]:.1f} on {cores} cores: other processes take turns with "
             "this one; stop them, or wait"
         )
-    governor = environment["governor"]
+    governor = environment.governor
     if governor and governor != "performance":
         yield (
             f"the CPU frequency governor is {governor!r}: clocks follow the load, and the first "
             "requests run slower; sudo cpupower frequency-set -g performance"
         )
-    if environment["turbo"]:
+    if environment.turbo:
         yield (
             "CPU turbo is on: clocks depend on heat and on the other cores; write 1 to "
             "/sys/devices/system/cpu/intel_pstate/no_turbo, or 0 to .../cpufreq/boost"
         )
-    memory, swapped = environment["memory_bytes"], environment["swap_used_bytes"]
+    memory, swapped = environment.memory_bytes, environment.swap_used_bytes
     if memory and swapped and swapped > SWAPPED * memory:
         yield (
             f"{units.gibibytes(swapped)} of memory are in swap: fetching a page back takes longer "
@@ -127,13 +129,13 @@ def _host(environment: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _threads(environment: Mapping[str, Any]) -> Iterator[str]:
+def _threads(environment: Environment) -> Iterator[str]:
     """More threads than the process may run at once: affinity and quota of the container."""
-    limits = [environment["cores_usable"], environment["cores_quota"]]
+    limits = [environment.cores_usable, environment.cores_quota]
     usable = min((limit for limit in limits if limit), default=None)
-    asked = {"torch": environment["threads"]}
+    asked = {"torch": environment.threads}
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        first = environment["variables"].get(name, "").partition(",")[0].strip()
+        first = environment.variables.get(name, "").partition(",")[0].strip()
         asked[name] = int(first) if first.isdecimal() else None
     over = [f"{name} {n}" for name, n in asked.items() if usable and n and n > max(usable, 1)]
     if over:
@@ -152,24 +154,27 @@ def _variables(found: Mapping[str, str]) -> Iterator[str]:
             yield f"{name}={value}: {harm}; unset {name}"
 
 
-def _gpu(gpu: Mapping[str, Any]) -> Iterator[str]:
-    if gpu and gpu["uuid"] is None and gpu["driver"] is None:
+def _gpu(gpu: GpuDescription | None) -> Iterator[str]:
+    if gpu is None:
+        return
+    if gpu.uuid is None and gpu.driver is None:
+        reason = gpu.reasons.get("driver", "unknown")
         yield (
-            f"NVML does not answer ({gpu['reasons']['driver']}): clocks, throttling, energy and "
+            f"NVML does not answer ({reason}): clocks, throttling, energy and "
             "other processes stay unknown; install nvidia-ml-py, and give a container the "
             "driver's utility capability"
         )
-    if gpu.get("persistence") is False:
+    if gpu.persistence is False:
         yield (
             "GPU persistence mode is off: the driver unloads between processes, so each first "
             "request pays for loading it and clock settings are lost; sudo nvidia-smi -pm 1"
         )
-    if gpu.get("mig"):
+    if gpu.mig:
         yield (
             "MIG is on: this is a slice of a GPU, whose power and clocks others share and whose "
             "energy cannot be told; measure on a whole GPU, or sudo nvidia-smi -mig 0"
         )
-    limit, default = gpu.get("power_limit_watts"), gpu.get("power_limit_default_watts")
+    limit, default = gpu.power_limit_watts, gpu.power_limit_default_watts
     if limit and default and limit < default:
         yield (
             f"the GPU's power limit is {limit:.0f} W instead of {default:.0f} W: clocks fall under "

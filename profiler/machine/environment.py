@@ -1,22 +1,21 @@
 """Where a run took place: what is needed to repeat it, and to see whether two records compare.
 
-Plain data in SI units. What cannot be known is None, and `reasons` beside it says why.
+What cannot be known is None, and `reasons` beside it says why.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import importlib
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...methods.contract.errors import first_line
+from ...reports.record.environment import Checkouts, Commit, Determinism, Environment
+from ..meters.nvml import describe_gpu
+from ..meters.readers import UnknownError, module_or_absent, read_fields
 
 if TYPE_CHECKING:
     import torch
@@ -63,46 +62,38 @@ _NAMES = (
 )
 _SECRETS = ("AUTH", "CREDENTIAL", "KEY", "PASSPHRASE", "PASSW", "SECRET", "TOKEN")
 _GIT_SECONDS = 2  # a run waits no longer than this for git
-_SM, _MEMORY = 1, 2  # NVML_CLOCK_SM, NVML_CLOCK_MEM
 
 
-class UnknownError(Exception):
-    """A figure that cannot be known; the message is the reason."""
-
-
-def environment(
+def describe_environment(
     device: torch.device | None, nvml: Any | None = None, root: Path = Path("/")
-) -> dict[str, Any]:
-    """Machine, packages and settings, as plain data.
+) -> Environment:
+    """Machine, packages and settings.
 
     device: what a run uses; CUDA is left untouched if it is the CPU or None (none is known).
     nvml: the library to ask, default `pynvml`. root: where /proc and /sys lie.
     """
-    torch = _module("torch")
-    described: dict[str, Any] = {
-        "device": None,
-        "device_type": device.type if device else None,
+    torch = module_or_absent("torch")
+    found = Environment(
         **_host(torch, root),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "git": {"working_directory": _git(Path.cwd()), "tpprof": _own_checkout()},
-        "determinism": _determinism(torch),
-        "variables": variables(os.environ),
-        "gpu": None,
-    }
+        device_type=device.type if device else None,
+        packages={name: _version(name) for name in PACKAGES},
+        git=Checkouts(working_directory=_git(Path.cwd()), tpprof=_own_checkout()),
+        determinism=_determinism(torch),
+        variables=variables(os.environ),
+    )
     if device is not None and device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        uuid = str(getattr(properties, "uuid", ""))
-        described["device"] = properties.name
-        described["device_memory"] = properties.total_memory
-        described["device_uuid"] = uuid
-        described["gpu"] = _gpu(uuid, nvml or _module("pynvml"))
-        return described
-    described["reasons"]["gpu"] = "no CUDA device"
+        found.device = properties.name
+        found.device_memory_bytes = properties.total_memory
+        found.device_uuid = str(getattr(properties, "uuid", ""))
+        found.gpu = describe_gpu(found.device_uuid, nvml)
+        return found
+    found.reasons |= dict.fromkeys(("device_memory_bytes", "device_uuid", "gpu"), "no CUDA device")
     if device is None:
-        described["reasons"]["device"] = "no device is known"
+        found.reasons |= dict.fromkeys(("device", "device_type"), "no device is known")
     else:
-        described["device"] = f"{described['cpu']}, {described['threads']} thread(s)"
-    return described
+        found.device = f"{found.cpu}, {found.threads} thread(s)"
+    return found
 
 
 def variables(found: Mapping[str, str]) -> dict[str, str]:
@@ -122,44 +113,12 @@ def _secret(name: str, value: str) -> bool:
     return named or ("://" in value and "@" in value)
 
 
-class _Missing:
-    """Stands for a module that does not import: whatever is asked of it says why."""
-
-    def __init__(self, reason: str) -> None:
-        self._reason = reason
-
-    def __getattr__(self, name: str) -> Any:
-        raise UnknownError(self._reason)
-
-
-def _module(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except Exception as error:  # a broken library raises more than ImportError
-        return _Missing(f"{name} does not import ({first_line(error)})")
-
-
-def _read(readers: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-    """What each reader finds: None where it fails or finds nothing, with `reasons`."""
-    found: dict[str, Any] = {}
-    reasons: dict[str, str] = {}
-    for name, reader in readers.items():
-        try:
-            found[name] = reader()
-            if found[name] is None:
-                reasons[name] = "there is none here"
-        except Exception as error:
-            found[name] = None
-            reasons[name] = str(error) if isinstance(error, UnknownError) else first_line(error)
-    return {**found, "reasons": reasons}
-
-
 def _host(torch: Any, root: Path) -> dict[str, Any]:
-    """The machine without its GPU. cores_usable: those the process may run on. cores_quota: what
-    the container may use of them, in cores. turbo: whether clocks may rise above the nominal."""
-    psutil = _module("psutil")
+    """The machine without its GPU."""
+    psutil = module_or_absent("psutil")
     system = root / "sys/devices/system/cpu"
-    return _read(
+    return read_fields(
+        Environment,
         {
             "platform": platform.platform,
             "python": platform.python_version,
@@ -178,7 +137,7 @@ def _host(torch: Any, root: Path) -> dict[str, Any]:
             "threads": lambda: torch.get_num_threads(),
             "cuda": lambda: torch.version.cuda,
             "cudnn": lambda: torch.backends.cudnn.version(),
-        }
+        },
     )
 
 
@@ -228,14 +187,14 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _own_checkout() -> dict[str, Any]:
+def _own_checkout() -> Commit:
     folder = Path(__file__).parents[2]
     if not (folder / ".git").exists():  # or git would find the project that holds the environment
         return _unknown_commit("tpprof is installed, not a git checkout")
     return _git(folder)
 
 
-def _git(folder: Path) -> dict[str, Any]:
+def _git(folder: Path) -> Commit:
     """Commit of the checkout around `folder`, and whether a tracked file differs from it."""
     command = [
         "git",
@@ -260,16 +219,16 @@ def _git(folder: Path) -> dict[str, Any]:
     commit = next(commits, "(initial)")
     if commit == "(initial)":
         return _unknown_commit("no commit yet")
-    return {"commit": commit, "dirty": not all(line.startswith("#") for line in lines)}
+    return Commit(commit=commit, dirty=not all(line.startswith("#") for line in lines))
 
 
-def _unknown_commit(reason: str) -> dict[str, Any]:
-    return {"commit": None, "dirty": None, "reasons": {"commit": reason, "dirty": reason}}
+def _unknown_commit(reason: str) -> Commit:
+    return Commit(reasons={"commit": reason, "dirty": reason})
 
 
-def _determinism(torch: Any) -> dict[str, Any]:
-    """What decides whether the same seed gives the same numbers, and by which kernels."""
-    return _read(
+def _determinism(torch: Any) -> Determinism:
+    figures = read_fields(
+        Determinism,
         {
             "deterministic_algorithms": lambda: torch.are_deterministic_algorithms_enabled(),
             "cudnn_benchmark": lambda: torch.backends.cudnn.benchmark,
@@ -281,54 +240,6 @@ def _determinism(torch: Any) -> dict[str, Any]:
             "sdpa_memory_efficient": lambda: torch.backends.cuda.mem_efficient_sdp_enabled(),
             "sdpa_math": lambda: torch.backends.cuda.math_sdp_enabled(),
             "sdpa_cudnn": lambda: torch.backends.cuda.cudnn_sdp_enabled(),
-        }
+        },
     )
-
-
-def _gpu(uuid: str, nvml: Any) -> dict[str, Any]:
-    """The GPU as NVML tells it: by UUID, for torch and NVML number the GPUs differently."""
-    try:
-        nvml.nvmlInit()
-    except Exception as error:  # no package, no driver, no permission
-        nvml = _Missing(f"NVML: {error}")
-    figures = _read(_gpu_readers(uuid, nvml))
-    with contextlib.suppress(Exception):
-        nvml.nvmlShutdown()
-    return figures
-
-
-def _gpu_readers(uuid: str, nvml: Any) -> dict[str, Callable[[], Any]]:
-    @functools.cache
-    def gpu() -> Any:
-        try:
-            return nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-        except Exception:  # under MIG torch gives the UUID of the slice
-            part = nvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
-            return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(part)
-
-    def ask(what: str, *arguments: int) -> Any:
-        return getattr(nvml, f"nvmlDeviceGet{what}")(gpu(), *arguments)
-
-    def cuda() -> str:
-        major, rest = divmod(nvml.nvmlSystemGetCudaDriverVersion_v2(), 1000)
-        return f"{major}.{rest // 10}"
-
-    return {
-        "name": lambda: ask("Name"),
-        "uuid": lambda: ask("UUID"),
-        "driver": lambda: nvml.nvmlSystemGetDriverVersion(),
-        "cuda_driver": cuda,
-        "compute_capability": lambda: ".".join(map(str, ask("CudaComputeCapability"))),
-        "memory_bytes": lambda: ask("MemoryInfo").total,
-        "sm_clock_hz": lambda: ask("ClockInfo", _SM) * 1e6,
-        "sm_clock_max_hz": lambda: ask("MaxClockInfo", _SM) * 1e6,
-        "sm_clock_application_hz": lambda: ask("ApplicationsClock", _SM) * 1e6,
-        "memory_clock_hz": lambda: ask("ClockInfo", _MEMORY) * 1e6,
-        "memory_clock_max_hz": lambda: ask("MaxClockInfo", _MEMORY) * 1e6,
-        "memory_clock_application_hz": lambda: ask("ApplicationsClock", _MEMORY) * 1e6,
-        "power_limit_watts": lambda: ask("EnforcedPowerLimit") / 1e3,
-        "power_limit_default_watts": lambda: ask("PowerManagementDefaultLimit") / 1e3,
-        "persistence": lambda: bool(ask("PersistenceMode")),
-        "ecc": lambda: bool(ask("EccMode")[0]),
-        "mig": lambda: bool(ask("MigMode")[0]),
-    }
+    return Determinism(**figures)

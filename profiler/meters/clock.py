@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-SpanKey = tuple[str, str, int | None]
-"""Phase, part of the phase, and layer or decode step."""
+from ...reports.record.cell import SpanKey
 
 
 @dataclass(frozen=True)

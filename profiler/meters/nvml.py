@@ -7,11 +7,13 @@ neighbours. What cannot be known is None, with a reason, and never zero.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from ...reports.record.schema import GpuProcess, GpuState
+from ...reports.record.schema import GpuDescription, GpuProcess, GpuState
+from .readers import Absent, Readers, module_or_absent, read_fields
 
 THROTTLING = {
     0x04: "software power cap",
@@ -205,3 +207,53 @@ def _bytes_by_pid(processes: Any) -> dict[int, int | None]:
         used = process.usedGpuMemory
         found[int(process.pid)] = None if used in (None, _UNKNOWN_BYTES) else int(used)
     return found
+
+
+def describe_gpu(uuid: str, nvml: Any | None = None) -> GpuDescription:
+    """What lasts of the GPU with this UUID; never raises, whatever is missing. See Gpu."""
+    library = nvml or module_or_absent("pynvml")
+    try:
+        library.nvmlInit()
+    except Exception as error:  # no package, no driver, no permission
+        library = Absent(f"NVML: {error}")
+    figures = read_fields(GpuDescription, _describing(uuid, library))
+    with contextlib.suppress(Exception):
+        library.nvmlShutdown()
+    return GpuDescription(**figures)
+
+
+def _describing(uuid: str, nvml: Any) -> Readers:
+    @functools.cache
+    def gpu() -> Any:
+        try:
+            return nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        except Exception:  # under MIG torch gives the UUID of the slice
+            part = nvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
+            return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(part)
+
+    def ask(what: str, *arguments: int) -> Any:
+        return getattr(nvml, f"nvmlDeviceGet{what}")(gpu(), *arguments)
+
+    def cuda() -> str:
+        major, rest = divmod(nvml.nvmlSystemGetCudaDriverVersion_v2(), 1000)
+        return f"{major}.{rest // 10}"
+
+    return {
+        "name": lambda: ask("Name"),
+        "uuid": lambda: ask("UUID"),
+        "driver": lambda: nvml.nvmlSystemGetDriverVersion(),
+        "cuda_driver": cuda,
+        "compute_capability": lambda: ".".join(map(str, ask("CudaComputeCapability"))),
+        "memory_bytes": lambda: ask("MemoryInfo").total,
+        "sm_clock_hz": lambda: ask("ClockInfo", _SM_CLOCK) * 1e6,
+        "sm_clock_max_hz": lambda: ask("MaxClockInfo", _SM_CLOCK) * 1e6,
+        "sm_clock_application_hz": lambda: ask("ApplicationsClock", _SM_CLOCK) * 1e6,
+        "memory_clock_hz": lambda: ask("ClockInfo", _MEMORY_CLOCK) * 1e6,
+        "memory_clock_max_hz": lambda: ask("MaxClockInfo", _MEMORY_CLOCK) * 1e6,
+        "memory_clock_application_hz": lambda: ask("ApplicationsClock", _MEMORY_CLOCK) * 1e6,
+        "power_limit_watts": lambda: ask("EnforcedPowerLimit") / 1e3,
+        "power_limit_default_watts": lambda: ask("PowerManagementDefaultLimit") / 1e3,
+        "persistence": lambda: bool(ask("PersistenceMode")),
+        "ecc": lambda: bool(ask("EccMode")[0]),
+        "mig": lambda: bool(ask("MigMode")[0]),
+    }

@@ -108,9 +108,7 @@ class Bench:
             with self._kept_alive(cell):
                 self._timing(cell)
 
-    def sample(
-        self, cell: BenchCell, number: int, place: int, process: int
-    ) -> schema.Sample | None:
+    def sample(self, cell: BenchCell, number: int, turn: int, process: int) -> schema.Sample | None:
         """One timed request; None if it failed, which the cell then says."""
         with self._kept_alive(cell):
             before, fallback = self._asked(cell), cell.runtime.fallback
@@ -121,7 +119,7 @@ class Bench:
             if cell.runtime.fallback != fallback:
                 raise RuntimeError(f"{cell.runtime.name} gave up late: {cell.runtime.fallback}")
             marks = [f"{name} in the window" for name in asked if asked[name] > before[name]]
-            return self._sample(cell, timing, marks, number, place, process)
+            return self._sample(cell, timing, marks, number, turn, process)
         return None
 
     def energy(self, cell: BenchCell) -> None:
@@ -190,7 +188,7 @@ class Bench:
         timing: Timing,
         marks: list[str],
         number: int,
-        place: int,
+        turn: int,
         process: int,
     ) -> schema.Sample:
         names = [schema.Span(phase=p, part=q, index=i) for p, q, i in timing.parts]
@@ -208,7 +206,7 @@ class Bench:
             marks += [f"process {pid} on the GPU" for pid in telemetry.others]
         return schema.Sample(
             round=number,
-            place=place,
+            turn=turn,
             process=process,
             began=unix_time() - timing.latency,
             latency=timing.latency,

@@ -13,12 +13,11 @@ from typing import Any
 from ...methods import Method, format_spec, load_plugins, parse
 from ...methods.contract.plugins import contents
 from ...methods.contract.policies import check_policy, check_runtime
-from ...reports.analysis.explanation import attach
 from ...reports.record import files, schema
 from ...reports.record.labels import name
 from ...reports.record.spec import ModelSpec, RunSpec
 from ..machine import calibration, doctor
-from ..machine.environment import environment
+from ..machine.environment import describe_environment
 from ..models.load import default_name, load
 from ..models.model import Model
 from ..workload import Preparation
@@ -94,7 +93,7 @@ class Comparison:
         return self.record
 
     def run_cell(
-        self, index: int, number: int, place: int, wanted: Callable[[], bool] = lambda: True
+        self, index: int, number: int, turn: int, wanted: Callable[[], bool] = lambda: True
     ) -> None:
         """Measure one cell for round `number`, as the only one of this process, while `wanted`."""
         cell = self.cells[index]
@@ -103,16 +102,16 @@ class Comparison:
             for _ in range(self.spec.stopping.samples):
                 if wanted():
                     with steady():
-                        self._sample(bench, index, number, place, process)
+                        self._sample(bench, index, number, turn, process)
             if wanted():
                 self._passes(bench, [index] if _uncounted(cell) else [], _tell_nobody)
                 self._write_cell(index)
 
     def _warm_up(self, bench: Bench, wanted: list[int], tell: Progress) -> None:
-        for place, number in enumerate(wanted):
+        for done, number in enumerate(wanted):
             cell = self.cells[number]
             cell.saved.error = ""  # of an earlier run: it is given another try
-            tell(f"warm-up {name(cell.saved)}", place, len(wanted))
+            tell(f"warm-up {name(cell.saved)}", done, len(wanted))
             bench.warm_up(cell)
             self._write_cell(number)
         for number in wanted:
@@ -121,9 +120,9 @@ class Comparison:
     def _passes(self, bench: Bench, wanted: list[int], tell: Progress) -> None:
         """Energy of all cells, and only then what torch counts, which slows it down."""
         for measure in (bench.energy, bench.flops, bench.activity) if self.passes else ():
-            for place, number in enumerate(wanted):
+            for done, number in enumerate(wanted):
                 cell = self.cells[number]
-                tell(f"{measure.__name__} of {name(cell.saved)}", place, len(wanted))
+                tell(f"{measure.__name__} of {name(cell.saved)}", done, len(wanted))
                 if cell.alive:
                     measure(cell)
                 self._write_cell(number)
@@ -144,12 +143,12 @@ class Comparison:
             steady,
         )
 
-    def _sample(self, bench: Bench, index: int, number: int, place: int, process: int) -> None:
+    def _sample(self, bench: Bench, index: int, number: int, turn: int, process: int) -> None:
         cell = self.cells[index]
         if not cell.alive:
             return
         known = bool(cell.saved.parts)
-        sample = bench.sample(cell, number, place, process)
+        sample = bench.sample(cell, number, turn, process)
         if sample is None or not known:
             self._write_cell(index)
         if sample is not None:
@@ -179,9 +178,11 @@ class Comparison:
 
     def _record(self, reason: str, command: str) -> schema.Record:
         model, request = self.model, self.prepare.request
-        encoder = request.encoder
+        encoder, shown = request.encoder, self.prepare.picture
         created = datetime.datetime.now(datetime.timezone.utc)
-        surroundings = environment(model.device)
+        environment = describe_environment(model.device)
+        environment.warnings = doctor.warnings(environment, broken=doctor.broken_packages())
+        environment.plugins = contents(self.spec.cells.plugin)
         return schema.Record(
             schema=schema.SCHEMA,
             tpprof=version("tpprof"),
@@ -189,11 +190,7 @@ class Comparison:
             spec=self.spec,
             command=command,
             complete=False,
-            environment=surroundings
-            | {
-                "warnings": doctor.warnings(surroundings, broken=doctor.broken_packages()),
-                "plugins": contents(self.spec.cells.plugin),
-            },
+            environment=environment,
             model=schema.ModelInfo(
                 name=model.name,
                 architecture=model.shape.architecture,
@@ -203,6 +200,7 @@ class Comparison:
                 layers=request.layers,
                 dtype=str(model.dtype).removeprefix("torch."),
                 backend=model.backend,
+                positions=getattr(model.text_config, "max_position_embeddings", None),
             ),
             request=schema.RequestInfo(
                 before=request.before,
@@ -212,6 +210,9 @@ class Comparison:
                 new_tokens=request.new_tokens,
                 tiles=encoder.tiles if encoder else None,
                 patches=encoder.patches if encoder else None,
+                positions=self.prepare().next_position + request.new_tokens - 1,
+                picture=list(shown.size) if shown else None,
+                notes=list(shown.notes) if shown else [],
             ),
             cells=[cell.saved for cell in self.cells],
             peaks=calibration.cached(model.device),
@@ -242,9 +243,7 @@ def compare(
         options["keep"] = str(options["keep"])
     comparison = Comparison(RunSpec.of(methods=specs, model=named, **options), model=loaded)
     comparison.passes = passes
-    record = comparison.run()
-    attach(record)
-    return record
+    return comparison.run()
 
 
 def _load(wanted: ModelSpec) -> tuple[Model, str]:

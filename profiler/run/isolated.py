@@ -78,7 +78,7 @@ def _note_failure(
     cell = record.cells[index]
     cell.error = cell.error or reason
     journal.append(files.Known.of(index, cell))
-    for place, process in enumerate(record.processes):
+    for joined, process in enumerate(record.processes):
         if (process.cell, process.round) == (index, number) and process.seconds is None:
             process.outcome = reason
-            journal.append(files.Joined(index=place, process=process))
+            journal.append(files.Joined(index=joined, process=process))

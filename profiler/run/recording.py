@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...methods.contract.errors import InputError
-from ...reports.analysis.explanation import attach
 from ...reports.record import files
 from ...reports.record.base import RecordError
 from ...reports.record.compatibility import differences
@@ -72,7 +71,6 @@ def measure(
     except KeyboardInterrupt as stopped:
         code = 143 if isinstance(stopped, Terminated) else 130
     record = files.load(path)
-    attach(record)
     journal.finish(record, path)
     if trace is not None and not trace.exists():
         print(f"no trace: nothing was left to measure, or it failed ({path})", file=sys.stderr)
@@ -153,6 +151,6 @@ def _continued(earlier: Record, record: Record) -> Record:
     for process in earlier.processes:
         if process.seconds is None and not process.outcome:
             process.outcome = "did not come to its end"
-    told = earlier.environment.setdefault("warnings", [])
-    told += [line for line in record.environment["warnings"] if line not in told]
+    told = earlier.environment.warnings
+    told += [line for line in record.environment.warnings if line not in told]
     return earlier

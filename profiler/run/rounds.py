@@ -18,9 +18,9 @@ def order(count: int, number: int) -> list[int]:
     """The order of `count` cells in round `number`.
 
     Williams' square (1949), a round and its mirror in turn: ABBA for two cells. Over 2 * count
-    rounds each cell takes each place equally often, and follows each other cell equally often.
+    rounds each cell takes each turn equally often, and follows each other cell equally often.
     """
-    zigzag = [(place + 1) // 2 if place % 2 else -(place // 2) for place in range(count)]
+    zigzag = [(turn + 1) // 2 if turn % 2 else -(turn // 2) for turn in range(count)]
     turned = [(cell + number // 2) % count for cell in zigzag]
     return turned[::-1] if number % 2 else turned
 

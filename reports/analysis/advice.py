@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from .. import units
+from ..record.cell import SpanKey
 from ..record.labels import ran
-from ..record.schema import Contribution, Record
-from .counterparts import Counterparts, SpanKey, counted, layer_flops, layer_seconds, places
+from ..record.schema import Record
+from .counterparts import Counterparts, counted, layer_flops, layer_seconds, places
 from .intervals import Estimate
 from .summary import latency, phase
+
+if TYPE_CHECKING:
+    from .explanation import Contribution
 
 OUTSIDE = ("preprocess", "transfer", "vision", "embed", "head", "decode")
 WORTH = 0.05  # of the cell's latency: less is not worth a change

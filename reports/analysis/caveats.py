@@ -22,7 +22,9 @@ def warnings(record: Record, listed: list[Row] | None = None) -> list[str]:
     found = [
         _failed(record),
         _interrupted(record),
-        *record.environment.get("warnings", []),
+        *record.environment.warnings,
+        *(f"picture {note}." for note in record.request.notes),
+        _positions(record),
         _marks(record),
         _throttled(record),
         _others(record),
@@ -58,6 +60,17 @@ def _interrupted(record: Record) -> str:
     return (
         f"the run was interrupted: {min(counts)} to {max(counts)} rounds a cell were measured "
         "until then."
+    )
+
+
+def _positions(record: Record) -> str:
+    """More positions than the model is made for: its answer means nothing, though its time does."""
+    used, most = record.request.positions, record.model.positions
+    if used is None or most is None or used <= most:
+        return ""
+    return (
+        f"the request takes {used:,} positions, and {record.model.name} is made for {most:,}: what "
+        "it answers means nothing."
     )
 
 
@@ -129,7 +142,7 @@ def _outcomes(record: Record) -> str:
 
 def _loads(record: Record) -> str:
     """More to run at the end than cores and this run have: something else came in between."""
-    cores = record.environment.get("cores")
+    cores = record.environment.cores
     seen = [process.load_after for process in record.processes if process.load_after is not None]
     if not cores or not seen or max(seen) <= cores + 1:
         return ""

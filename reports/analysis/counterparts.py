@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
+from ..record.cell import SpanKey
 from ..record.labels import ran
 from ..record.schema import Activity, Cell, Record
 from .summary import baseline, by_round
 
-SpanKey = tuple[str, str, int | None]
-"""Phase, part and layer or step of a part of a request."""
 SCORING = ("score", "select", "compress")
 MAP = "attention map"
 

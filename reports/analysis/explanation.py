@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from .. import units
-from ..record.schema import Cell, Contribution, Explanation, Record
+from ..record import labels
+from ..record.cell import SpanKey
+from ..record.schema import Cell, Record
 from .advice import advice
 from .counterparts import (
     SCORING,
     Counterparts,
-    SpanKey,
     counted,
     counterparts_of,
     layer_flops,
@@ -44,6 +45,39 @@ CAUSES = {
     "waiting for the host": "at least: launching, and waits, in the decoder layers",
     "remainder": "what no part accounts for",
 }
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one cause adds to the promised time."""
+
+    name: str
+    seconds: float  # negative: it saves
+    low: float | None = None  # 95 % interval over rounds, where there are enough
+    high: float | None = None
+    about: str = ""  # what it is
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where the time between promise and clock went: promised_seconds and all contributions sum to
+    measured_seconds."""
+
+    promised_seconds: float
+    measured_seconds: float
+    contributions: list[Contribution]
+    gap_low: float | None = None  # 95 % interval of what was measured beyond the promise
+    gap_high: float | None = None
+    advice: list[str] = field(default_factory=list)  # what follows from the data
+    notes: list[str] = field(default_factory=list)  # what could not be told apart
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Some cells of a record, explained."""
+
+    found: list[tuple[Cell, Explanation]]
+    failed: list[str]  # a line for each cell whose explanation could not be derived
 
 
 @dataclass
@@ -112,14 +146,20 @@ def _gap(beside: Counterparts, share: float) -> Estimate | None:
     return median_interval([own[number] - share * full[number] for number in own if number in full])
 
 
-def attach(record: Record) -> None:
-    """Put the explanation of every measured cell into the record. What is only derived must not
-    cost the record: where it fails, the cell says so."""
-    for cell in record.cells:
+def explain_all(record: Record, cells: Iterable[Cell]) -> Explained:
+    """The cells that can be explained. What is only derived must not cost what was measured: where
+    it fails, that is told."""
+    explained = Explained([], [])
+    for cell in cells:
         try:
-            cell.explanation = explain(record, cell)
+            told = explain(record, cell)
         except (ArithmeticError, LookupError, ValueError) as error:
-            cell.missing["explanation"] = f"{type(error).__name__}: {error}"
+            why = f"{type(error).__name__}: {error}"
+            explained.failed.append(f"{labels.name(cell)} cannot be explained: {why}")
+            continue
+        if told is not None:
+            explained.found.append((cell, told))
+    return explained
 
 
 def _sums(record: Record, beside: Counterparts, share: float, notes: list[str]) -> dict[str, _Sum]:

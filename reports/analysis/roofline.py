@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..record.cell import SpanKey
 from ..record.schema import Cost, Peaks
-
-SpanKey = tuple[str, str, int | None]
 
 
 def move_seconds(peaks: Peaks, count: float) -> float:

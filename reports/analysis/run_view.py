@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from ..record.kept import Kept, pruned
 from ..record.labels import name
-from ..record.schema import Cell, Explanation, Record
-from .explanation import explain
+from ..record.schema import Cell, Record
+from .explanation import Explained, Explanation, explain_all
 from .summary import Row, rows
 
 MOST = 12  # cells that a figure can show and still be read
@@ -41,10 +41,18 @@ class RunView:
         return [row.cell for row in self.drawn]
 
     @functools.cached_property
+    def _explained(self) -> Explained:
+        return explain_all(self.record, self.cells)
+
+    @property
     def explained(self) -> list[tuple[Cell, Explanation]]:
-        """The drawn cells with their explanations: those of the record, else derived now."""
-        found = [(cell, cell.explanation or explain(self.record, cell)) for cell in self.cells]
-        return [(cell, told) for cell, told in found if told is not None]
+        """The drawn cells with their explanations."""
+        return self._explained.found
+
+    @property
+    def unexplained(self) -> list[str]:
+        """A line for each drawn cell whose explanation failed."""
+        return self._explained.failed
 
     @functools.cached_property
     def methods(self) -> list[str]:

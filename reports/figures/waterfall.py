@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 
 from .. import units
+from ..analysis.explanation import Contribution, Explanation
 from ..analysis.run_view import label
 from ..record.labels import name
-from ..record.schema import Cell, Contribution, Explanation
+from ..record.schema import Cell
 from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, place, short
 
 SMALL = 0.01  # of the measured time: less is drawn together

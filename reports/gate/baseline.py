@@ -87,7 +87,7 @@ class Snapshot(Struct):
             architecture=model.architecture,
             dtype=model.dtype,
             backend=model.backend,
-            device=record.environment.get("device_type") or "unknown",
+            device=record.environment.device_type or "unknown",
             packages=record.packages,
             parameter_bytes=model.parameters * itemsize if itemsize else None,
             workload=record.spec.workload,

@@ -13,7 +13,7 @@ from .rules import Rules
 from .tolerant_record import TolerantRecord
 from .verdicts import Judged
 
-SCHEMA = 1
+SCHEMA = 2
 HARMLESS = ("software power cap",)
 """A GPU under load runs into its power limit; whether that moved the clock is looked at apart."""
 
@@ -33,7 +33,7 @@ class GateBegun(Struct, tag="begun"):
 class Ran(Struct, tag="ran"):
     """A process. A is the base, B the head.
 
-    block, place: where it stood in the ABBA blocks, which are counted on through all looks and the
+    block, turn: where it stood in the ABBA blocks, which are counted on through all looks and the
     confirmation; -1 is the look at what there is. seconds: of each request, by cell and metric.
     errors: cells that failed. failure: why there is nothing else; killed: by a signal from outside;
     unknown: the arm does not know what it is asked for. origins: where the code lies that ran;
@@ -43,7 +43,7 @@ class Ran(Struct, tag="ran"):
     """
 
     block: int
-    place: int
+    turn: int
     arm: str
     seconds: dict[str, dict[str, list[float]]] = msgspec.field(default_factory=dict)
     errors: dict[str, str] = msgspec.field(default_factory=dict)
@@ -104,8 +104,8 @@ def observe(ran: Ran, record: TolerantRecord, metrics: list[str]) -> Ran:
     """What the record of a process says, noted in `ran`."""
     clocks: list[float] = []
     readings, reason = 0, "no reading fell into a request"
-    ran.origins = record.environment.get("origins") or {}
-    ran.own, ran.foreign = (record.environment.get(name) or [] for name in ("own", "foreign"))
+    if code := record.environment.code:
+        ran.origins, ran.own, ran.foreign = code.origins, code.own, code.foreign
     for cell in record.cells:
         if cell.error:
             ran.errors[cell.title] = cell.error
@@ -126,7 +126,7 @@ def observe(ran: Ran, record: TolerantRecord, metrics: list[str]) -> Ran:
             ran.others += [pid for pid in seen.others if pid not in ran.others]
         ran.seconds[cell.title] = times
     ran.clock_hz = statistics.median(clocks) if clocks else None
-    if record.environment.get("device_type") == "cuda" and not readings:
+    if record.environment.device_type == "cuda" and not readings:
         ran.unwatched = reason
     return ran
 

@@ -118,19 +118,36 @@ class ReadSpec(msgspec.Struct):
     workload: dict[str, Any]
 
 
+class ReadOrigins(msgspec.Struct):
+    """See `record.CodeOrigins`."""
+
+    origins: dict[str, str] = {}
+    own: list[str] = []
+    foreign: list[str] = []
+
+
+class ReadEnvironment(msgspec.Struct):
+    """See `record.Environment`."""
+
+    device: str | None = None
+    device_type: str | None = None
+    packages: dict[str, str | None] = {}
+    code: ReadOrigins | None = None
+
+
 class TolerantRecord(msgspec.Struct):
     """See `record.Record`."""
 
     model: ReadModel
     request: dict[str, Any]
     spec: ReadSpec
-    environment: dict[str, Any]
+    environment: ReadEnvironment
     cells: list[ReadCell]
 
     @property
     def packages(self) -> dict[str, str]:
         """Versions that decide by which operators a request runs."""
-        found = self.environment.get("packages") or {}
+        found = self.environment.packages
         return {name: found.get(name) or "unknown" for name in ("torch", "transformers")}
 
 

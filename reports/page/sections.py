@@ -84,7 +84,7 @@ def _phases(subject: RunView, salt: str) -> Section | None:
 
 
 def _explanation(subject: RunView, salt: str) -> Section | None:
-    if not subject.explained:
+    if not subject.explained and not subject.unexplained:
         return None
     found = subject.explained
     charts = [Figure.of(chart, salt) for chart in gallery.waterfalls(subject)]
@@ -98,7 +98,7 @@ def _explanation(subject: RunView, salt: str) -> Section | None:
         merged.setdefault(sentence, []).append(who)
     headings, lines = waterfall.side_by_side(found)
     rows = left_out(len(subject.drawn), len(subject.measured), "measured rows are explained")
-    notes = [rows] if rows else []
+    notes = [*subject.unexplained, rows] if rows else subject.unexplained[:]
     if len(charts) < len(found):
         notes.append(f"Waterfalls of the first {len(charts)}; all {len(found)} side by side below.")
     return Section(
@@ -108,7 +108,7 @@ def _explanation(subject: RunView, salt: str) -> Section | None:
         "Orange adds, green saves.",
         figures=charts,
         pairs=[(sentence, "; ".join(who)) for sentence, who in merged.items()],
-        folded=[Table.of(headings, lines, caption="All causes side by side, ms")],
+        folded=[Table.of(headings, lines, caption="All causes side by side, ms")] if found else [],
         notes=notes,
     )
 

@@ -18,9 +18,8 @@ from .blocks import Table
 def environment(record: Record) -> list[tuple[str, str]]:
     """Name and value of what identifies the run; what is unknown is left out."""
     model, request, around = record.model, record.request, record.environment
-    packages, git = around.get("packages") or {}, (around.get("git") or {}).get("tpprof") or {}
-    gpu, spec = around.get("gpu") or {}, record.spec
-    commit = str(git.get("commit") or "")[:12] + (", modified" if git.get("dirty") else "")
+    git, spec = around.git.tpprof, record.spec
+    commit = (git.commit or "")[:12] + (", modified" if git.dirty else "")
     rounds = {len({sample.round for sample in cell.samples}) for cell in record.cells}
     tokens = f"{request.before} + {request.visual} visual + {request.after}"
     pairs: list[tuple[str, Any]] = [
@@ -30,16 +29,15 @@ def environment(record: Record) -> list[tuple[str, str]]:
         ("request", f"{tokens} tokens, batch {request.batch}, {request.new_tokens} new tokens"),
         ("picture", spec.workload.image),
         ("prompt", spec.workload.prompt),
-        ("device", around.get("device")),
-        ("memory", units.gibibytes(around.get("memory_bytes"))),
-        ("CPU", around.get("cpu")),
-        ("threads", around.get("threads")),
-        ("driver", gpu.get("driver") if isinstance(gpu, dict) else None),
-        ("CUDA", around.get("cuda")),
-        ("host", around.get("host")),
-        ("system", around.get("platform")),
-        ("Python", around.get("python")),
-        *((name, packages.get(name)) for name in ("torch", "transformers", "flash-attn")),
+        ("device", around.device),
+        ("memory", units.gibibytes(around.memory_bytes)),
+        ("CPU", around.cpu),
+        ("threads", around.threads),
+        ("driver", around.gpu.driver if around.gpu else None),
+        ("CUDA", around.cuda),
+        ("system", around.platform),
+        ("Python", around.python),
+        *((name, around.packages.get(name)) for name in ("torch", "transformers", "flash-attn")),
         ("tpprof", f"{record.tpprof} {commit}".strip()),
         ("rounds", _span(rounds)),
         ("processes", len(record.processes) if spec.stopping.isolate else None),
@@ -52,7 +50,7 @@ def environment(record: Record) -> list[tuple[str, str]]:
 def everything(record: Record) -> Table:
     """The whole environment, specification and peaks, one line a value."""
     parts = {
-        "environment": record.environment,
+        "environment": msgspec.to_builtins(record.environment),
         **msgspec.to_builtins(record.spec),
         "peaks": msgspec.to_builtins(record.peaks),
     }

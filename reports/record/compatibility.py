@@ -6,24 +6,10 @@ from typing import Any
 
 import msgspec
 
+from .environment import Environment
 from .schema import Record
 from .spec import value_of
 
-MACHINE = (
-    ("device",),
-    ("device_uuid",),
-    ("cpu",),
-    ("threads",),
-    ("packages",),
-    ("cuda",),
-    ("gpu", "driver"),
-    ("git", "tpprof", "commit"),
-    ("git", "tpprof", "dirty"),
-    ("plugins",),
-    ("determinism",),
-    ("variables",),
-)
-"""Places in the environment that must agree for samples to be put together."""
 OPTIONS = ("attention", "runtime", "keep", "equalize", "isolate", "samples", "seed", "plugin")
 """Options that say what is measured; the others say for how long, or show in what was measured."""
 
@@ -42,12 +28,8 @@ def differences(
 
 def other_machine(first: Record, second: Record) -> list[str]:
     """What keeps absolute times of the two from being compared; the code measured may differ."""
-    places = [place for place in MACHINE if place[0] not in ("git", "plugins")]
-    pairs = [
-        (" ".join(place), _at(first.environment, place), _at(second.environment, place))
-        for place in places
-    ]
-    return [line for what, left, right in pairs for line in _told(what, left, right)]
+    pairs = zip(_machine(first.environment), _machine(second.environment), strict=True)
+    return [line for (what, left), (_, right) in pairs for line in _told(what, left, right)]
 
 
 def _identity(record: Record) -> list[tuple[str, Any]]:
@@ -61,14 +43,27 @@ def _identity(record: Record) -> list[tuple[str, Any]]:
         *((f"request {name}", value) for name, value in request.items()),
         ("cells", cells),
         *((name, value_of(record.spec, name)) for name in OPTIONS),
-        *((" ".join(place), _at(record.environment, place)) for place in MACHINE),
+        *_machine(record.environment),
+        ("git tpprof commit", record.environment.git.tpprof.commit),
+        ("git tpprof dirty", record.environment.git.tpprof.dirty),
+        ("plugins", record.environment.plugins),
     ]
 
 
-def _at(environment: Any, place: tuple[str, ...]) -> Any:
-    for key in place:
-        environment = environment.get(key) if isinstance(environment, dict) else None
-    return environment
+def _machine(environment: Environment) -> list[tuple[str, Any]]:
+    """What must agree of the machine and its packages."""
+    gpu = environment.gpu
+    return [
+        ("device", environment.device),
+        ("device_uuid", environment.device_uuid),
+        ("cpu", environment.cpu),
+        ("threads", environment.threads),
+        ("packages", environment.packages),
+        ("cuda", environment.cuda),
+        ("gpu driver", gpu.driver if gpu else None),
+        ("determinism", msgspec.to_builtins(environment.determinism)),
+        ("variables", environment.variables),
+    ]
 
 
 def _told(

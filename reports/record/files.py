@@ -167,6 +167,11 @@ def _from_journal(path: Path) -> Record:
 
 
 def _check_schema(path: Path, schema: int) -> None:
+    if schema < SCHEMA:
+        raise RecordError(
+            f"{path}: schema {schema} was written by an earlier tpprof; read it with that version, "
+            "or measure again"
+        )
     if schema != SCHEMA:
         raise RecordError(
             f"{path}: schema {schema} is unknown, this tpprof reads schema {SCHEMA}; "
@@ -178,8 +183,8 @@ def _checked(path: Path, record: Record) -> Record:
     """The record, if its parts fit each other; RecordError else."""
     for cell in record.cells:
         for sample in cell.samples:
-            fits = len(sample.parts) == len(cell.parts) and sample.latency > 0
-            if not fits or not 0 <= sample.process < len(record.processes):
+            fits = len(sample.parts) == len(cell.parts)
+            if not fits or sample.process >= len(record.processes):
                 raise RecordError(f"{path} is damaged: a sample of {cell.method} does not fit it")
         if not all(map(fitting, cell.kept)):
             raise RecordError(

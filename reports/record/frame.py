@@ -9,7 +9,7 @@ from .schema import Cell, Record
 if TYPE_CHECKING:
     import pandas
 
-SAMPLE = ("round", "place", "process", "began")
+SAMPLE = ("round", "turn", "process", "began")
 COLUMNS = (
     "method",
     "attention",

@@ -3,64 +3,71 @@
 from __future__ import annotations
 
 import base64
+from typing import Annotated
 
-from .base import Struct
+from .base import Count, Struct, about
 
 
 class Kept(Struct):
-    """The visual tokens that enter decoder layer `layer` and those up to the next entry.
+    """The visual tokens that enter one decoder layer and those up to the next entry, of the first
+    request of the batch."""
 
-    tokens: indices into the `visual` original ones, in their order in the sequence, of the first
-    request of the batch. merged: how many more stand for several and have no place. scores: mean
-    attention that the method read to choose them, by original token, None where it had gone; empty
-    where it read none, or none was kept.
-    """
-
-    layer: int
-    visual: int
-    tokens: list[int]
-    merged: int = 0
-    scores: list[float | None] = []
+    layer: Annotated[Count, about("First decoder layer that they enter.")]
+    visual: Annotated[int, about("Visual tokens before any was pruned.", ge=1)]
+    tokens: Annotated[
+        list[Count],
+        about(
+            "Those that stay, as indices into the original ones, in their order in the sequence."
+        ),
+    ]
+    merged: Annotated[
+        Count, about("How many more stand for several, and have no place of their own.")
+    ] = 0
+    scores: Annotated[
+        list[float | None],
+        about(
+            "Mean attention that the method read to choose them, by original token, null where it "
+            "had gone; empty where the method read none, or none was kept."
+        ),
+    ] = []
 
 
 class Region(Struct):
-    """Visual tokens from `first` on that cover a rectangle of the picture in raster order: `rows`
-    of `columns`, each row `stride` tokens after the one before. left, top, right, bottom: of the
-    picture, 0 to 1; beyond it lies padding. view: regions of one view do not overlap."""
+    """Visual tokens that cover a rectangle of the picture, in raster order. Its sides are shares of
+    the picture's, from 0 to 1; beyond lies padding."""
 
-    view: str
-    first: int
-    rows: int
-    columns: int
-    stride: int
-    left: float = 0.0
-    top: float = 0.0
-    right: float = 1.0
-    bottom: float = 1.0
+    view: Annotated[str, about("View of the picture; regions of one view do not overlap.")]
+    first: Annotated[Count, about("Index of its first visual token.")]
+    rows: Annotated[int, about("Rows of tokens.", ge=1)]
+    columns: Annotated[int, about("Tokens in a row.", ge=1)]
+    stride: Annotated[int, about("Tokens from the start of a row to that of the next.", ge=1)]
+    left: Annotated[float, about("Left side.")] = 0.0
+    top: Annotated[float, about("Upper side.")] = 0.0
+    right: Annotated[float, about("Right side.")] = 1.0
+    bottom: Annotated[float, about("Lower side.")] = 1.0
 
 
 class Picture(Struct):
-    """A small copy of the picture, as base64 of a JPEG file, and what its visual tokens cover."""
+    """A small copy of the picture, and what its visual tokens cover."""
 
-    jpeg: str
-    regions: list[Region]
+    jpeg: Annotated[str, about("A JPEG file, in base64.")]
+    regions: Annotated[list[Region], about("Which tokens lie where.")]
 
 
 def fitting(kept: Kept) -> bool:
     """Whether its tokens are among the original ones, and its scores one for each of them."""
-    inside = kept.visual > 0 and all(0 <= token < kept.visual for token in kept.tokens)
+    inside = all(token < kept.visual for token in kept.tokens)
     return inside and len(kept.tokens) <= kept.visual and len(kept.scores) in (0, kept.visual)
 
 
 def drawable(picture: Picture) -> bool:
-    """Whether it is a JPEG file in base64, and its regions have rows and columns."""
+    """Whether it is a JPEG file in base64, and the rows of its regions do not run into another."""
     try:
         content = base64.b64decode(picture.jpeg, validate=True)
     except ValueError:
         return False
     return content.startswith(b"\xff\xd8") and all(
-        0 < region.columns <= region.stride and region.rows > 0 and region.first >= 0
-        for region in picture.regions
+        region.columns <= region.stride for region in picture.regions
     )
 
 

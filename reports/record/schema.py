@@ -2,308 +2,124 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
-
-from .base import Struct
-from .kept import Kept, Picture
+from .base import Amount, Count, Struct, about
+from .cell import Activity, Cell, Energy, Memory, Sample, Span
+from .cost import Bandwidth, Cost, Peaks
+from .environment import Environment
+from .gpu import GpuDescription, GpuProcess, GpuState, Telemetry
+from .kept import Picture
 from .spec import RunSpec
 
 if TYPE_CHECKING:
     import pandas
 
-SCHEMA = 3
+__all__ = [
+    "SCHEMA",
+    "Activity",
+    "Bandwidth",
+    "Cell",
+    "Cost",
+    "Energy",
+    "Environment",
+    "GpuDescription",
+    "GpuProcess",
+    "GpuState",
+    "Memory",
+    "ModelInfo",
+    "Peaks",
+    "Process",
+    "Record",
+    "RequestInfo",
+    "Sample",
+    "Span",
+    "Telemetry",
+]
 
-
-class Cost(Struct):
-    """Analytic work of one operator class in one part, whole batch.
-
-    flops: dense attention; causal_flops: without the half that a causal kernel may skip. Bytes and
-    launches are the least that the operators need, each reading its inputs once and writing its
-    results once, element-wise neighbours fused.
-    """
-
-    phase: str
-    part: str
-    index: int | None
-    operator: str
-    flops: int
-    causal_flops: int
-    read_bytes: int
-    written_bytes: int
-    launches: int
-
-
-class Bandwidth(Struct):
-    """Bytes per second, read and written together, on a working set of so many bytes."""
-
-    footprint_bytes: int
-    bytes_per_second: float
-
-
-class Peaks(Struct):
-    """What a device can do at best.
-
-    source: "measured" or the datasheet. flops_per_second: of matrix products, by dtype.
-    kernel_seconds: least time that each operator adds where it runs. launch_seconds: least time
-    that the host takes to launch one, eagerly; on a CPU it is the same. Both are 0 in a datasheet,
-    which does not tell. threads: of torch on a CPU. created, torch: when and with what measured.
-    notes: what could not be measured.
-    """
-
-    device: str
-    source: str
-    flops_per_second: dict[str, float]
-    bandwidth: list[Bandwidth]
-    kernel_seconds: float = 0.0
-    launch_seconds: float = 0.0
-    memory_bytes: int | None = None
-    threads: int | None = None
-    torch: str = ""
-    created: str = ""
-    notes: list[str] = []
-
-
-class Contribution(Struct):
-    """What one cause adds to the promised time, in seconds (negative: it saves). low, high: 95 %
-    interval over rounds, where there are enough. about: what it is."""
-
-    name: str
-    seconds: float
-    low: float | None = None
-    high: float | None = None
-    about: str = ""
-
-
-class Explanation(Struct):
-    """Where the time between promise and clock went: promised_seconds and all contributions sum to
-    measured_seconds. gap_low, gap_high: 95 % interval of what was measured beyond the promise,
-    where there are enough rounds. advice follows from the data; notes say what could not be told
-    apart."""
-
-    promised_seconds: float
-    measured_seconds: float
-    contributions: list[Contribution]
-    gap_low: float | None = None
-    gap_high: float | None = None
-    advice: list[str] = []
-    notes: list[str] = []
-
-
-class Span(Struct):
-    """A part of a request: `phase`, `part` of it, and `index`, a layer or decode step."""
-
-    phase: str
-    part: str
-    index: int | None = None
-
-
-class Telemetry(Struct):
-    """What the GPU did during one sample, read from NVML by another process.
-
-    readings: how many fell into the sample; none are n/a for what they would tell. Clocks in Hz
-    (medians, and the lowest SM clock), highest temperature, mean power. throttled: reasons seen.
-    others: PIDs of other processes on the GPU.
-    """
-
-    readings: int
-    sm_clock_hz: float | None = None
-    sm_clock_lowest_hz: float | None = None
-    memory_clock_hz: float | None = None
-    temperature_celsius: float | None = None
-    power_watts: float | None = None
-    throttled: list[str] = []
-    others: list[int] = []
-
-
-class Sample(Struct):
-    """One timed request of a cell.
-
-    round, place: the round it belongs to, and its place among the cells of that round. process:
-    index into Record.processes. began: Unix time in seconds. latency: host wall-clock in seconds,
-    the wait for the device included. parts: seconds, in the order of Cell.parts. host: seconds
-    until the host had queued each phase, by phase (GPU only; on a CPU it is the phase itself).
-    marks: why this sample is suspect, empty for a good one.
-    """
-
-    round: int
-    place: int
-    process: int
-    began: float
-    latency: float
-    parts: list[float]
-    host: dict[str, float] = {}
-    marks: list[str] = []
-    telemetry: Telemetry | None = None
-
-
-class Memory(Struct):
-    """Peak bytes of one request; None where unknown, `reasons` says why."""
-
-    allocator: int | None = None
-    allocator_by_phase: dict[str, int] = {}
-    resident: int | None = None
-    device: int | None = None
-    reasons: dict[str, str] = {}
-
-
-class Activity(Struct):
-    """What one part asked of torch and of the device, counted in a pass of its own.
-
-    operators: outermost operators that the host called. launches: kernel and graph launches.
-    kernels: kernels that ran. syncs: calls that made the host wait for the device.
-    busy_seconds: the device was running something. None on a machine that has no such thing.
-    """
-
-    phase: str
-    part: str
-    index: int | None
-    operators: int
-    launches: int | None = None
-    kernels: int | None = None
-    syncs: int | None = None
-    busy_seconds: float | None = None
-
-
-class Energy(Struct):
-    """Joules per request from the GPU's energy counter, over `requests` in `seconds`; None with a
-    reason where unknown."""
-
-    joules: float | None = None
-    requests: int = 0
-    seconds: float = 0.0
-    reason: str = ""
-
-
-class Cell(Struct):
-    """One method under one attention policy and runtime: its counts, its cost and its samples.
-
-    fallback: why it ran eager where another runtime was asked for. setups: graphs compiled or
-    captured, recompilations, graph breaks. warmups: seconds of the untimed requests of the first
-    process, the first call first. visual_per_layer: visual tokens entering each decoder layer.
-    kv_bytes_*: per decoder layer, from the cache tensors, whole batch. kernels: the attention
-    kernel of each decoder layer in prefill, as torch names it. counted_flops: by phase, as torch
-    counts the operators that really ran, rotary tables and all; under eager alone. solved: knobs
-    solved on the warm-up request. note: where the method could not do what its knobs ask. missing:
-    what could not be measured, and why. error: why the cell was not measured. explanation: derived
-    from the samples when the run ended. kept: which visual tokens stay, where that was asked for.
-    """
-
-    method: str
-    name: str
-    attention: str
-    reads_attention: bool
-    runtime: str = "eager"
-    fallback: str = ""
-    setups: dict[str, int] = {}
-    warmups: list[float] = []
-    visual_per_layer: list[int] = []
-    tokens_per_layer: list[int] = []
-    kv_bytes_prefill: list[int] = []
-    kv_bytes_decode: list[int] = []
-    generated_tokens: int = 0
-    cost: list[Cost] = []
-    solved: dict[str, float] = {}
-    memory: Memory = msgspec.field(default_factory=Memory)
-    activity: list[Activity] = []
-    kernels: list[str] = []
-    counted_flops: dict[str, int] = {}
-    energy: Energy = msgspec.field(default_factory=Energy)
-    parts: list[Span] = []
-    samples: list[Sample] = []
-    note: str = ""
-    missing: dict[str, str] = {}
-    error: str = ""
-    explanation: Explanation | None = None
-    kept: list[Kept] = []
+SCHEMA = 4
 
 
 class ModelInfo(Struct):
-    """The model: `source` says whence the weights, `reason` why this one was taken."""
+    """The model."""
 
-    name: str
-    architecture: str
-    source: str
-    reason: str
-    parameters: int
-    layers: int
-    dtype: str
-    backend: str
+    name: Annotated[str, about("Name, or folder.")]
+    architecture: Annotated[str, about("Architecture, such as `llava-next`.")]
+    source: Annotated[str, about("Whence the weights are.")]
+    reason: Annotated[str, about("Why this model was taken.")]
+    parameters: Annotated[Count, about("Number of parameters.")]
+    layers: Annotated[Count, about("Number of decoder layers.")]
+    dtype: Annotated[str, about("Data type of the weights, as torch names it.")]
+    backend: Annotated[str, about("Attention kernel asked for, as transformers names it.")]
+    positions: Annotated[
+        Count | None, about("Positions that it is made for, as its config says.")
+    ] = None
 
 
 class RequestInfo(Struct):
-    """Tokens of the request per sample, and its batch size."""
+    """The request: tokens of each sequence of the batch."""
 
-    before: int
-    visual: int
-    after: int
-    batch: int
-    new_tokens: int
-    tiles: int | None
-    patches: int | None
-
-
-class GpuProcess(Struct):
-    """Another process on the GPU; bytes are None where the driver hides them."""
-
-    pid: int
-    bytes: int | None = None
-
-
-class GpuState(Struct):
-    """The GPU at one moment, from NVML. None where unknown, `reasons` says why."""
-
-    sm_clock_hz: float | None = None
-    sm_clock_max_hz: float | None = None
-    memory_clock_hz: float | None = None
-    temperature_celsius: float | None = None
-    power_watts: float | None = None
-    power_limit_watts: float | None = None
-    memory_bytes: int | None = None
-    throttled: list[str] | None = None
-    others: list[GpuProcess] | None = None
-    reasons: dict[str, str] = {}
+    before: Annotated[Count, about("Text tokens before the picture.")]
+    visual: Annotated[Count, about("Visual tokens.")]
+    after: Annotated[Count, about("Text tokens after the picture.")]
+    batch: Annotated[int, about("Sequences in the batch.", ge=1)]
+    new_tokens: Annotated[int, about("Tokens to generate, the first one from prefill.", ge=1)]
+    tiles: Annotated[Count | None, about("Tiles that the vision tower sees, if there is one.")]
+    patches: Annotated[Count | None, about("Patches of a tile.")]
+    positions: Annotated[
+        Count | None, about("Positions that the sequence takes, with the new tokens fed back.")
+    ] = None
+    picture: Annotated[
+        list[Count] | None, about("Height and width in pixels as the image processor is given it.")
+    ] = None
+    notes: Annotated[list[str], about("What was done to the file on the way.")] = []
 
 
 class Process(Struct):
-    """A process that measured.
+    """A process that measured."""
 
-    cell, round: the only ones it measured, where cells are isolated. seconds: how long it ran;
-    None while it runs, and for one that was killed. load: mean number of runnable tasks over the
-    last minute, before and after, where known. outcome: how it ended, if not well.
-    """
-
-    pid: int
-    started: str
-    cell: int | None = None
-    round: int | None = None
-    seconds: float | None = None
-    load_before: float | None = None
-    load_after: float | None = None
-    gpu_before: GpuState | None = None
-    gpu_after: GpuState | None = None
-    outcome: str = ""
+    pid: Annotated[Count, about("Its PID.")]
+    started: Annotated[str, about("When it began to measure, ISO 8601.")]
+    cell: Annotated[
+        Count | None, about("The only cell that it measured, where cells are isolated.")
+    ] = None
+    round: Annotated[
+        Count | None, about("The only round that it measured, where cells are isolated.")
+    ] = None
+    seconds: Annotated[
+        Amount | None, about("How long it ran; unknown while it runs, and if it was killed.")
+    ] = None
+    load_before: Annotated[
+        Amount | None, about("Mean number of runnable tasks over the minute before it began.")
+    ] = None
+    load_after: Annotated[
+        Amount | None, about("Mean number of runnable tasks over its last minute.")
+    ] = None
+    gpu_before: Annotated[GpuState | None, about("The GPU as it began.")] = None
+    gpu_after: Annotated[GpuState | None, about("The GPU as it ended.")] = None
+    outcome: Annotated[str, about("How it ended, if not well.")] = ""
 
 
 class Record(Struct):
-    """A run. Seconds, bytes and FLOPs throughout. spec: what was asked for.
-    peaks: of the device, if it was calibrated.
-    picture: a small copy, where the kept tokens were asked for."""
+    """A run. Seconds, bytes and FLOPs throughout."""
 
-    schema: int
-    tpprof: str
-    created: str
-    spec: RunSpec
-    command: str
-    complete: bool
-    environment: dict[str, Any]
-    model: ModelInfo
-    request: RequestInfo
-    cells: list[Cell]
-    processes: list[Process] = []
-    peaks: Peaks | None = None
-    picture: Picture | None = None
+    schema: Annotated[int, about("Version of this format.", extra_json_schema={"const": SCHEMA})]
+    tpprof: Annotated[str, about("Version of tpprof that measured.")]
+    created: Annotated[str, about("When the run began, ISO 8601.")]
+    spec: Annotated[RunSpec, about("What was asked for.")]
+    command: Annotated[str, about("The command line; empty from Python.")]
+    complete: Annotated[bool, about("Whether the run came to its end.")]
+    environment: Annotated[Environment, about("Where it ran.")]
+    model: Annotated[ModelInfo, about("The model.")]
+    request: Annotated[RequestInfo, about("The request.")]
+    cells: Annotated[list[Cell], about("The rows: vanilla first.")]
+    processes: Annotated[list[Process], about("The processes that measured.")] = []
+    peaks: Annotated[
+        Peaks | None, about("What the device can do at best, if it was calibrated.")
+    ] = None
+    picture: Annotated[
+        Picture | None, about("A small copy of the picture, where kept tokens were asked for.")
+    ] = None
 
     def frame(self) -> pandas.DataFrame:
         """One row for every sample, phase and method; see frame.frame."""

@@ -34,7 +34,7 @@ def header(record: Record) -> list[str]:
     return [
         f"{model.name} ({model.reason}), {model.source}, "
         f"{model.parameters / 1e6:,.0f} M parameters, {model.dtype}, {model.backend}",
-        f"{environment.get('device', 'unknown device')}; {tokens}, batch {request.batch}, "
+        f"{environment.device or 'unknown device'}; {tokens}, batch {request.batch}, "
         f"{request.new_tokens} new tokens{state}",
     ]
 

@@ -12,13 +12,13 @@ from rich.text import Text
 
 from .. import units
 from ..analysis import caveats, roofline
-from ..analysis.explanation import explain
+from ..analysis.explanation import Contribution, Explained, Explanation, explain_all
 from ..analysis.layers import layer_rows
 from ..analysis.phases import phase_rows
 from ..analysis.summary import baseline, phase
 from ..record.base import RecordError
 from ..record.labels import name
-from ..record.schema import Cell, Contribution, Explanation, Record
+from ..record.schema import Cell, Record
 from . import layers
 from .table import as_markdown, as_table
 from .terminal import LINE
@@ -27,7 +27,7 @@ BAR = 36  # columns of the bars
 NOTHING = "No change here is worth 5 % of the request."
 
 
-def chosen(record: Record, method: str | None) -> list[tuple[Cell, Explanation]]:
+def chosen(record: Record, method: str | None) -> Explained:
     """The cells of `method` (its name, or its whole spec), or all, with their explanations.
 
     Raises RecordError for a method that the record does not hold, or where there is nothing to
@@ -39,9 +39,11 @@ def chosen(record: Record, method: str | None) -> list[tuple[Cell, Explanation]]
         near = difflib.get_close_matches(method or "", known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise RecordError(f"no {method!r} in this record; it holds {', '.join(known)}{hint}")
-    found = [(cell, told) for cell in wanted if (told := explain(record, cell)) is not None]
-    if found:
-        return found
+    explained = explain_all(record, wanted)
+    if explained.found:
+        return explained
+    if explained.failed:
+        raise RecordError("; ".join(explained.failed))
     if all(cell.name == "vanilla" for cell in wanted):
         raise RecordError("vanilla is what the others are compared with: name another method")
     if not record.complete:
@@ -57,8 +59,9 @@ def show(
 ) -> None:
     """Print what makes the run suspect; of one method the waterfalls, of all a line each and the
     parts side by side; then the roofline. `by_layer`: the decoder layers of each cell, too."""
-    found, said = chosen(record, method), set[str]()
-    for warning in caveats.warnings(record):
+    explained, said = chosen(record, method), set[str]()
+    found = explained.found
+    for warning in [*caveats.warnings(record), *explained.failed]:
         console.print(Text(f"! {warning}", style="yellow"), width=LINE)
     for cell, told in found:
         console.print(Text(_headline(cell, told), style="bold"), width=LINE)
@@ -83,8 +86,9 @@ def show(
 
 def markdown(record: Record, method: str | None) -> str:
     """All of it as Markdown."""
-    found = chosen(record, method)
-    blocks = [f"> {warning}\n" for warning in caveats.warnings(record)]
+    explained = chosen(record, method)
+    found = explained.found
+    blocks = [f"> {line}\n" for line in [*caveats.warnings(record), *explained.failed]]
     for cell, told in found:
         blocks.append(f"**{_headline(cell, told)}**\n")
         headings, lines = texts(told)
@@ -115,14 +119,14 @@ def plain(record: Record, method: str | None = None) -> list[dict[str, Any]]:
             "floor_seconds": roofline.phase_seconds(peaks, cell.cost, dtype) if peaks else None,
             "layers": [asdict(row) for row in layer_rows(record, cell)],
         }
-        for cell, told in chosen(record, method)
+        for cell, told in chosen(record, method).found
     ]
 
 
 def flat(record: Record, method: str | None = None) -> list[dict[str, Any]]:
     """One row for the promise, every contribution and the measured time of every cell."""
     rows = []
-    for cell, told in chosen(record, method):
+    for cell, told in chosen(record, method).found:
         ends = [
             Contribution(name="promised", seconds=told.promised_seconds),
             Contribution(name="measured", seconds=told.measured_seconds),

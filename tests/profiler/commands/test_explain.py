@@ -21,9 +21,9 @@ from tpprof.profiler.machine import calibration
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.run.comparison import Comparison
 from tpprof.reports.analysis.counterparts import counterparts_of
-from tpprof.reports.analysis.explanation import explain
+from tpprof.reports.analysis.explanation import Explanation, explain
 from tpprof.reports.record.files import load
-from tpprof.reports.record.schema import Cell, Explanation, Record
+from tpprof.reports.record.schema import Cell, Record
 from tpprof.reports.record.spec import RunSpec
 
 PLUGGED = Path(__file__).parents[2] / "misbehaving_plugin.py"
@@ -103,7 +103,7 @@ def test_every_method_is_explained_under_every_policy(model: Model, policies: li
         assert told.promised_seconds > 0
 
 
-def test_the_saved_explanation_is_the_one_the_samples_give(
+def test_a_saved_run_is_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "run.json"
@@ -123,9 +123,8 @@ def test_the_saved_explanation_is_the_one_the_samples_give(
     record = load(path)
     assert record.peaks is not None
     assert record.peaks.source == "measured"
-    for cell in record.cells[1:]:
-        assert cell.explanation == explain(record, cell)
-    capsys.readouterr()
+    assert all(explain(record, cell) is not None for cell in record.cells[1:])
+    assert f"where the time went: tpprof explain {path}" in capsys.readouterr().err
     command(monkeypatch, "explain", str(path), "fastv", "--format", "json")
     cells = json.loads(capsys.readouterr().out)
     names = {part["part"] for part in cells[0]["contributions"]}

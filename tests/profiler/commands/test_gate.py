@@ -15,6 +15,7 @@ from record_builders import cell, record, sample
 
 from tpprof.profiler.commands.options import Typed
 from tpprof.reports.gate.config import load_config
+from tpprof.reports.record.environment import Environment
 from tpprof.reports.record.schema import SCHEMA
 from tpprof.reports.record.spec import Subject, Workload
 from tpprof.reports.record.spec_files import rooted
@@ -180,7 +181,7 @@ def saved() -> Any:
     samples = [sample(number, 1.0 + 0.01 * (number % 3)) for number in range(8)]
     cells = [cell(m, "rows", 1.0, 1_000_000, samples=samples) for m in ("vanilla", "fastv")]
     whole = record(*cells)
-    whole.environment = {"device_type": "cpu"}
+    whole.environment = Environment(device_type="cpu")
     return whole
 
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 from command import PLUGIN, RUN, SMALL, tpprof
@@ -26,6 +27,7 @@ from tpprof.reports.gate.render import from_json
 from tpprof.reports.gate.rules import Rules
 from tpprof.reports.gate.tolerant_record import decoded
 from tpprof.reports.gate.verdicts import NoVerdictError, Verdict
+from tpprof.reports.record.schema import Record
 from tpprof.reports.record.spec import Subject
 
 
@@ -125,9 +127,11 @@ def test_what_a_plug_in_imports_is_of_its_own_tree(
             assert code == 0, failure
             found = decoded(content)
             assert found.cells[1].visual_per_layer[-1] == kept
-            names = {Path(file).name for file in found.environment["own"]}
+            code = found.environment.code
+            assert code is not None
+            names = {Path(file).name for file in code.own}
             assert {"mine.py", "helper.py", "__init__.py"} <= names
-            assert found.environment["foreign"] == []
+            assert code.foreign == []
     (repository / "pkg").rename(repository / "moved")
     monkeypatch.setenv("PYTHONPATH", "")
     elsewhere = f"import sys; sys.path.append({str(repository / 'moved')!r})\nfrom helper"
@@ -221,7 +225,9 @@ def test_a_commit_of_tpprof_is_imported_and_nothing_else(tmp_path: Path) -> None
     code, failure, content = in_a_fresh_process(Arm("base", "copy"), {**TASK, "root": str(copy)})
     assert (code, failure) == (0, "")
     found = decoded(content)
-    origins = found.environment["origins"]
+    assert msgspec.json.decode(content, type=Record).environment.code is not None
+    assert found.environment.code is not None
+    origins = found.environment.code.origins
     assert origins["tpprof"] == str(copy / "__init__.py")
     assert origins["method vanilla"] == str(copy / "methods" / "vanilla.py")
     assert origins["method loudest"] == str(PLUGIN)
@@ -277,7 +283,7 @@ def test_another_environment_runs_its_own_code(
         code, failure, content = in_a_fresh_process(other, task)
     assert (code, failure) == (0, "")
     found = decoded(content)
-    assert found.environment["origins"]["python"].startswith(str(env))
+    assert found.environment.code.origins["python"].startswith(str(env))
     assert found.cells[1].counted_flops == {}, "no passes were asked for"
 
 

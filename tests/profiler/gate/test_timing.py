@@ -19,6 +19,7 @@ from tpprof.reports.gate import config
 from tpprof.reports.gate.journal import Judgement, Ran, read
 from tpprof.reports.gate.rules import Rules
 from tpprof.reports.gate.verdicts import Gate, Verdict
+from tpprof.reports.record.environment import CodeOrigins, Environment
 from tpprof.reports.record.schema import Record, Span, Telemetry
 from tpprof.reports.record.spec import Subject, changed
 
@@ -26,13 +27,15 @@ PLUGIN = Path(__file__).parents[2] / "extra_plugin.py"
 FLOPS = 1_000_000
 
 
-def taken(seconds: float, count: int, **more: Any) -> Record:
-    """What a process gives: vanilla, and fastv whose requests take so long."""
+def taken(seconds: float, count: int, device_type: str = "cpu", **origins: str) -> Record:
+    """What a process gives: vanilla, and fastv whose requests take so long. origins: where its code
+    lies."""
     whole = record(
         cell("vanilla", "rows", 1.0, 2 * FLOPS, samples=[sample(n, 1.0) for n in range(count)]),
         cell("fastv", "rows", seconds, FLOPS, samples=[sample(n, seconds) for n in range(count)]),
     )
-    whole.environment = {"device": "a machine", "device_type": "cpu", **more}
+    code = CodeOrigins(origins=origins) if origins else None
+    whole.environment = Environment(device="a machine", device_type=device_type, code=code)
     return whole
 
 
@@ -157,7 +160,7 @@ def test_what_is_not_comparable_has_no_verdict(
 def test_arms_that_run_the_same_files_have_no_verdict(tmp_path: Path) -> None:
     def from_(arm: Arm, task: dict[str, Any]) -> tuple[int, str, bytes]:
         origins = {"python": "/python", "method fastv": "/head/fastv.py"}
-        given = taken(1.0, task["requests"], origins=origins)
+        given = taken(1.0, task["requests"], **origins)
         return 0, "", msgspec.json.encode(given)
 
     other = tmp_path / "other.py"
@@ -167,7 +170,7 @@ def test_arms_that_run_the_same_files_have_no_verdict(tmp_path: Path) -> None:
     assert "the very same code: /head/fastv.py" in told(gate)
     gate = judged(from_, tmp_path)  # type: ignore[arg-type]
     assert (gate.code, "compares a code with itself" in gate.notes[0]) == (0, True)
-    one = Ran(block=-1, place=0, arm="A", origins={"python": "/a"}, own=["/a/helper.py"])
+    one = Ran(block=-1, turn=0, arm="A", origins={"python": "/a"}, own=["/a/helper.py"])
     assert same_code(one, one)
     assert not same_code(one, msgspec.structs.replace(one, own=["/b/helper.py"]))
     assert not same_code(msgspec.structs.replace(one, origins={}), one)
@@ -257,7 +260,7 @@ def test_what_neither_side_knows_is_bad_input(tmp_path: Path) -> None:
 
 def test_a_retry_of_the_head_is_not_taken_for_the_base(tmp_path: Path) -> None:
     def failing(arm: Arm, task: dict[str, Any]) -> tuple[int, str, bytes]:
-        given = taken(1.0, task["requests"], origins={"python": f"/{arm.name}"})
+        given = taken(1.0, task["requests"], python=f"/{arm.name}")
         if arm.name == "head":
             given.cells[1].error, given.cells[1].samples = "ValueError: boom", []
         return 0, "", msgspec.json.encode(given)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -18,8 +18,9 @@ from tpprof.profiler import cli
 from tpprof.profiler.commands.env import lines
 from tpprof.profiler.machine import doctor
 from tpprof.profiler.machine.doctor import warnings
-from tpprof.profiler.machine.environment import environment, variables
-from tpprof.reports.record.schema import GpuProcess, GpuState
+from tpprof.profiler.machine.environment import describe_environment, variables
+from tpprof.reports.record.environment import Commit, Environment
+from tpprof.reports.record.gpu import GpuDescription, GpuProcess, GpuState
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 UUID = "11111111-2222-3333-4444-555555555555"
@@ -95,27 +96,28 @@ def test_the_machine_is_described_without_touching_cuda(tmp_path: Path) -> None:
         sys__devices__system__cpu__intel_pstate__no_turbo="0\n",
         _DOT_dockerenv="",
     )
-    found = environment(CPU, root=root)
-    assert found["cpu"] == "Acme 9000 @ 3 GHz"
-    assert found["device"] == f"Acme 9000 @ 3 GHz, {torch.get_num_threads()} thread(s)"
-    assert (found["governor"], found["turbo"], found["cores_quota"]) == ("powersave", True, 1.5)
-    assert found["container"] == "docker"
-    assert found["memory_bytes"] > found["memory_available_bytes"] > 2**20
-    assert found["packages"]["torch"]
-    assert found["determinism"]["deterministic_algorithms"] is False
-    assert found["gpu"] is None
-    assert found["reasons"]["gpu"] == "no CUDA device"
-    assert json.loads(json.dumps(found)) == found
+    found = describe_environment(CPU, root=root)
+    assert found.cpu == "Acme 9000 @ 3 GHz"
+    assert found.device == f"Acme 9000 @ 3 GHz, {torch.get_num_threads()} thread(s)"
+    assert (found.governor, found.turbo, found.cores_quota) == ("powersave", True, 1.5)
+    assert found.container == "docker"
+    assert found.memory_bytes is not None
+    assert found.memory_available_bytes is not None
+    assert found.memory_bytes > found.memory_available_bytes > 2**20
+    assert found.packages["torch"]
+    assert found.determinism.deterministic_algorithms is False
+    assert found.gpu is None
+    assert found.reasons["gpu"] == "no CUDA device"
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Environment) == found
     assert not torch.cuda.is_initialized()
 
 
 def test_what_is_unknown_is_none_with_a_reason(tmp_path: Path) -> None:
-    found = environment(None, root=tmp_path)
-    for name in ("device", "governor", "turbo", "cores_quota", "gpu"):
-        assert found[name] is None
-        assert found["reasons"][name]
-    assert found["device_type"] is None
-    assert found["cpu"]
+    found = describe_environment(None, root=tmp_path)
+    for name in ("device", "device_type", "device_uuid", "governor", "turbo", "cores_quota", "gpu"):
+        assert getattr(found, name) is None
+        assert found.reasons[name]
+    assert found.cpu
 
 
 def test_boost_and_no_quota_are_read(tmp_path: Path) -> None:
@@ -124,50 +126,53 @@ def test_boost_and_no_quota_are_read(tmp_path: Path) -> None:
         sys__fs__cgroup__cpu_DOT_max="max 100000\n",
         sys__devices__system__cpu__cpufreq__boost="0\n",
     )
-    found = environment(CPU, root=root)
-    assert found["turbo"] is False
-    assert found["reasons"]["cores_quota"] == "no quota is set"
+    found = describe_environment(CPU, root=root)
+    assert found.turbo is False
+    assert found.reasons["cores_quota"] == "no quota is set"
 
 
 def test_a_broken_torch_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    found = environment(None)
-    assert found["threads"] is None
-    assert "torch does not import" in found["reasons"]["threads"]
-    assert "torch does not import" in found["determinism"]["reasons"]["sdpa_flash"]
+    found = describe_environment(None)
+    assert found.threads is None
+    assert "torch does not import" in found.reasons["threads"]
+    assert "torch does not import" in found.determinism.reasons["sdpa_flash"]
 
 
 @pytest.mark.usefixtures("cuda")
 @pytest.mark.parametrize("prefix", ["GPU", "MIG"])
 def test_the_gpu_is_described_in_si_units(prefix: str) -> None:
     nvml = Nvml(prefix=prefix)
-    found = environment(CUDA, nvml)
-    gpu = found["gpu"]
-    assert (found["device"], found["device_memory"]) == ("NVIDIA H200", 2**37)
-    assert found["device_uuid"] == UUID
-    assert gpu["uuid"] == f"GPU-{UUID}"
-    assert (gpu["driver"], gpu["cuda_driver"], gpu["compute_capability"]) == (
+    found = describe_environment(CUDA, nvml)
+    gpu = found.gpu
+    assert gpu is not None
+    assert (found.device, found.device_memory_bytes) == ("NVIDIA H200", 2**37)
+    assert found.device_uuid == UUID
+    assert gpu.uuid == f"GPU-{UUID}"
+    assert (gpu.driver, gpu.cuda_driver, gpu.compute_capability) == (
         "580.1",
         "12.8",
         "9.0",
     )
-    assert (gpu["sm_clock_hz"], gpu["memory_clock_max_hz"]) == (345e6, 3201e6)
-    assert (gpu["power_limit_watts"], gpu["power_limit_default_watts"]) == (600, 700)
-    assert (gpu["persistence"], gpu["ecc"], gpu["mig"]) == (False, True, False)
-    assert gpu["sm_clock_application_hz"] is None
-    assert "Not Supported" in gpu["reasons"]["sm_clock_application_hz"]
-    assert set(gpu["reasons"]) == {"sm_clock_application_hz", "memory_clock_application_hz"}
+    assert (gpu.sm_clock_hz, gpu.memory_clock_max_hz) == (345e6, 3201e6)
+    assert (gpu.power_limit_watts, gpu.power_limit_default_watts) == (600, 700)
+    assert (gpu.persistence, gpu.ecc, gpu.mig) == (False, True, False)
+    assert gpu.sm_clock_application_hz is None
+    assert "Not Supported" in gpu.reasons["sm_clock_application_hz"]
+    assert set(gpu.reasons) == {"sm_clock_application_hz", "memory_clock_application_hz"}
     assert nvml.open == 0
-    json.dumps(found)
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Environment) == found
 
 
 @pytest.mark.usefixtures("cuda")
 def test_without_nvml_every_figure_has_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     for nvml, reason in ((Nvml(dead=True), "Driver Not Loaded"), (None, "pynvml does not import")):
-        gpu = environment(CUDA, nvml)["gpu"]
-        figures = set(gpu) - {"reasons"}
-        assert all(gpu[name] is None and reason in gpu["reasons"][name] for name in figures)
+        gpu = describe_environment(CUDA, nvml).gpu
+        assert gpu is not None
+        figures = {**msgspec.structs.asdict(gpu)}
+        reasons = figures.pop("reasons")
+        assert all(figures[name] is None and reason in reasons[name] for name in figures)
 
 
 def test_no_secret_is_kept() -> None:
@@ -207,21 +212,20 @@ def test_commit_and_dirtiness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
 
-    def here() -> dict[str, Any]:
-        found: dict[str, Any] = environment(None)["git"]["working_directory"]
-        return found
+    def here() -> Commit:
+        return describe_environment(None).git.working_directory
 
-    assert here()["commit"] is None
-    assert "not a git repository" in here()["reasons"]["commit"]
+    assert here().commit is None
+    assert "not a git repository" in here().reasons["commit"]
     git(tmp_path, "init")
-    assert here()["reasons"]["dirty"] == "no commit yet"
+    assert here().reasons["dirty"] == "no commit yet"
     (tmp_path / "file").write_text("a")
     git(tmp_path, "add", "file")
     git(tmp_path, "commit", "-m", "first")
-    assert len(here()["commit"]) == 40
-    assert here()["dirty"] is False
+    assert len(here().commit or "") == 40
+    assert here().dirty is False
     (tmp_path / "file").write_text("b")
-    assert here()["dirty"] is True
+    assert here().dirty is True
 
 
 @pytest.mark.parametrize(
@@ -232,42 +236,36 @@ def test_git_may_be_missing_or_hang(error: Exception, monkeypatch: pytest.Monkey
         raise error
 
     monkeypatch.setattr(subprocess, "run", fail)
-    found = environment(None)["git"]["working_directory"]
-    assert found["commit"] is None
-    assert type(error).__name__ in found["reasons"]["commit"]
+    found = describe_environment(None).git.working_directory
+    assert found.commit is None
+    assert type(error).__name__ in found.reasons["commit"]
 
 
-CALM: dict[str, Any] = {
-    "cores": 8,
-    "cores_usable": 8,
-    "cores_quota": None,
-    "threads": 8,
-    "governor": "performance",
-    "turbo": False,
-    "load_average": [4.0, 9.0, 9.0],
-    "memory_bytes": 2**34,
-    "swap_used_bytes": 0,
-    "packages": {"torch": "2.13.0", "pynvml": None, "nvidia-ml-py": "13.0"},
-    "variables": {"OMP_NUM_THREADS": "8", "CUDA_LAUNCH_BLOCKING": "0", "TORCH_LOGS": ""},
-    "gpu": {
-        "uuid": UUID,
-        "driver": "580",
-        "persistence": True,
-        "mig": False,
-        "reasons": {},
-        "power_limit_watts": 700.0,
-        "power_limit_default_watts": 700.0,
-    },
-}
-UNKNOWN = {
-    **dict.fromkeys(CALM),
-    "packages": {"torch": None, "pynvml": None},
-    "variables": {},
-}
+CALM = Environment(
+    cores=8,
+    cores_usable=8,
+    threads=8,
+    governor="performance",
+    turbo=False,
+    load_average=[4.0, 9.0, 9.0],
+    memory_bytes=2**34,
+    swap_used_bytes=0,
+    packages={"torch": "2.13.0", "pynvml": None, "nvidia-ml-py": "13.0"},
+    variables={"OMP_NUM_THREADS": "8", "CUDA_LAUNCH_BLOCKING": "0", "TORCH_LOGS": ""},
+    gpu=GpuDescription(
+        uuid=UUID,
+        driver="580",
+        persistence=True,
+        mig=False,
+        power_limit_watts=700.0,
+        power_limit_default_watts=700.0,
+    ),
+)
+UNKNOWN = Environment(packages={"torch": None, "pynvml": None})
 
 
 @pytest.mark.parametrize("environment", [CALM, UNKNOWN], ids=["calm", "unknown"])
-def test_nothing_to_warn_of(environment: dict[str, Any]) -> None:
+def test_nothing_to_warn_of(environment: Environment) -> None:
     calm = GpuState(others=[], throttled=[])
     assert warnings(environment) == warnings(environment, gpu=calm) == []
     assert warnings(environment, gpu=GpuState(others=None, throttled=None)) == []
@@ -291,14 +289,18 @@ def test_nothing_to_warn_of(environment: dict[str, Any]) -> None:
         ("gpu.persistence", False, "persistence mode is off"),
         ("gpu.mig", True, "MIG is on"),
         ("gpu.power_limit_watts", 600.0, "600 W instead of 700 W"),
-        ("gpu", {"uuid": None, "driver": None, "reasons": {"driver": "no driver"}}, "(no driver)"),
+        ("gpu", GpuDescription(reasons={"driver": "no driver"}), "(no driver)"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_each_cause_has_its_one_warning(path: str, value: Any, told: str) -> None:
     changed = copy.deepcopy(CALM)
-    *above, name = path.split(".")
-    (changed[above[0]] if above else changed)[name] = value
+    above, _, name = path.rpartition(".")
+    part = getattr(changed, above) if above else changed
+    if isinstance(part, dict):
+        part[name] = value
+    else:
+        setattr(part, name, value)
     (line,) = warnings(changed)
     assert told in line
     assert "\n" not in line
@@ -320,7 +322,7 @@ def test_a_torchvision_that_fails_is_found(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator nms does not exist')")
-    _, found = doctor.examine("cpu")
+    found = doctor.examine("cpu").warnings
     assert any("torchvision does not import (RuntimeError: operator nms" in line for line in found)
 
 
@@ -330,30 +332,33 @@ def test_a_gpu_is_asked_for_its_other_users(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(doctor, "_target", lambda device, broken: CUDA)
     monkeypatch.setattr(doctor, "_state", lambda device, uuid: busy if uuid == UUID else None)
     monkeypatch.setitem(sys.modules, "pynvml", Nvml())
-    described, found = doctor.examine(None)
-    assert described["gpu"]["persistence"] is False
-    assert any("PID 7" in line for line in found)
-    assert any("persistence" in line for line in found)
+    described = doctor.examine(None)
+    assert described.gpu is not None
+    assert described.gpu.persistence is False
+    assert any("PID 7" in line for line in described.warnings)
+    assert any("persistence" in line for line in described.warnings)
 
 
 def test_lines_give_reasons_and_units() -> None:
-    described = {
-        "governor": None,
-        "memory_bytes": 2**30,
-        "load_average": [0.5, 1.0],
-        "turbo": True,
-        "packages": {"pynvml": None},
-        "gpu": {"sm_clock_hz": 345e6, "reasons": {}},
-        "reasons": {"governor": "no file"},
-    }
-    assert list(lines(described)) == [
-        ("governor", "n/a (no file)"),
-        ("memory_bytes", "1.00 GiB"),
-        ("load_average", "0.5, 1"),
-        ("turbo", "yes"),
-        ("packages.pynvml", "n/a (not installed)"),
-        ("gpu.sm_clock_hz", "345,000,000"),
-    ]
+    described = Environment(
+        memory_bytes=2**30,
+        load_average=[0.5, 1.0],
+        turbo=True,
+        packages={"pynvml": None},
+        gpu=GpuDescription(sm_clock_hz=345e6),
+        warnings=["told below"],
+        reasons={"governor": "no file"},
+    )
+    told = dict(lines(described))
+    assert told["governor"] == "n/a (no file)"
+    assert told["memory_bytes"] == "1.00 GiB"
+    assert told["load_average"] == "0.5, 1"
+    assert told["turbo"] == "yes"
+    assert told["packages.pynvml"] == "n/a (not installed)"
+    assert told["gpu.sm_clock_hz"] == "345,000,000"
+    assert told["gpu.ecc"] == "n/a (unknown)"
+    assert "told below" not in told.values()
+    assert not any(name.endswith("reasons") for name in told)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -375,9 +380,9 @@ def test_the_command_prints_environment_and_warnings(
     assert run(monkeypatch, "--device", "cpu", "--format", "json") == 0
     written = capsys.readouterr().out
     assert "hush-hush" not in table + written
-    answer = json.loads(written)
-    assert answer["environment"]["device_type"] == "cpu"
-    assert any("CUDA_LAUNCH_BLOCKING" in line for line in answer["warnings"])
+    answer = msgspec.json.decode(written, type=Environment)
+    assert answer.device_type == "cpu"
+    assert any("CUDA_LAUNCH_BLOCKING" in line for line in answer.warnings)
 
 
 def test_a_missing_torch_is_a_warning(tmp_path: Path) -> None:
@@ -387,7 +392,8 @@ def test_a_missing_torch_is_a_warning(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert any("torch does not import" in line for line in json.loads(done.stdout)["warnings"])
+    found = msgspec.json.decode(done.stdout, type=Environment)
+    assert any("torch does not import" in line for line in found.warnings)
 
 
 @pytest.mark.parametrize(

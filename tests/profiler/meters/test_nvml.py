@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tpprof.profiler.meters.energy import energy_per_request
-from tpprof.profiler.meters.nvml import Gpu
+from tpprof.profiler.meters.nvml import Gpu, describe_gpu
 from tpprof.reports.record.schema import Energy, GpuProcess, GpuState
 
 CLOCKS = {"nvmlDeviceGetClockInfo", "nvmlDeviceGetMaxClockInfo"}
@@ -281,6 +281,13 @@ def test_state_of_a_real_gpu() -> None:
     assert found.memory_bytes or "memory_bytes" in found.reasons
     for field in set(GpuState.__struct_fields__) - {"reasons"}:
         assert (getattr(found, field) is None) <= (field in found.reasons)
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_is_described() -> None:
+    found = describe_gpu(_uuid())
+    assert found.uuid or "uuid" in found.reasons
+    assert not any("Expected" in reason for reason in found.reasons.values()), found.reasons
 
 
 @pytest.mark.gpu

@@ -49,7 +49,7 @@ def test_a_good_sample_has_no_marks(bench: Bench, cell: BenchCell) -> None:
     bench.warm_up(cell)
     sample = bench.sample(cell, 3, 1, 0)
     assert sample is not None
-    assert (sample.round, sample.place, sample.process) == (3, 1, 0)
+    assert (sample.round, sample.turn, sample.process) == (3, 1, 0)
     assert sample.marks == []
     assert sample.telemetry is None
     assert sample.host == {}, "on a CPU the host's time is the phase's"

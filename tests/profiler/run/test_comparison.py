@@ -106,8 +106,8 @@ def test_a_record_holds_every_sample_and_count(model: Model) -> None:
 def test_the_order_of_methods_turns(model: Model) -> None:
     record = comparison(model, "random", "pooling", **fixed(6)).run()
     for cell in record.cells:
-        assert {sample.place for sample in cell.samples} == {0, 1, 2}
-        assert sum(sample.place for sample in cell.samples) == 6
+        assert {sample.turn for sample in cell.samples} == {0, 1, 2}
+        assert sum(sample.turn for sample in cell.samples) == 6
 
 
 def test_parts_account_for_the_latency(model: Model) -> None:

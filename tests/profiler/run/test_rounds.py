@@ -21,12 +21,12 @@ def test_two_cells_are_measured_abba() -> None:
 
 
 @pytest.mark.parametrize("count", range(1, 9))
-def test_order_is_balanced_for_place_and_for_what_comes_before(count: int) -> None:
+def test_order_is_balanced_for_turn_and_for_what_comes_before(count: int) -> None:
     listed = [rounds.order(count, number) for number in range(2 * count)]
     assert all(sorted(order) == list(range(count)) for order in listed)
-    places = Counter((place, cell) for order in listed for place, cell in enumerate(order))
-    assert set(places.values()) == {2}
-    assert len(places) == count**2
+    turns = Counter((turn, cell) for order in listed for turn, cell in enumerate(order))
+    assert set(turns.values()) == {2}
+    assert len(turns) == count**2
     follows = Counter(pair for order in listed for pair in itertools.pairwise(order))
     assert len(follows) == count * (count - 1)
     assert set(follows.values()) <= {2}

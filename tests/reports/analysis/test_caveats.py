@@ -27,7 +27,7 @@ def clocked(hertz: float | None, **more: object) -> list[object]:
 
 
 def test_a_clean_run_has_no_warnings(run: Record) -> None:
-    run.environment["warnings"] = []
+    run.environment.warnings = []
     run.processes[0].gpu_before = GpuState(others=[])
     run.cells[0].samples = clocked(1.98e9)  # type: ignore[assignment]
     run.cells[1].samples = clocked(1.95e9)  # type: ignore[assignment]
@@ -35,7 +35,7 @@ def test_a_clean_run_has_no_warnings(run: Record) -> None:
 
 
 def test_failed_cells_and_an_interrupted_run_come_first(run: Record) -> None:
-    run.environment["warnings"] = ["a full disk"]
+    run.environment.warnings = ["a full disk"]
     run.cells[1].error, run.cells[1].samples = "out of memory\n" + "x" * 500, []
     run.complete = False
     failed, interrupted, *rest = caveats.warnings(run)
@@ -45,6 +45,23 @@ def test_failed_cells_and_an_interrupted_run_come_first(run: Record) -> None:
         "the run was interrupted: 0 to 6 rounds a cell were measured until then."
     )
     assert rest == ["a full disk"]
+
+
+def test_what_was_done_to_the_picture_is_told(run: Record) -> None:
+    run.environment.warnings = []
+    run.request.notes = ["a.jpg: turned upright (EXIF orientation 6)"]
+    assert caveats.warnings(run) == ["picture a.jpg: turned upright (EXIF orientation 6)."]
+
+
+@pytest.mark.parametrize(("used", "most"), [(4097, 4096), (4096, 4096), (5000, None), (None, 9)])
+def test_more_positions_than_the_model_is_made_for(
+    run: Record, used: int | None, most: int | None
+) -> None:
+    run.environment.warnings = []
+    run.request.positions, run.model.positions = used, most
+    told = caveats.warnings(run)
+    assert bool(told) == (used == 4097)
+    assert all("takes 4,097 positions, and tiny is made for 4,096" in line for line in told)
 
 
 def test_suspect_samples_are_counted(run: Record) -> None:
@@ -72,7 +89,7 @@ def test_clocks_that_differ_between_cells_are_told(run: Record) -> None:
 
 
 def test_what_was_wrong_with_the_machine_is_told(run: Record) -> None:
-    run.environment["warnings"] = ["the load average is 2.5 on 2 cores"]
+    run.environment.warnings = ["the load average is 2.5 on 2 cores"]
     assert caveats.warnings(run) == ["the load average is 2.5 on 2 cores"]
 
 

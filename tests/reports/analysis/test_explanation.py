@@ -11,7 +11,8 @@ from record_builders import cell, record, sample, work
 
 from tpprof.reports.analysis import layers
 from tpprof.reports.analysis.counterparts import counterparts_of
-from tpprof.reports.analysis.explanation import attach, explain
+from tpprof.reports.analysis.explanation import explain, explain_all
+from tpprof.reports.analysis.run_view import RunView
 from tpprof.reports.record.base import RecordError
 from tpprof.reports.record.schema import Activity, Cell, Peaks, Record, Span
 from tpprof.reports.text import table, waterfall
@@ -111,13 +112,12 @@ def test_contributions_sum_to_the_gap_whatever_was_measured(seed: int) -> None:
             taken.parts = [chance.uniform(0, 0.3) for _ in taken.parts]
             taken.latency = sum(taken.parts) + chance.uniform(0, 0.1)
     run = record(*cells)
-    attach(run)
-    for one in run.cells[1:]:
-        told = one.explanation
-        assert told is not None
+    explained = explain_all(run, run.cells)
+    assert [one for one, _ in explained.found] == run.cells[1:], "all others against vanilla"
+    assert explained.failed == []
+    for _, told in explained.found:
         gap = told.measured_seconds - told.promised_seconds
         assert math.fsum(part.seconds for part in told.contributions) == pytest.approx(gap)
-    assert run.cells[0].explanation is None, "vanilla is what the others are compared with"
 
 
 def test_maps_are_what_they_take_beyond_rows() -> None:
@@ -347,10 +347,18 @@ def test_nothing_is_explained_without_times_or_vanilla() -> None:
 def test_what_is_derived_never_costs_the_record() -> None:
     run = record(made(), made("fastv"), made("random"))
     run.cells[1].cost = run.cells[1].cost[:2]  # as if a layer's cost were missing
-    attach(run)
-    assert run.cells[1].explanation is None
-    assert run.cells[1].missing["explanation"].startswith("KeyError")
-    assert run.cells[2].explanation is not None
+    explained = explain_all(run, run.cells)
+    assert [one for one, _ in explained.found] == [run.cells[2]]
+    (told,) = explained.failed
+    assert told.startswith("fastv with rows cannot be explained: KeyError")
+    output = io.StringIO()
+    waterfall.show(run, table.Console(file=output, width=200))
+    assert f"! {told}" in output.getvalue()
+    assert f"> {told}" in waterfall.markdown(run, None)
+    assert [cell_["method"] for cell_ in waterfall.plain(run)] == ["random"]
+    with pytest.raises(RecordError, match="fastv with rows cannot be explained"):
+        waterfall.chosen(run, "fastv")
+    assert RunView(run).unexplained == [told]
 
 
 def test_the_waterfall_is_shown_with_bars_that_follow_one_another() -> None:
@@ -426,7 +434,7 @@ def test_noise_is_called_noise_and_nothing_is_advised_from_it() -> None:
     assert not any("rows instead of maps" in line for line in told.advice)
     assert "within the noise of this run" in waterfall._headline(run.cells[1], told)
     output = io.StringIO()
-    run.environment["warnings"] = ["the machine was busy"]
+    run.environment.warnings = ["the machine was busy"]
     waterfall.show(run, table.Console(file=output, width=200), "fastv")
     assert "! the machine was busy" in output.getvalue()
 

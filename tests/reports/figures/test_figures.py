@@ -10,11 +10,12 @@ import pytest
 from page_records import HOSTILE, full, hostile
 from record_builders import cell, record
 
+from tpprof.reports.analysis.explanation import Contribution, Explanation
 from tpprof.reports.analysis.run_view import RunView
 from tpprof.reports.figures import beside, canvas, gallery, order, promise, stacks, waterfall
 from tpprof.reports.figures.canvas import VARIABLES, short, style
 from tpprof.reports.figures.svg import svg
-from tpprof.reports.record.schema import Contribution, Explanation, Record
+from tpprof.reports.record.schema import Record
 
 
 def test_every_figure_is_written_as_png_and_pdf(tmp_path: Path) -> None:

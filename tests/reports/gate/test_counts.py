@@ -16,6 +16,7 @@ from tpprof.reports.gate.counts import compare_counts, strangeness, uncounted
 from tpprof.reports.gate.rules import Rules
 from tpprof.reports.gate.tolerant_record import decoded, reading
 from tpprof.reports.gate.verdicts import Gate, Judged, NoVerdictError, Verdict
+from tpprof.reports.record.environment import Environment
 from tpprof.reports.record.schema import Activity, Cell, Memory, Record, Telemetry
 from tpprof.reports.record.spec import Subject, changed
 
@@ -240,7 +241,11 @@ def test_a_record_of_another_version_is_read_as_far_as_it_goes() -> None:
     plain = msgspec.to_builtins(record(cell("fastv", "rows", 1.0, FLOPS)))
     plain["schema"], plain["novelty"] = 99, {"more": 1}
     plain["cells"][0]["unheard"] = "of"
-    assert decoded(msgspec.json.encode(plain)).cells[0].method == "fastv"
+    plain["environment"] = {"device": "a machine", "packages": {"torch": "2.1"}, "future": {}}
+    found = decoded(msgspec.json.encode(plain))
+    assert found.cells[0].method == "fastv"
+    assert found.packages == {"torch": "2.1", "transformers": "unknown"}
+    assert (found.environment.device_type, found.environment.code) == (None, None)
     for lost in ("cost", "kv_bytes_prefill", "visual_per_layer", "method"):
         less = {**plain, "cells": [{**plain["cells"][0]}]}
         del less["cells"][0][lost]
@@ -259,7 +264,7 @@ def pair(seconds: float, *, machine: str = "a machine", spread: float = 0.01) ->
         cell("fastv", "rows", seconds, FLOPS, samples=samples(seconds)[::-1]),
     ]
     whole = record(*cells)
-    whole.environment = {"device": machine, "device_type": "cpu"}
+    whole.environment = Environment(device=machine, device_type="cpu")
     return whole
 
 

@@ -83,6 +83,18 @@ def test_sections_without_data_are_absent() -> None:
     assert "no speed-up to judge" in render([bare], ["bare"])
 
 
+def test_an_explanation_that_fails_is_told_in_its_section() -> None:
+    run = full()
+    run.cells[3].cost = run.cells[3].cost[1:]  # as if a layer's cost were missing
+    (section,) = [one for one in build(RunView(run), "r0") if one.id == "explanation"]
+    assert section.notes[0].startswith("mustdrop with rows cannot be explained: KeyError")
+    assert len(section.figures) == 2
+    run.cells = [run.cells[0], run.cells[3]]
+    (section,) = [one for one in build(RunView(run), "r0") if one.id == "explanation"]
+    assert section.notes[0].startswith("mustdrop with rows cannot be explained: KeyError")
+    assert section.figures == section.folded == []
+
+
 def test_the_same_record_gives_the_same_bytes(page: str) -> None:
     assert render([full()], ["a run"]) == page
 
@@ -223,7 +235,7 @@ def test_the_papers_table_stands_beside_a_run_of_its_model_and_budget() -> None:
 
 def test_several_records_stand_side_by_side_and_are_warned_of() -> None:
     first, second = full(), full()
-    second.environment = {"device": "another machine"}
+    second.environment.device = "another machine"
     second.request.batch = 4
     second.cells = second.cells[:-1]
     names = ["a", "b"]
@@ -269,8 +281,8 @@ def test_rows_are_aligned_by_what_they_ran_under() -> None:
 def test_only_what_differs_is_told() -> None:
     first, second = full(), full()
     same = {f"package-{number}": "1.0" for number in range(50)}
-    first.environment["packages"] = {**same, "torch": "2.13.0+cpu"}
-    second.environment["packages"] = {**same, "torch": "2.1"}
+    first.environment.packages = {**same, "torch": "2.13.0+cpu"}
+    second.environment.packages = {**same, "torch": "2.1"}
     second.cells = second.cells[:-1]
     first.spec = changed(first.spec, prompt="a" * 200 + "b")
     second.spec = changed(second.spec, prompt="a" * 200 + "c")

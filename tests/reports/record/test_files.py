@@ -109,7 +109,7 @@ def test_the_record_takes_the_journals_place(empty: Record, tmp_path: Path) -> N
         (lambda lines: [lines[0], b"x", *lines[1:]], "damaged"),
         (lambda lines: [lines[0], lines[2].replace(b'"index":0', b'"index":9'), b""], "damaged"),
         (lambda lines: [lines[0], lines[2], b""], "damaged"),  # a sample of no known process
-        (lambda lines: [lines[0].replace(b'"schema":3', b'"schema":99'), b""], "schema 99"),
+        (lambda lines: [lines[0].replace(b'"schema":4', b'"schema":99'), b""], "schema 99"),
     ],
 )
 def test_a_damaged_journal_is_refused(
@@ -131,9 +131,10 @@ def test_a_damaged_journal_is_refused(
     [
         (lambda run: setattr(run.picture, "jpeg", "not base64!"), "no JPEG"),
         (lambda run: setattr(run.picture, "jpeg", "bm8ganBlZw=="), "no JPEG"),
-        (lambda run: setattr(run.picture.regions[0], "stride", 0), "no JPEG, or its tokens"),
-        (lambda run: setattr(run.picture.regions[0], "columns", 0), "no JPEG, or its tokens"),
-        (lambda run: setattr(run.cells[1].kept[1], "visual", 0), "kept tokens of fastv"),
+        (lambda run: setattr(run.picture.regions[0], "stride", 0), r"regions\[0\]\.stride"),
+        (lambda run: setattr(run.picture.regions[0], "stride", 23), "no JPEG, or its tokens"),
+        (lambda run: setattr(run.picture.regions[0], "columns", 0), r"regions\[0\]\.columns"),
+        (lambda run: setattr(run.cells[1].kept[1], "visual", 0), r"cells\[1\]\.kept\[1\]\.visual"),
         (lambda run: run.cells[1].kept[1].tokens.append(2880), "kept tokens of fastv"),
         (lambda run: run.cells[1].kept[1].scores.append(0.5), "kept tokens of fastv"),
     ],
@@ -163,7 +164,7 @@ def test_runs_of_one_configuration_do_not_differ(empty: Record) -> None:
 def test_every_difference_is_named(empty: Record) -> None:
     later = record(cell("vanilla", "rows", 2.0, 100), cell("fastv", "maps", 1.0, 50))
     later.spec, later.model.dtype = changed(later.spec, keep="320"), "float16"
-    later.environment = {"device": "another"}
+    later.environment.device = "another"
     listed = "; ".join(differences(empty, later))
     assert "model dtype is float16, was float32" in listed
     assert "keep is 320, was none" in listed

@@ -39,10 +39,10 @@ def test_a_saved_record_is_read_back_whole(run: Record, tmp_path: Path) -> None:
 def test_a_failed_save_leaves_the_old_file(run: Record, tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     save(run, path)
-    run.environment["device"] = object()
+    run.environment.device = object()  # type: ignore[assignment]
     with pytest.raises(TypeError):
         save(run, path)
-    assert load(path).environment["device"] == "a machine"
+    assert load(path).environment.device == "a machine"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -53,7 +53,8 @@ def test_a_failed_save_leaves_the_old_file(run: Record, tmp_path: Path) -> None:
         (b"not json", "no tpprof record"),
         (b"{}", "no tpprof record"),
         (b'{"schema": 99}', "schema 99 is unknown"),
-        (b'{"schema": 3}', "no tpprof record"),
+        (b'{"schema": 4}', "no tpprof record"),
+        (b'{"schema": 3}', "schema 3 was written by an earlier tpprof; read it with that version"),
         (b"\xff\xfe", "no tpprof record"),
     ],
 )
@@ -212,7 +213,7 @@ def test_notes_and_interruption_are_shown(run: Record) -> None:
     assert "interrupted" in sentences.header(run)[1]
 
 
-@pytest.mark.parametrize(("damage", "value"), [("parts", [0.1]), ("latency", 0.0), ("process", 7)])
+@pytest.mark.parametrize(("damage", "value"), [("parts", [0.1]), ("process", 7)])
 def test_samples_that_contradict_their_cell_are_refused(
     run: Record, tmp_path: Path, damage: str, value: object
 ) -> None:
@@ -222,6 +223,22 @@ def test_samples_that_contradict_their_cell_are_refused(
     path.write_bytes(msgspec.json.encode(changed))
     with pytest.raises(RecordError, match="fastv"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "value"),
+    [("latency", 0.0), ("process", -1), ("turn", -1), ("host", {"prefill": -1})],
+)
+def test_what_cannot_be_is_refused_where_it_stands(
+    run: Record, tmp_path: Path, damage: str, value: object
+) -> None:
+    path = tmp_path / "run.json"
+    changed = msgspec.json.decode(msgspec.json.encode(run))
+    changed["cells"][1]["samples"][2][damage] = value
+    path.write_bytes(msgspec.json.encode(changed))
+    with pytest.raises(RecordError, match=rf"\$\.cells\[1\]\.samples\[2\]\.{damage}") as refused:
+        load(path)
+    assert "\n" not in str(refused.value)
 
 
 def test_unknown_fields_are_refused(run: Record, tmp_path: Path) -> None:

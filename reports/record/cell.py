@@ -1,0 +1,149 @@
+"""One row of a run: a method under one attention policy and runtime, and all its samples."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from .base import Amount, Count, Struct, about
+from .cost import Cost
+from .gpu import Telemetry
+from .kept import Kept
+
+SpanKey = tuple[str, str, int | None]
+"""Phase, part and index of a span, as a key."""
+
+
+class Span(Struct):
+    """A part of a request."""
+
+    phase: Annotated[str, about("Phase of the request, such as `prefill`.")]
+    part: Annotated[str, about("Part of the phase, such as `layer` or `select`.")]
+    index: Annotated[Count | None, about("Layer or decode step, where the part has one.")] = None
+
+
+class Sample(Struct):
+    """One timed request of a cell."""
+
+    round: Annotated[Count, about("Round that it belongs to.")]
+    turn: Annotated[Count, about("Its turn among the cells of that round.")]
+    process: Annotated[Count, about("Index of the process that took it, in Record.processes.")]
+    began: Annotated[float, about("When it began: seconds since 1970.")]
+    latency: Annotated[
+        float, about("Seconds on the host's clock, the wait for the device included.", gt=0)
+    ]
+    parts: Annotated[list[float], about("Seconds of each part, in the order of Cell.parts.")]
+    host: Annotated[
+        dict[str, Amount],
+        about(
+            "Seconds until the host had queued each phase, by phase; on a GPU only, on a CPU it is "
+            "the phase itself."
+        ),
+    ] = {}
+    marks: Annotated[list[str], about("Why it is suspect; empty for a good one.")] = []
+    telemetry: Annotated[Telemetry | None, about("What the GPU did meanwhile.")] = None
+
+
+class Memory(Struct):
+    """Peak memory of one request."""
+
+    allocator: Annotated[
+        int | None,
+        about("Peak bytes of torch's CUDA allocator, less what other cells held before it."),
+    ] = None
+    allocator_by_phase: Annotated[dict[str, int], about("The same peak, by phase.")] = {}
+    resident: Annotated[
+        Count | None, about("Peak resident bytes of the process; on a CPU only.")
+    ] = None
+    device: Annotated[
+        Count | None, about("Bytes in use on the whole GPU after the request, from NVML.")
+    ] = None
+    reasons: Annotated[dict[str, str], about("Why a field is unknown, by name.")] = {}
+
+
+class Activity(Struct):
+    """What one part asked of torch and of the device, counted in a pass of its own. What a machine
+    does not have is None."""
+
+    phase: Annotated[str, about("Phase of the request.")]
+    part: Annotated[str, about("Part of the phase.")]
+    index: Annotated[Count | None, about("Layer or decode step, where the part has one.")]
+    operators: Annotated[Count, about("Outermost operators that the host called.")]
+    launches: Annotated[Count | None, about("Kernel and graph launches.")] = None
+    kernels: Annotated[Count | None, about("Kernels that ran.")] = None
+    syncs: Annotated[Count | None, about("Calls that made the host wait for the device.")] = None
+    busy_seconds: Annotated[
+        Amount | None, about("Time for which the device was running something.")
+    ] = None
+
+
+class Energy(Struct):
+    """Energy of a request, from the GPU's energy counter."""
+
+    joules: Annotated[Amount | None, about("Joules per request, of the whole GPU.")] = None
+    requests: Annotated[Count, about("Requests that were run for it.")] = 0
+    seconds: Annotated[Amount, about("How long these requests took.")] = 0.0
+    reason: Annotated[str, about("Why joules are unknown.")] = ""
+
+
+class Cell(Struct):
+    """One method under one attention policy and runtime: its counts, its cost and its samples."""
+
+    method: Annotated[str, about("The method as a spec string, such as `fastv:keep=320`.")]
+    name: Annotated[str, about("The method's name.")]
+    attention: Annotated[str, about("Attention policy: `rows`, `maps` or `published`.")]
+    reads_attention: Annotated[bool, about("Whether the method reads attention at all.")]
+    runtime: Annotated[str, about("Runtime asked for: `eager`, `graph` or `compile`.")] = "eager"
+    fallback: Annotated[
+        str, about("Why it ran eager where another runtime was asked for; empty if it did not.")
+    ] = ""
+    setups: Annotated[
+        dict[str, Count],
+        about("How often graphs were compiled, captured, recompiled or broken, by name."),
+    ] = {}
+    warmups: Annotated[
+        list[Amount],
+        about("Seconds of the untimed requests of the first process, the first call first."),
+    ] = []
+    visual_per_layer: Annotated[
+        list[Count], about("Visual tokens that enter each decoder layer.")
+    ] = []
+    tokens_per_layer: Annotated[list[Count], about("Tokens that enter each decoder layer.")] = []
+    kv_bytes_prefill: Annotated[
+        list[Count],
+        about("Bytes of the KV cache of each decoder layer after prefill, whole batch."),
+    ] = []
+    kv_bytes_decode: Annotated[
+        list[Count],
+        about("Bytes of the KV cache of each decoder layer after decode, whole batch."),
+    ] = []
+    generated_tokens: Annotated[Count, about("Tokens that each sequence generates.")] = 0
+    cost: Annotated[list[Cost], about("Analytic work, by part and operator class.")] = []
+    solved: Annotated[
+        dict[str, float], about("Knobs that were solved on the warm-up request, by name.")
+    ] = {}
+    memory: Annotated[Memory, about("Peak memory of a request.")] = msgspec.field(
+        default_factory=Memory
+    )
+    activity: Annotated[list[Activity], about("What torch.profiler counted, by part.")] = []
+    kernels: Annotated[
+        list[str],
+        about("Attention kernel of each decoder layer in prefill, as torch names it."),
+    ] = []
+    counted_flops: Annotated[
+        dict[str, Count],
+        about(
+            "FLOPs by phase as torch counts the operators that really ran, rotary tables and all; "
+            "under eager alone."
+        ),
+    ] = {}
+    energy: Annotated[Energy, about("Energy of a request.")] = msgspec.field(default_factory=Energy)
+    parts: Annotated[list[Span], about("Parts of a request, in the order of their ends.")] = []
+    samples: Annotated[list[Sample], about("Every timed request.")] = []
+    note: Annotated[str, about("Where the method could not do what its knobs ask.")] = ""
+    missing: Annotated[
+        dict[str, str], about("Why something could not be measured, by what it is.")
+    ] = {}
+    error: Annotated[str, about("Why the cell was not measured; empty if it was.")] = ""
+    kept: Annotated[list[Kept], about("Which visual tokens stay, where that was asked for.")] = []
