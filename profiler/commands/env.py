@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from ...reports import units
+from ...reports.text.table import Column, Table
 from .options import Format, FormatOption, fail
+from .output import print_table
 
 
 def show_environment(
@@ -19,22 +21,27 @@ def show_environment(
     """Print what a record keeps of this machine, and what here would spoil a measurement."""
     if format_ not in (Format.table, Format.json):
         fail(f"unknown --format {format_.value!r} for env; known: table, json")
-    show(device, format_.value)
-
-
-def show(device: str | None, form: str) -> None:
-    """Print the environment and its warnings; form: table or json."""
-    from ...reports.text import table
     from ..machine.doctor import examine
 
     environment, found = examine(device)
-    if form == "json":
+    if format_ is Format.json:
         print(json.dumps({"environment": environment, "warnings": found}, indent=2))
         return
-    table.console().print(table.as_table(("environment", ""), list(lines(environment)), (0, 1)))
+    print_table(environment_table(environment), format_)
     print("what would spoil a measurement:" if found else "nothing found that would spoil one")
     for line in found:
         print(f"  - {line}")
+
+
+def environment_table(environment: Mapping[str, Any]) -> Table[tuple[str, str]]:
+    """One row per figure."""
+    return Table(
+        [
+            Column("environment", lambda r: r[0], {"name": lambda r: r[0]}, kind="words"),
+            Column("", lambda r: r[1], {"value": lambda r: r[1]}, kind="words"),
+        ],
+        list(lines(environment)),
+    )
 
 
 def lines(described: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -27,6 +27,11 @@ from .counterparts import (
 from .intervals import Estimate, median_interval
 from .summary import by_round, latency
 
+ENDS = {
+    "promised": "the share of FLOPs, of vanilla's time",
+    "measured": "the clock",
+}
+"""What a waterfall begins and ends with."""
 PHASES = {
     "preprocess": "picture and text on the host",
     "transfer": "inputs to the device",
@@ -37,11 +42,14 @@ PHASES = {
 }
 CAUSES = {
     "unpruned layers": "they see every token",
+    "pruned layers": "their share of FLOPs against that of the whole request",
     "causal attention": "the promise counts both halves of attention, the kernel computes one",
     "attention maps": "measured: `maps` minus `rows`, where maps are built",
+    "released code": "measured: `published` minus `maps`, or `rows`, of the same method",
     "scoring": "attention rows, or reading them from the map",
     "selection": "deciding, moving and merging tokens",
     "waiting for the host": "at least: launching, and waits, in the decoder layers",
+    "shorter sequences": "pruned layers do less work per second than whole ones",
     "remainder": "what no part accounts for",
 }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..record.kept import Kept, pruned
 from ..record.labels import name
 from ..record.schema import Cell, Explanation, Record
+from . import caveats
 from .explanation import explain
 from .summary import Row, rows
 
@@ -24,6 +25,11 @@ class RunView:
     def rows(self) -> list[Row]:
         """The rows of the table, in the record's order."""
         return rows(self.record)
+
+    @functools.cached_property
+    def warnings(self) -> list[str]:
+        """What makes the numbers worth less."""
+        return caveats.warnings(self.record, self.rows)
 
     @functools.cached_property
     def measured(self) -> list[Row]:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
+
 import pytest
 from page_records import full
-from record_builders import record
+from record_builders import headings_and_lines, record
 
 from tpprof.reports.record.frame import COLUMNS
-from tpprof.reports.text import table, table7
+from tpprof.reports.text.table import Column, Table
+from tpprof.reports.text.table7 import table7
+
+
+def made(headings: list[str], lines: list[list[str]]) -> Table[list[str]]:
+    """A table of texts, the first column of words."""
+    columns = [
+        Column[list[str]](heading, itemgetter(place), kind="number" if place else "words")
+        for place, heading in enumerate(headings)
+    ]
+    return Table(columns, lines)
 
 
 def test_latex_is_a_booktabs_table_with_its_specials_escaped() -> None:
-    told = table.as_latex(["a_b\n(c)", "d"], [["50 % & {x} \\ ~^#$", "±1\n2"]])
+    told = made(["a_b\n(c)", "d"], [["50 % & {x} \\ ~^#$", "±1\n2"]]).to_latex()
     assert told.splitlines() == [
         r"% \usepackage{booktabs}",
         r"\begin{tabular}{lr}",
@@ -26,7 +38,7 @@ def test_latex_is_a_booktabs_table_with_its_specials_escaped() -> None:
 
 
 def test_a_row_of_latex_is_no_argument_of_the_line_before() -> None:
-    told = table.as_latex(["a\n[m]", "b"], [["[2pt]", "1"], ["*", "2"]])
+    told = made(["a\n[m]", "b"], [["[2pt]", "1"], ["*", "2"]]).to_latex()
     lines = [line for line in told.splitlines() if line.startswith(("[", "*"))]
     assert lines == []
     assert r"{}[2pt] & 1 \\" in told
@@ -34,21 +46,26 @@ def test_a_row_of_latex_is_no_argument_of_the_line_before() -> None:
 
 def test_no_text_in_csv_is_a_formula() -> None:
     texts = ["=1+1", "+1", "-1", "@x", "plain"]
-    (head, *lines) = table.as_csv([{"a": text, "b": -1.5} for text in texts]).splitlines()
+    columns = [
+        Column[str]("a", str, {"a": str, "b": lambda _: -1.5}),
+        Column[str]("", str, {}),
+    ]
+    (head, *lines) = Table(columns, texts).to_csv().splitlines()
     assert (head, lines) == (
         "a,b",
         ["'=1+1,-1.5", "'+1,-1.5", "'-1,-1.5", "'@x,-1.5", "plain,-1.5"],
     )
     run = full(rounds=1)
     run.cells[1].method = "=cmd()"
-    long = table.as_long(run.frame())
+    long = table7(run).to_long()
     assert "\n'=cmd()," in long
     assert "\n=cmd()" not in long
 
 
 def test_the_table_of_a_run_has_as_many_columns_in_every_line_of_latex() -> None:
-    headings, lines = table7.texts(full())
-    told = table.as_latex(headings, lines, words=range(2)).splitlines()
+    table = table7(full())
+    headings, lines = headings_and_lines(table)
+    told = table.to_latex().splitlines()
     rows = [line for line in told if line.endswith(r"\\")]
     assert {line.count(" & ") for line in rows} == {len(headings) - 1}
     assert len(rows) == 2 + len(lines)
