@@ -21,6 +21,7 @@ def show_environment(
     """Print what a record keeps of this machine, and what here would spoil a measurement."""
     if format_ not in (Format.table, Format.json):
         fail(f"unknown --format {format_.value!r} for env; known: table, json")
+    from ...reports.text.screen import open_screen
     from ..machine.doctor import examine
 
     environment, found = examine(device)
@@ -28,9 +29,11 @@ def show_environment(
         print(json.dumps({"environment": environment, "warnings": found}, indent=2))
         return
     print_table(environment_table(environment), format_)
-    print("what would spoil a measurement:" if found else "nothing found that would spoil one")
+    screen = open_screen()
+    title = "what would spoil a measurement:" if found else "nothing found that would spoil one"
+    screen.print_line(title)
     for line in found:
-        print(f"  - {line}")
+        screen.print_line(f"  - {line}", whole=True)
 
 
 def environment_table(environment: Mapping[str, Any]) -> Table[tuple[str, str]]:
