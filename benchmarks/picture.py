@@ -19,6 +19,7 @@ from tpprof.reports.figures.waterfall import chart
 from tpprof.reports.record.files import load
 from tpprof.reports.record.schema import Record
 from tpprof.reports.text import terminal, waterfall
+from tpprof.reports.text.screen import Screen
 
 METHODS = ("fastv", "sparsevlm", "mustdrop")
 EXPLAINED = "fastv"
@@ -31,14 +32,14 @@ def main() -> None:
     options = parser.parse_args()
     record = load(options.record) if options.record else tpprof.compare(METHODS)
 
-    def draw(name: str, title: str, show: Callable[[Record, Console], None], width: int) -> None:
+    def draw(name: str, title: str, show: Callable[[Record, Screen], None], width: int) -> None:
         console = Console(width=width, record=True, file=io.StringIO())
-        show(record, console)
+        show(record, Screen(console))
         (options.out / name).write_text(without_fonts(console.export_svg(title=title)))
 
-    draw("compare.svg", "tpprof compare " + " ".join(METHODS), terminal.show, 160)
+    draw("compare.svg", "tpprof compare " + " ".join(METHODS), terminal.print_record, 160)
     title = f"tpprof explain RUN.json {EXPLAINED}"
-    draw("explain.svg", title, lambda r, c: waterfall.show(r, c, EXPLAINED), 150)
+    draw("explain.svg", title, lambda r, s: waterfall.print_explanations(r, s, EXPLAINED), 150)
     subject = RunView(record)
     with style():
         charts = [promise.chart(subject), stacks.phases(subject), layers.time(subject)]

@@ -24,6 +24,7 @@ from tpprof.reports.record.schema import (
     Sample,
     Span,
 )
+from tpprof.reports.record.spec import RunSpec
 
 LAYERS = 32
 PARTS = [
@@ -82,7 +83,7 @@ def made(cells: int, samples: int) -> Record:
             dtype="bfloat16",
             backend="sdpa",
         ),
-        workload={},
+        spec=RunSpec(),
         request=RequestInfo(
             before=35, visual=2880, after=25, batch=1, new_tokens=2, tiles=5, patches=576
         ),

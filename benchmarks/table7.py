@@ -8,6 +8,7 @@ model on this machine, measured now.
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import tpprof
@@ -15,12 +16,12 @@ from tpprof.methods import parse
 from tpprof.profiler.cost.conventions import convention_named
 from tpprof.profiler.cost.planning import Planned, Planner
 from tpprof.reports import units
-from tpprof.reports.analysis.published import KEPT, TABLE7
+from tpprof.reports.analysis.published import KEPT, TABLE7, PublishedRow
 from tpprof.reports.analysis.summary import Row, rows
 from tpprof.reports.record.files import load
 from tpprof.reports.record.schema import Record
 from tpprof.reports.record.spec import Workload
-from tpprof.reports.text.table import as_markdown
+from tpprof.reports.text.table import Column, Table
 
 MODEL = "llava-next-7b"
 CONVENTIONS = ("default", "prefill", "causal", "fastv", "sparsevlm")
@@ -34,6 +35,17 @@ SCHEDULES = (
     ("sparsevlm:keep=320,version=1.5", "version 1.5, three stages, 320 on average"),
     ("mustdrop:keep=320", "merged in the tower, four stages, 320 on average"),
 )
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule that the paper may have meant, and what it costs."""
+
+    spec: str
+    about: str
+    planned: Planned
+
+
 METHODS = [row.method for row in TABLE7 if row.method != "vanilla"]
 
 
@@ -60,39 +72,40 @@ def flops(workload: Workload) -> str:
     planner = Planner(MODEL, workload, conventions=[convention_named(name) for name in CONVENTIONS])
     whole = planner.plan(parse("vanilla"))
     printed = {row.method: row.flops for row in TABLE7}
-    lines = []
-    for spec, about in SCHEDULES:
-        method = parse(spec)
-        planned = planner.plan(method)
-        shares = [planned.counted[name] / whole.counted[name] for name in CONVENTIONS]
-        lines.append(
-            [
-                spec,
-                about,
-                *(units.percent(share) for share in shares),
-                units.percent(printed[method.name]),
-            ]
+
+    def share(name: str) -> Column[Schedule]:
+        return Column(
+            name, lambda row: units.percent(row.planned.counted[name] / whole.counted[name])
         )
-    return as_markdown(["schedule", "meaning", *CONVENTIONS, "paper"], lines)
+
+    columns: list[Column[Schedule]] = [
+        Column("schedule", lambda row: row.spec, kind="words"),
+        Column("meaning", lambda row: row.about, kind="words"),
+        *map(share, CONVENTIONS),
+        Column("paper", lambda row: units.percent(printed[parse(row.spec).name])),
+    ]
+    rows = [Schedule(spec, about, planner.plan(parse(spec))) for spec, about in SCHEDULES]
+    return Table(columns, rows).to_markdown()
 
 
 def kv(workload: Workload) -> str:
     """The paper's nominal figure, and the bytes that the caches really hold, text included."""
     planner = Planner(MODEL, workload, conventions=[convention_named("paper-kv")])
-    lines = []
-    for row in TABLE7:
+
+    def planned(row: PublishedRow) -> Planned:
         spec = row.method if row.method == "vanilla" else f"{row.method}:keep={KEPT}"
-        planned: Planned = planner.plan(parse(spec))
-        lines.append(
-            [
-                row.method,
-                units.megabytes(row.kv_bytes),
-                units.megabytes(planned.counted["paper-kv"]),
-                units.megabytes(planned.kv_bytes),
-            ]
-        )
-    headings = ["method", "paper", "0.525 MB x nominal budget", "real, by layer, text included"]
-    return as_markdown(headings, lines)
+        return planner.plan(parse(spec))
+
+    columns: list[Column[PublishedRow]] = [
+        Column("method", lambda row: row.method, kind="words"),
+        Column("paper", lambda row: units.megabytes(row.kv_bytes)),
+        Column(
+            "0.525 MB x nominal budget",
+            lambda row: units.megabytes(planned(row).counted["paper-kv"]),
+        ),
+        Column("real, by layer, text included", lambda row: units.megabytes(planned(row).kv_bytes)),
+    ]
+    return Table(columns, TABLE7).to_markdown()
 
 
 def latency(record: Record) -> str:
@@ -113,16 +126,16 @@ def latency(record: Record) -> str:
         shares = [row.flops_share for (name, _), row in measured.items() if name == method]
         return units.percent(shares[0] if shares else None)
 
-    lines = [
-        [
-            row.method,
-            f"{row.seconds / TABLE7[0].seconds:.2f}",
-            *(ratio(row.method, policy) for policy in policies),
-            share(row.method),
-        ]
-        for row in TABLE7[1:]
+    def under(policy: str) -> Column[PublishedRow]:
+        return Column(policy, lambda row: ratio(row.method, policy))
+
+    columns: list[Column[PublishedRow]] = [
+        Column("method", lambda row: row.method, kind="words"),
+        Column("paper", lambda row: f"{row.seconds / TABLE7[0].seconds:.2f}"),
+        *map(under, policies),
+        Column("FLOPs here", lambda row: share(row.method)),
     ]
-    return as_markdown(["method", "paper", *policies, "FLOPs here"], lines)
+    return Table(columns, TABLE7[1:]).to_markdown()
 
 
 if __name__ == "__main__":

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 RUN = [sys.executable, "-c", "from tpprof.profiler.cli import main; main()"]
@@ -17,3 +23,31 @@ def tpprof(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     done = subprocess.run([*RUN, *arguments], capture_output=True, text=True, cwd=cwd)
     assert "Traceback" not in done.stderr, done.stderr
     return done
+
+
+def on_a_terminal(arguments: list[str], folder: Path, *, columns: int) -> list[str]:
+    """What the command prints on a terminal of so many columns, line by line, without colours."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    around = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    with subprocess.Popen(
+        [*RUN, *arguments],
+        cwd=folder,
+        env={**around, "TERM": "xterm"},
+        stdin=its,
+        stdout=its,
+        stderr=subprocess.DEVNULL,
+    ):
+        os.close(its)
+        content = b""
+        while part := _read(ours):
+            content += part
+    os.close(ours)
+    return re.sub(r"\x1b\[[0-9;]*m", "", content.decode()).splitlines()
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 2**16)
+    except OSError:  # how Linux says that nobody writes to it any more
+        return b""

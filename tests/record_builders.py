@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tpprof.reports.record.schema import (
     SCHEMA,
     Cell,
@@ -16,6 +18,7 @@ from tpprof.reports.record.schema import (
     Span,
 )
 from tpprof.reports.record.spec import RunSpec
+from tpprof.reports.text.table import Table
 
 PARTS = [
     Span(phase="vision", part="tower"),
@@ -97,3 +100,8 @@ def record(*cells: Cell) -> Record:
         cells=list(cells),
         processes=[Process(pid=1, started="2026-01-01T00:00:00+00:00", seconds=60.0)],
     )
+
+
+def headings_and_lines(table: Table[Any]) -> tuple[list[str], list[list[str]]]:
+    """What people see of a table."""
+    return [column.heading for column in table.visible()], table.lines()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Annotated
 
 import msgspec
 import typer
 
 from ...reports import units
 from ...reports.record.schema import Peaks
-from ...reports.text import table
+from ...reports.text.table import Column, Table, for_programs
 from ..machine.datasheets import datasheet_of
 from .options import Format, FormatOption
+from .output import print_table, require_format
+
+Unit = Callable[[float | None], str]
 
 
 def calibrate_device(
@@ -19,82 +25,86 @@ def calibrate_device(
     format_: FormatOption = Format.table,
 ) -> None:
     """Measure what this device can do at best, for the roofline; kept for later runs."""
-    from .output import require_format
-
     require_format(format_, "calibrate", [Format.long])
-    show(device, format_.value)
-
-
-def show(device: str | None, format_: str) -> None:
-    """Calibrate `device`, keep the result and print it beside the datasheet, where there is one."""
+    from ...reports.text.screen import open_screen
     from ..machine.calibration import calibrate, place
     from ..models.load import default_device
 
     target = default_device(device)
     peaks = calibrate(target)
-    if format_ == "json":
+    if format_ is Format.json:
         print(msgspec.json.format(msgspec.json.encode(peaks), indent=2).decode())
         return
-    rows = _rows(peaks, datasheet_of(peaks.device))
-    headings = ["", "measured", "datasheet"]
-    if format_ == "csv":
-        print(table.as_csv(_plain(peaks)), end="")
-        return
-    if format_ == "markdown":
-        print(table.as_markdown(headings, rows), end="")
-        return
-    if format_ == "latex":
-        print(table.as_latex(headings, rows), end="")
-        return
-    console = table.console()
-    threads = f", {peaks.threads} threads" if peaks.threads else ""
-    console.print(f"{peaks.device}{threads}, torch {peaks.torch}", markup=False, highlight=False)
-    console.print(table.as_table(headings, rows))
-    for note in peaks.notes:
-        console.print(note, markup=False, highlight=False)
-    console.print(f"kept: {place(target)}", markup=False, highlight=False, soft_wrap=True)
+    screen = open_screen()
+    if format_ is Format.table:
+        threads = f", {peaks.threads} threads" if peaks.threads else ""
+        screen.print_line(f"{peaks.device}{threads}, torch {peaks.torch}")
+    print_table(calibration_table(peaks, datasheet_of(peaks.device)), format_)
+    if format_ is Format.table:
+        screen.print_line(f"kept: {place(target)}", whole=True)
 
 
-def _rows(peaks: Peaks, sheet: Peaks | None) -> list[list[str]]:
-    """What was measured, and what the datasheet says."""
+@dataclass(frozen=True)
+class Best:
+    """What a device does at best in one respect, in SI units, and what its datasheet says; `unit`
+    makes text of either. beyond: what the datasheet says nothing of."""
+
+    what: str
+    measured: float | None
+    published: float | None
+    unit: Unit
+    beyond: bool = False
+
+
+def calibration_table(peaks: Peaks, sheet: Peaks | None) -> Table[Best]:
+    """What was measured beside the datasheet, where there is one."""
+    return Table(
+        [
+            Column("", lambda r: r.what, about="What is measured.", kind="words"),
+            Column("measured", lambda r: r.unit(r.measured), about="The best that was ever seen."),
+            Column(
+                "datasheet",
+                lambda r: "" if r.beyond else r.unit(r.published),
+                about="What the maker says.",
+            ),
+        ],
+        _rows(peaks, sheet),
+        notes=peaks.notes,
+        programs=_one_row(peaks),
+    )
+
+
+def _rows(peaks: Peaks, sheet: Peaks | None) -> list[Best]:
     published = sheet.flops_per_second if sheet else {}
+    memory = sheet.bandwidth[0].bytes_per_second if sheet else None
     rows = [
-        [f"{dtype} products", units.rate(rate), units.rate(published.get(dtype))]
+        Best(f"{dtype} products", rate, published.get(dtype), units.rate)
         for dtype, rate in peaks.flops_per_second.items()
     ]
-    memory = sheet.bandwidth[0].bytes_per_second if sheet else None
-    for number, level in enumerate(peaks.bandwidth):
-        last = number == len(peaks.bandwidth) - 1
-        size = f"{level.footprint_bytes / 2**20:g} MiB"
-        rows.append(
-            [
-                f"bandwidth on {size}",
-                units.bandwidth(level.bytes_per_second),
-                units.bandwidth(memory) if last else "",
-            ]
-        )
-    rows.append(["least time of an operator", units.microseconds(peaks.kernel_seconds), ""])
-    rows.append(["least time to launch one", units.microseconds(peaks.launch_seconds), ""])
-    rows.append(
-        [
-            "memory",
-            units.gibibytes(peaks.memory_bytes),
-            units.gibibytes(sheet.memory_bytes if sheet else None),
-        ]
-    )
-    return rows
+    for number, level in enumerate(peaks.bandwidth, 1):
+        what = f"bandwidth on {level.footprint_bytes / 2**20:g} MiB"
+        cached = number < len(peaks.bandwidth)
+        rows.append(Best(what, level.bytes_per_second, memory, units.bandwidth, beyond=cached))
+    for what, seconds in (
+        ("least time of an operator", peaks.kernel_seconds),
+        ("least time to launch one", peaks.launch_seconds),
+    ):
+        rows.append(Best(what, seconds, None, units.microseconds, beyond=True))
+    whole = sheet.memory_bytes if sheet else None
+    return [*rows, Best("memory", peaks.memory_bytes, whole, units.gibibytes)]
 
 
-def _plain(peaks: Peaks) -> list[dict[str, Any]]:
-    found = {f"{dtype}_flops_per_second": r for dtype, r in peaks.flops_per_second.items()}
-    for level in peaks.bandwidth:
-        found[f"bytes_per_second_on_{level.footprint_bytes}_bytes"] = level.bytes_per_second
-    return [
-        {
-            "device": peaks.device,
-            **found,
-            "kernel_seconds": peaks.kernel_seconds,
-            "launch_seconds": peaks.launch_seconds,
-            "memory_bytes": peaks.memory_bytes,
-        }
-    ]
+def _one_row(peaks: Peaks) -> Table[dict[str, object]]:
+    """All of it as one row, for programs."""
+    row: dict[str, object] = {
+        "device": peaks.device,
+        **{f"{dtype}_flops_per_second": r for dtype, r in peaks.flops_per_second.items()},
+        **{
+            f"bytes_per_second_on_{level.footprint_bytes}_bytes": level.bytes_per_second
+            for level in peaks.bandwidth
+        },
+        "kernel_seconds": peaks.kernel_seconds,
+        "launch_seconds": peaks.launch_seconds,
+        "memory_bytes": peaks.memory_bytes,
+    }
+    return Table([for_programs(name, itemgetter(name)) for name in row], [row])

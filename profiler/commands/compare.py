@@ -21,6 +21,7 @@ from .options import (
     fail,
     takes,
 )
+from .output import WideOption
 
 OutOption = Annotated[
     Path, typer.Option(help="Record: a .json file, or a folder.", rich_help_panel=SHOWN)
@@ -60,6 +61,7 @@ def compare(
     html: HtmlOption = None,
     figures: FiguresOption = None,
     format_: FormatOption = Format.table,
+    wide: WideOption = False,
 ) -> None:
     """Measure methods side by side and print Table 7: time beside FLOPs."""
     from . import output
@@ -74,7 +76,7 @@ def compare(
     with progress() as tell:
         command = shlex.join(["tpprof", *sys.argv[1:]])
         outcome = measure(spec, out, tell, command=command, resume=resume, trace=trace)
-    output.show(outcome.record, format_, by_phase=phases)
+    output.print_record(outcome.record, format_, by_phase=phases, wide=wide)
     output.write([outcome.record], [outcome.path.stem], html, figures)
     print(f"record: {outcome.path}", file=sys.stderr)
     if explain_all(outcome.record, outcome.record.cells).found:

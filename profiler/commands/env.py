@@ -10,7 +10,10 @@ import typer
 
 from ...reports import units
 from ...reports.record.base import Struct
+from ...reports.record.environment import Environment
+from ...reports.text.table import Column, Table
 from .options import Format, FormatOption, fail
+from .output import print_table
 
 _APART = ("reasons", "warnings", "code")  # told beside a figure and below; of a gate alone
 
@@ -22,23 +25,31 @@ def show_environment(
     """Print what a record keeps of this machine, and what here would spoil a measurement."""
     if format_ not in (Format.table, Format.json):
         fail(f"unknown --format {format_.value!r} for env; known: table, json")
-    show(device, format_.value)
-
-
-def show(device: str | None, form: str) -> None:
-    """Print the environment and its warnings; form: table or json."""
-    from ...reports.text import table
+    from ...reports.text.screen import open_screen
     from ..machine.doctor import examine
 
     environment = examine(device)
-    if form == "json":
+    if format_ is Format.json:
         print(msgspec.json.format(msgspec.json.encode(environment), indent=2).decode())
         return
     found = environment.warnings
-    table.console().print(table.as_table(("environment", ""), list(lines(environment)), (0, 1)))
-    print("what would spoil a measurement:" if found else "nothing found that would spoil one")
+    print_table(environment_table(environment), format_)
+    screen = open_screen()
+    title = "what would spoil a measurement:" if found else "nothing found that would spoil one"
+    screen.print_line(title)
     for line in found:
-        print(f"  - {line}")
+        screen.print_line(f"  - {line}", whole=True)
+
+
+def environment_table(environment: Environment) -> Table[tuple[str, str]]:
+    """One row per figure."""
+    return Table(
+        [
+            Column("environment", lambda r: r[0], {"name": lambda r: r[0]}, kind="words"),
+            Column("", lambda r: r[1], {"value": lambda r: r[1]}, kind="words"),
+        ],
+        list(lines(environment)),
+    )
 
 
 def lines(described: Struct | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .options import Format, FormatOption
+from .output import WideOption, print_table, require_format
 
 
 def explain(
@@ -18,25 +19,28 @@ def explain(
     ] = None,
     layers: Annotated[bool, typer.Option("--layers", help="Add the decoder layers.")] = False,
     format_: FormatOption = Format.table,
+    wide: WideOption = False,
 ) -> None:
     """Show where the time between the FLOPs promise and the clock went, and what to do."""
     from ...reports.record.files import load
-    from ...reports.text import table, waterfall
-    from .output import require_format
+    from ...reports.text import waterfall
+    from ...reports.text.screen import open_screen
 
     require_format(format_, "explain", [Format.long])
     record = load(file)
-    if format_ in (Format.json, Format.csv, Format.latex):  # which have no room for it
-        for line in waterfall.chosen(record, method).failed:
-            print(line, file=sys.stderr)
+    if format_ is Format.table:
+        waterfall.print_explanations(record, open_screen(wide=wide), method, by_layer=layers)
+        return
+    if format_ is Format.markdown:
+        print(waterfall.as_markdown(record, method), end="")
+        return
+    chosen = waterfall.chosen(record, method)
+    for line in chosen.failed:  # for which these forms have no room
+        print(line, file=sys.stderr)
+    found = chosen.found
     if format_ is Format.json:
-        print(table.as_json(waterfall.plain(record, method)), end="")
+        print_table(waterfall.explanations_table(record, found), format_)
     elif format_ is Format.csv:
-        print(table.as_csv(waterfall.flat(record, method)), end="")
-    elif format_ is Format.markdown:
-        print(waterfall.markdown(record, method), end="")
-    elif format_ is Format.latex:
-        found = waterfall.chosen(record, method).found
-        print(table.as_latex(*waterfall.side_by_side(found)), end="")
+        print_table(waterfall.explanation_table(found), format_)
     else:
-        waterfall.show(record, table.console(), method, by_layer=layers)
+        print_table(waterfall.causes_table(found), format_)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from ...reports import units
 from ...reports.record.schema import Peaks
 from ...reports.record.spec import Cells, ModelSpec, Subject, Workload
-from ...reports.text import table as formats
-from ...reports.text.terminal import LINE
+from ...reports.text.cells import METHOD
+from ...reports.text.table import Column, Table, for_programs
 from .options import Format, FormatOption, Typed, fail, short, takes
+from .output import WideOption, print_table
 
 if TYPE_CHECKING:
     from ..cost.conventions import Convention
@@ -64,6 +63,7 @@ def flops(
     for_memory: ForMemoryOption = None,
     convention: ConventionOption = None,
     format_: FormatOption = Format.table,
+    wide: WideOption = False,
 ) -> None:
     """Plan tokens, FLOPs, bytes, memory and the least time, without GPU or weights."""
     from ...methods import load_plugins
@@ -91,7 +91,7 @@ def flops(
     )
     wanted = _wanted(sweep, for_speedup, for_memory)
     planned = planner.table(spec.cells.methods, spec.cells.keep, wanted)
-    show(planned, format_.value, peaks, conventions)
+    print_table(plan_table(planned, peaks, conventions), format_, wide=wide)
     raise typer.Exit(int(not all(row.met for row in planned)))
 
 
@@ -126,57 +126,31 @@ def _positive(option: str, text: str, scales: dict[str, float], example: str) ->
     return value
 
 
-def show(
-    table: list[Planned], format_: str, peaks: Peaks | None, conventions: list[Convention]
-) -> None:
-    """Print the plan as a table, JSON, CSV, Markdown or LaTeX."""
-    if format_ == "json":
-        print(formats.as_json([_plain(row) for row in table]), end="")
-        return
-    if format_ == "csv":
-        print(formats.as_csv([_flat(row) for row in table]), end="")
-        return
-    headings, lines = texts(table, peaks, conventions)
-    if format_ == "markdown":
-        print(formats.as_markdown(headings, lines), end="")
-        return
-    if format_ == "latex":
-        print(formats.as_latex(headings, lines, words=(0, 1)), end="")
-        return
-    console = formats.console()
-    console.print(formats.as_table(headings, lines, words=(0, 1)))
-    for note in notes(table, peaks, conventions):
-        console.print(Text(note), width=LINE)
-
-
-def texts(
-    table: list[Planned], peaks: Peaks | None, conventions: list[Convention]
-) -> tuple[list[str], list[list[str]]]:
-    """Headings, and one line per method."""
-    headings = [
-        "method",
-        "visual tokens by layer",
-        "mean",
-        "FLOPs",
-        "FLOPs\nshare",
-        "prefill\nshare",
-        "KV MB",
-        "weights",
-        "peak memory",
+def plan_table(
+    planned: list[Planned], peaks: Peaks | None, conventions: list[Convention]
+) -> Table[Planned]:
+    """One row per method; the first is vanilla."""
+    columns = [
+        *_work_columns(),
+        *_memory_columns(),
+        *_floor_columns(on_device=peaks is not None),
+        *(_convention_column(c, planned[0]) for c in conventions),
+        for_programs("note", lambda r: r.note),
+        for_programs("met", lambda r: r.met),
+        for_programs("visual_last", lambda r: r.visual_last),
+        for_programs("visual_mean", lambda r: r.visual_mean),
+        for_programs("counted", lambda r: r.counted),
     ]
-    if peaks is not None:
-        headings += ["floor ms", "floor\nspeed-up", "largest\nbatch"]
-    headings += [f"by {c.name}\n(of vanilla)" for c in conventions]
-    return headings, [_line(row, table[0], peaks is not None, conventions) for row in table]
+    return Table(columns, planned, notes=notes(planned, peaks, conventions))
 
 
-def notes(table: list[Planned], peaks: Peaks | None, conventions: list[Convention]) -> list[str]:
+def notes(planned: list[Planned], peaks: Peaks | None, conventions: list[Convention]) -> list[str]:
     """What the figures mean, and what could not be planned."""
     told = [
         "peak memory: weights, caches and live tensors of the eager engine; kernels' scratch, "
         "fragmentation and the device's own context come on top."
     ]
-    if len({row.method.partition(":")[0] for row in table}) > 2:
+    if len({row.method.partition(":")[0] for row in planned}) > 2:
         told.append(
             "budgets differ in meaning from method to method: compare the means over layers."
         )
@@ -192,7 +166,7 @@ def notes(table: list[Planned], peaks: Peaks | None, conventions: list[Conventio
             f"of floors is seldom reached. Its memory: {units.gibibytes(peaks.memory_bytes)}."
         )
     told += [f"{c.name}: {c.about} ({c.source})." for c in conventions]
-    return told + [f"{row.method}: {row.note}" for row in table if row.note]
+    return told + [f"{row.method}: {row.note}" for row in planned if row.note]
 
 
 def schedule(visual_per_layer: list[int] | None) -> str:
@@ -207,45 +181,113 @@ def schedule(visual_per_layer: list[int] | None) -> str:
     return ", ".join(runs)
 
 
-def _line(
-    row: Planned, vanilla: Planned, on_device: bool, conventions: list[Convention]
-) -> list[str]:
-    mean = row.visual_mean
-    line = [
-        row.method,
-        schedule(row.visual_per_layer),
-        units.NA if mean is None else f"{mean:.0f}",
-        units.amount(row.flops, "FLOPs"),
-        units.percent(row.flops_share),
-        units.percent(row.prefill_flops_share),
-        units.megabytes(row.kv_bytes),
-        units.gibibytes(row.weight_bytes),
-        units.gibibytes(row.peak_bytes),
+def _work_columns() -> list[Column[Planned]]:
+    return [
+        Column("method", lambda r: r.method, {"method": lambda r: r.method}, METHOD, "words"),
+        Column(
+            "visual tokens by layer",
+            lambda r: schedule(r.visual_per_layer),
+            {"visual_per_layer": lambda r: r.visual_per_layer},
+            "Visual tokens entering each decoder layer.",
+            "words",
+            under="method",
+        ),
+        Column(
+            "mean",
+            lambda r: units.NA if r.visual_mean is None else f"{r.visual_mean:.0f}",
+            {},
+            "The mean of the visual tokens over layers.",
+        ),
+        Column(
+            "FLOPs",
+            lambda r: units.amount(r.flops, "FLOPs"),
+            {"flops": lambda r: r.flops},
+            "Matrix products of the whole request: 1 MAC = 2 FLOPs, dense attention.",
+        ),
+        Column(
+            "FLOPs\nshare",
+            lambda r: units.percent(r.flops_share),
+            {"flops_share": lambda r: r.flops_share},
+            "Of vanilla's FLOPs.",
+            under="FLOPs",
+        ),
+        Column(
+            "prefill\nshare",
+            lambda r: units.percent(r.prefill_flops_share),
+            {
+                "prefill_flops": lambda r: r.prefill_flops,
+                "prefill_flops_share": lambda r: r.prefill_flops_share,
+            },
+            "Of vanilla's FLOPs in the decoder layers over the prompt.",
+        ),
     ]
-    if on_device:
-        batch = units.NA if row.largest_batch is None else str(row.largest_batch or "none fits")
-        line += [units.milliseconds(row.floor_seconds), units.times(row.floor_speedup), batch]
-    for c in conventions:
-        own, full = row.counted.get(c.name), vanilla.counted.get(c.name)
+
+
+def _memory_columns() -> list[Column[Planned]]:
+    return [
+        Column(
+            "KV MB",
+            lambda r: units.megabytes(r.kv_bytes),
+            {"kv_bytes": lambda r: r.kv_bytes},
+            "Bytes of keys and values after prefill, text included; MB of 10^6.",
+            under="mean",
+        ),
+        Column(
+            "weights",
+            lambda r: units.gibibytes(r.weight_bytes),
+            {"weight_bytes": lambda r: r.weight_bytes},
+            "Bytes of the model's parameters.",
+        ),
+        Column(
+            "peak memory",
+            lambda r: units.gibibytes(r.peak_bytes),
+            {"peak_bytes": lambda r: r.peak_bytes},
+            "Weights, caches and live tensors of the eager engine.",
+            under="weights",
+        ),
+    ]
+
+
+def _floor_columns(*, on_device: bool) -> list[Column[Planned]]:
+    return [
+        Column(
+            "floor ms",
+            lambda r: units.milliseconds(r.floor_seconds),
+            {"floor_seconds": lambda r: r.floor_seconds},
+            "The least time that the device allows.",
+            shown=on_device,
+        ),
+        Column(
+            "floor\nspeed-up",
+            lambda r: units.times(r.floor_speedup),
+            {"floor_speedup": lambda r: r.floor_speedup},
+            "Vanilla's floor over that of the method.",
+            shown=on_device,
+            under="floor ms",
+        ),
+        Column(
+            "largest\nbatch",
+            lambda r: units.NA if r.largest_batch is None else str(r.largest_batch or "none fits"),
+            {"largest_batch": lambda r: r.largest_batch},
+            "The most requests at once that fit the device's memory.",
+            shown=on_device,
+            under="prefill\nshare",
+        ),
+    ]
+
+
+def _convention_column(convention: Convention, vanilla: Planned) -> Column[Planned]:
+    """What a convention counts; programs get all of them in one value."""
+
+    def text(row: Planned) -> str:
+        own, full = row.counted.get(convention.name), vanilla.counted.get(convention.name)
         share = own / full if own is not None and full else None
-        line.append(f"{_counted(own, c.unit)} ({units.percent(share)})")
-    return line
+        return f"{_counted(own, convention.unit)} ({units.percent(share)})"
+
+    return Column(f"by {convention.name}\n(of vanilla)", text, {}, convention.about)
 
 
 def _counted(value: float | None, unit: str) -> str:
     if value is None:
         return units.NA
     return f"{units.megabytes(value)} MB" if unit == "bytes" else units.amount(value, unit)
-
-
-def _plain(row: Planned) -> dict[str, Any]:
-    derived = {"visual_last": row.visual_last, "visual_mean": row.visual_mean}
-    return asdict(row) | derived
-
-
-def _flat(row: Planned) -> dict[str, Any]:
-    """One level, as a CSV file wants it."""
-    plain = _plain(row)
-    counted: dict[str, float] = plain.pop("counted")
-    plain["visual_per_layer"] = schedule(row.visual_per_layer)
-    return plain | {f"counted_{name}": value for name, value in counted.items()}

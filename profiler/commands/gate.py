@@ -14,7 +14,7 @@ from ...reports.gate.rules import METRICS, Rules, check_rules, split_level
 from ...reports.record.spec import Cells, ModelSpec, Subject, Workload
 from ...reports.record.spec_files import rooted
 from . import output
-from .options import OnceCommand, Typed, fail, is_count, share, takes
+from .options import Format, OnceCommand, Typed, fail, is_count, share, takes
 
 if TYPE_CHECKING:
     from ...reports.gate.config import Config
@@ -188,12 +188,11 @@ def calibrate_machine(
 
 
 def _calibrate(config: Path, pairs: int, out: Path) -> None:
-    from ...reports.text import table
     from ..gate import tolerances
 
     out = journal_in(out)
     found = measured(out, lambda tell: tolerances.calibrate_tolerances(config, pairs, out, tell))
-    table.console().print(table.as_table(*tolerances.texts(found), words=(0, 1)))
+    output.print_table(tolerances.tolerances_table(found), Format.table)
     print(f"tolerances written to {config}", file=sys.stderr)
     if told := tolerances.doubt(found):
         print(f"! {told}", file=sys.stderr)
@@ -253,9 +252,9 @@ def finish(
     files: records that were judged, and follow on the page if they can be read.
     """
     from ...reports.gate import render
-    from ...reports.text.table import console
+    from ...reports.text.screen import open_screen
 
-    render.show(gate, console())
+    render.print_gate(gate, open_screen())
     for path, content in ((json, render.as_json), (junit, render.as_junit)):
         if path is not None:
             write(path, content(gate))
@@ -269,12 +268,12 @@ def finish(
 def readable(files: Sequence[Path]) -> tuple[list[Record], list[str]]:
     """Records and what they are called; none where one of them cannot be read, which the gate
     says."""
-    from ...reports.record import files as saved
     from ...reports.record.base import RecordError
+    from ...reports.record.files import load
     from ...reports.text import side_by_side
 
     try:
-        return [saved.load(file) for file in files], side_by_side.names_of(files)
+        return [load(file) for file in files], side_by_side.names_of(files)
     except RecordError:
         return [], []
 

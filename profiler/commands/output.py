@@ -4,99 +4,74 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from .options import Format, fail
+import typer
+
+from .options import SHOWN, Format, fail
 
 if TYPE_CHECKING:
-    import pandas
-
     from ...reports.gate.verdicts import Gate
     from ...reports.record.schema import Record
+    from ...reports.text.table import Table
+
+WideOption = Annotated[
+    bool,
+    typer.Option(
+        "--wide",
+        help="Tables as wide as they are, in a narrow terminal too.",
+        rich_help_panel=SHOWN,
+    ),
+]
 
 
-def show(record: Record, format_: Format, *, by_phase: bool) -> None:
-    """The table of methods; `by_phase`: for people beside it, for machines instead of it, the
+def print_table(table: Table[Any], format_: Format, *, wide: bool = False) -> None:
+    """Print a table. Its warnings go above lines and Markdown, and to stderr for the rest, which a
+    program reads."""
+    from ...reports.text.screen import open_screen
+
+    if format_ is Format.table:
+        open_screen(wide=wide).print_table(table)
+        return
+    if format_ is not Format.markdown:
+        print("".join(f"! {warning}\n" for warning in table.warnings), end="", file=sys.stderr)
+    formats = {
+        Format.json: table.to_json,
+        Format.csv: table.to_csv,
+        Format.markdown: table.to_markdown,
+        Format.latex: table.to_latex,
+        Format.long: table.to_long,
+    }
+    print(formats[format_](), end="")
+
+
+def print_record(record: Record, format_: Format, *, by_phase: bool, wide: bool) -> None:
+    """The table of methods; `by_phase`: for people beside it, for programs instead of it, the
     table of phases."""
-    from ...reports.analysis import caveats, phases
-    from ...reports.text import table, table7
+    from ...reports.text import terminal
+    from ...reports.text.phases import phases_table
+    from ...reports.text.screen import open_screen
+    from ...reports.text.table7 import table7
 
     if format_ is Format.table:
-        from ...reports.text.terminal import show
-
-        show(record, table.console(), by_phase=by_phase)
-        return
-    source = phases if by_phase else table7
-    emit(
-        format_,
-        caveats.warnings(record),
-        plain=lambda: source.plain(record),
-        texts=lambda: source.texts(record),
-        frame=record.frame,
-        words=4 if by_phase else 2,
-    )
+        terminal.print_record(record, open_screen(wide=wide), by_phase=by_phase)
+    else:
+        print_table(phases_table(record) if by_phase else table7(record), format_)
 
 
-def show_beside(records: Sequence[Record], names: Sequence[str], format_: Format) -> None:
-    """Several records side by side, aligned by method."""
-    from ...reports.analysis import caveats
-    from ...reports.text import side_by_side, table
-
-    if format_ is Format.table:
-        side_by_side.show(records, names, table.console())
-        return
-    own = [
-        f"{called}: {warning}"
-        for record, called in zip(records, names, strict=True)
-        for warning in caveats.warnings(record)
-    ]
-    emit(
-        format_,
-        own + side_by_side.warnings(records, names),
-        plain=lambda: side_by_side.plain(records, names),
-        texts=lambda: side_by_side.texts(records, names),
-        frame=lambda: _framed(records, names),
-        words=2,
-    )
-
-
-def emit(
-    format_: Format,
-    warnings: Sequence[str],
-    *,
-    plain: Callable[[], list[dict[str, Any]]],
-    texts: Callable[[], tuple[Sequence[str], Sequence[Sequence[str]]]],
-    frame: Callable[[], pandas.DataFrame] | None = None,
-    words: int = 1,
+def print_records(
+    records: Sequence[Record], names: Sequence[str], format_: Format, *, wide: bool
 ) -> None:
-    """Print in any format but the table; the first `words` columns of `texts` hold text. Warnings
-    go above Markdown, and to stderr for the rest, which a program reads."""
-    from ...reports.text import table
+    """Several records side by side, aligned by method."""
+    from ...reports.text import side_by_side
+    from ...reports.text.screen import open_screen
 
-    if format_ is Format.markdown:
-        print("".join(f"> {warning}\n\n" for warning in warnings), end="")
-        print(table.as_markdown(*texts()), end="")
-        return
-    print("".join(f"! {warning}\n" for warning in warnings), end="", file=sys.stderr)
-    if format_ is Format.json:
-        print(table.as_json(plain()), end="")
-    elif format_ is Format.csv:
-        print(table.as_csv(plain()), end="")
-    elif format_ is Format.latex:
-        print(table.as_latex(*texts(), words=range(words)), end="")
-    elif frame is not None:
-        print(table.as_long(frame()), end="")
-
-
-def _framed(records: Sequence[Record], names: Sequence[str]) -> pandas.DataFrame:
-    import pandas
-
-    framed = [record.frame() for record in records]
-    for frame, name in zip(framed, names, strict=True):
-        frame.insert(0, "record", name)
-    return pandas.concat(framed)
+    if format_ is Format.table:
+        side_by_side.print_records(records, names, open_screen(wide=wide))
+    else:
+        print_table(side_by_side.side_by_side_table(records, names), format_)
 
 
 def write(

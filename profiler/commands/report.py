@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import FiguresOption, Format, FormatOption, HtmlOption, PhasesOption, fail
+from .output import WideOption
 
 
 def report(
@@ -18,19 +19,20 @@ def report(
     phases: PhasesOption = False,
     html: HtmlOption = None,
     figures: FiguresOption = None,
+    wide: WideOption = False,
 ) -> None:
     """Print saved records again, or what a run that did not end has measured; several side by
     side."""
-    from ...reports.record import files as saved
+    from ...reports.record.files import load
     from ...reports.text import side_by_side
     from . import output
 
-    records, names = [saved.load(file) for file in files], side_by_side.names_of(files)
+    records, names = [load(file) for file in files], side_by_side.names_of(files)
     output.require_writable(html, figures, files)
     if phases and len(records) > 1:
         fail("--phases is for one record; several stand side by side, method by method")
     if len(records) == 1:
-        output.show(records[0], format_, by_phase=phases)
+        output.print_record(records[0], format_, by_phase=phases, wide=wide)
     else:
-        output.show_beside(records, names, format_)
+        output.print_records(records, names, format_, wide=wide)
     output.write(records, names, html, figures)

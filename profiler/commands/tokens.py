@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,10 +16,11 @@ from ...reports.figures import kept
 from ...reports.figures.canvas import save, style
 from ...reports.record.kept import Kept, Picture, pruned
 from ...reports.record.spec import Cells, ModelSpec, Subject, Workload
-from ...reports.text import table
+from ...reports.text.cells import METHOD
+from ...reports.text.table import Column, Table, for_programs
 from ...reports.units import NA
 from .options import Format, FormatOption, Typed, fail, takes
-from .output import emit
+from .output import WideOption, print_table
 
 if TYPE_CHECKING:
     from ..run.kept_tokens import Seen
@@ -42,16 +44,6 @@ ImagesOption = Annotated[
         rich_help_panel="The request",
     ),
 ]
-HEADINGS = (
-    "method",
-    "from\nlayer",
-    "pictures",
-    "kept\ntokens",
-    "merged",
-    "offset",
-    "divergence\nbit",
-    "by chance\nbit",
-)
 NOTE = (
     "offset: 2 * (mean(i / (n - 1)) - 1/2) over kept tokens i of n, 0 is even, +1 all at the end. "
     "divergence: Jensen-Shannon, of the histogram over 32 parts of the token index (fewer of fewer "
@@ -66,6 +58,7 @@ def tokens(
     image: ImagesOption = None,
     out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("runs/tokens"),
     format_: FormatOption = Format.table,
+    wide: WideOption = False,
 ) -> None:
     """Draw which visual tokens methods keep of pictures, and how unevenly; nothing is timed."""
     from . import output
@@ -78,42 +71,33 @@ def tokens(
     from ..run.kept_tokens import TokenViewer
 
     viewer = TokenViewer(spec, images=image or [None])
-    show(viewer.seen(), viewer.pictures, out, format_)
-
-
-def show(seen: Sequence[Seen], pictures: Mapping[str, Picture], out: Path, format_: Format) -> None:
-    """Print the bias of each method at each prune, and draw what it keeps."""
-    rows = plain(seen)
-    if format_ is Format.table:
-        console = table.console()
-        console.print(table.as_table(HEADINGS, _texts(rows)))
-        console.print(NOTE, markup=False, highlight=False, style="dim", width=160)
-    else:
-        emit(format_, [], plain=lambda: rows, texts=lambda: (HEADINGS, _texts(rows)))
-    written = draw(seen, pictures, out)
+    seen = viewer.seen()
+    print_table(tokens_table(seen), format_, wide=wide)
+    written = draw(seen, viewer.pictures, out)
     print(f"figures: {len(written)} in {out}", file=sys.stderr)
 
 
-def plain(seen: Sequence[Seen]) -> list[dict[str, Any]]:
-    """One mapping per method and prune, over all pictures."""
+@dataclass(frozen=True)
+class Pruned:
+    """What a method keeps from a layer on, of each picture."""
+
+    method: str
+    layer: int
+    entries: list[Kept]
+
+    def mean(self, count: Callable[[Kept], int]) -> float:
+        """Over pictures."""
+        return sum(map(count, self.entries)) / len(self.entries)
+
+
+def tokens_table(seen: Sequence[Seen]) -> Table[Pruned]:
+    """One row per method and prune, over all pictures."""
     stages: dict[tuple[str, int], list[Kept]] = {}
     for one in seen:
         for entry in pruned(one.kept):
             stages.setdefault((one.method, entry.layer), []).append(entry)
-    return [
-        {
-            "method": method,
-            "layer": layer,
-            "pictures": len(entries),
-            "kept": sum(len(entry.tokens) for entry in entries) / len(entries),
-            "merged": sum(entry.merged for entry in entries) / len(entries),
-            "visual": max(entry.visual for entry in entries),
-            "offset": offset(entries),
-            "divergence_bits": divergence(entries),
-            "divergence_by_chance_bits": by_chance(entries),
-        }
-        for (method, layer), entries in stages.items()
-    ]
+    rows = [Pruned(method, layer, entries) for (method, layer), entries in stages.items()]
+    return Table([*_what_stays(), *_how_unevenly()], rows, notes=[NOTE])
 
 
 def draw(seen: Sequence[Seen], pictures: Mapping[str, Picture], out: Path) -> list[Path]:
@@ -133,19 +117,63 @@ def draw(seen: Sequence[Seen], pictures: Mapping[str, Picture], out: Path) -> li
         return [path for chart in charts if chart is not None for path in save(chart, out)]
 
 
-def _texts(rows: list[dict[str, Any]]) -> list[list[str]]:
+def _what_stays() -> list[Column[Pruned]]:
+    def kept_tokens(row: Pruned) -> float:
+        return row.mean(lambda entry: len(entry.tokens))
+
+    def merged(row: Pruned) -> float:
+        return row.mean(lambda entry: entry.merged)
+
     return [
-        [
-            row["method"],
-            str(row["layer"]),
-            str(row["pictures"]),
-            f"{row['kept']:,.0f}",
-            f"{row['merged']:,.0f}",
-            _number(row["offset"], "+.3f"),
-            _number(row["divergence_bits"], ".3f"),
-            _number(row["divergence_by_chance_bits"], ".3f"),
-        ]
-        for row in rows
+        Column("method", lambda r: r.method, {"method": lambda r: r.method}, METHOD, "words"),
+        Column(
+            "from\nlayer",
+            lambda r: str(r.layer),
+            {"layer": lambda r: r.layer},
+            "The first decoder layer that sees what is kept.",
+        ),
+        Column(
+            "pictures",
+            lambda r: str(len(r.entries)),
+            {"pictures": lambda r: len(r.entries)},
+            "How many pictures the row is about.",
+        ),
+        Column(
+            "kept\ntokens",
+            lambda r: f"{kept_tokens(r):,.0f}",
+            {"kept": kept_tokens},
+            "Visual tokens that stay: the mean over pictures.",
+        ),
+        Column(
+            "merged",
+            lambda r: f"{merged(r):,.0f}",
+            {"merged": merged},
+            "Tokens that hold several: the mean over pictures.",
+        ),
+        for_programs("visual", lambda r: max(entry.visual for entry in r.entries)),
+    ]
+
+
+def _how_unevenly() -> list[Column[Pruned]]:
+    return [
+        Column(
+            "offset",
+            lambda r: _number(offset(r.entries), "+.3f"),
+            {"offset": lambda r: offset(r.entries)},
+            "Mean of the relative positions of kept tokens (0 first, 1 last) less 0.5, times 2.",
+        ),
+        Column(
+            "divergence\nbit",
+            lambda r: _number(divergence(r.entries), ".3f"),
+            {"divergence_bits": lambda r: divergence(r.entries)},
+            "Jensen-Shannon divergence of their histogram from the even one.",
+        ),
+        Column(
+            "by chance\nbit",
+            lambda r: _number(by_chance(r.entries), ".3f"),
+            {"divergence_by_chance_bits": lambda r: by_chance(r.entries)},
+            "The divergence of an even random choice of as many tokens, on average.",
+        ),
     ]
 
 

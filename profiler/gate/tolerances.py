@@ -20,6 +20,8 @@ from ...reports.gate.rules import Rules
 from ...reports.gate.verdicts import NoVerdictError
 from ...reports.record.spec import Subject
 from ...reports.record.spec_files import relative, rooted
+from ...reports.text.cells import CELL
+from ...reports.text.table import Column, Table
 from ..run.rounds import Progress
 from .arms import Arm
 from .pairs import HeadFailsError, Probe, Session, in_a_fresh_process, keys_of, readings, timed
@@ -102,28 +104,45 @@ def doubt(found: list[CellTolerance]) -> str:
     )
 
 
-def texts(found: list[CellTolerance]) -> tuple[list[str], list[list[str]]]:
-    """The table: headings, and a line per cell and metric."""
-    headings = [
+def tolerances_table(found: list[CellTolerance]) -> Table[CellTolerance]:
+    """One row per cell and metric."""
+    return Table(COLUMNS, found)
+
+
+COLUMNS: list[Column[CellTolerance]] = [
+    Column(
         "cell",
-        "metric",
+        lambda r: r.cell,
+        {"cell": lambda r: r.cell},
+        CELL,
+        "words",
+    ),
+    Column("metric", lambda r: r.metric, {"metric": lambda r: r.metric}, "What is timed.", "words"),
+    Column(
         "A/A pairs",
+        lambda r: str(r.pairs),
+        {"pairs": lambda r: r.pairs},
+        "Pairs of processes that run the same code.",
+    ),
+    Column(
         "SD of a pair",
+        lambda r: units.percent(r.deviation),
+        {"deviation": lambda r: r.deviation},
+        "Standard deviation of the log-ratio of a pair, wild pairs pulled in.",
+    ),
+    Column(
         "detectable\nin 8 pairs",
+        lambda r: units.percent(r.detectable),
+        {"detectable": lambda r: r.detectable},
+        "The smallest slow-down that is found 80 times of 100.",
+    ),
+    Column(
         "tolerance",
-    ]
-    lines = [
-        [
-            f.cell,
-            f.metric,
-            str(f.pairs),
-            units.percent(f.deviation),
-            units.percent(f.detectable),
-            units.percent(f.tolerance),
-        ]
-        for f in found
-    ]
-    return headings, lines
+        lambda r: units.percent(r.tolerance),
+        {"tolerance": lambda r: r.tolerance},
+        "Twice what is detectable.",
+    ),
+]
 
 
 @contextmanager

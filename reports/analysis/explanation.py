@@ -28,6 +28,11 @@ from .counterparts import (
 from .intervals import Estimate, median_interval
 from .summary import by_round, latency
 
+ENDS = {
+    "promised": "the share of FLOPs, of vanilla's time",
+    "measured": "the clock",
+}
+"""What a waterfall begins and ends with."""
 PHASES = {
     "preprocess": "picture and text on the host",
     "transfer": "inputs to the device",
@@ -38,11 +43,14 @@ PHASES = {
 }
 CAUSES = {
     "unpruned layers": "they see every token",
+    "pruned layers": "their share of FLOPs against that of the whole request",
     "causal attention": "the promise counts both halves of attention, the kernel computes one",
     "attention maps": "measured: `maps` minus `rows`, where maps are built",
+    "released code": "measured: `published` minus `maps`, or `rows`, of the same method",
     "scoring": "attention rows, or reading them from the map",
     "selection": "deciding, moving and merging tokens",
     "waiting for the host": "at least: launching, and waits, in the decoder layers",
+    "shorter sequences": "pruned layers do less work per second than whole ones",
     "remainder": "what no part accounts for",
 }
 
@@ -73,7 +81,7 @@ class Explanation:
 
 
 @dataclass(frozen=True)
-class Explained:
+class Explanations:
     """Some cells of a record, explained."""
 
     found: list[tuple[Cell, Explanation]]
@@ -146,10 +154,10 @@ def _gap(beside: Counterparts, share: float) -> Estimate | None:
     return median_interval([own[number] - share * full[number] for number in own if number in full])
 
 
-def explain_all(record: Record, cells: Iterable[Cell]) -> Explained:
+def explain_all(record: Record, cells: Iterable[Cell]) -> Explanations:
     """The cells that can be explained. What is only derived must not cost what was measured: where
     it fails, that is told."""
-    explained = Explained([], [])
+    explained = Explanations([], [])
     for cell in cells:
         try:
             told = explain(record, cell)

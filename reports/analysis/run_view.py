@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ..record.kept import Kept, pruned
 from ..record.labels import name
 from ..record.schema import Cell, Record
-from .explanation import Explained, Explanation, explain_all
+from . import caveats
+from .explanation import Explanation, Explanations, explain_all
 from .summary import Row, rows
 
 MOST = 12  # cells that a figure can show and still be read
@@ -26,6 +27,11 @@ class RunView:
         return rows(self.record)
 
     @functools.cached_property
+    def warnings(self) -> list[str]:
+        """What makes the numbers worth less."""
+        return caveats.warnings(self.record, self.rows)
+
+    @functools.cached_property
     def measured(self) -> list[Row]:
         """The rows that have samples."""
         return [row for row in self.rows if row.latency is not None]
@@ -41,7 +47,7 @@ class RunView:
         return [row.cell for row in self.drawn]
 
     @functools.cached_property
-    def _explained(self) -> Explained:
+    def _explained(self) -> Explanations:
         return explain_all(self.record, self.cells)
 
     @property

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 import msgspec
-from rich.console import Console
-from rich.text import Text
 
 from ..record.base import RecordError
-from ..text.table import as_markdown, as_table
+from ..text.cells import CELL
+from ..text.screen import Screen
+from ..text.table import Column, Table, Tone, inline
 from .verdicts import Gate, Judged, Verdict
 
 SCHEMA = 1
-HEADINGS = ["cell", "metric", "verdict", "before", "after", "change", "rule"]
 STYLES = {
     Verdict.FAIL: "bold red",
     Verdict.NO_VERDICT: "bold magenta",
@@ -24,6 +24,15 @@ STYLES = {
     Verdict.IMPROVED: "green",
     Verdict.PASS: "green",
     Verdict.NOT_JUDGED: "dim",
+}
+TONES: dict[Verdict, Tone] = {
+    Verdict.FAIL: "bad",
+    Verdict.NO_VERDICT: "warned",
+    Verdict.INCONCLUSIVE: "warned",
+    Verdict.ACCEPTED: "good",
+    Verdict.IMPROVED: "good",
+    Verdict.PASS: "good",
+    Verdict.NOT_JUDGED: "",
 }
 MEANINGS = {
     Verdict.FAIL: "a regression",
@@ -44,9 +53,64 @@ LOUD = (Verdict.FAIL, Verdict.NO_VERDICT, Verdict.INCONCLUSIVE, Verdict.ACCEPTED
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd]")  # what XML 1.0 cannot hold
 
 
-def texts(gate: Gate) -> tuple[list[str], list[list[str]]]:
-    """Headings, and one line per row."""
-    return HEADINGS, [_line(row) for row in gate.rows]
+def gate_table(gate: Gate, rows: Sequence[Judged] | None = None) -> Table[Judged]:
+    """What was judged, row by row: all of it, or these rows."""
+    return Table(COLUMNS, gate.rows if rows is None else rows)
+
+
+COLUMNS: list[Column[Judged]] = [
+    Column(
+        "cell",
+        lambda r: r.cell,
+        {"cell": lambda r: r.cell},
+        CELL,
+        "words",
+    ),
+    Column(
+        "metric",
+        lambda r: r.metric,
+        {"metric": lambda r: r.metric},
+        "What is compared: a count, or a time.",
+        "words",
+        under="cell",
+    ),
+    Column(
+        "verdict",
+        lambda r: r.verdict.value,
+        {"verdict": lambda r: r.verdict.value},
+        "FAIL: a regression; NO VERDICT: nothing could be judged; INCONCLUSIVE: neither a "
+        "regression nor its absence is shown. The last two are no pass.",
+        "words",
+        tone=lambda r: TONES[r.verdict],
+    ),
+    Column(
+        "before",
+        lambda r: r.before,
+        {"before": lambda r: r.before},
+        "Of the baseline, or of the base.",
+    ),
+    Column(
+        "after",
+        lambda r: r.after,
+        {"after": lambda r: r.after},
+        "Of what is judged.",
+        under="before",
+    ),
+    Column(
+        "change",
+        lambda r: r.change,
+        {"change": lambda r: r.change},
+        "From before to after; of times with their interval.",
+        under="verdict",
+    ),
+    Column(
+        "rule",
+        lambda r: r.rule,
+        {"rule": lambda r: r.rule},
+        "By which rule the verdict was given.",
+        "words",
+    ),
+]
 
 
 def headline(gate: Gate) -> str:
@@ -59,27 +123,27 @@ def headline(gate: Gate) -> str:
     return f"{gate.verdict.value}: {meaning}; {gate.subject} ({listed})"
 
 
-def show(gate: Gate, console: Console) -> None:
+def print_gate(gate: Gate, screen: Screen) -> None:
     """Print the table, what a reader must know, and the verdict."""
     if gate.rows:
-        console.print(as_table(HEADINGS, [_line(row) for row in gate.rows], words=(0, 1, 2, 6)))
+        screen.print_grid(gate_table(gate))
     for note in gate.notes:
-        console.print(Text(note, style="dim"), width=160)
-    console.print(Text(headline(gate), style=STYLES[gate.verdict]), soft_wrap=True)
+        screen.print_line(note, "dim")
+    screen.print_line(headline(gate), STYLES[gate.verdict], whole=True)
 
 
 def as_summary(gate: Gate) -> str:
     """Markdown for the summary of a CI job: the verdict, what is not a plain pass, and, folded
     up, the rest."""
-    loud = [[*map(_inline, _line(row))] for row in gate.rows if row.verdict in LOUD]
-    quiet = [[*map(_inline, _line(row))] for row in gate.rows if row.verdict not in LOUD]
-    told = f"### tpprof gate: {gate.verdict.value}\n\n{_inline(headline(gate))}\n\n"
+    loud = [row for row in gate.rows if row.verdict in LOUD]
+    quiet = [row for row in gate.rows if row.verdict not in LOUD]
+    told = f"### tpprof gate: {gate.verdict.value}\n\n{inline(headline(gate))}\n\n"
     if loud:
-        told += as_markdown(HEADINGS, loud) + "\n"
-    told += "".join(f"> {_inline(note)}\n\n" for note in gate.notes)
+        told += gate_table(gate, loud).to_markdown() + "\n"
+    told += "".join(f"> {inline(note)}\n\n" for note in gate.notes)
     if quiet:
         title = f"{len(quiet)} rows without a finding"
-        table = as_markdown(HEADINGS, quiet)
+        table = gate_table(gate, quiet).to_markdown()
         told += f"<details><summary>{title}</summary>\n\n{table}\n</details>\n\n"
     return told
 
@@ -164,14 +228,5 @@ def append_summary(gate: Gate, path: Path) -> None:
         raise RecordError(f"{path} cannot be written ({error.strerror or error})") from error
 
 
-def _line(row: Judged) -> list[str]:
-    return [row.cell, row.metric, row.verdict.value, row.before, row.after, row.change, row.rule]
-
-
 def _clean(text: str) -> str:
     return _FORBIDDEN.sub("?", text)
-
-
-def _inline(text: str) -> str:
-    """Text of ours and of others inside Markdown: nothing of it becomes a tag."""
-    return text.replace("<", "&lt;").replace("\n", " ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
@@ -12,17 +13,30 @@ from ..figures.kept import caption
 from ..figures.overlay import jpeg, overlay
 from ..figures.svg import svg
 from ..record.kept import Kept, Picture
+from ..text.table import Column, RowT, Table, count_names
 
 LONGEST = 240  # pixels of a picture
 LINE = 30  # characters of a text that stays on one line of a table
 
 
 @dataclass(frozen=True)
-class Field:
-    """A field of a table: its text, the number by which the column is sorted, how many columns it
-    takes, and its tone (good, warned or bad)."""
+class Heading:
+    """What stands above a column: its text, whether the column holds words, and the term in it that
+    `about` explains."""
 
     text: str
+    word: bool
+    term: str
+    about: str
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a table: its text, whether it is words, the number by which the column is sorted,
+    how many columns it takes, and its tone (good, warned or bad)."""
+
+    text: str
+    word: bool = True
     number: float | None = None
     span: int = 1
     tone: str = ""
@@ -30,32 +44,31 @@ class Field:
     @property
     def long(self) -> bool:
         """Whether its text is broken into lines."""
-        return len(self.text) > LINE
+        return self.word and len(self.text) > LINE
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table; the first `words` columns hold text, the others numbers."""
+class TableBlock:
+    """A table of the page."""
 
-    headings: Sequence[str]
+    headings: Sequence[Heading]
     lines: Sequence[Sequence[Field]]
-    words: int = 1
     caption: str = ""
     sortable: bool = False
 
     @classmethod
-    def of(
-        cls,
-        headings: Sequence[str],
-        lines: Sequence[Sequence[str]],
-        *,
-        words: int = 1,
-        caption: str = "",
-        sortable: bool = False,
-    ) -> Table:
-        """A table of texts, sorted by the number that a text begins with."""
-        fields = [[Field(text, number(text)) for text in line] for line in lines]
-        return cls(headings, fields, words, caption, sortable)
+    def of(cls, table: Table[RowT], caption: str = "", *, sortable: bool = False) -> TableBlock:
+        """A table as people see it; a row without numbers says why across their columns."""
+        columns = table.visible()
+        headings = [Heading(c.heading, c.kind == "words", c.named, c.about) for c in columns]
+        names = count_names(columns)
+        lines = []
+        for row in table.rows:
+            fields = [_field(column, row) for column in columns]
+            if why := table.failed(row):
+                fields = [*fields[:names], Field(why, span=len(columns) - names)]
+            lines.append(fields)
+        return cls(headings, lines, caption, sortable)
 
 
 @dataclass(frozen=True)
@@ -87,7 +100,7 @@ class Figure:
 class Section:
     """A part of the page: what stands first, figures, tables, lines of text, and what is folded
     away. headline: a verdict in a box, in a tone (good, warned or bad). link: an address and its
-    words."""
+    words. terms: words that its figures show, and what they mean."""
 
     id: str
     title: str
@@ -95,17 +108,28 @@ class Section:
     tone: str = ""
     lead: str = ""
     figures: Sequence[Figure] = ()
-    tables: Sequence[Table] = ()
+    tables: Sequence[TableBlock] = ()
     lines: Sequence[str] = ()
     pairs: Sequence[tuple[str, str]] = ()
-    folded: Sequence[Table] = ()
+    folded: Sequence[TableBlock] = ()
     link: tuple[str, str] | None = None
     notes: Sequence[str] = ()
+    terms: Sequence[tuple[str, str]] = ()
 
     @property
     def wide(self) -> bool:
         """Whether it needs the whole width: it holds more than one figure."""
         return len(self.figures) != 1 or bool(self.tables or self.pairs)
+
+
+def _field(column: Column[RowT], row: RowT) -> Field:
+    text, tone = column.text(row), column.tone(row) if column.tone else ""
+    if column.kind == "words":
+        return Field(text, tone=tone)
+    first = next(iter(column.values.values()), None)
+    value: Any = first(row) if first else None
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return Field(text, word=False, number=float(value) if plain else number(text), tone=tone)
 
 
 def number(text: str) -> float | None:

@@ -1,60 +1,92 @@
-"""Every word of the page that a reader may ask about."""
+"""What the words of a page mean: its columns and its causes say it themselves."""
 
 from __future__ import annotations
 
-GLOSSARY = {
-    "cell": "One method under one attention policy and one runtime: a row of the table.",
-    "attention: rows, maps, published": "How the layers that a method scores are computed: the "
-    "model's own kernel and just the attention rows that the score reads; a full softmax map in "
-    "those layers; or what the released code executes.",
-    "runtime": "eager: operators launched one by one; graph: decode replayed as a CUDA graph; "
-    "compile: decoder layers under torch.compile.",
-    "round": "One sample of every cell, in balanced order; with --isolate one process of every "
-    "cell. The unit of all intervals.",
-    "latency": "Host wall-clock of a whole request, from a decoded picture in memory to the last "
-    "token, the wait for the device included. The median over rounds.",
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from ..analysis.explanation import CAUSES, ENDS, PHASES
+from ..text.cells import CELL
+from .blocks import Section, TableBlock
+
+TERMS = {
+    "cell": CELL,
+    "rounds": "A round is one sample of every cell, in balanced order; with --isolate one process "
+    "of every cell. The unit of all intervals.",
     "±": "Half the width of the 95 % interval over the median, the wider of latency and prefill. "
-    "`missed`: wider than the target. From fewer than six rounds there is none.",
-    "p95, p99": "Percentiles of the latency by nearest rank; from 100 and 662 samples on.",
-    "prefill": "The decoder layers over the whole prompt, scoring and selection included.",
-    "decode": "All tokens after the first, per token.",
-    "first call": "The first request of all: loading, compiling and capturing are in it.",
-    "visual tokens": "Visual tokens entering a decoder layer: at the last one, and the mean over "
-    "all layers.",
-    "FLOPs": "Matrix products of the whole request, vision tower and head included: 1 MAC = 2 "
-    "FLOPs, dense attention, all tokens that enter a layer. As a share of vanilla's.",
-    "speed-up promised": "FLOPs of vanilla over those of the method: F0 / F.",
-    "speed-up measured": "Latency of vanilla over that of the method, in pairs within a round, "
-    "under the same runtime: T0 / T. 20 % trimmed mean of the logarithms, studentised 95 % "
-    "interval (Yuen 1974).",
-    "realised share": "The share of the promised saving of time that the clock confirms: "
-    "(1 - T / T0) / (1 - F / F0).",
-    "KV cache": "Bytes of the real key and value tensors after prefill, text included; MB of 10^6.",
-    "peak memory": "On a GPU the peak of torch's allocator during one request; on a CPU the "
-    "resident memory of the process, weights included.",
-    "energy": "Joules of the whole GPU per request, from its counter over two seconds of requests.",
+    "From fewer than six rounds there is none.",
     "pruning": "Time of scoring, selecting, moving, merging and compressing tokens, wherever.",
-    "promised time": "The share of FLOPs that remains, times vanilla's latency.",
-    "layers before the prune": "What layers that see every token take beyond their promise.",
-    "layers after the prune": "Their share of FLOPs against the share of the whole request.",
-    "attention maps": "`maps` minus `rows` of the same method, where maps are built: measured.",
-    "released code": "`published` minus `maps` of the same method: measured.",
-    "shorter sequences": "Layers after the prune do less work per second than long ones do.",
-    "waiting for the host": "On a GPU the time in which it was not busy; on a CPU operators times "
-    "the least time that one takes.",
-    "remainder": "What no part of the explanation accounts for.",
-    "suspect sample": "Throttled, beside another process on the GPU, or with an allocation or a "
-    "compilation in its window. It is kept and counts.",
-    "operators, launches": "Outermost torch operators that the host called; kernel and graph "
-    "launches of the GPU.",
-    "syncs, waits": "Calls that made the host wait for the device.",
-    "GPU busy": "Time in which kernels or copies ran, over the span of the phase.",
-    "roofline, floor": "The least time that the device allows: over all operators the greater of "
-    "FLOPs over peak and bytes over bandwidth, and a fixed time for each launch.",
-    "position bias": "How unevenly kept tokens lie over the token index. Offset: mean of their "
-    "relative positions (0 first, 1 last) less 0.5, times 2; 0 is even, +1 all at the end. "
-    "Divergence: Jensen-Shannon divergence, in bits, of their histogram over 32 bins (fewer of "
-    "fewer tokens) from the even one; 0 is even, 1 the most. By chance: what an even random "
-    "choice of as many tokens comes to on average (hypergeometric, exact).",
+    "suspect samples": "Throttled, beside another process on the GPU, or with an allocation or a "
+    "compilation in their window. They are kept and count.",
+    "roof": "The most work per second that the device allows: the lesser of its peak and its "
+    "bandwidth times the work per byte.",
+    "offset": "How far kept tokens lie to the end: mean of their relative positions (0 first, 1 "
+    "last) less 0.5, times 2; 0 is even, +1 all at the end.",
+    "divergence": "Jensen-Shannon divergence, in bits, of the histogram of kept tokens over 32 "
+    "bins (fewer of fewer tokens) from the even one; 0 is even, 1 the most.",
+    "by chance": "The divergence that an even random choice of as many tokens comes to on average "
+    "(hypergeometric, exact).",
     "n/a": "Not measured or not known; never zero.",
 }
+"""Words that head no column and are no cause; explained where the page says them."""
+
+
+def glossary(
+    sections: Sequence[Section],
+    said: Iterable[str] = (),
+    known: Iterable[tuple[str, str]] = (),
+) -> Section:
+    """The words of these sections, and of what else is `said` on the page, but for those that are
+    explained already."""
+    told = list(known)
+    found: dict[str, list[str]] = {}
+    for term, about in [*_shown(sections), *_declared(sections, said)]:
+        if about and (term, about) not in told:
+            told.append((term, about))
+            found.setdefault(term, []).append(about)
+    pairs = [(term, " ".join(abouts)) for term, abouts in found.items()]
+    pairs.sort(key=lambda pair: pair[0].casefold())
+    return Section(id="glossary", title="What the words mean", pairs=pairs)
+
+
+def cause_terms(names: Iterable[str]) -> list[tuple[str, str]]:
+    """What a waterfall begins and ends with, and its causes, in their own words."""
+    words = {**PHASES, **CAUSES, **ENDS}
+    return [(name, _sentence(words[name])) for name in (*ENDS, *names) if name in words]
+
+
+def _shown(sections: Sequence[Section]) -> Iterator[tuple[str, str]]:
+    for section in sections:
+        for table in _tables(section):
+            yield from ((heading.term, heading.about) for heading in table.headings)
+        yield from section.terms
+
+
+def _declared(sections: Sequence[Section], said: Iterable[str]) -> Iterator[tuple[str, str]]:
+    text = "\n".join([*said, *(part for section in sections for part in _texts(section))])
+    for term, about in TERMS.items():
+        pattern = re.escape(term)
+        if term[0].isalpha():
+            pattern = rf"\b{pattern}\b"
+        if re.search(pattern, text):
+            yield term, about
+
+
+def _texts(section: Section) -> Iterator[str]:
+    """All that a section says."""
+    yield from (section.title, section.headline, section.lead, *section.lines, *section.notes)
+    for figure in section.figures:
+        yield from (re.sub(r"<[^>]*>", "\n", str(figure.picture)), figure.title, figure.note)
+    for name, value in section.pairs:
+        yield from (name, value)
+    for table in _tables(section):
+        yield from (table.caption, *(heading.text for heading in table.headings))
+        yield from (field.text for line in table.lines for field in line)
+
+
+def _tables(section: Section) -> list[TableBlock]:
+    return [*section.tables, *section.folded]
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."

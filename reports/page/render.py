@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..analysis import caveats
 from ..analysis.headline import Headline, headline_of
 from ..analysis.run_view import RunView
 from ..figures.canvas import style
 from ..gate.verdicts import Gate
 from ..record.schema import Record
-from ..text import sentences as text
-from ..text import side_by_side
+from ..text import sentences, side_by_side
 from . import raw
 from .blocks import Section
 from .compared import compared
 from .gated import gated
+from .glossary import glossary
 from .sections import build
 
 
@@ -60,10 +59,14 @@ def render(records: Sequence[Record], names: Sequence[str], gate: Gate | None = 
         ]
         beside = [compared(subjects, names)] if len(runs) > 1 else []
         judged = [gated(gate)] if gate else []
+        first = [*judged, *beside]
+        known = [pair for run in runs for pair in run.sections[-1].pairs]
+        words = glossary(first, known=known)
     title = ", ".join(names) if len(runs) != 1 else records[0].model.name
     return environment.get_template("page.html.j2").render(
         runs=runs,
-        first=[*judged, *beside],
+        first=first,
+        last=[words] if words.pairs else [],
         warnings=side_by_side.warnings(records, names) if len(runs) > 1 else [],
         css=_source("page.css"),
         script=_source("page.js"),
@@ -77,10 +80,10 @@ def _run(subject: RunView, name: str, salt: str) -> Run:
     return Run(
         name=name,
         salt=salt,
-        header=text.header(record),
+        header=sentences.header(record),
         verdict=headline_of(listed),
-        warnings=caveats.warnings(record, listed),
-        sentences=text.sentences(record, listed),
+        warnings=subject.warnings,
+        sentences=sentences.sentences(record, listed),
         sections=build(subject, salt),
         raw=raw.link(record),
         file=f"tpprof-{created or 'record'}.json.gz",

@@ -1,22 +1,33 @@
 """The sections of the page, one function each: a subject in, a section out, or None where the
-record has no data for it. To add one, write its function and list it in SECTIONS."""
+record has no data for it. To add one, write its function and list it in SECTIONS. The glossary
+comes last, made from the others."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from ..analysis import published
 from ..analysis.phases import of_cell
 from ..analysis.run_view import RunView
-from ..analysis.summary import Row
 from ..figures import gallery, kept, layers, order, promise, roofline, stacks
 from ..figures.canvas import Chart, left_out
 from ..figures.overlay import views
-from ..text import paper, phases, sentences, table7, waterfall
-from .blocks import Field, Figure, Section, Table
-from .glossary import GLOSSARY
-from .surroundings import environment, everything, layers_texts, memory_texts, tokens_texts
+from ..text import sentences
+from ..text.paper import paper_table
+from ..text.phases import phases_table
+from ..text.table import RowT, Table
+from ..text.table7 import table7
+from ..text.waterfall import causes_table, roofline_table
+from .blocks import Figure, Section, TableBlock
+from .glossary import cause_terms, glossary
+from .surroundings import (
+    by_layer_table,
+    environment,
+    everything_table,
+    layer_times_table,
+    memory_table,
+)
 
 PAPER = "The paper's Table 7, same budget: all of POPE; speed-ups and shares derived from it"
 PICTURES = 24  # of kept tokens
@@ -25,7 +36,8 @@ Draw = Callable[[RunView], Chart | None]
 
 def build(subject: RunView, salt: str) -> list[Section]:
     """All sections that the record has data for; `salt` keeps the ids of two records apart."""
-    return [found for make in SECTIONS if (found := make(subject, salt)) is not None]
+    found = [section for make in SECTIONS if (section := make(subject, salt)) is not None]
+    return [*found, glossary(found, subject.warnings)]
 
 
 def _environment(subject: RunView, salt: str) -> Section:
@@ -33,18 +45,16 @@ def _environment(subject: RunView, salt: str) -> Section:
         id="environment",
         title="What ran, on what",
         pairs=environment(subject.record),
-        folded=[everything(subject.record)],
+        folded=[TableBlock.of(everything_table(subject.record), "All that the record says of it")],
     )
 
 
 def _table7(subject: RunView, salt: str) -> Section:
     record, listed = subject.record, subject.rows
-    shown = [column for column in table7.columns(record, listed) if column.shown]
-    lines = [_fields(shown, row) for row in listed]
-    tables = [Table([c.heading for c in shown], lines, words=2, sortable=True)]
+    tables = [TableBlock.of(table7(record, listed, subject.warnings), sortable=True)]
     link, lead = None, "Table 7 of this run: time beside FLOPs."
     if published.matches(record):
-        tables.append(Table.of(*paper.texts(), caption=PAPER))
+        tables.append(TableBlock.of(paper_table(), PAPER))
         link = (published.SOURCE, "the paper: Are We Solving the Right Problem?")
     return Section(
         id="table",
@@ -54,18 +64,6 @@ def _table7(subject: RunView, salt: str) -> Section:
         link=link,
         notes=sentences.footnotes(record, listed),
     )
-
-
-def _fields(shown: list[table7.Column], row: Row) -> list[Field]:
-    texts = table7.line(shown, row)
-    if row.cell.error:
-        return [*map(Field, texts[:2]), Field(texts[2], span=len(texts) - 2)]
-    fields = []
-    for column, words in zip(shown, texts, strict=True):
-        value = next(iter(column.values.values()))(row)
-        number = float(value) if isinstance(value, (int, float)) else None
-        fields.append(Field(words, number))
-    return fields
 
 
 def _promise(subject: RunView, salt: str) -> Section | None:
@@ -96,7 +94,7 @@ def _explanation(subject: RunView, salt: str) -> Section | None:
     merged: dict[str, list[str]] = {}
     for who, sentence in told:
         merged.setdefault(sentence, []).append(who)
-    headings, lines = waterfall.side_by_side(found)
+    causes = dict.fromkeys(part.name for _, told in found for part in told.contributions)
     rows = left_out(len(subject.drawn), len(subject.measured), "measured rows are explained")
     notes = [*subject.unexplained, rows] if rows else subject.unexplained[:]
     if len(charts) < len(found):
@@ -108,15 +106,18 @@ def _explanation(subject: RunView, salt: str) -> Section | None:
         "Orange adds, green saves.",
         figures=charts,
         pairs=[(sentence, "; ".join(who)) for sentence, who in merged.items()],
-        folded=[Table.of(headings, lines, caption="All causes side by side, ms")] if found else [],
+        folded=[TableBlock.of(causes_table(found), "All causes, cell by cell, ms")]
+        if found
+        else [],
         notes=notes,
+        terms=cause_terms(causes),
     )
 
 
 def _tokens(subject: RunView, salt: str) -> Section | None:
     lead = "What enters each decoder layer, and what the KV cache holds of it after prefill."
     drawn = _drawn(subject, salt, "tokens", "Tokens and KV cache", lead, layers.tokens, layers.kv)
-    return _folded(drawn, tokens_texts(subject.cells), 4, "Tokens and KV cache in numbers")
+    return _folded(drawn, by_layer_table(subject.cells), "Tokens and KV cache in numbers")
 
 
 def _layers(subject: RunView, salt: str) -> Section | None:
@@ -125,14 +126,13 @@ def _layers(subject: RunView, salt: str) -> Section | None:
         "times the share of its FLOPs that remains."
     )
     drawn = _drawn(subject, salt, "layers", "Layer by layer", lead, layers.time)
-    return _folded(drawn, layers_texts(subject), 1, "Every layer in numbers")
+    return _folded(drawn, layer_times_table(subject), "Every layer in numbers")
 
 
 def _memory(subject: RunView, salt: str) -> Section | None:
     lead = "The peak of one request; marks, where a GPU's allocator was read: the peak of a phase."
     drawn = _drawn(subject, salt, "memory", "Memory", lead, stacks.memory)
-    caption = "Allocator, process, device and KV cache"
-    return _folded(drawn, memory_texts(subject.cells), 2, caption)
+    return _folded(drawn, memory_table(subject.cells), "Allocator, process, device and KV cache")
 
 
 def _order(subject: RunView, salt: str) -> Section | None:
@@ -151,12 +151,12 @@ def _roofline(subject: RunView, salt: str) -> Section | None:
         "Work per second over work per byte, under the roof of this device.",
         roofline.chart,
     )
+    pruned = [cell for cell in subject.cells if cell.name != "vanilla"] or subject.cells
     if drawn is None:
         return None
-    pruned = [cell for cell in subject.cells if cell.name != "vanilla"] or subject.cells
-    headings, lines = waterfall.roofline_texts(subject.record, pruned)
-    folded = [Table.of(headings, lines, words=2, caption="Measured time over its floor, by phase")]
-    return dataclasses.replace(drawn, folded=folded)
+    return _folded(
+        drawn, roofline_table(subject.record, pruned), "Measured time over its floor, by phase"
+    )
 
 
 def _launches(subject: RunView, salt: str) -> Section | None:
@@ -168,13 +168,9 @@ def _launches(subject: RunView, salt: str) -> Section | None:
         "What the host asked of the device, phase by phase, counted in a pass of its own.",
         stacks.launches,
     )
-    if drawn is None:
-        return None
     listed = [row for cell in subject.cells for row in of_cell(subject.record, cell)]
-    by_phase = Table.of(
-        phases.HEADINGS, phases.lines(listed), words=4, caption="Every phase of every cell"
-    )
-    return dataclasses.replace(drawn, folded=[by_phase])
+    table = phases_table(subject.record, listed, subject.warnings)
+    return _folded(drawn, table, "Every phase of every cell")
 
 
 def _kept(subject: RunView, salt: str) -> Section | None:
@@ -201,20 +197,11 @@ def _kept(subject: RunView, salt: str) -> Section | None:
     return Section(id="kept", title="What is pruned", lead=lead, figures=figures, notes=notes)
 
 
-def _glossary(subject: RunView, salt: str) -> Section:
-    return Section(id="glossary", title="What the words mean", pairs=list(GLOSSARY.items()))
-
-
-def _folded(
-    drawn: Section | None,
-    told: tuple[Sequence[str], Sequence[Sequence[str]]],
-    words: int,
-    caption: str,
-) -> Section | None:
+def _folded(drawn: Section | None, table: Table[RowT], caption: str) -> Section | None:
     """The section with a table folded under its figures."""
     if drawn is None:
         return None
-    return dataclasses.replace(drawn, folded=[Table.of(*told, words=words, caption=caption)])
+    return dataclasses.replace(drawn, folded=[TableBlock.of(table, caption)])
 
 
 def _drawn(
@@ -242,5 +229,4 @@ SECTIONS: tuple[Callable[[RunView, str], Section | None], ...] = (
     _roofline,
     _launches,
     _kept,
-    _glossary,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +12,10 @@ from ..analysis.counterparts import layer_seconds
 from ..analysis.run_view import RunView, label
 from ..figures import layers
 from ..record.schema import Cell, Record
-from .blocks import Table
+from ..text.cells import attention_column, method_column
+from ..text.table import Column, Table
+from ..text.table7 import KV
+from ..text.waterfall import PROMISED
 
 
 def environment(record: Record) -> list[tuple[str, str]]:
@@ -47,76 +50,134 @@ def environment(record: Record) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in pairs if value not in (None, "", units.NA)]
 
 
-def everything(record: Record) -> Table:
+def everything_table(record: Record) -> Table[tuple[str, str]]:
     """The whole environment, specification and peaks, one line a value."""
     parts = {
         "environment": msgspec.to_builtins(record.environment),
         **msgspec.to_builtins(record.spec),
         "peaks": msgspec.to_builtins(record.peaks),
     }
-    lines = [[name, _said(value)] for part in parts for name, value in _flat(part, parts[part])]
-    return Table.of(["what", "value"], lines, words=2, caption="All that the record says of it")
-
-
-def memory_texts(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
-    """Headings, and a line per cell: peaks as each counter saw them, the allocator's by phase, and
-    the KV cache after prefill and after decode."""
-    phases = list(dict.fromkeys(phase for c in cells for phase in c.memory.allocator_by_phase))
-    headings = [
-        "method",
-        "attention",
-        "allocator",
-        "process",
-        "device",
-        *(f"allocator\nin {phase}" for phase in phases),
-        "KV MB\nprefill",
-        "KV MB\ndecode",
-    ]
-    lines = []
-    for cell in cells:
-        memory = cell.memory
-        peaks = [memory.allocator, memory.resident, memory.device]
-        peaks += [memory.allocator_by_phase.get(phase) for phase in phases]
-        caches = [sum(cell.kv_bytes_prefill) or None, sum(cell.kv_bytes_decode) or None]
-        lines.append(
-            [
-                cell.method,
-                cell.attention if cell.reads_attention else "-",
-                *map(units.gibibytes, peaks),
-                *map(units.megabytes, caches),
-            ]
-        )
-    return headings, lines
-
-
-def tokens_texts(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
-    """Headings, and a line per cell: visual tokens and MB of KV cache, layer by layer."""
-    lines = [
+    return Table(
         [
-            cell.method,
-            cell.attention if cell.reads_attention else "-",
-            layers.runs([float(count) for count in cell.visual_per_layer]) or units.NA,
-            layers.runs([count / 1e6 for count in cell.kv_bytes_prefill]) or units.NA,
-        ]
-        for cell in cells
-    ]
-    return ["method", "attention", "visual tokens", "KV MB after prefill"], lines
+            Column("what", lambda r: r[0], about="A field of the record.", kind="words"),
+            Column("value", lambda r: r[1], about="What the record holds there.", kind="words"),
+        ],
+        [(name, _said(value)) for part in parts for name, value in _flat(part, parts[part])],
+    )
 
 
-def layers_texts(subject: RunView) -> tuple[list[str], list[list[str]]]:
-    """Headings, and a line per decoder layer: the time of each cell, and what its FLOPs promise."""
+def memory_table(cells: Sequence[Cell]) -> Table[Cell]:
+    """One row per cell: peaks as each counter saw them, the allocator's by phase, and the KV cache
+    after prefill and after decode."""
+    phases = dict.fromkeys(phase for c in cells for phase in c.memory.allocator_by_phase)
+    return Table(
+        [
+            method_column(_itself),
+            attention_column(_itself),
+            Column(
+                "allocator",
+                lambda c: units.gibibytes(c.memory.allocator),
+                {"allocator_bytes": lambda c: c.memory.allocator},
+                "The most that torch's allocator held during one request, on a GPU.",
+            ),
+            Column(
+                "process",
+                lambda c: units.gibibytes(c.memory.resident),
+                {"resident_bytes": lambda c: c.memory.resident},
+                "Resident memory of the process at its peak, weights included.",
+            ),
+            Column(
+                "device",
+                lambda c: units.gibibytes(c.memory.device),
+                {"device_bytes": lambda c: c.memory.device},
+                "Memory of the GPU that was in use, by whomever.",
+            ),
+            *(_allocator_column(phase) for phase in phases),
+            _cache_column("prefill", lambda c: c.kv_bytes_prefill),
+            _cache_column("decode", lambda c: c.kv_bytes_decode),
+        ],
+        cells,
+    )
+
+
+def _allocator_column(phase: str) -> Column[Cell]:
+    return Column(
+        f"allocator\nin {phase}",
+        lambda c: units.gibibytes(c.memory.allocator_by_phase.get(phase)),
+        {f"allocator_bytes_{phase}": lambda c: c.memory.allocator_by_phase.get(phase)},
+        "Its peak within a phase.",
+        term="allocator in",
+    )
+
+
+def _cache_column(phase: str, of: Callable[[Cell], list[int]]) -> Column[Cell]:
+    return Column(
+        f"KV MB\n{phase}",
+        lambda c: units.megabytes(sum(of(c)) or None),
+        {f"kv_bytes_{phase}": lambda c: sum(of(c)) or None},
+        f"Bytes of the real key and value tensors after {phase}, text included; MB of 10^6.",
+    )
+
+
+def by_layer_table(cells: Sequence[Cell]) -> Table[Cell]:
+    """One row per cell: visual tokens and MB of KV cache, layer by layer."""
+    return Table(
+        [
+            method_column(_itself),
+            attention_column(_itself),
+            Column(
+                "visual tokens",
+                lambda c: layers.runs([float(count) for count in c.visual_per_layer]) or units.NA,
+                {"visual_per_layer": lambda c: c.visual_per_layer},
+                "Those that enter each decoder layer.",
+                "words",
+            ),
+            Column(
+                "KV MB after prefill",
+                lambda c: layers.runs([count / 1e6 for count in c.kv_bytes_prefill]) or units.NA,
+                {"kv_bytes_prefill": lambda c: c.kv_bytes_prefill},
+                KV,
+                "words",
+            ),
+        ],
+        cells,
+    )
+
+
+def layer_times_table(subject: RunView) -> Table[int]:
+    """One row per decoder layer: the time of each cell, and what its FLOPs promise."""
     known = [(cell, wanted) for cell in subject.cells if (wanted := layers.promised(subject, cell))]
-    headings = ["layer"]
-    for cell, _ in known:
-        headings += [f"{label(cell)}\nms", "promised\nms"]
-    lines = []
-    for layer in dict.fromkeys(layer for _, wanted in known for layer in wanted):
-        line = [str(layer)]
-        for cell, wanted in known:
-            spent = layer_seconds(cell, [layer]) if layer in wanted else None
-            line += [units.milliseconds(spent), units.milliseconds(wanted.get(layer))]
-        lines.append(line)
-    return headings, lines
+    columns = [
+        Column[int]("layer", str, {"layer": lambda layer: layer}, "The decoder layer."),
+    ]
+    for cell, wanted in known:
+        columns += _layer_columns(cell, wanted)
+    return Table(columns, list(dict.fromkeys(layer for _, wanted in known for layer in wanted)))
+
+
+def _layer_columns(cell: Cell, wanted: Mapping[int, float]) -> list[Column[int]]:
+    def spent(layer: int) -> float | None:
+        return layer_seconds(cell, [layer]) if layer in wanted else None
+
+    return [
+        Column(
+            f"{label(cell)}\nms",
+            lambda layer: units.milliseconds(spent(layer)),
+            {},
+            "Below the name of a cell: its measured time, the median over rounds.",
+            term="ms",
+        ),
+        Column(
+            "promised\nms",
+            lambda layer: units.milliseconds(wanted.get(layer)),
+            {},
+            PROMISED,
+        ),
+    ]
+
+
+def _itself(cell: Cell) -> Cell:
+    return cell
 
 
 def _flat(name: str, value: Any) -> list[tuple[str, Any]]:

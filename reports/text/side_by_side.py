@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.text import Text
 
 from .. import units
@@ -16,14 +16,36 @@ from ..record.compatibility import differences
 from ..record.labels import ran
 from ..record.schema import Record
 from . import sentences
-from .table import as_table
-from .terminal import LINE
+from .cells import ATTENTION, METHOD
+from .screen import Screen
+from .table import Column, Table, for_programs
+from .table7 import LATENCY, MEASURED, PROMISED, REALISED
+
+if TYPE_CHECKING:
+    import pandas
 
 Key = tuple[str, str | None, str]
 WORK = ("model ", "workload", "request ")
 """Differences that begin so mean that the records did not measure the same work..."""
 HOW = ("model backend ", "model dtype ")
 """...but for those that begin so: how the same work was done."""
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """A method of several records: the row of each, None where one lacks it."""
+
+    key: Key
+    rows: Sequence[Row | None]
+
+
+@dataclass(frozen=True)
+class OfRecord:
+    """A method of one of several records; `row` is None where it lacks the method."""
+
+    key: Key
+    called: str
+    row: Row | None
 
 
 def names_of(files: Sequence[Path]) -> list[str]:
@@ -76,65 +98,49 @@ def _of_work(difference: str) -> bool:
     return difference.startswith(WORK) and not difference.startswith(HOW)
 
 
-def texts(
-    records: Sequence[Record], names: Sequence[str], tables: Sequence[Sequence[Row]] | None = None
-) -> tuple[list[str], list[list[str]]]:
-    """Headings, and one line per method: latency and speed-ups of each record, and the latency of
-    each over the first one's where both did the same work. tables: the rows of each, where they
-    are known already."""
+def side_by_side_table(
+    records: Sequence[Record],
+    names: Sequence[str],
+    tables: Sequence[Sequence[Row]] | None = None,
+    warnings: Sequence[str] | None = None,
+) -> Table[Aligned]:
+    """One row per method: latency and speed-ups of each record, and the latency of each over the
+    first one's where both did the same work. tables, warnings: the rows of each, and what to know
+    first, where they are known already."""
     tables = tables or [rows(record) for record in records]
-    alike = [same_work(records[0], record) for record in records[1:]]
-    headings = ["method", "attention"]
-    for called in names:
-        headings += [f"{called}\nlatency ms", "speed-up\nmeasured", "promised", "realised"]
-    headings += [f"{called}\nover {names[0]}" for called in names[1:]]
-    lines = []
-    for (method, attention, runtime), found in aligned(tables):
-        line = [method if runtime == "eager" else f"{method} ({runtime})", attention or "-"]
-        for row in found:
-            line += _numbers(row)
-        line += [
-            ratio(found[0], row) if same else units.NA
-            for row, same in zip(found[1:], alike, strict=True)
-        ]
-        lines.append(line)
-    return headings, lines
+    found = [Aligned(key, listed) for key, listed in aligned(tables)]
+    columns = [*_what()]
+    for place, called in enumerate(names):
+        columns += _of_record(place, called)
+    for place, (record, called) in enumerate(zip(records[1:], names[1:], strict=True), 1):
+        columns.append(_over_column(place, (names[0], called), same=same_work(records[0], record)))
+    return Table(
+        columns,
+        found,
+        all_warnings(records, names) if warnings is None else warnings,
+        notes=[FOOTNOTE],
+        programs=_long_table(found, names),
+        frame=lambda: _framed(records, names),
+    )
 
 
-def plain(records: Sequence[Record], names: Sequence[str]) -> list[dict[str, Any]]:
-    """The comparison as plain values in SI units, one mapping per method and record."""
-    lines = []
-    for (method, attention, runtime), found in aligned([rows(record) for record in records]):
-        for called, row in zip(names, found, strict=True):
-            latency, gain = (row.latency, row.speedup) if row else (None, None)
-            lines.append(
-                {
-                    "method": method,
-                    "attention": attention,
-                    "runtime": runtime,
-                    "record": called,
-                    "latency_seconds": latency.value if latency else None,
-                    "latency_seconds_low": latency.low if latency else None,
-                    "latency_seconds_high": latency.high if latency else None,
-                    "speedup": gain.value if gain else None,
-                    "promised": row.promised if row else None,
-                    "realised": row.realised if row else None,
-                }
-            )
-    return lines
+def all_warnings(records: Sequence[Record], names: Sequence[str]) -> list[str]:
+    """What to know of each record, and why they are not to be compared as they stand."""
+    own = [
+        f"{called}: {warning}"
+        for record, called in zip(records, names, strict=True)
+        for warning in caveats.warnings(record)
+    ]
+    return own + warnings(records, names)
 
 
-def show(records: Sequence[Record], names: Sequence[str], console: Console) -> None:
+def print_records(records: Sequence[Record], names: Sequence[str], screen: Screen) -> None:
     """Print what the records are, why not to compare them, and their table."""
     for record, called in zip(records, names, strict=True):
-        console.print(Text.assemble((called, "bold"), ": ", "; ".join(sentences.header(record))))
-        for warning in caveats.warnings(record):
-            console.print(Text(f"! {called}: {warning}", style="yellow"), width=LINE)
-    for warning in warnings(records, names):
-        console.print(Text(f"! {warning}", style="yellow"), width=LINE)
-    headings, lines = texts(records, names)
-    console.print(as_table(headings, lines, words=range(2)))
-    console.print(Text(FOOTNOTE, style="dim"), width=LINE)
+        line = Text.assemble((called, "bold"), ": ", "; ".join(sentences.header(record)))
+        screen.print_line(line, whole=True)
+        screen.print_warnings(f"{called}: {warning}" for warning in caveats.warnings(record))
+    screen.print_table(side_by_side_table(records, names, warnings=warnings(records, names)))
 
 
 FOOTNOTE = (
@@ -155,18 +161,99 @@ def ratio(first: Row | None, other: Row | None) -> str:
     return f"{times} (alike)" if a.low <= b.high and b.low <= a.high else times
 
 
-def _numbers(row: Row | None) -> list[str]:
-    if row is None:
-        return [units.NA] * 4
-    if row.cell.error:
-        return ["failed", *[units.NA] * 3]
+def _what() -> list[Column[Aligned]]:
+    def method(row: Aligned) -> str:
+        name, _, runtime = row.key
+        return name if runtime == "eager" else f"{name} ({runtime})"
+
     return [
-        units.milliseconds(row.latency.value if row.latency else None)
-        + (f" ±{units.percent(row.precision)}" if row.precision is not None else ""),
-        units.times(row.speedup.value if row.speedup else None),
-        units.times(row.promised),
-        units.percent(row.realised, 0),
+        Column("method", method, {}, METHOD, "words"),
+        Column("attention", lambda r: r.key[1] or "-", {}, ATTENTION, "words", under="method"),
     ]
+
+
+def _of_record(place: int, called: str) -> list[Column[Aligned]]:
+    """The columns of one record."""
+
+    def of(text: Callable[[Row], str], failed: str = units.NA) -> Callable[[Aligned], str]:
+        def tell(aligned_row: Aligned) -> str:
+            row = aligned_row.rows[place]
+            if row is None:
+                return units.NA
+            return failed if row.cell.error else text(row)
+
+        return tell
+
+    latency = f"{called}\nlatency ms"
+    return [
+        Column(latency, of(_latency, "failed"), {}, LATENCY, term="latency ms"),
+        Column(
+            "speed-up\nmeasured",
+            of(lambda r: units.times(r.speedup.value if r.speedup else None)),
+            {},
+            MEASURED,
+            under=latency,
+        ),
+        Column("promised", of(lambda r: units.times(r.promised)), {}, PROMISED),
+        Column(
+            "realised", of(lambda r: units.percent(r.realised, 0)), {}, REALISED, under="promised"
+        ),
+    ]
+
+
+def _over_column(place: int, names: tuple[str, str], *, same: bool) -> Column[Aligned]:
+    """The latency of a record over that of the first one."""
+    first, called = names
+    return Column(
+        f"{called}\nover {first}",
+        lambda r: ratio(r.rows[0], r.rows[place]) if same else units.NA,
+        {},
+        "The median latency over that of the first record; (alike): their 95 % intervals overlap.",
+        term="over",
+        under=f"{called}\nlatency ms",
+    )
+
+
+def _latency(row: Row) -> str:
+    median = units.milliseconds(row.latency.value if row.latency else None)
+    return median + (f" ±{units.percent(row.precision)}" if row.precision is not None else "")
+
+
+def _long_table(found: Sequence[Aligned], names: Sequence[str]) -> Table[OfRecord]:
+    """One row per method and record, as programs read it."""
+
+    def latency(part: str) -> Callable[[OfRecord], float | None]:
+        return lambda r: getattr(r.row.latency, part) if r.row and r.row.latency else None
+
+    columns = [
+        for_programs("method", lambda r: r.key[0]),
+        for_programs("attention", lambda r: r.key[1]),
+        for_programs("runtime", lambda r: r.key[2]),
+        for_programs("record", lambda r: r.called),
+        for_programs("latency_seconds", latency("value")),
+        for_programs("latency_seconds_low", latency("low")),
+        for_programs("latency_seconds_high", latency("high")),
+        for_programs("speedup", lambda r: r.row.speedup.value if r.row and r.row.speedup else None),
+        for_programs("promised", lambda r: r.row.promised if r.row else None),
+        for_programs("realised", lambda r: r.row.realised if r.row else None),
+    ]
+    return Table(
+        columns,
+        [
+            OfRecord(one.key, called, row)
+            for one in found
+            for called, row in zip(names, one.rows, strict=True)
+        ],
+    )
+
+
+def _framed(records: Sequence[Record], names: Sequence[str]) -> pandas.DataFrame:
+    import pandas
+
+    framed = [record.frame() for record in records]
+    for frame, name in zip(framed, names, strict=True):
+        frame.insert(0, "record", name)
+    return pandas.concat(framed)
 
 
 def _key(row: Row) -> Key:

@@ -1,155 +1,190 @@
-"""Table 7 of a run: the columns, once, for the terminal, Markdown, CSV and JSON."""
+"""Table 7 of a run: its columns, once, for people and programs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .. import units
+from ..analysis import caveats
+from ..analysis.headline import headline_of
 from ..analysis.intervals import Estimate
 from ..analysis.summary import Row, rows
-from ..record.labels import runtime
-from ..record.schema import Record
+from ..record.schema import Cell, Record
+from .cells import attention_column, method_column, runtime_column
+from .table import Column, Table, for_programs
 
-Values = dict[str, Callable[[Row], Any]]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column: its heading, its text for people, and its plain values for machines.
-
-    A column that is not `shown` has nothing to tell people in this run; machines get it always.
-    """
-
-    heading: str
-    text: Callable[[Row], str]
-    values: Values
-    shown: bool = True
-
-
-def columns(record: Record, listed: list[Row]) -> list[Column]:
-    """The columns of Table 7, measured and derived; `listed` are its rows."""
-    return [*_what(record), *_times(record, listed), *_costs(record)]
+LATENCY = (
+    "Host wall-clock of a whole request, from a decoded picture in memory to the last token, the "
+    "wait for the device included: the median over rounds."
+)
+MEASURED = (
+    "Latency of vanilla over that of the method, T0 / T, in pairs within a round, under the same "
+    "runtime: 20 % trimmed mean of the logarithms, studentised 95 % interval (Yuen 1974)."
+)
+PROMISED = "FLOPs of vanilla over those of the method, F0 / F."
+REALISED = (
+    "The share of the promised saving of time that the clock confirms: (1 - T / T0) / (1 - F / F0)."
+)
+KV = "Bytes of the real key and value tensors after prefill, text included; MB of 10^6."
 
 
-def plain(record: Record) -> list[dict[str, Any]]:
-    """The table as plain values in SI units, one mapping per row."""
-    listed = rows(record)
-    shown = columns(record, listed)
+def table7(
+    record: Record, listed: list[Row] | None = None, warnings: Sequence[str] | None = None
+) -> Table[Row]:
+    """One row per cell, measured and derived. listed, warnings: of the record, where they are known
+    already."""
+    found = rows(record) if listed is None else listed
+    return Table(
+        columns(record),
+        found,
+        caveats.warnings(record, found) if warnings is None else warnings,
+        closing=headline_of(found).headline,
+        failure=lambda row: f"failed: {row.cell.error}" if row.cell.error else "",
+        frame=record.frame,
+    )
+
+
+def columns(record: Record) -> list[Column[Row]]:
+    """The columns of Table 7."""
     return [
-        {name: value(row) for column in shown for name, value in column.values.items()}
-        | {
-            "parts_over_latency": row.parts_sum.value if row.parts_sum else None,
-            "error": row.cell.error or None,
-        }
-        for row in listed
+        *_what(record),
+        *_times(record),
+        *_costs(record),
+        for_programs("parts_over_latency", lambda r: r.parts_sum.value if r.parts_sum else None),
+        for_programs("error", lambda r: r.cell.error or None),
     ]
 
 
-def texts(record: Record, listed: list[Row] | None = None) -> tuple[list[str], list[list[str]]]:
-    """The table as texts: headings, and one line per row. listed: the rows, where known already."""
-    table = rows(record) if listed is None else listed
-    shown = [column for column in columns(record, table) if column.shown]
-    return [column.heading for column in shown], [line(shown, row) for row in table]
-
-
-def line(shown: list[Column], row: Row) -> list[str]:
-    """The texts of one row; a failed cell shows its reason in place of numbers."""
-    if not row.cell.error:
-        return [column.text(row) for column in shown]
-    failed = [shown[0].text(row), shown[1].text(row), f"failed: {row.cell.error}"]
-    return failed + [""] * (len(shown) - len(failed))
-
-
-def _what(record: Record) -> list[Column]:
+def _what(record: Record) -> list[Column[Row]]:
     return [
-        Column("method", lambda r: r.cell.method, {"method": lambda r: r.cell.method}),
-        Column(
-            "attention",
-            lambda r: r.cell.attention if r.cell.reads_attention else "-",
-            {"attention": lambda r: r.cell.attention if r.cell.reads_attention else None},
-        ),
-        Column(
-            "runtime",
-            lambda r: runtime(r.cell),
-            {"runtime": lambda r: r.cell.runtime, "fallback": lambda r: r.cell.fallback or None},
-            shown=any(cell.runtime != "eager" for cell in record.cells),
-        ),
+        method_column(_cell),
+        attention_column(_cell),
+        replace(runtime_column(_cell), shown=_several_runtimes(record)),
         Column(
             "visual tokens\nlast / mean",
             lambda r: f"{r.visual_last} / {r.visual_mean:.0f}" if r.visual_mean else units.NA,
             {"visual_last": lambda r: r.visual_last, "visual_mean": lambda r: r.visual_mean},
+            "Visual tokens entering a decoder layer: at the last one, and the mean over all.",
         ),
     ]
 
 
-def _times(record: Record, listed: list[Row]) -> list[Column]:
-    enough = any(row.p95 is not None for row in listed)
-    plenty = any(row.p99 is not None for row in listed)
-    target = f"{record.spec.stopping.target_ci * 100:g} %"
+def _times(record: Record) -> list[Column[Row]]:
+    latency = f"latency ms\n(target ±{record.spec.stopping.target_ci * 100:g} %)"
     return [
         Column(
-            f"latency ms\n(target ±{target})",
+            latency,
             _latency,
             _estimate("latency_seconds", "latency")
             | {"precision": lambda r: r.precision, "reached": lambda r: r.reached},
+            f"{LATENCY} missed: its interval, or that of prefill, is wider than the target.",
+            term="latency ms",
         ),
         Column(
             "p95\nms",
             lambda r: units.milliseconds(r.p95),
             {"latency_p95_seconds": lambda r: r.p95},
-            shown=enough,
+            "95 % of requests took at most so long (nearest rank); from 100 samples on.",
+            optional=True,
+            under="visual tokens\nlast / mean",
         ),
         Column(
             "p99\nms",
             lambda r: units.milliseconds(r.p99),
             {"latency_p99_seconds": lambda r: r.p99},
-            shown=plenty,
+            "99 % of requests took at most so long (nearest rank); from 662 samples on.",
+            optional=True,
+            under=latency,
         ),
-        Column("prefill\nms", _median("prefill"), _estimate("prefill_seconds", "prefill")),
-        Column("decode\nms/token", _median("decode"), _estimate("decode_seconds", "decode")),
+        Column(
+            "prefill\nms",
+            _median("prefill"),
+            _estimate("prefill_seconds", "prefill"),
+            "The decoder layers over the whole prompt, scoring and selection included.",
+        ),
+        Column(
+            "decode\nms/token",
+            _median("decode"),
+            _estimate("decode_seconds", "decode"),
+            "All tokens after the first, per token.",
+            under="prefill\nms",
+        ),
         Column(
             "first call\nms",
             lambda r: units.milliseconds(_first(r)),
             {"first_call_seconds": _first},
-            shown=any(cell.runtime != "eager" for cell in record.cells),
+            "The first request of all: loading, compiling and capturing are in it.",
+            shown=_several_runtimes(record),
+            under="prefill\nms",
         ),
-        Column("speed-up\nmeasured", _speedup, _estimate("speedup", "speedup")),
+        Column(
+            "speed-up\nmeasured",
+            _speedup,
+            _estimate("speedup", "speedup"),
+            MEASURED,
+            under=latency,
+        ),
     ]
 
 
-def _costs(record: Record) -> list[Column]:
+def _costs(record: Record) -> list[Column[Row]]:
     on_gpu = any(cell.memory.allocator is not None for cell in record.cells)
     return [
         Column(
             "speed-up\npromised",
             lambda r: units.times(r.promised),
             {"promised": lambda r: r.promised},
+            PROMISED,
         ),
         Column(
             "realised\nshare",
             lambda r: units.percent(r.realised, 0),
             {"realised": lambda r: r.realised},
+            REALISED,
+            under="speed-up\npromised",
         ),
         Column(
             "FLOPs",
             lambda r: units.percent(r.flops_share),
             {"flops": lambda r: r.flops, "flops_share": lambda r: r.flops_share},
+            "Matrix products of the whole request, vision tower and head included: 1 MAC = 2 "
+            "FLOPs, dense attention, all tokens that enter a layer. As a share of vanilla's.",
         ),
-        Column("KV MB", lambda r: units.megabytes(r.kv_bytes), {"kv_bytes": lambda r: r.kv_bytes}),
+        Column(
+            "KV MB",
+            lambda r: units.megabytes(r.kv_bytes),
+            {"kv_bytes": lambda r: r.kv_bytes},
+            KV,
+            under="visual tokens\nlast / mean",
+        ),
         Column(
             "peak memory\n" + ("(allocator)" if on_gpu else "(process)"),
             lambda r: units.gibibytes(r.peak_bytes),
             {"peak_bytes": lambda r: r.peak_bytes},
+            "On a GPU the peak of torch's allocator during one request; on a CPU the resident "
+            "memory of the process, weights included.",
+            term="peak memory",
+            under="FLOPs",
         ),
         Column(
             "energy\nJ/request",
             lambda r: units.joules(r.cell.energy.joules),
             {"joules": lambda r: r.cell.energy.joules},
-            shown=any(cell.energy.joules is not None for cell in record.cells),
+            "Joules of the whole GPU per request, from its counter over two seconds of requests.",
+            optional=True,
+            under="FLOPs",
         ),
     ]
+
+
+def _cell(row: Row) -> Cell:
+    return row.cell
+
+
+def _several_runtimes(record: Record) -> bool:
+    return any(cell.runtime != "eager" for cell in record.cells)
 
 
 def _median(name: str) -> Callable[[Row], str]:
@@ -183,7 +218,7 @@ def _speedup(row: Row) -> str:
     return f"{units.times(gain.value)} ({gain.low:.2f} - {gain.high:.2f})"
 
 
-def _estimate(name: str, field: str) -> Values:
+def _estimate(name: str, field: str) -> dict[str, Callable[[Row], Any]]:
     def part(attribute: str) -> Callable[[Row], Any]:
         def value(row: Row) -> Any:
             estimate: Estimate | None = getattr(row, field)

@@ -4,30 +4,65 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from dataclasses import asdict
-from typing import Any
-
-from rich.console import Console
-from rich.text import Text
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from .. import units
 from ..analysis import caveats, roofline
-from ..analysis.explanation import Contribution, Explained, Explanation, explain_all
-from ..analysis.layers import layer_rows
-from ..analysis.phases import phase_rows
+from ..analysis.explanation import ENDS, Contribution, Explanation, Explanations, explain_all
+from ..analysis.phases import PhaseRow, phase_rows
 from ..analysis.summary import baseline, phase
 from ..record.base import RecordError
 from ..record.labels import name
 from ..record.schema import Cell, Record
-from . import layers
-from .table import as_markdown, as_table
-from .terminal import LINE
+from .cells import CELL, METHOD, attention_column, method_column
+from .layers import layers_table
+from .phases import floor_column, phase_column
+from .screen import Screen
+from .table import Column, RowT, Table, Tone, for_programs, inline
 
 BAR = 36  # columns of the bars
 NOTHING = "No change here is worth 5 % of the request."
+PROMISED = "Vanilla's time of it, times the share of its FLOPs that remains."
+Explained = tuple[Cell, Explanation]
 
 
-def chosen(record: Record, method: str | None) -> Explained:
+@dataclass(frozen=True)
+class Step:
+    """A step of a waterfall: the promise, what a cause adds to it, or the clock. bar: as it is
+    drawn."""
+
+    cell: Cell
+    part: Contribution
+    bar: str
+
+    @property
+    def is_end(self) -> bool:
+        return self.part.name in ENDS
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A line of several waterfalls side by side: seconds of each, None where it has no such
+    cause."""
+
+    name: str
+    seconds: Sequence[float | None]
+
+    @property
+    def is_end(self) -> bool:
+        return self.name in ENDS
+
+
+@dataclass(frozen=True)
+class Floored:
+    """A phase, and the time that its share of vanilla's FLOPs promises, in seconds."""
+
+    row: PhaseRow
+    promised: float | None
+
+
+def chosen(record: Record, method: str | None) -> Explanations:
     """The cells of `method` (its name, or its whole spec), or all, with their explanations.
 
     Raises RecordError for a method that the record does not hold, or where there is nothing to
@@ -54,176 +89,195 @@ def chosen(record: Record, method: str | None) -> Explained:
     raise RecordError(f"{method or 'no method'} was not measured together with vanilla")
 
 
-def show(
-    record: Record, console: Console, method: str | None = None, *, by_layer: bool = False
+def print_explanations(
+    record: Record, screen: Screen, method: str | None = None, *, by_layer: bool = False
 ) -> None:
     """Print what makes the run suspect; of one method the waterfalls, of all a line each and the
     parts side by side; then the roofline. `by_layer`: the decoder layers of each cell, too."""
-    explained, said = chosen(record, method), set[str]()
-    found = explained.found
-    for warning in [*caveats.warnings(record), *explained.failed]:
-        console.print(Text(f"! {warning}", style="yellow"), width=LINE)
+    explanations, said = chosen(record, method), set[str]()
+    found = explanations.found
+    screen.print_warnings([*caveats.warnings(record), *explanations.failed])
     for cell, told in found:
-        console.print(Text(_headline(cell, told), style="bold"), width=LINE)
+        screen.print_line(headline(cell, told), "bold")
         if method is not None:
-            headings, lines = texts(told)
-            console.print(as_table(headings, [_coloured(line) for line in lines], words=(0, 3, 4)))
+            screen.print_grid(explanation_table([(cell, told)]))
         for line in remarks(told):
             if method is not None or line not in said:
-                console.print(Text(line), width=LINE)
+                screen.print_line(line)
             said.add(line)
         if by_layer:
-            console.print(as_table(*layers.texts(record, cell), words=()))
+            screen.print_grid(layers_table(record, cell))
         if method is not None:
-            console.print()
+            screen.print_line()
     if len(found) > 1:
-        console.print(Text("\nside by side, ms", style="bold"))
-        console.print(as_table(*side_by_side(found)))
-    _roofline(record, [cell for cell, _ in found], console)
+        screen.print_line("\nside by side, ms", "bold")
+        screen.print_grid(causes_table(found))
+    _print_roofline(record, [cell for cell, _ in found], screen)
     if method is None:
-        console.print(Text("the waterfall of one: tpprof explain RUN.json METHOD", style="dim"))
+        screen.print_line("the waterfall of one: tpprof explain RUN.json METHOD", "dim")
 
 
-def markdown(record: Record, method: str | None) -> str:
+def as_markdown(record: Record, method: str | None) -> str:
     """All of it as Markdown."""
-    explained = chosen(record, method)
-    found = explained.found
-    blocks = [f"> {line}\n" for line in [*caveats.warnings(record), *explained.failed]]
+    explanations = chosen(record, method)
+    found = explanations.found
+    warnings = [*caveats.warnings(record), *explanations.failed]
+    blocks = [f"> {inline(warning)}\n" for warning in warnings]
     for cell, told in found:
-        blocks.append(f"**{_headline(cell, told)}**\n")
-        headings, lines = texts(told)
-        kept = [0, 1, 2, 4]  # all but the bars
-        blocks.append(
-            as_markdown([headings[n] for n in kept], [[r[n] for n in kept] for r in lines])
-        )
-        blocks += [f"- {line}" for line in remarks(told)] + [""]
-    headings, lines = roofline_texts(record, [cell for cell, _ in found])
-    if lines:
-        blocks.append(as_markdown(headings, lines))
+        blocks.append(f"**{inline(headline(cell, told))}**\n")
+        blocks.append(explanation_table([(cell, told)]).to_markdown())
+        blocks += [f"- {inline(line)}" for line in remarks(told)] + [""]
+    against = roofline_table(record, [cell for cell, _ in found])
+    if against.rows:
+        blocks.append(against.to_markdown())
     return "\n".join(blocks)
 
 
-def plain(record: Record, method: str | None = None) -> list[dict[str, Any]]:
-    """Each cell with its explanation, and the floors of its phases, in SI units."""
-    dtype, peaks = record.model.dtype, record.peaks
-    return [
-        {
-            **_what(cell),
-            "promised_seconds": told.promised_seconds,
-            "measured_seconds": told.measured_seconds,
-            "gap_low_seconds": told.gap_low,
-            "gap_high_seconds": told.gap_high,
-            "contributions": [_part(part) for part in told.contributions],
-            "advice": told.advice,
-            "notes": told.notes,
-            "floor_seconds": roofline.phase_seconds(peaks, cell.cost, dtype) if peaks else None,
-            "layers": [asdict(row) for row in layer_rows(record, cell)],
-        }
-        for cell, told in chosen(record, method).found
+def explanation_table(found: Sequence[Explained]) -> Table[Step]:
+    """The waterfall of each cell, from its promise to the clock."""
+    parts = [
+        Column(
+            "",
+            lambda r: r.part.name,
+            {"part": lambda r: r.part.name},
+            kind="words",
+        ),
+        Column(
+            "ms",
+            lambda r: (units.milliseconds if r.is_end else _signed)(r.part.seconds),
+            {"seconds": lambda r: r.part.seconds},
+        ),
+        Column(
+            "95 % interval",
+            lambda r: _interval(r.part.low, r.part.high),
+            {"low_seconds": lambda r: r.part.low, "high_seconds": lambda r: r.part.high},
+        ),
+        Column("", lambda r: r.bar, kind="drawing", term="bars", wide=True, tone=_tone),
+        Column("", lambda r: r.part.about, {"about": lambda r: r.part.about}, kind="words"),
     ]
+    named: list[Column[Step]] = _unseen(lambda r: r.cell)
+    return Table([*named, *parts], [step for cell, told in found for step in steps(cell, told)])
 
 
-def flat(record: Record, method: str | None = None) -> list[dict[str, Any]]:
-    """One row for the promise, every contribution and the measured time of every cell."""
-    rows = []
-    for cell, told in chosen(record, method).found:
-        ends = [
-            Contribution(name="promised", seconds=told.promised_seconds),
-            Contribution(name="measured", seconds=told.measured_seconds),
-        ]
-        for part in (ends[0], *told.contributions, ends[1]):
-            rows.append(_what(cell) | _part(part))
-    return rows
-
-
-def side_by_side(found: list[tuple[Cell, Explanation]]) -> tuple[list[str], list[list[str]]]:
-    """Contributions as lines, cells as columns; milliseconds."""
-    names = list(dict.fromkeys(part.name for _, told in found for part in told.contributions))
-    names.sort(key="remainder".__eq__)  # last; the others as they come
-    by_cell = [{part.name: part.seconds for part in told.contributions} for _, told in found]
-    lines = [["promised", *(units.milliseconds(told.promised_seconds) for _, told in found)]]
-    lines += [[f"  {line}", *(_signed(parts.get(line)) for parts in by_cell)] for line in names]
-    lines += [["measured", *(units.milliseconds(told.measured_seconds) for _, told in found)]]
-    return ["", *(name(cell).replace(" with ", "\n") for cell, _ in found)], lines
-
-
-def texts(told: Explanation) -> tuple[list[str], list[list[str]]]:
-    """The waterfall as lines: name, milliseconds, interval, bar, what it is.
-
-    The bars show the gap: their column begins a tenth of it below the lowest level.
-    """
-    levels = [told.promised_seconds]
-    for part in told.contributions:
-        levels.append(levels[-1] + part.seconds)
+def steps(cell: Cell, told: Explanation) -> list[Step]:
+    """The steps of one waterfall. The bars show the gap: their column begins a tenth of it below
+    the lowest level."""
+    parts = told.contributions
+    levels = list(
+        itertools.accumulate((part.seconds for part in parts), initial=told.promised_seconds)
+    )
     low, high = min(levels), max(levels)
     start = max(0.0, low - (high - low) / 10)
     scale = BAR / (high - start) if high > start else 0.0
 
-    def bar(begin: float, end: float) -> str:
-        return _bar((begin - start) * scale, (end - start) * scale)
+    def step(part: Contribution, begin: float, end: float) -> Step:
+        return Step(cell, part, _bar((begin - start) * scale, (end - start) * scale))
 
-    first = bar(start, told.promised_seconds)
-    lines = [
-        [
-            "promised",
-            units.milliseconds(told.promised_seconds),
-            "",
-            first,
-            "the share of FLOPs, of vanilla's time",
-        ]
-    ]
-    for part, (begin, end) in zip(told.contributions, itertools.pairwise(levels), strict=True):
-        lines.append(
-            [
-                part.name,
-                _signed(part.seconds),
-                _interval(part.low, part.high),
-                bar(begin, end),
-                part.about,
-            ]
-        )
-    lines.append(
-        [
-            "measured",
-            units.milliseconds(told.measured_seconds),
-            "",
-            bar(start, told.measured_seconds),
-            "the clock",
-        ]
+    promised, measured = (
+        Contribution(name=name, seconds=seconds, about=ENDS[name])
+        for name, seconds in zip(ENDS, (told.promised_seconds, told.measured_seconds), strict=True)
     )
-    return ["", "ms", "95 % interval", "", ""], lines
-
-
-def roofline_texts(record: Record, cells: list[Cell]) -> tuple[list[str], list[list[str]]]:
-    """Phase by phase: measured time, the least that the hardware allows, and the FLOPs promise."""
-    headings = [
-        "method",
-        "phase",
-        "measured\nms",
-        "promised\nms",
-        "floor\nms",
-        "measured\nover floor",
+    pairs = zip(parts, itertools.pairwise(levels), strict=True)
+    return [
+        step(promised, start, told.promised_seconds),
+        *(step(part, *levels) for part, levels in pairs),
+        step(measured, start, told.measured_seconds),
     ]
+
+
+def causes_table(found: Sequence[Explained]) -> Table[Cause]:
+    """Causes as rows, cells as columns; milliseconds."""
+    names = list(dict.fromkeys(part.name for _, told in found for part in told.contributions))
+    names.sort(key="remainder".__eq__)  # last; the others as they come
+    by_cell = [
+        {
+            "promised": told.promised_seconds,
+            **{part.name: part.seconds for part in told.contributions},
+            "measured": told.measured_seconds,
+        }
+        for _, told in found
+    ]
+    rows = [
+        Cause(name, [parts.get(name) for parts in by_cell])
+        for name in ("promised", *names, "measured")
+    ]
+    causes = Column[Cause]("", lambda r: r.name if r.is_end else f"  {r.name}", kind="words")
+    return Table([causes, *(_cause_column(n, cell) for n, (cell, _) in enumerate(found))], rows)
+
+
+def _cause_column(place: int, cell: Cell) -> Column[Cause]:
+    def text(row: Cause) -> str:
+        seconds = row.seconds[place]
+        return units.milliseconds(seconds) if row.is_end else _signed(seconds)
+
+    values = {name(cell): lambda r: r.seconds[place]}
+    return Column(name(cell).replace(" with ", "\n"), text, values, CELL, term="cell")
+
+
+def explanations_table(record: Record, found: Sequence[Explained]) -> Table[Explained]:
+    """Each cell with its explanation, its layers and the floors of its phases, for programs."""
+    dtype, peaks = record.model.dtype, record.peaks
+    named: list[Column[Explained]] = _unseen(lambda r: r[0])
+
+    def parts(row: Explained) -> list[dict[str, object]]:
+        keys = ("part", "seconds", "low_seconds", "high_seconds", "about")
+        told = explanation_table([row]).to_values()[1:-1]
+        return [{key: part[key] for key in keys} for part in told]
+
+    def floors(row: Explained) -> dict[str, float] | None:
+        return roofline.phase_seconds(peaks, row[0].cost, dtype) if peaks else None
+
+    return Table(
+        [
+            *named,
+            for_programs("promised_seconds", lambda r: r[1].promised_seconds),
+            for_programs("measured_seconds", lambda r: r[1].measured_seconds),
+            for_programs("gap_low_seconds", lambda r: r[1].gap_low),
+            for_programs("gap_high_seconds", lambda r: r[1].gap_high),
+            for_programs("contributions", parts),
+            for_programs("advice", lambda r: r[1].advice),
+            for_programs("notes", lambda r: r[1].notes),
+            for_programs("floor_seconds", floors),
+            for_programs("layers", lambda r: layers_table(record, r[0]).to_values()),
+        ],
+        found,
+    )
+
+
+def roofline_table(record: Record, cells: list[Cell]) -> Table[Floored]:
+    """Phase by phase: measured time, the least that the hardware allows, and the FLOPs promise."""
     listed = [id(cell) for cell in (baseline(record, cells[0]), *cells)]
-    lines = []
-    for row in phase_rows(record):
-        if id(row.cell) not in listed or row.floor is None:
-            continue
-        vanilla = baseline(record, row.cell)
-        whole = phase(vanilla, row.phase) if vanilla else None
-        full = _flops(vanilla, row.phase) if vanilla else 0
-        promised = whole.value * _flops(row.cell, row.phase) / full if whole and full else None
-        lines.append(
-            [
-                name(row.cell),
-                row.phase,
-                units.milliseconds(row.span.value),
-                units.milliseconds(promised),
-                units.milliseconds(row.floor),
-                units.times(row.over_floor),
-            ]
-        )
-    return headings, lines
+    rows = [
+        Floored(row, _promised(record, row))
+        for row in phase_rows(record)
+        if id(row.cell) in listed and row.floor is not None
+    ]
+    return Table(
+        [
+            Column("method", lambda r: name(r.row.cell), {}, METHOD, "words"),
+            phase_column(_phase_row),
+            Column(
+                "measured\nms",
+                lambda r: units.milliseconds(r.row.span.value),
+                {"span_seconds": lambda r: r.row.span.value},
+                "From the first event of a phase to its last: the median over rounds.",
+            ),
+            Column(
+                "promised\nms",
+                lambda r: units.milliseconds(r.promised),
+                {"promised_seconds": lambda r: r.promised},
+                PROMISED,
+            ),
+            floor_column(_phase_row),
+            Column(
+                "measured\nover floor",
+                lambda r: units.times(r.row.over_floor),
+                {},
+                "How many times its floor the measured time is.",
+            ),
+        ],
+        rows,
+    )
 
 
 def remarks(told: Explanation) -> list[str]:
@@ -231,7 +285,7 @@ def remarks(told: Explanation) -> list[str]:
     return [f"! {note}" for note in told.notes] + [f"> {line}" for line in told.advice or [NOTHING]]
 
 
-def _headline(cell: Cell, told: Explanation) -> str:
+def headline(cell: Cell, told: Explanation) -> str:
     """Promise and clock, and where most of the gap went; or that it is within the noise."""
     gap = told.measured_seconds - told.promised_seconds
     ends = (
@@ -250,21 +304,40 @@ def _headline(cell: Cell, told: Explanation) -> str:
     )
 
 
-def _roofline(record: Record, cells: list[Cell], console: Console) -> None:
-    headings, lines = roofline_texts(record, cells)
-    if record.peaks is None or not lines:
+def _print_roofline(record: Record, cells: list[Cell], screen: Screen) -> None:
+    table = roofline_table(record, cells)
+    if record.peaks is None or not table.rows:
         told = "no roofline: the device was not calibrated when this was measured"
-        console.print(Text(f"{told} (`tpprof calibrate`).", style="dim"))
+        screen.print_line(f"{told} (`tpprof calibrate`).", "dim")
         return
     title = f"against the roofline of {record.peaks.device} ({record.peaks.source})"
-    console.print(Text(title, style="bold"))
-    console.print(as_table(headings, lines, words=(0, 1)))
+    screen.print_line(title, "bold")
+    screen.print_grid(table)
 
 
-def _coloured(line: list[str]) -> list[str | Text]:
-    """The bar in the colour of what it does: red adds time, green saves it."""
-    style = {"+": "red", "-": "green"}.get(line[1][:1], "bold")
-    return [*line[:3], Text(line[3], style=style), line[4]]
+def _promised(record: Record, row: PhaseRow) -> float | None:
+    """The time of a phase as its share of vanilla's FLOPs promises."""
+    vanilla = baseline(record, row.cell)
+    whole = phase(vanilla, row.phase) if vanilla else None
+    full = _flops(vanilla, row.phase) if vanilla else 0
+    return whole.value * _flops(row.cell, row.phase) / full if whole and full else None
+
+
+def _phase_row(floored: Floored) -> PhaseRow:
+    return floored.row
+
+
+def _unseen(of: Callable[[RowT], Cell]) -> list[Column[RowT]]:
+    """What names a cell, for programs alone."""
+    named = [replace(column, shown=False) for column in (method_column(of), attention_column(of))]
+    return [*named, for_programs("runtime", lambda row: of(row).runtime)]
+
+
+def _tone(step: Step) -> Tone:
+    """What adds time is bad, what saves it good."""
+    if step.is_end:
+        return "strong"
+    return "bad" if step.part.seconds >= 0 else "good"
 
 
 def _bar(begin: float, end: float) -> str:
@@ -279,21 +352,6 @@ def _bar(begin: float, end: float) -> str:
 
 def _flops(cell: Cell, label: str) -> int:
     return sum(work.flops for work in cell.cost if work.phase == label)
-
-
-def _what(cell: Cell) -> dict[str, Any]:
-    policy = cell.attention if cell.reads_attention else None
-    return {"method": cell.method, "attention": policy, "runtime": cell.runtime}
-
-
-def _part(part: Contribution) -> dict[str, Any]:
-    return {
-        "part": part.name,
-        "seconds": part.seconds,
-        "low_seconds": part.low,
-        "high_seconds": part.high,
-        "about": part.about,
-    }
 
 
 def _signed(seconds: float | None) -> str:

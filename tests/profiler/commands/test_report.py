@@ -6,12 +6,13 @@ import csv
 import gzip
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from command import RUN, tpprof
+from command import RUN, on_a_terminal, tpprof
 
 from tpprof.methods import parse
 from tpprof.profiler.models.model import Model
@@ -96,6 +97,39 @@ def test_two_records_side_by_side(folder: Path, form: str) -> None:
     warned = {"table": done.stdout, "markdown": done.stdout}.get(form, done.stderr)
     assert "run (2): " in warned.replace("! ", "").replace("> ", "")
     assert "missed the target" in warned
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["report", "run.json"],
+        ["report", "run.json", "run.json"],
+        ["explain", "run.json", "fastv"],
+        ["flops", "fastv:layer=2", "sparsevlm:keep=320", "--device", "h100"],
+        ["gate", "compare", "run.json", "run.json"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_on_a_terminal_of_80_columns_no_line_is_longer(folder: Path, arguments: list[str]) -> None:
+    assert max(map(len, on_a_terminal(arguments, folder, columns=80))) <= 80
+    assert max(map(len, tpprof(*arguments, cwd=folder).stdout.splitlines())) > 80
+
+
+def test_with_wide_the_table_is_not_made_to_fit(folder: Path) -> None:
+    lines = on_a_terminal(["report", "run.json", "--wide"], folder, columns=80)
+    (head,) = [line for line in lines if line.split()[:1] == ["method"]]
+    assert head.split()[-1] == "(process)"
+    assert len(head) > 80
+    for command in ("compare", "report", "explain", "flops", "tokens"):
+        assert "--wide" in tpprof(command, "--help", cwd=folder).stdout
+
+
+def test_colours_make_no_terminal_of_a_pipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = tpprof("report", "run.json", cwd=folder).stdout
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    coloured = tpprof("report", "run.json", cwd=folder).stdout
+    assert coloured != plain
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
 
 
 def test_report_writes_the_same_page_without_torch(folder: Path) -> None:

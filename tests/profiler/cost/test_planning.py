@@ -21,7 +21,9 @@ from tpprof import methods
 from tpprof.methods.contract.errors import InputError
 from tpprof.methods.contract.policies import Policy
 from tpprof.methods.engine.ledger import planned
-from tpprof.profiler.commands import flops as plan_table
+from tpprof.profiler.commands.flops import plan_table, schedule
+from tpprof.profiler.commands.options import Format
+from tpprof.profiler.commands.output import print_table
 from tpprof.profiler.cost import memory
 from tpprof.profiler.cost.conventions import CONVENTIONS, convention_named
 from tpprof.profiler.cost.planning import Planned, Planner, Wanted
@@ -61,8 +63,7 @@ def test_a_plan_on_a_named_device_has_floor_memory_and_batch() -> None:
 def test_a_model_that_does_not_fit_says_so() -> None:
     rows = planner("qwen2-vl-72b", peaks=named("h100")).table(["fastv"], "0.25")
     assert rows[1].largest_batch == 0
-    _, lines = plan_table.texts(rows, named("h100"), [])
-    assert lines[1][-1] == "none fits"
+    assert plan_table(rows, named("h100"), []).lines()[1][-1] == "none fits"
 
 
 def test_without_a_device_there_is_no_floor() -> None:
@@ -275,15 +276,16 @@ def test_released_code_has_no_estimate() -> None:
 
 
 def test_schedules_are_told_in_runs() -> None:
-    assert plan_table.schedule([2880, 2880, 320, 320, 64]) == "0-1: 2880, 2-3: 320, 4: 64"
-    assert plan_table.schedule(None) == "n/a"
+    assert schedule([2880, 2880, 320, 320, 64]) == "0-1: 2880, 2-3: 320, 4: 64"
+    assert schedule(None) == "n/a"
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "json", "markdown"])
 def test_the_table_prints_in_every_format(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     conventions = [convention_named("fastv"), convention_named("paper-kv")]
     plans = planner(peaks=named("h100"), conventions=conventions)
-    plan_table.show(plans.table(["fastv"], "320"), form, plans.peaks, conventions)
+    table = plan_table(plans.table(["fastv"], "320"), plans.peaks, conventions)
+    print_table(table, Format(form))
     printed = capsys.readouterr().out
     assert "fastv:keep=320" in printed
     assert "0-1: 2880, 2-31: 320" in printed or form == "json"

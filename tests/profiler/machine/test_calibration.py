@@ -121,12 +121,13 @@ def test_a_dtype_that_the_device_refuses_is_noted_and_left_out(
 
 
 def test_the_command_prints_and_keeps_it(quick: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tpprof.profiler.commands.calibrate import show
+    from tpprof.profiler.commands.calibrate import calibrate_device
+    from tpprof.profiler.commands.options import Format
 
-    show("cpu", "json")
+    calibrate_device("cpu", Format.json)
     assert json.loads(capsys.readouterr().out)["source"] == "measured"
-    for form in ("table", "csv", "markdown"):
-        show("cpu", form)
+    for form in (Format.table, Format.csv, Format.markdown):
+        calibrate_device("cpu", form)
         assert "float32" in capsys.readouterr().out
     assert calibration.cached(CPU) is not None
 

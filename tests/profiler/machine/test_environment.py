@@ -319,6 +319,8 @@ def test_other_processes_throttling_and_broken_packages() -> None:
 
 
 def test_a_torchvision_that_fails_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers.models.llava.modeling_llava  # noqa: F401  # with what is installed
+
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator nms does not exist')")

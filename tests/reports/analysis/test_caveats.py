@@ -5,15 +5,19 @@ from __future__ import annotations
 import io
 
 import pytest
-from record_builders import PARTS, cell, record, sample
+from record_builders import PARTS, cell, headings_and_lines, record, sample
+from rich.console import Console
 
 from tpprof.reports.analysis import caveats
 from tpprof.reports.analysis.phases import host_bound, phase_rows
 from tpprof.reports.analysis.summary import rows
 from tpprof.reports.record.schema import Activity, GpuProcess, GpuState, Process, Record, Telemetry
 from tpprof.reports.record.spec import changed
-from tpprof.reports.text import phases, sentences, table, table7
-from tpprof.reports.text.terminal import show
+from tpprof.reports.text import sentences
+from tpprof.reports.text.phases import phases_table
+from tpprof.reports.text.screen import Screen
+from tpprof.reports.text.table7 import table7
+from tpprof.reports.text.terminal import print_record
 
 
 @pytest.fixture
@@ -117,10 +121,10 @@ def test_a_row_says_when_it_missed_the_target(run: Record) -> None:
     (warning,) = caveats.warnings(run)
     assert "1 of 2 rows missed the target of ±2 %" in warning
     assert "26.3 %" in warning
-    assert table7.texts(run)[1][1][3] == "1,250 ±26.3 % missed"
-    assert table7.texts(run)[1][0][3] == "2,000 ±0.0 %"
+    assert table7(run).lines()[1][3] == "1,250 ±26.3 % missed"
+    assert table7(run).lines()[0][3] == "2,000 ±0.0 %"
     output = io.StringIO()
-    show(run, table.Console(file=output, width=200))
+    print_record(run, Screen(Console(file=output, width=200)))
     shown = output.getvalue()
     assert shown.index("missed the target") < shown.index("speed-up")
 
@@ -145,10 +149,10 @@ def test_samples_of_one_process_count_as_one(run: Record) -> None:
 
 
 def test_percentiles_are_shown_from_enough_samples_only(run: Record) -> None:
-    assert not any("p95" in heading for heading in table7.texts(run)[0])
-    assert table7.plain(run)[0]["latency_p95_seconds"] is None
+    assert not any("p95" in column.heading for column in table7(run).visible())
+    assert table7(run).to_values()[0]["latency_p95_seconds"] is None
     run.cells[0].samples = [sample(number, 1.0 + number) for number in range(100)]
-    headings, lines = table7.texts(run)
+    headings, lines = headings_and_lines(table7(run))
     place = headings.index("p95\nms")
     assert lines[0][place] == "95,000"
     assert lines[1][place] == "n/a"
@@ -200,10 +204,11 @@ def test_phases_tell_host_bound_from_gpu_bound(run: Record) -> None:
     assert "decode (busy for 40 % of it)" in sentence
     assert "prefill" not in sentence
     assert sentence in sentences.sentences(run)
-    prefill = next(line for line in phases.plain(run) if line["phase"] == "prefill")
+    table = phases_table(run)
+    prefill = next(line for line in table.to_values() if line["phase"] == "prefill")
     assert prefill["launches"] == 800
     assert prefill["host_seconds"] == pytest.approx(0.2)
-    headings, lines = phases.texts(run)
+    headings, lines = headings_and_lines(table)
     assert lines[1][headings.index("syncs")] == "3"
     assert lines[0][headings.index("syncs")] == "n/a"
 
@@ -211,7 +216,7 @@ def test_phases_tell_host_bound_from_gpu_bound(run: Record) -> None:
 def test_without_a_gpu_nothing_is_said_of_waiting(run: Record) -> None:
     run.cells[0].activity = [Activity(phase="prefill", part="layer", index=0, operators=900)]
     assert host_bound(run) == ""
-    (line,) = [row for row in phases.plain(run) if row["operators"] is not None]
+    (line,) = [row for row in phases_table(run).to_values() if row["operators"] is not None]
     assert line["launches"] is None
     assert line["host_seconds"] is None
 
@@ -222,10 +227,10 @@ def test_a_cell_without_samples_has_no_phases() -> None:
 
 
 def test_runtimes_are_shown_where_there_are_any(run: Record) -> None:
-    assert "runtime" not in table7.texts(run)[0]
+    assert "runtime" not in headings_and_lines(table7(run))[0]
     run.cells[1].runtime, run.cells[1].fallback = "graph", "needs a CUDA device"
     run.cells[0].warmups = [3.5, 1.0]
-    headings, lines = table7.texts(run)
+    headings, lines = headings_and_lines(table7(run))
     assert lines[1][headings.index("runtime")] == "eager, not graph"
     assert lines[0][headings.index("first call\nms")] == "3,500"
     assert "fastv with maps under graph ran eager: needs a CUDA device." in sentences.sentences(run)

@@ -8,6 +8,7 @@ import random
 
 import pytest
 from record_builders import cell, record, sample, work
+from rich.console import Console
 
 from tpprof.reports.analysis import layers
 from tpprof.reports.analysis.counterparts import counterparts_of
@@ -15,7 +16,9 @@ from tpprof.reports.analysis.explanation import explain, explain_all
 from tpprof.reports.analysis.run_view import RunView
 from tpprof.reports.record.base import RecordError
 from tpprof.reports.record.schema import Activity, Cell, Peaks, Record, Span
-from tpprof.reports.text import table, waterfall
+from tpprof.reports.text import waterfall
+from tpprof.reports.text.screen import Screen
+from tpprof.reports.text.table import inline
 
 LAYERS, PRUNE = 4, 1  # layer 1 is the first that sees fewer tokens
 PARTS = [
@@ -352,10 +355,11 @@ def test_what_is_derived_never_costs_the_record() -> None:
     (told,) = explained.failed
     assert told.startswith("fastv with rows cannot be explained: KeyError")
     output = io.StringIO()
-    waterfall.show(run, table.Console(file=output, width=200))
+    waterfall.print_explanations(run, Screen(Console(file=output, width=200)))
     assert f"! {told}" in output.getvalue()
-    assert f"> {told}" in waterfall.markdown(run, None)
-    assert [cell_["method"] for cell_ in waterfall.plain(run)] == ["random"]
+    assert f"> {inline(told)}" in waterfall.as_markdown(run, None)
+    found = waterfall.explanations_table(run, waterfall.chosen(run, None).found).to_values()
+    assert [cell_["method"] for cell_ in found] == ["random"]
     with pytest.raises(RecordError, match="fastv with rows cannot be explained"):
         waterfall.chosen(run, "fastv")
     assert RunView(run).unexplained == [told]
@@ -364,7 +368,7 @@ def test_what_is_derived_never_costs_the_record() -> None:
 def test_the_waterfall_is_shown_with_bars_that_follow_one_another() -> None:
     run = record(made(), made("fastv", "maps", layer0=0.500), made("fastv"))
     output = io.StringIO()
-    waterfall.show(run, table.Console(file=output, width=200), by_layer=True)
+    waterfall.print_explanations(run, Screen(Console(file=output, width=200)), by_layer=True)
     shown = output.getvalue()
     assert "attention maps" in shown
     assert "FLOP/s" in shown
@@ -372,23 +376,24 @@ def test_the_waterfall_is_shown_with_bars_that_follow_one_another() -> None:
     assert "no roofline" in shown
     told = explain(run, run.cells[1])
     assert told is not None
-    _, lines = waterfall.texts(told)
-    bars = [line[3] for line in lines]
+    steps = waterfall.steps(run.cells[1], told)
+    bars = [step.bar for step in steps]
     assert bars[0].startswith("█")
     assert bars[-1].count("█") == waterfall.BAR, "the longest bar fills the column"
-    (credit,) = [line[3] for line in lines if line[0] == "pruned layers"]
+    (credit,) = [step.bar for step in steps if step.part.name == "pruned layers"]
     assert "░" in credit
 
 
 def test_machines_get_every_part_and_its_sum() -> None:
     run = record(made(), made("fastv", "maps", layer0=0.500), made("fastv"))
-    cells = waterfall.plain(run, "fastv")
+    found = waterfall.chosen(run, "fastv").found
+    cells = waterfall.explanations_table(run, found).to_values()
     assert [cell_["attention"] for cell_ in cells] == ["maps", "rows"]
     for cell_ in cells:
         gap = cell_["measured_seconds"] - cell_["promised_seconds"]
         assert sum(part["seconds"] for part in cell_["contributions"]) == pytest.approx(gap)
         assert len(cell_["layers"]) == LAYERS
-    rows = waterfall.flat(run, "fastv")
+    rows = waterfall.explanation_table(found).to_values()
     for policy in ("maps", "rows"):
         first, *parts, last = [row for row in rows if row["attention"] == policy]
         assert (first["part"], last["part"]) == ("promised", "measured")
@@ -398,7 +403,7 @@ def test_machines_get_every_part_and_its_sum() -> None:
 
 def test_markdown_has_intervals_advice_and_the_unit() -> None:
     run = record(made(), made("fastv", "maps", layer0=0.500), made("fastv"))
-    shown = waterfall.markdown(run, "fastv")
+    shown = waterfall.as_markdown(run, "fastv")
     assert "|  | ms | 95 % interval |  |" in shown
     assert "| attention maps | +300.0 | +300.0 to +300.0 |" in shown
     assert "- > Read rows instead of maps" in shown
@@ -432,10 +437,10 @@ def test_noise_is_called_noise_and_nothing_is_advised_from_it() -> None:
     assert maps.low is not None
     assert maps.low < 0
     assert not any("rows instead of maps" in line for line in told.advice)
-    assert "within the noise of this run" in waterfall._headline(run.cells[1], told)
+    assert "within the noise of this run" in waterfall.headline(run.cells[1], told)
     output = io.StringIO()
     run.environment.warnings = ["the machine was busy"]
-    waterfall.show(run, table.Console(file=output, width=200), "fastv")
+    waterfall.print_explanations(run, Screen(Console(file=output, width=200)), "fastv")
     assert "! the machine was busy" in output.getvalue()
 
 
@@ -446,4 +451,4 @@ def test_a_request_that_beats_its_promise_is_said_to() -> None:
     run = record(made(), quick)
     told = explain(run, run.cells[1])
     assert told is not None
-    assert "ms faster than promised, most of all by shorter" in waterfall._headline(quick, told)
+    assert "ms faster than promised, most of all by shorter" in waterfall.headline(quick, told)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from record_builders import cell, record, work
+from record_builders import cell, headings_and_lines, record, work
 
 from tpprof.profiler.machine.datasheets import DATASHEETS, datasheet, datasheet_of
 from tpprof.reports.analysis import caveats, roofline
 from tpprof.reports.record.schema import Bandwidth, Cost, Peaks
-from tpprof.reports.text import waterfall
+from tpprof.reports.text.waterfall import roofline_table
 
 
 def peaks(**changed: object) -> Peaks:
@@ -87,7 +87,7 @@ def test_the_table_holds_measured_time_against_floor_and_promise() -> None:
     ]
     run = record(*cells)
     run.peaks = peaks(bandwidth=[Bandwidth(footprint_bytes=0, bytes_per_second=1e15)])
-    headings, lines = waterfall.roofline_texts(run, [run.cells[1]])
+    headings, lines = headings_and_lines(roofline_table(run, [run.cells[1]]))
     assert headings[-2:] == ["floor\nms", "measured\nover floor"]
     # prefill takes all but 0.3 s of the made requests
     assert lines == [

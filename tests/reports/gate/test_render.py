@@ -18,7 +18,7 @@ from tpprof.reports.gate.rules import Rules
 from tpprof.reports.gate.verdicts import Gate, Judged, Verdict, accepted, nothing
 from tpprof.reports.record.base import RecordError
 from tpprof.reports.record.spec import Subject
-from tpprof.reports.text.table import console
+from tpprof.reports.text.screen import open_screen
 
 ODD = 'a|b <script> & "quoted"\x00\x1b[31m\nnext'
 
@@ -75,7 +75,7 @@ def test_the_summary_renders(gate: Gate, tmp_path: Path) -> None:
     assert text.count("<details>") == text.count("</details>") == 2
     tables = [line for line in text.splitlines() if line.startswith("| ")]
     for line in tables:
-        assert line.replace("\\|", "").count("|") == len(render.HEADINGS) + 1, line
+        assert line.replace("\\|", "").count("|") == len(render.COLUMNS) + 1, line
     assert "a note" in text
     assert "<script>" not in text
 
@@ -98,7 +98,7 @@ def test_the_summary_renders_as_github_does(gate: Gate) -> None:
     counts = Tags(page).counts
     assert counts["table"] == 2
     assert counts["tr"] == len(gate.rows) + 2
-    assert counts["td"] == len(gate.rows) * len(render.HEADINGS)
+    assert counts["td"] == len(gate.rows) * len(render.COLUMNS)
     assert (counts["details"], counts["script"]) == (1, 0)
 
 
@@ -126,7 +126,7 @@ def test_junit_is_read_by_others(gate: Gate, tmp_path: Path) -> None:
 
 def test_the_table_says_by_which_rule(gate: Gate, capsys: pytest.CaptureFixture[str]) -> None:
     gate.rows = [Judged("fastv", "latency ms", Verdict.FAIL, "1.00", "1.10", "+10 %", "too slow")]
-    render.show(gate, console())
+    render.print_gate(gate, open_screen())
     printed = capsys.readouterr().out
     for word in ("fastv", "FAIL", "1.00", "1.10", "+10 %", "too slow", "a regression"):
         assert word in printed
@@ -150,8 +150,8 @@ def test_json_comes_back(gate: Gate) -> None:
 
 
 def test_rows_as_text(gate: Gate) -> None:
-    headings, lines = render.texts(gate)
-    assert {len(line) for line in lines} == {len(headings)}
+    table = render.gate_table(gate)
+    assert {len(line) for line in table.lines()} == {len(table.visible())}
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))

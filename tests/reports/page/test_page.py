@@ -13,11 +13,11 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 from page_records import HOSTILE, full, hostile, judged
-from record_builders import cell, record
+from record_builders import cell, headings_and_lines, record
 
 from tpprof.reports.analysis.run_view import MOST, RunView
 from tpprof.reports.figures import gallery, kept, pairs
-from tpprof.reports.gate import render as told
+from tpprof.reports.gate.render import headline
 from tpprof.reports.gate.verdicts import Gate
 from tpprof.reports.page.gated import TITLES
 from tpprof.reports.page.render import render
@@ -178,7 +178,7 @@ def test_a_gate_alone_is_a_page() -> None:
     tones = [given.get("class") for tag, given in parsed.elements if tag in ("div", "td")]
     assert "verdict bad" in tones, "the headline"
     assert tones.count("word bad") == 1, "the row that fails"
-    assert told.headline(gate) in parsed.text
+    assert headline(gate) in parsed.text
     for row in gate.rows:
         assert row.rule in parsed.text
     assert all("onerror" not in given for _, given in parsed.elements)
@@ -253,20 +253,26 @@ def test_several_records_stand_side_by_side_and_are_warned_of() -> None:
 def test_methods_are_aligned_and_what_one_lacks_is_not_known() -> None:
     first, second = full(), full()
     second.cells = second.cells[:-1]
-    rows = side_by_side.plain([first, second], ["a", "b"])
+    table = side_by_side.side_by_side_table([first, second], ["a", "b"])
+    rows = table.to_values()
     lacking = [row for row in rows if row["method"] == "mustdrop" and row["record"] == "b"]
     assert [row["latency_seconds"] for row in lacking] == [None]
-    headings, lines = side_by_side.texts([first, second], ["a", "b"])
+    headings, lines = headings_and_lines(table)
     assert headings[-1] == "b\nover a"
     assert [line[-1] for line in lines] == ["1.00x (alike)"] * 3 + ["n/a"]
 
 
 def test_times_of_other_work_have_no_ratio() -> None:
     first, second = full(), full()
+
+    def ratios() -> list[str]:
+        table = side_by_side.side_by_side_table([first, second], ["a", "b"])
+        return [line[-1] for line in table.lines()]
+
     second.model.backend = "eager"
-    assert side_by_side.texts([first, second], ["a", "b"])[1][0][-1] == "1.00x (alike)"
+    assert ratios()[0] == "1.00x (alike)"
     second.request.new_tokens = 9
-    assert {line[-1] for line in side_by_side.texts([first, second], ["a", "b"])[1]} == {"n/a"}
+    assert set(ratios()) == {"n/a"}
 
 
 def test_rows_are_aligned_by_what_they_ran_under() -> None:

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from record_builders import cell, record
+from record_builders import cell, headings_and_lines, record
+from rich.console import Console
 
 from tpprof.reports.analysis.summary import rows
 from tpprof.reports.record.base import RecordError
 from tpprof.reports.record.files import load, save
 from tpprof.reports.record.schema import Memory, Record
-from tpprof.reports.text import sentences, table, table7
-from tpprof.reports.text.terminal import show
+from tpprof.reports.text import sentences
+from tpprof.reports.text.screen import Screen
+from tpprof.reports.text.table7 import table7
+from tpprof.reports.text.terminal import print_record
 
 
 @pytest.fixture
@@ -144,22 +147,24 @@ def test_what_is_missing_is_not_available_and_never_zero() -> None:
         cell("vanilla", "rows", 1.0, 10, samples=[], parts=[], memory=Memory()),
         cell("fastv", "rows", 1.0, 5, samples=[], parts=[], memory=Memory(), error="boom"),
     )
-    headings, lines = table7.texts(empty)
+    headings, lines = headings_and_lines(table7(empty))
     assert len(headings) == len(lines[0]) == len(lines[1])
     assert lines[0][3:6] == ["n/a"] * 3
     assert lines[0][-1] == "n/a"
     assert lines[1][2] == "failed: boom"
-    assert table7.plain(empty)[0]["latency_seconds"] is None
-    assert table7.plain(empty)[0]["parts_over_latency"] is None
+    assert table7(empty).to_values()[0]["latency_seconds"] is None
+    assert table7(empty).to_values()[0]["parts_over_latency"] is None
 
 
 def test_formats_agree(run: Record) -> None:
-    plain = table7.plain(run)
-    assert json.loads(table.as_json(plain)) == plain
-    read = list(csv.DictReader(io.StringIO(table.as_csv(plain))))
+    table = table7(run)
+    plain = table.to_values()
+    assert json.loads(table.to_json()) == plain
+    read = list(csv.DictReader(io.StringIO(table.to_csv())))
     assert [line["method"] for line in read] == ["vanilla", "fastv", "fastv", "random"]
     assert float(read[1]["latency_seconds"]) == plain[1]["latency_seconds"]
-    markdown = table.as_markdown(*table7.texts(run)).splitlines()
+    told = table.to_markdown().splitlines()
+    markdown = [line for line in told if line.startswith("|")]
     assert len(markdown) == 2 + len(run.cells)
     assert len({line.count("|") for line in markdown}) == 1
 
@@ -167,10 +172,9 @@ def test_formats_agree(run: Record) -> None:
 def test_hostile_names_do_not_break_a_table(run: Record) -> None:
     run.cells[1].method = "a|b\n[bold]c"
     run.model.name = "[red]x[/red]"
-    assert "a\\|b [bold]c" in table.as_markdown(*table7.texts(run))
+    assert "a\\|b [bold]c" in table7(run).to_markdown()
     output = io.StringIO()
-    console = table.Console(file=output, width=200)
-    show(run, console)
+    print_record(run, Screen(Console(file=output, width=200)))
     assert "[red]x[/red]" in output.getvalue()
     assert "[bold]c" in output.getvalue()
 

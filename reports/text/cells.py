@@ -1,0 +1,53 @@
+"""The columns that name a cell, in whatever table it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..record.labels import runtime
+from ..record.schema import Cell
+from .table import Column, RowT
+
+CELL = "One method under one attention policy and one runtime."
+METHOD = "What prunes, and its knobs. vanilla prunes nothing: all others are compared with it."
+ATTENTION = (
+    "How the layers that a method scores are computed. rows: the model's own kernel, and just the "
+    "attention rows that the score reads; maps: a full softmax map in those layers; published: "
+    "what the released code executes."
+)
+
+
+def method_column(of: Callable[[RowT], Cell]) -> Column[RowT]:
+    return Column(
+        "method",
+        lambda row: of(row).method,
+        {"method": lambda row: of(row).method},
+        METHOD,
+        "words",
+    )
+
+
+def attention_column(of: Callable[[RowT], Cell]) -> Column[RowT]:
+    return Column(
+        "attention",
+        lambda row: of(row).attention if of(row).reads_attention else "-",
+        {"attention": lambda row: of(row).attention if of(row).reads_attention else None},
+        ATTENTION,
+        "words",
+        under="method",
+    )
+
+
+def runtime_column(of: Callable[[RowT], Cell]) -> Column[RowT]:
+    return Column(
+        "runtime",
+        lambda row: runtime(of(row)),
+        {
+            "runtime": lambda row: of(row).runtime,
+            "fallback": lambda row: of(row).fallback or None,
+        },
+        "eager: operators launched one by one; graph: decode replayed as a CUDA graph; compile: "
+        "decoder layers under torch.compile.",
+        "words",
+        under="method",
+    )
