@@ -18,14 +18,14 @@ def init(
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("run.toml"),
 ) -> None:
     """Write run.toml: every option of `tpprof compare`, and what it is for."""
-    from ...reports.record.files import write
+    from ...reports.record.journal import write_whole
     from ...reports.record.spec_files import as_toml, relative
 
     if out.exists():
         fail(f"{out} is there already; change it, or give another --out")
     spec = relative(typed.alone(RunSpec), out.parent)
     try:
-        write(out, as_toml(spec).encode())
+        write_whole(out, as_toml(spec).encode())
     except OSError as error:
         fail(f"{out} cannot be written ({error.strerror or error})")
     print(f"{out} is written: tpprof compare --config {out}", file=sys.stderr)

@@ -12,11 +12,12 @@ from typing import Any
 from ...methods.contract.errors import InputError
 from ...reports import units
 from ...reports.gate.abba import Block, blocks
-from ...reports.gate.journal import GateJournal, Ran, disturbance, observe
+from ...reports.gate.journal import Ran, disturbance, observe
 from ...reports.gate.rules import METRICS, Rules
 from ...reports.gate.timing import Batch, Key, Series
 from ...reports.gate.tolerant_record import ReadCell, TolerantRecord, decoded
 from ...reports.gate.verdicts import Judged, NoVerdictError, Verdict
+from ...reports.record.journal import Journal
 from ...reports.record.spec import Subject, options_of, value_of
 from ..run.rounds import Progress
 from ..subprocesses import finish, python
@@ -58,7 +59,7 @@ class Session:
         head: Arm,
         subject: Subject,
         rules: Rules,
-        journal: GateJournal,
+        journal: Journal,
         *,
         run: Probe = in_a_fresh_process,
         tell: Progress = lambda label, done, total: None,

@@ -13,11 +13,13 @@ import msgspec
 from ...methods.contract.errors import InputError
 from ...reports.gate.baseline import Snapshot
 from ...reports.gate.counts import compare_counts, uncounted
-from ...reports.gate.journal import SCHEMA, GateBegun, GateJournal, Judgement, Ran
+from ...reports.gate.journal import SCHEMA, GateBegun, Judgement, Ran
 from ...reports.gate.rules import ON_CPU, ON_GPU, Rules, check_power, check_rules
 from ...reports.gate.timing import decide
 from ...reports.gate.tolerant_record import TolerantRecord
 from ...reports.gate.verdicts import Gate, Judged, NoVerdictError, Verdict, accepted, nothing
+from ...reports.record.base import RecordError
+from ...reports.record.journal import Journal
 from ...reports.record.spec import Subject
 from ..run.rounds import Progress
 from .arms import Arm, MissingError, arm
@@ -148,22 +150,22 @@ def _unwatched(session: Session) -> str:
     return f"throttling, clocks and other users of the GPU are n/a: {', '.join(sorted(reasons))}"
 
 
-def begin(out: Path, arms: tuple[str, str], subject: Subject, rules: Rules) -> GateJournal:
+def begin(out: Path, arms: tuple[str, str], subject: Subject, rules: Rules) -> Journal:
     """A journal that says what is measured. Raises RecordError where it cannot be written."""
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    journal = GateJournal(out)
-    journal.append(
-        GateBegun(
-            schema=SCHEMA,
-            tpprof=version("tpprof"),
-            created=created,
-            base=arms[0],
-            head=arms[1],
-            subject=subject,
-            rules=rules,
-        )
+    first = GateBegun(
+        schema=SCHEMA,
+        tpprof=version("tpprof"),
+        created=created,
+        base=arms[0],
+        head=arms[1],
+        subject=subject,
+        rules=rules,
     )
-    return journal
+    try:
+        return Journal.begin(out, first)
+    except OSError as error:
+        raise RecordError(f"{out} cannot be written ({error.strerror or error})") from error
 
 
 def with_tolerances(rules: Rules, base: TolerantRecord) -> Rules:

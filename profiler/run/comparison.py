@@ -14,6 +14,7 @@ from ...methods import Method, format_spec, load_plugins, parse
 from ...methods.contract.plugins import contents
 from ...methods.contract.policies import check_policy, check_runtime
 from ...reports.record import files, schema
+from ...reports.record.journal import Journal
 from ...reports.record.labels import name
 from ...reports.record.spec import ModelSpec, RunSpec
 from ..machine import calibration, doctor
@@ -59,7 +60,7 @@ class Comparison:
         self.cells = make_cells(chosen, policies, runtimes, request, self.model)
         self.record = self._record(reason, command)
         self.passes = True
-        self.journal: files.Journal | None = None
+        self.journal: Journal | None = None
         self.trace: Path | None = None
 
     def calibrate(self) -> None:

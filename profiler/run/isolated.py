@@ -13,6 +13,7 @@ import msgspec
 
 from ...methods.contract.errors import InputError
 from ...reports.record import files
+from ...reports.record.journal import Journal
 from ...reports.record.labels import name
 from ...reports.record.schema import Record
 from ...reports.record.spec import RunSpec, changed
@@ -32,7 +33,7 @@ def empty_record(spec: RunSpec, command: str) -> Record:
         return msgspec.json.decode(path.read_bytes(), type=Record)
 
 
-def run(journal: files.Journal, record: Record, tell: Progress) -> None:
+def run(journal: Journal, record: Record, tell: Progress) -> None:
     """Measure round by round until it is enough; what becomes known is in the journal."""
     path = journal.path
     # Chosen by the memory that was free: no process may choose another.
@@ -71,9 +72,7 @@ def _run(task: Task) -> str:
     return finish(command, msgspec.json.encode(task))[1]
 
 
-def _note_failure(
-    journal: files.Journal, record: Record, index: int, number: int, reason: str
-) -> None:
+def _note_failure(journal: Journal, record: Record, index: int, number: int, reason: str) -> None:
     """The cell ends with a reason; so does its process, if it had come to measure."""
     cell = record.cells[index]
     cell.error = cell.error or reason

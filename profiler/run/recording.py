@@ -11,6 +11,7 @@ from ...methods.contract.errors import InputError
 from ...reports.record import files
 from ...reports.record.base import RecordError
 from ...reports.record.compatibility import differences
+from ...reports.record.journal import Journal, in_use
 from ...reports.record.schema import Record
 from ...reports.record.spec import RunSpec
 from . import isolated
@@ -71,7 +72,7 @@ def measure(
     except KeyboardInterrupt as stopped:
         code = 143 if isinstance(stopped, Terminated) else 130
     record = files.load(path)
-    journal.finish(record, path)
+    files.finish(journal, record, path)
     if trace is not None and not trace.exists():
         print(f"no trace: nothing was left to measure, or it failed ({path})", file=sys.stderr)
     failed = any(cell.error for cell in record.cells)
@@ -125,11 +126,11 @@ def _unfinished(folder: Path) -> list[Path]:
     return found
 
 
-def _journal(path: Path, record: Record, earlier: Record | None) -> files.Journal:
+def _journal(path: Path, record: Record, earlier: Record | None) -> Journal:
     """A journal that starts from what there is; raises InputError for one that would be lost."""
     place = files.journal_of(path)
     start = record if earlier is None else _continued(earlier, record)
-    if place.exists() and files.in_use(place):
+    if place.exists() and in_use(place):
         raise InputError(f"{place} belongs to a run that still goes on; give another --out")
     unfinished = place.exists() or (path.exists() and not files.load(path).complete)
     if earlier is None and unfinished:
@@ -138,7 +139,7 @@ def _journal(path: Path, record: Record, earlier: Record | None) -> files.Journa
             f"{kept} holds a run that did not end; continue it with --resume, or remove it"
         )
     try:
-        return files.Journal.begin(place, start)
+        return Journal.begin(place, files.Begun(record=start))
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"--out {path} cannot be written: {reason}; give another one") from error

@@ -14,6 +14,7 @@ import msgspec
 from ...methods.contract.errors import InputError
 from ...reports.record import files
 from ...reports.record.base import RecordError, Struct
+from ...reports.record.journal import Journal
 from ...reports.record.spec import RunSpec
 
 
@@ -54,5 +55,5 @@ def main() -> None:
 
     if wanted():  # else the parent was killed, and the journal may be another run's by now
         comparison.adopt(files.load(path))
-        comparison.journal = files.Journal(path)
+        comparison.journal = Journal(path)
         comparison.run_cell(task.cell, task.round, task.turn, wanted)

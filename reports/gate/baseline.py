@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from ..record.base import Struct
-from ..record.files import write
+from ..record.base import RecordError, Struct, decode_versioned
+from ..record.journal import write_whole
 from ..record.spec import Subject
 from .tolerant_record import ReadCell, TolerantRecord
 from .verdicts import NoVerdictError
@@ -106,10 +106,6 @@ class Baseline(Struct):
     snapshot: Snapshot
 
 
-class _Schema(msgspec.Struct):
-    schema: int
-
-
 def load_baseline(path: Path) -> Baseline:
     """Read a baseline; raises NoVerdictError for a file that is missing, damaged or of another
     version, for nothing can be judged by it."""
@@ -119,21 +115,16 @@ def load_baseline(path: Path) -> Baseline:
         raise NoVerdictError(
             f"no baseline {path} ({error.strerror or error}); make it with --update METHOD..."
         ) from error
+    again = "make it anew with --update"
     try:
-        schema = msgspec.json.decode(content, type=_Schema).schema
-        if schema != SCHEMA:
-            raise NoVerdictError(
-                f"{path}: schema {schema} of the baseline is unknown, this tpprof reads {SCHEMA}; "
-                "make it anew with --update"
-            )
-        return msgspec.json.decode(content, type=Baseline)
-    except msgspec.MsgspecError as error:
-        raise NoVerdictError(f"{path} is no baseline, or damaged ({error})") from error
+        return decode_versioned(content, Baseline, SCHEMA, path, "baseline", again)
+    except RecordError as error:
+        raise NoVerdictError(str(error)) from error
 
 
 def save_baseline(baseline: Baseline, path: Path) -> None:
     """Write the baseline in one step, in a form whose differences read well."""
-    write(path, msgspec.json.format(msgspec.json.encode(baseline), indent=1) + b"\n")
+    write_whole(path, msgspec.json.format(msgspec.json.encode(baseline), indent=1) + b"\n")
 
 
 def _by_phase(cell: ReadCell, count: str) -> dict[str, int] | None:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import tomlkit
 
-from ..record.base import RecordError, Struct
+from ..record.base import RecordError, Struct, require_schema
 from ..record.spec import Subject, from_validation
 from ..record.spec_files import parsed, plain
 from .rules import Rules, check_rules
@@ -31,9 +31,7 @@ class Config(Struct):
 def load_config(path: Path) -> Config:
     """Read gate.toml; raises RecordError with one line for anything else."""
     given = parsed(path, "tpprof gate init").unwrap()
-    if given.get("schema") != SCHEMA:
-        told = f"schema {given.get('schema')} is unknown, this tpprof reads {SCHEMA}"
-        raise RecordError(f"{path}: {told}")
+    require_schema(path, given.get("schema"), SCHEMA, "make it anew with `tpprof gate init`")
     try:
         config = msgspec.convert(given, Config)
     except msgspec.ValidationError as error:

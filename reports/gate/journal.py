@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from ..record.base import RecordError, Struct
+from ..record.base import Struct
+from ..record.journal import read_lines
 from ..record.spec import Subject
 from .rules import Rules
 from .tolerant_record import TolerantRecord
@@ -74,30 +75,9 @@ class Judgement(Struct, tag="found"):
 Line = GateBegun | Ran | Judgement
 
 
-class GateJournal:
-    """Appends lines to a file, each one flushed."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises RecordError where it cannot be written."""
-        self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("wb")
-        except OSError as error:
-            raise RecordError(f"{path} cannot be written ({error.strerror or error})") from error
-
-    def append(self, line: Line) -> None:
-        self._file.write(msgspec.json.encode(line) + b"\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
 def read(path: Path) -> list[Line]:
     """All whole lines of a journal."""
-    lines = path.read_bytes().split(b"\n")[:-1]
-    return [msgspec.json.decode(line, type=Line) for line in lines]
+    return [msgspec.json.decode(line, type=Line) for line in read_lines(path)]
 
 
 def observe(ran: Ran, record: TolerantRecord, metrics: list[str]) -> Ran:

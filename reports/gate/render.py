@@ -9,7 +9,7 @@ from xml.etree import ElementTree as Xml
 
 import msgspec
 
-from ..record.base import RecordError
+from ..record.base import RecordError, decode_versioned
 from ..text.cells import CELL
 from ..text.screen import Screen
 from ..text.table import Column, Table, Tone, inline
@@ -164,12 +164,7 @@ def as_json(gate: Gate) -> bytes:
 
 def from_json(content: bytes) -> Gate:
     """The gate that `as_json` wrote; raises RecordError for anything else."""
-    try:
-        saved = msgspec.json.decode(content, type=_Saved)
-    except msgspec.MsgspecError as error:
-        raise RecordError(f"this is no gate's JSON, or it is damaged ({error})") from error
-    if saved.schema != SCHEMA:
-        raise RecordError(f"schema {saved.schema} of the gate is unknown, {SCHEMA} is read")
+    saved = decode_versioned(content, _Saved, SCHEMA, "this", "gate's JSON", "judge again")
     return Gate(saved.kind, saved.subject, saved.rows, saved.notes)
 
 

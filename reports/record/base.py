@@ -1,10 +1,12 @@
-"""What all parts of a record have in common."""
+"""What all of tpprof's files have in common: their parts, and the versions that are read here."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+
+StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 
 class RecordError(ValueError):
@@ -26,3 +28,37 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 """How many, or how many bytes."""
 Amount = Annotated[float, msgspec.Meta(ge=0)]
 """How much of what is never negative: seconds, Hz, W, J."""
+
+
+class Versioned(msgspec.Struct):
+    """Of any file: the version of its format."""
+
+    schema: int
+
+
+def require_schema(where: object, found: Any, known: int, again: str) -> None:
+    """Raises RecordError where a file is of another version than `known`. where: the file; again:
+    how to make it anew."""
+    if found == known:
+        return
+    if isinstance(found, int) and found < known:
+        raise RecordError(
+            f"{where}: schema {found} was written by an earlier tpprof; read it with that version, "
+            f"or {again}"
+        )
+    raise RecordError(
+        f"{where}: schema {found} is unknown, this tpprof reads schema {known}; read it with the "
+        f"version that wrote it, or {again}"
+    )
+
+
+def decode_versioned(
+    content: bytes, kind: type[StructT], known: int, where: object, what: str, again: str
+) -> StructT:
+    """A JSON file of version `known` as a struct. what: what such a file is called. Raises
+    RecordError with one line for another version, and for anything else."""
+    try:
+        require_schema(where, msgspec.json.decode(content, type=Versioned).schema, known, again)
+        return msgspec.json.decode(content, type=kind)
+    except msgspec.MsgspecError as error:
+        raise RecordError(f"{where} is no {what}, or damaged ({error})") from error

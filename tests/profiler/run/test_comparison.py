@@ -29,7 +29,8 @@ from tpprof.profiler.run.bench import Bench
 from tpprof.profiler.run.cells import BenchCell
 from tpprof.profiler.run.comparison import Comparison
 from tpprof.reports.analysis.summary import rows
-from tpprof.reports.record.files import Journal, journal_of, load
+from tpprof.reports.record.files import Begun, journal_of, load
+from tpprof.reports.record.journal import Journal
 from tpprof.reports.record.schema import Record
 from tpprof.reports.record.spec import RunSpec
 
@@ -182,7 +183,7 @@ def test_an_interrupted_run_can_be_taken_up_again(
     """The third round breaks off after vanilla or random; the next run starts a new one."""
     path = tmp_path / "run.json"
     run = comparison(model, "random", **fixed(5))
-    run.journal = Journal.begin(journal_of(path), run.record)
+    run.journal = Journal.begin(journal_of(path), Begun(record=run.record))
     with monkeypatch.context() as patched:
         fail_at(patched, "random", 3, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
@@ -192,7 +193,7 @@ def test_an_interrupted_run_can_be_taken_up_again(
     taken = [len(cell.samples) for cell in earlier.cells]
     assert taken[1] == 2
     again = comparison(model, "random", **fixed(5))
-    again.journal = Journal.begin(journal_of(path), earlier)
+    again.journal = Journal.begin(journal_of(path), Begun(record=earlier))
     again.adopt(load(path))
     again.run()
     record = load(path)
@@ -207,7 +208,7 @@ def test_an_interrupted_run_can_be_taken_up_again(
 def test_the_journal_says_what_the_record_says(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     run = comparison(model, "fastv", **fixed(3))
-    run.journal = Journal.begin(journal_of(path), run.record)
+    run.journal = Journal.begin(journal_of(path), Begun(record=run.record))
     assert run.run() == load(path)
 
 

@@ -14,7 +14,8 @@ import pytest
 from command import RUN, SMALL
 from record_builders import cell, record
 
-from tpprof.reports.record.files import Journal, in_use, journal_of, load
+from tpprof.reports.record.files import Begun, journal_of, load
+from tpprof.reports.record.journal import Journal, in_use
 from tpprof.reports.record.schema import Record
 
 PLUGIN = str(Path(__file__).parents[2] / "misbehaving_plugin.py")
@@ -127,7 +128,7 @@ def test_a_run_that_did_not_end_is_not_mixed(tmp_path: Path) -> None:
 def test_a_run_that_goes_on_is_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "run.json"
     empty = record(cell("vanilla", "rows", 1.0, 1))
-    journal = Journal.begin(journal_of(out), empty)
+    journal = Journal.begin(journal_of(out), Begun(record=empty))
     assert in_use(journal.path)
     refused = tpprof("compare", "random", *SMALL, out=out)
     assert refused.returncode == 2

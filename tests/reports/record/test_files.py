@@ -10,7 +10,18 @@ from record_builders import cell, record, sample
 
 from tpprof.reports.record.base import RecordError
 from tpprof.reports.record.compatibility import differences
-from tpprof.reports.record.files import Ended, Joined, Journal, Known, Taken, journal_of, load, save
+from tpprof.reports.record.files import (
+    Begun,
+    Ended,
+    Joined,
+    Known,
+    Taken,
+    finish,
+    journal_of,
+    load,
+    save,
+)
+from tpprof.reports.record.journal import Journal
 from tpprof.reports.record.schema import Process, Record
 from tpprof.reports.record.spec import changed
 
@@ -26,7 +37,7 @@ def empty() -> Record:
 
 def written(path: Path, empty: Record) -> Journal:
     """A journal of a process that took one sample of each cell."""
-    journal = Journal.begin(journal_of(path), empty)
+    journal = Journal.begin(journal_of(path), Begun(record=empty))
     journal.append(Joined(index=0, process=JOINED))
     for index in (0, 1):
         journal.append(Taken(index=index, sample=sample(0, 1.0 + index)))
@@ -55,7 +66,7 @@ def test_half_a_line_at_the_end_is_dropped(empty: Record, tmp_path: Path) -> Non
         file.write(b'{"type":"sample","index":0,"sam')
     found = load(path)
     assert latencies(found) == [[1.0], [2.0]]
-    journal = Journal.begin(journal_of(path), found)
+    journal = Journal.begin(journal_of(path), Begun(record=found))
     journal.append(Taken(index=0, sample=sample(1, 3.0)))
     assert latencies(load(path)) == [[1.0, 3.0], [2.0]]
 
@@ -96,7 +107,7 @@ def test_the_record_takes_the_journals_place(empty: Record, tmp_path: Path) -> N
     journal = written(path, empty)
     found = load(path)
     assert latencies(found) == [[1.0], [2.0]], "the journal is newer than the record"
-    journal.finish(found, path)
+    finish(journal, found, path)
     assert list(tmp_path.iterdir()) == [path]
     assert load(path) == found
 
