@@ -22,7 +22,7 @@ from tpprof.methods.contract.policies import Policy
 from tpprof.profiler.commands.progress import progress
 from tpprof.profiler.gate.arms import Arm
 from tpprof.profiler.gate.pairs import Session
-from tpprof.profiler.gate.timing import Asked, begin, run_ab
+from tpprof.profiler.gate.timing import GateOptions, begin, run_ab
 from tpprof.profiler.gate.tolerances import calibrate_tolerances, write_config
 from tpprof.reports.gate.abba import Block
 from tpprof.reports.gate.config import load_config
@@ -71,7 +71,7 @@ def plugin(path: Path, products: int) -> Path:
     return path
 
 
-def calibrated(options: argparse.Namespace, base: Path) -> Asked:
+def calibrated(options: argparse.Namespace, base: Path) -> GateOptions:
     """What the gates are asked, by the gate.toml that A/A pairs have calibrated."""
     path = options.out / "gate.toml"
     if not path.exists():
@@ -97,10 +97,10 @@ def calibrated(options: argparse.Namespace, base: Path) -> Asked:
     print(f"{config.calibrated}: tolerance of latency {config.rules.tolerance['latency']:.1%}")
     subject = config.subject
     subject.plugins = []  # each arm brings its own
-    return Asked(str(base), str(base), subject, config.rules, options.out)
+    return GateOptions(str(base), str(base), subject, config.rules, options.out)
 
 
-def products_of(out: Path, asked: Asked, share: float) -> int:
+def products_of(out: Path, asked: GateOptions, share: float) -> int:
     """How many products take `share` of a request, from four processes with and without them."""
     path = out / "products.json"
     if not path.exists():
@@ -119,7 +119,7 @@ def products_of(out: Path, asked: Asked, share: float) -> int:
     return int(json.loads(path.read_text())["products"])
 
 
-def gates(out: Path, kind: str, count: int, asked: Asked) -> None:
+def gates(out: Path, kind: str, count: int, asked: GateOptions) -> None:
     """So many gates of one kind, those of earlier runs among them; a line for each."""
     for number in range(len(results(out, kind)), count):
         began = time.monotonic()

@@ -74,5 +74,5 @@ def _windows(
     remainders = [-(budget * size % len(window)) for size in sizes]
     for index in sorted(range(first), key=remainders.__getitem__)[: budget - sum(quota)]:
         quota[index] += 1
-    stays = [float(place < quota[w]) for w, size in enumerate(sizes) for place in range(size)]
+    stays = [float(index < quota[w]) for w, size in enumerate(sizes) for index in range(size)]
     return torch.tensor(window, device=where), torch.tensor(stays, device=where)

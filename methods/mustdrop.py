@@ -196,7 +196,7 @@ def _stage_counts(request: Request, budget: int, tokens: int) -> tuple[int, ...]
     visual, floors = _visual(request, tokens), _floors(request, tokens)
 
     def counts(ratio: float) -> tuple[int, ...]:
-        falling = (round(visual * ratio ** (place + 1)) for place in range(len(floors)))
+        falling = (round(visual * ratio ** (index + 1)) for index in range(len(floors)))
         return tuple(max(pair) for pair in zip(floors, falling, strict=True))
 
     low, high = 0.0, 1.0

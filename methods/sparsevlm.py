@@ -64,11 +64,11 @@ class SparseVLM(Method):
         raters = 2 * request.visual * request.after * request.hidden
         stages = [Stage(0, "entering", request.visual, flops=raters)]
         before = request.visual
-        for place, layer in enumerate(self.layers(request)):
+        for stage_index, layer in enumerate(self.layers(request)):
             if self.adaptive:
                 stages.append(Stage(layer, "leaving", None, "text"))
                 continue
-            kept = self.counts(request)[place]
+            kept = self.counts(request)[stage_index]
             pool, clusters = self.recycled(before - kept)
             flops = _flops(request.hidden, pool, clusters)
             published = _flops(request.hidden, pool, clusters, published=True)

@@ -16,7 +16,7 @@ def python(program: str, executable: str = sys.executable) -> list[str]:
 
 
 def finish(
-    command: Sequence[str], told: bytes, environment: dict[str, str] | None = None
+    command: Sequence[str], stdin: bytes, environment: dict[str, str] | None = None
 ) -> tuple[int, str]:
     """Run a command to its end, with `told` on its stdin: its code, and "" or how it failed."""
     with tempfile.TemporaryFile() as complaints:
@@ -28,7 +28,7 @@ def finish(
             env=environment,
         )
         try:
-            process.communicate(told)
+            process.communicate(stdin)
         finally:
             if process.poll() is None:
                 process.kill()

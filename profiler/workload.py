@@ -140,8 +140,8 @@ class Preparation:
                 f"{self.model.name}: its prompt holds {ids.count(placeholder)} image "
                 "placeholders, one is needed; check its chat template"
             )
-        place = ids.index(placeholder)
-        return ids[:place], ids[place + 1 :]
+        index = ids.index(placeholder)
+        return ids[:index], ids[index + 1 :]
 
     def _rendered(self) -> str:
         prompt = QUESTION if self.workload.prompt is None else self.workload.prompt

@@ -27,7 +27,7 @@ def calibrate_device(
     """Measure what this device can do at best, for the roofline; kept for later runs."""
     require_format(format_, "calibrate", [Format.long])
     from ...reports.text.screen import open_screen
-    from ..machine.calibration import calibrate, place
+    from ..machine.calibration import calibrate, calibration_file
     from ..models.load import default_device
 
     target = default_device(device)
@@ -41,7 +41,7 @@ def calibrate_device(
         screen.print_line(f"{peaks.device}{threads}, torch {peaks.torch}")
     print_table(calibration_table(peaks, datasheet_of(peaks.device)), format_)
     if format_ is Format.table:
-        screen.print_line(f"kept: {place(target)}", whole=True)
+        screen.print_line(f"kept: {calibration_file(target)}", whole=True)
 
 
 @dataclass(frozen=True)

@@ -146,27 +146,27 @@ def plan_table(
 
 def notes(planned: list[Planned], peaks: Peaks | None, conventions: list[Convention]) -> list[str]:
     """What the figures mean, and what could not be planned."""
-    told = [
+    lines = [
         "peak memory: weights, caches and live tensors of the eager engine; kernels' scratch, "
         "fragmentation and the device's own context come on top."
     ]
     if len({row.method.partition(":")[0] for row in planned}) > 2:
-        told.append(
+        lines.append(
             "budgets differ in meaning from method to method: compare the means over layers."
         )
     if peaks is None:
-        told.append("no device is named (--device): speed-ups looked for are those of the FLOPs.")
+        lines.append("no device is named (--device): speed-ups looked for are those of the FLOPs.")
     else:
         rough = ""
         if not peaks.launch_seconds:
             rough = "; by datasheet: no launches, all bytes at the memory's speed, caches unknown"
-        told.append(
+        lines.append(
             f"floor: the least time that {peaks.device} ({peaks.source}{rough}) allows for vision, "
             "prefill and decode with torch's kernels; a real run takes longer, and the speed-up "
             f"of floors is seldom reached. Its memory: {units.gibibytes(peaks.memory_bytes)}."
         )
-    told += [f"{c.name}: {c.about} ({c.source})." for c in conventions]
-    return told + [f"{row.method}: {row.note}" for row in planned if row.note]
+    lines += [f"{c.name}: {c.about} ({c.source})." for c in conventions]
+    return lines + [f"{row.method}: {row.note}" for row in planned if row.note]
 
 
 def schedule(visual_per_layer: list[int] | None) -> str:

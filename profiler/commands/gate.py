@@ -83,7 +83,7 @@ def check(
 
     if not update and (typed.values or memory is not None):
         fail("the baseline says what is counted; METHODs and their options go with --update")
-    can_write(html, [baseline], json, junit, summary)
+    require_results(html, [baseline], json, junit, summary)
     allowed = None if memory is None else rules_of(Rules(memory=share("memory", memory))).memory
     if update:
         earlier, _ = counts.earlier_baseline(baseline)
@@ -115,14 +115,14 @@ def ab(
     html: HtmlOption = None,
 ) -> None:
     """The timing gate: base and head in the same job, in pairs of fresh processes (ABBA)."""
-    from ..gate.timing import Asked, run_ab
+    from ..gate.timing import GateOptions, run_ab
 
-    told = read(config) if config else None
-    subject = _over(typed, told.subject, config.parent) if told and config else _whole(typed)
-    rules = rules_of(told.rules if told else None, tolerance, metric, pairs, requests)
-    asked = Asked(base, head, subject, rules, journal_in(out), accept_counts)
-    can_write(html, [asked.out], json, junit, summary)
-    gate = measured(asked.out, lambda tell: run_ab(asked, tell))
+    saved = read(config) if config else None
+    subject = _over(typed, saved.subject, config.parent) if saved and config else _whole(typed)
+    rules = rules_of(saved.rules if saved else None, tolerance, metric, pairs, requests)
+    options = GateOptions(base, head, subject, rules, journal_in(out), accept_counts)
+    require_results(html, [options.out], json, junit, summary)
+    gate = measured(options.out, lambda tell: run_ab(options, tell))
     finish(gate, json, junit, summary, html)
 
 
@@ -145,7 +145,7 @@ def compare(
     for path in (base, head):
         if not path.exists() and not path.with_suffix(".jsonl").exists():
             fail(f"{path}: no such record")
-    can_write(html, [base, head], json, junit, summary)
+    require_results(html, [base, head], json, junit, summary)
     gate = records.compare_record_files(base, head, rules, accept_counts=accept_counts)
     finish(gate, json, junit, summary, html, [base, head])
 
@@ -194,8 +194,8 @@ def _calibrate(config: Path, pairs: int, out: Path) -> None:
     found = measured(out, lambda tell: tolerances.calibrate_tolerances(config, pairs, out, tell))
     output.print_table(tolerances.tolerances_table(found), Format.table)
     print(f"tolerances written to {config}", file=sys.stderr)
-    if told := tolerances.doubt(found):
-        print(f"! {told}", file=sys.stderr)
+    if doubt := tolerances.doubt(found):
+        print(f"! {doubt}", file=sys.stderr)
 
 
 def journal_in(out: Path) -> Path:
@@ -228,7 +228,7 @@ def measured(out: Path, work: Callable[[Progress], Result]) -> Result:
         raise typer.Exit(143 if isinstance(stopped, Terminated) else 130) from None
 
 
-def can_write(html: Path | None, taken: Sequence[Path], *others: Path | None) -> None:
+def require_results(html: Path | None, taken: Sequence[Path], *others: Path | None) -> None:
     """Fail before anything is measured where a result could not be written."""
     output.require_writable(html, None, taken)
     known = {path.resolve() for path in [*taken, *([html] if html else [])]}

@@ -92,11 +92,11 @@ def write(
             print(f"report: {html}", file=sys.stderr)
         if figures is not None:
             from ...reports.analysis.run_view import RunView
-            from ...reports.figures.gallery import save_all, save_beside
+            from ...reports.figures.gallery import save_all, save_side_by_side
 
             subjects = [RunView(record) for record in records]
             if len(records) > 1:
-                save_beside(subjects, names, figures)
+                save_side_by_side(subjects, names, figures)
             for subject, name in zip(subjects, names, strict=True):
                 folder = figures if len(records) == 1 else figures / name
                 written = save_all(subject, folder)
@@ -112,7 +112,7 @@ def require_writable(html: Path | None, figures: Path | None, records: Sequence[
 
     if html is not None and html.is_dir():
         fail(f"--html {html} is a folder; give a file, as report.html")
-    taken = {place.resolve() for record in records for place in (record, journal_of(record))}
+    taken = {path.resolve() for record in records for path in (record, journal_of(record))}
     if html is not None and html.resolve() in taken:
         fail(f"--html {html} is the record itself; give another file, as report.html")
     if figures is not None and figures.exists() and not figures.is_dir():
@@ -122,19 +122,19 @@ def require_writable(html: Path | None, figures: Path | None, records: Sequence[
             _holds(f"{option} {path}", path)
 
 
-def require_file(told: str, file: Path) -> None:
+def require_file(option: str, file: Path) -> None:
     """Fail where a file could not be written; `told` is what it is called."""
     if file.is_dir():
-        fail(f"{told} is a folder; give a file")
-    _holds(told, file.parent)
+        fail(f"{option} is a folder; give a file")
+    _holds(option, file.parent)
 
 
-def _holds(told: str, folder: Path) -> None:
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+def _holds(option: str, folder: Path) -> None:
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
-        fail(f"{told}: {there} is not a folder")
+        fail(f"{option}: {there} is not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
-        fail(f"{told}: {there} cannot be written")
+        fail(f"{option}: {there} cannot be written")
 
 
 def require_format(format_: Format, command: str, without: Sequence[Format]) -> None:

@@ -24,7 +24,7 @@ class Arm:
     whether PYTHONPATH, which both sides share, is not for it."""
 
     name: str
-    told: str
+    label: str
     python: str = sys.executable
     root: str | None = None
     paths: tuple[str, ...] = ()
@@ -79,8 +79,8 @@ def arm(name: str, text: str, plugins: Sequence[str]) -> Iterator[Arm]:
     else:
         top, commit = _commit(name, text)
         with _written(top, commit) as folder:
-            told = f"commit {commit[:12]}" + ("" if commit.startswith(text) else f" ({text})")
-            yield _tree(Arm(name, told, commit=commit), folder, given)
+            label = f"commit {commit[:12]}" + ("" if commit.startswith(text) else f" ({text})")
+            yield _tree(Arm(name, label, commit=commit), folder, given)
 
 
 def _is_plain(text: str) -> bool:
@@ -101,7 +101,7 @@ def _tree(arm: Arm, folder: Path, plugins: tuple[str, ...]) -> Arm:
     """The arm with the modules and plug-ins of a source tree."""
     found = tuple(_plugin(name, folder, arm) for name in plugins)
     places = [Path(name).resolve().parent for name in plugins if _is_file(name)]
-    tops = {str(top) for place in places if place.is_dir() and (top := _top(place))}
+    tops = {str(top) for path in places if path.is_dir() and (top := _top(path))}
     here = _top(Path.cwd())
     if here is not None and _is_tpprof(here) == _is_tpprof(folder):
         tops.add(str(here))
@@ -123,7 +123,7 @@ def _plugin(name: str, folder: Path, arm: Arm) -> str:
     own = folder / path.relative_to(top)
     if not own.is_file():
         raise MissingError(
-            f"{arm.name}, {arm.told}, has no plug-in {path.relative_to(top)} (one that both sides "
+            f"{arm.name}, {arm.label}, has no plug-in {path.relative_to(top)} (one that both sides "
             "share must not lie in a repository)"
         )
     return str(own)
@@ -192,8 +192,8 @@ def _top(folder: Path) -> Path | None:
 def _complaint(folder: Path) -> str:
     """What git says of a folder that it does not take for a repository, but for the usual."""
     lines = _git(folder, "rev-parse", "--show-toplevel").stderr.strip().splitlines()
-    told = lines[0].removeprefix("fatal: ") if lines else ""
-    return "" if not told or told.startswith("not a git") else f" ({told})"
+    label = lines[0].removeprefix("fatal: ") if lines else ""
+    return "" if not label or label.startswith("not a git") else f" ({label})"
 
 
 def _git(

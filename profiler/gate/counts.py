@@ -28,13 +28,13 @@ from ..models.configs import ModelError
 
 def check_baseline(path: Path) -> Gate:
     """The exact gate against the baseline at `path`; no verdict where it cannot be judged."""
-    told = f"against {path}"
+    label = f"against {path}"
     try:
         baseline = load_baseline(path)
         found = _count_again(baseline, path.parent)
     except NoVerdictError as error:
-        return nothing("exact", told, str(error))
-    return _gate(baseline, found, told)
+        return nothing("exact", label, str(error))
+    return _gate(baseline, found, label)
 
 
 def update_baseline(path: Path, subject: Subject | None, memory: float | None = None) -> Gate:
@@ -85,8 +85,8 @@ def count_cells(subject: Subject, folder: Path) -> Snapshot:
     comparison = Comparison(RunSpec(model=whole.model, workload=whole.workload, cells=whole.cells))
     with Bench(comparison.model, comparison.prepare) as bench:
         for number, cell in enumerate(comparison.cells, 1):
-            told = f"counting {number} of {len(comparison.cells)}: {cell.saved.method}"
-            print(told, file=sys.stderr)
+            label = f"counting {number} of {len(comparison.cells)}: {cell.saved.method}"
+            print(label, file=sys.stderr)
             bench.warm_up(cell)
         for cell in comparison.cells:
             if cell.alive:

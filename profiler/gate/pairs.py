@@ -39,8 +39,8 @@ def in_a_fresh_process(arm: Arm, task: dict[str, Any]) -> tuple[int, str, bytes]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "record.json"
         try:
-            told = json.dumps({**task, "out": str(out)}).encode()
-            code, failure = finish(command, told, own)
+            content = json.dumps({**task, "out": str(out)}).encode()
+            code, failure = finish(command, content, own)
         except OSError as error:
             reason = error.strerror or error
             raise InputError(f"{arm.name}: {arm.python} cannot be started ({reason})") from error
@@ -196,9 +196,9 @@ def keys_of(cells: Sequence[ReadCell], metrics: Sequence[str]) -> tuple[list[Key
                 keys.append((cell.title, metric))
                 continue
             known = ", ".join(m for m in metrics if m != metric)
-            told = f"the request has no {metric} to be timed; leave it out: --metric {known}"
+            content = f"the request has no {metric} to be timed; leave it out: --metric {known}"
             values = units.NA, units.NA, units.NA
-            rows.append(Judged(cell.title, metric, Verdict.NO_VERDICT, *values, told))
+            rows.append(Judged(cell.title, metric, Verdict.NO_VERDICT, *values, content))
     return keys, rows
 
 

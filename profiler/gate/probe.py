@@ -25,15 +25,15 @@ def main() -> None:
     _put_first(task["root"], task["paths"])
     _move(task["tree"], task["tops"])
     try:
-        code, told = 0, measure(task)
+        code, content = 0, measure(task)
     except Exception as error:
         lines = str(error).strip().splitlines()
         line = f"{type(error).__name__}: {lines[0] if lines else 'no details'}"
-        code, told = UNKNOWN if _unknown(error) else 1, line.encode()
+        code, content = UNKNOWN if _unknown(error) else 1, line.encode()
     if code:
-        print(told.decode(), file=sys.stderr)
+        print(content.decode(), file=sys.stderr)
         raise SystemExit(code)
-    Path(task["out"]).write_bytes(told)
+    Path(task["out"]).write_bytes(content)
 
 
 def measure(task: dict[str, Any]) -> bytes:
@@ -50,9 +50,9 @@ def measure(task: dict[str, Any]) -> bytes:
     own, foreign = sources(task["tree"], task["tops"])
     code = {"origins": origins([cell.name for cell in record.cells]), "own": own}
     # As plain data: the environment is a struct in this version, a mapping in earlier ones.
-    told: dict[str, Any] = msgspec.to_builtins(record)
-    told["environment"]["code"] = {**code, "foreign": foreign}
-    return msgspec.json.encode(told)
+    content: dict[str, Any] = msgspec.to_builtins(record)
+    content["environment"]["code"] = {**code, "foreign": foreign}
+    return msgspec.json.encode(content)
 
 
 def load(plugins: list[str]) -> None:
@@ -103,17 +103,17 @@ def _move(tree: str | None, tops: list[str]) -> None:
     if tree is None:
         return
 
-    def moved(place: str) -> str:
+    def moved(path: str) -> str:
         for top in tops:
-            if _inside(place, top) and not _inside(place, tree):
-                return str(tree / Path(place).resolve().relative_to(top))
-        return place
+            if _inside(path, top) and not _inside(path, tree):
+                return str(tree / Path(path).resolve().relative_to(top))
+        return path
 
-    sys.path[:] = [moved(place) for place in sys.path]
+    sys.path[:] = [moved(path) for path in sys.path]
     for finder in sys.meta_path:
         mapping = getattr(sys.modules.get(_home(finder)), "MAPPING", None)
         if isinstance(mapping, dict):
-            mapping.update({name: moved(str(place)) for name, place in mapping.items()})
+            mapping.update({name: moved(str(path)) for name, path in mapping.items()})
 
 
 def _unknown(error: Exception) -> bool:

@@ -27,7 +27,7 @@ from .pairs import HeadFailsError, Probe, Session, in_a_fresh_process, keys_of, 
 
 
 @dataclass(frozen=True)
-class Asked:
+class GateOptions:
     """What a timing gate is asked: both arms as the user names them, what they run, and the rules,
     with no tolerances where those of the device are to hold. Paths of the subject are absolute.
     out: the journal. accept_counts: counts that changed are meant, and shown alone."""
@@ -40,19 +40,19 @@ class Asked:
     accept_counts: bool = False
 
 
-def run_ab(asked: Asked, tell: Progress, run: Probe = in_a_fresh_process) -> Gate:
+def run_ab(options: GateOptions, tell: Progress, run: Probe = in_a_fresh_process) -> Gate:
     """Measure and judge. Whatever ends it, each process that ended is in the journal at `out`.
 
     Raises InputError for arms that do not exist, and for what cannot be measured at all.
     """
-    gate = Gate("timing", f"{asked.base} -> {asked.head}")
+    gate = Gate("timing", f"{options.base} -> {options.head}")
     try:
         with ExitStack() as stack:
-            session = _session(asked, stack, tell, run)
+            session = _session(options, stack, tell, run)
             stack.callback(session.journal.close)
-            gate.subject = " -> ".join(side.told for side in session.arms.values())
+            gate.subject = " -> ".join(side.label for side in session.arms.values())
             try:
-                _judge(session, asked, gate)
+                _judge(session, options, gate)
             except NoVerdictError as error:
                 gate.rows += nothing("timing", gate.subject, str(error)).rows
             session.journal.append(Judgement(rows=gate.rows, rules=session.rules))
@@ -62,20 +62,20 @@ def run_ab(asked: Asked, tell: Progress, run: Probe = in_a_fresh_process) -> Gat
     return gate
 
 
-def _session(asked: Asked, stack: ExitStack, tell: Progress, run: Probe) -> Session:
-    subject = asked.subject
-    check_power(asked.rules, len(asked.rules.metrics))
-    base, head = _arms(asked, stack)
-    journal = begin(asked.out, (base.told, head.told), subject, asked.rules)
-    return Session(base, head, subject, asked.rules, journal, run=run, tell=tell)
+def _session(options: GateOptions, stack: ExitStack, tell: Progress, run: Probe) -> Session:
+    subject = options.subject
+    check_power(options.rules, len(options.rules.metrics))
+    base, head = _arms(options, stack)
+    journal = begin(options.out, (base.label, head.label), subject, options.rules)
+    return Session(base, head, subject, options.rules, journal, run=run, tell=tell)
 
 
-def _arms(asked: Asked, stack: ExitStack) -> tuple[Arm, Arm]:
+def _arms(options: GateOptions, stack: ExitStack) -> tuple[Arm, Arm]:
     """Both sides; what neither has is bad input."""
     found, missing = [], []
-    for name, text in (("base", asked.base), ("head", asked.head)):
+    for name, text in (("base", options.base), ("head", options.head)):
         try:
-            found.append(stack.enter_context(arm(name, text, asked.subject.cells.plugin)))
+            found.append(stack.enter_context(arm(name, text, options.subject.cells.plugin)))
         except MissingError as error:
             missing.append(error)
     if len(missing) > 1:
@@ -86,7 +86,7 @@ def _arms(asked: Asked, stack: ExitStack) -> tuple[Arm, Arm]:
     return base.apart(head), head.apart(base)
 
 
-def _judge(session: Session, asked: Asked, gate: Gate) -> None:
+def _judge(session: Session, options: GateOptions, gate: Gate) -> None:
     """Fill the gate: the counts of a look at both sides, then times."""
     try:
         base, head = readings(session)
@@ -94,15 +94,15 @@ def _judge(session: Session, asked: Asked, gate: Gate) -> None:
         row = Judged("all cells", "all", Verdict.FAIL, "runs", "fails", "n/a", f"head: {error}")
         gate.rows.append(row)
         return
-    rules = session.rules = with_tolerances(asked.rules, base)
+    rules = session.rules = with_tolerances(options.rules, base)
     before, after = Snapshot.of(base), Snapshot.of(head)
     rows = compare_counts(before, after, rules.memory)
-    gate.rows = accepted(rows, counts_only=True) if asked.accept_counts else rows
-    same = _sources(session, asked)
+    gate.rows = accepted(rows, counts_only=True) if options.accept_counts else rows
+    same = _sources(session, options)
     unlike = {row.cell for row in rows if row.verdict is Verdict.NO_VERDICT}
     cells = [
         cell
-        for cell in timed(base, head, asked.subject.cells.methods)
+        for cell in timed(base, head, options.subject.cells.methods)
         if cell.title not in unlike and "all cells" not in unlike
     ]
     keys, unmeasured = keys_of(cells, rules.metrics)
@@ -115,11 +115,11 @@ def _judge(session: Session, asked: Asked, gate: Gate) -> None:
     gate.rows += decide(session, keys, rules)
     gate.notes += [
         _unwatched(session),
-        f"{len(session.processes)} processes; every request is in {asked.out}",
+        f"{len(session.processes)} processes; every request is in {options.out}",
     ]
 
 
-def _sources(session: Session, asked: Asked) -> str:
+def _sources(session: Session, options: GateOptions) -> str:
     """A note where both sides are meant to be the same. Raises NoVerdictError where one of them ran
     code that is not its own, or both, though they are not meant to, the very same files."""
     arms, looks = session.arms, {ran.arm: ran for ran in session.processes}
@@ -130,7 +130,7 @@ def _sources(session: Session, asked: Asked) -> str:
                 f"{', '.join(ran.foreign[:3])}; its own one must hold what it imports"
             )
     base, head = arms["A"], arms["B"]
-    if asked.base == asked.head or (base.commit and base.commit == head.commit):
+    if options.base == options.head or (base.commit and base.commit == head.commit):
         return "base and head are the same: this compares a code with itself"
     if same_code(looks["A"], looks["B"]):
         files = {f for name, f in looks["A"].origins.items() if name.startswith("method ")}

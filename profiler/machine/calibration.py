@@ -40,7 +40,7 @@ Repeat = Callable[[Callable[[], object], int], Callable[[], None]]
 
 def cached(device: Any) -> Peaks | None:
     """The peaks of `device`, a torch.device, as an earlier calibration found them; or None."""
-    return _read(place(device))
+    return _read(calibration_file(device))
 
 
 def on_file() -> list[Peaks]:
@@ -77,7 +77,7 @@ def calibrate(device: Any) -> Peaks:
     """
     with on_device(device):
         peaks = _best_of(_measure(device), cached(device))
-    path = place(device)
+    path = calibration_file(device)
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -254,7 +254,7 @@ def _folder() -> Path:
     return Path(base) / "tpprof" / f"calibration-{VERSION}"
 
 
-def place(device: Any) -> Path:
+def calibration_file(device: Any) -> Path:
     """Where the calibration of `device` is kept: a file for each GPU, by its UUID, and for each CPU
     and number of torch's threads; and for each torch."""
     import torch

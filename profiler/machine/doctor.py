@@ -133,11 +133,11 @@ def _threads(environment: Environment) -> Iterator[str]:
     """More threads than the process may run at once: affinity and quota of the container."""
     limits = [environment.cores_usable, environment.cores_quota]
     usable = min((limit for limit in limits if limit), default=None)
-    asked = {"torch": environment.threads}
+    threads = {"torch": environment.threads}
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         first = environment.variables.get(name, "").partition(",")[0].strip()
-        asked[name] = int(first) if first.isdecimal() else None
-    over = [f"{name} {n}" for name, n in asked.items() if usable and n and n > max(usable, 1)]
+        threads[name] = int(first) if first.isdecimal() else None
+    over = [f"{name} {n}" for name, n in threads.items() if usable and n and n > max(usable, 1)]
     if over:
         yield (
             f"more threads than cores ({', '.join(over)}; this process may use {usable:g}): they "

@@ -149,8 +149,8 @@ def analyse(events: Iterable[Event], *, on_gpu: bool) -> Result:
     launched: dict[int, float] = {}
 
     def part_at(at: float) -> list[str] | None:
-        place = bisect_left(times, at)
-        return marks[place][1] if 0 < place < len(marks) else None
+        index = bisect_left(times, at)
+        return marks[index][1] if 0 < index < len(marks) else None
 
     for event in _outermost([e for e in listed if e.get("cat") == "cpu_op"], thread):
         part = part_at(event["ts"])

@@ -160,8 +160,8 @@ class _Reader:
     def __init__(self, name: str, section: str, config: Any) -> None:
         self.name, self.section, self.config = name, section, config
 
-    def refuse(self, told: str) -> NoReturn:
-        raise ModelError(f"{self.name}: {self.section}: {told}")
+    def refuse(self, reason: str) -> NoReturn:
+        raise ModelError(f"{self.name}: {self.section}: {reason}")
 
     def count(self, key: str, most: int, least: int = 1) -> int:
         value = getattr(self.config, key, None)

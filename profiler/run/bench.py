@@ -113,12 +113,12 @@ class Bench:
         with self._kept_alive(cell):
             before, fallback = self._asked(cell), cell.runtime.fallback
             timing, trace = self._timing(cell)
-            asked = self._asked(cell)
+            counts = self._asked(cell)
             if trace.tokens.shape[1] != self.prepare.request.new_tokens:
                 raise RuntimeError(f"it gave {trace.tokens.shape[1]} tokens")
             if cell.runtime.fallback != fallback:
                 raise RuntimeError(f"{cell.runtime.name} gave up late: {cell.runtime.fallback}")
-            marks = [f"{name} in the window" for name in asked if asked[name] > before[name]]
+            marks = [f"{name} in the window" for name in counts if counts[name] > before[name]]
             return self._sample(cell, timing, marks, number, turn, process)
         return None
 

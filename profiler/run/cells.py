@@ -43,8 +43,8 @@ def make_cells(
     vanilla = parse("vanilla")
     listed = methods if vanilla in methods else [vanilla, *methods]
     listed = sorted(listed, key=lambda method: method != vanilla)  # stable: the rest as given
-    for place, method in enumerate(listed):
-        if method in listed[:place]:
+    for index, method in enumerate(listed):
+        if method in listed[:index]:
             spec = format_spec(method)
             again = spec + ("," if ":" in spec else ":") + "tag=again"
             raise InputError(f"{spec} is listed twice; to measure it twice, name one {again}")

@@ -128,18 +128,18 @@ def _unfinished(folder: Path) -> list[Path]:
 
 def _journal(path: Path, record: Record, earlier: Record | None) -> Journal:
     """A journal that starts from what there is; raises InputError for one that would be lost."""
-    place = files.journal_of(path)
+    journal_path = files.journal_of(path)
     start = record if earlier is None else _continued(earlier, record)
-    if place.exists() and in_use(place):
-        raise InputError(f"{place} belongs to a run that still goes on; give another --out")
-    unfinished = place.exists() or (path.exists() and not files.load(path).complete)
+    if journal_path.exists() and in_use(journal_path):
+        raise InputError(f"{journal_path} belongs to a run that still goes on; give another --out")
+    unfinished = journal_path.exists() or (path.exists() and not files.load(path).complete)
     if earlier is None and unfinished:
-        kept = place if place.exists() else path
+        kept = journal_path if journal_path.exists() else path
         raise InputError(
             f"{kept} holds a run that did not end; continue it with --resume, or remove it"
         )
     try:
-        return Journal.begin(place, files.Begun(record=start))
+        return Journal.begin(journal_path, files.Begun(record=start))
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"--out {path} cannot be written: {reason}; give another one") from error
@@ -152,6 +152,6 @@ def _continued(earlier: Record, record: Record) -> Record:
     for process in earlier.processes:
         if process.seconds is None and not process.outcome:
             process.outcome = "did not come to its end"
-    told = earlier.environment.warnings
-    told += [line for line in record.environment.warnings if line not in told]
+    warnings = earlier.environment.warnings
+    warnings += [line for line in record.environment.warnings if line not in warnings]
     return earlier

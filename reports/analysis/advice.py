@@ -10,7 +10,7 @@ from .. import units
 from ..record.cell import SpanKey
 from ..record.labels import ran
 from ..record.schema import Record
-from .counterparts import Counterparts, counted, layer_flops, layer_seconds, places
+from .counterparts import Counterparts, counted, layer_flops, layer_seconds, spans
 from .intervals import Estimate
 from .summary import latency, phase
 
@@ -23,9 +23,11 @@ BUSY = 0.7  # busy for less of decode than this: the device waits for the host
 KEPT = 0.1  # launching takes less of the layers than this: the promise is kept
 
 
-def advice(record: Record, beside: Counterparts, contributions: list[Contribution]) -> list[str]:
+def advice(
+    record: Record, counterparts: Counterparts, contributions: list[Contribution]
+) -> list[str]:
     """One sentence for each change that the data says is worth making, the largest first."""
-    measured = latency(beside.cell)
+    measured = latency(counterparts.cell)
     assert measured is not None
     known = {part.name: part for part in contributions}
 
@@ -33,15 +35,15 @@ def advice(record: Record, beside: Counterparts, contributions: list[Contributio
         """Seconds of these parts that are there for sure: not those that may be noise."""
         return sum(known[name].seconds for name in names if name in known and _sure(known[name]))
 
-    decode = phase(beside.cell, "decode")
+    decode = phase(counterparts.cell, "decode")
     found: list[tuple[float, Callable[[], str]]] = [
         (of("attention maps"), lambda: _rows(of("attention maps"))),
         (of("released code"), lambda: _released(of("released code"))),
-        (of("unpruned layers"), lambda: _earlier(beside)),
-        (of("scoring", "selection"), lambda: _stages(beside, of("scoring"), of("selection"))),
-        (of("waiting for the host"), lambda: _launching(record, beside)),
-        (decode.value if decode else 0.0, lambda: _decode(beside, decode)),
-        (of(*OUTSIDE), lambda: _limit(beside)),
+        (of("unpruned layers"), lambda: _earlier(counterparts)),
+        (of("scoring", "selection"), lambda: _stages(counterparts, of("scoring"), of("selection"))),
+        (of("waiting for the host"), lambda: _launching(record, counterparts)),
+        (decode.value if decode else 0.0, lambda: _decode(counterparts, decode)),
+        (of(*OUTSIDE), lambda: _limit(counterparts)),
     ]
     found.sort(key=lambda pair: -pair[0])
     worth = [say() for seconds, say in found if seconds > WORTH * measured.value]
@@ -67,14 +69,16 @@ def _released(spent: float) -> str:
     )
 
 
-def _earlier(beside: Counterparts) -> str:
+def _earlier(counterparts: Counterparts) -> str:
     """What one layer less before the prune would save: its time, cut as the next ones are."""
-    pruned = beside.pruned
+    pruned = counterparts.pruned
     if not pruned or pruned[0] < 2:
         return ""
-    own, full = (layer_flops(cell, causal=True) for cell in (beside.cell, beside.vanilla))
+    own, full = (
+        layer_flops(cell, causal=True) for cell in (counterparts.cell, counterparts.vanilla)
+    )
     first = pruned[0]
-    layer = layer_seconds(beside.plain(("prefill", "layer", first - 1)), [first - 1])
+    layer = layer_seconds(counterparts.plain(("prefill", "layer", first - 1)), [first - 1])
     saved = layer * (1 - own[first] / full[first])
     return (
         f"Prune earlier: {first} layers see every token; each one less saves about {_ms(saved)} "
@@ -83,8 +87,8 @@ def _earlier(beside: Counterparts) -> str:
     )
 
 
-def _stages(beside: Counterparts, scoring: float, selection: float) -> str:
-    stages = {place[:1] + place[2:] for place in places(beside.cell) if place[1] == "select"}
+def _stages(counterparts: Counterparts, scoring: float, selection: float) -> str:
+    stages = {span[:1] + span[2:] for span in spans(counterparts.cell) if span[1] == "select"}
     cheaper = "Fewer stages" if len(stages) > 1 else "A cheaper selection"
     return (
         f"{cheaper}: scoring takes {_ms(scoring)} and selection {_ms(selection)}, at "
@@ -92,9 +96,9 @@ def _stages(beside: Counterparts, scoring: float, selection: float) -> str:
     )
 
 
-def _launching(record: Record, beside: Counterparts) -> str:
-    batch = kept_from_batch(record, beside)
-    waits = sum(part.syncs or 0 for part in beside.cell.activity if part.phase == "prefill")
+def _launching(record: Record, counterparts: Counterparts) -> str:
+    batch = kept_from_batch(record, counterparts)
+    waits = sum(part.syncs or 0 for part in counterparts.cell.activity if part.phase == "prefill")
     stopped = f" The method makes the host wait {waits} times in prefill." if waits else ""
     if batch is None:
         return ""
@@ -105,7 +109,7 @@ def _launching(record: Record, beside: Counterparts) -> str:
     )
 
 
-def kept_from_batch(record: Record, beside: Counterparts) -> int | None:
+def kept_from_batch(record: Record, counterparts: Counterparts) -> int | None:
     """The batch size from which launching takes less than a tenth of the pruned layers; None if
     unknown.
 
@@ -113,15 +117,15 @@ def kept_from_batch(record: Record, beside: Counterparts) -> int | None:
     host is the slower, for the span of this run. On a CPU they add up.
     """
     launching = spent = busy = 0.0
-    for layer in beside.pruned:
-        place: SpanKey = ("prefill", "layer", layer)
-        plain = beside.plain(place)
-        asked = counted(plain).get(place)
-        if asked is None or (asked.busy_seconds is None and record.peaks is None):
+    for layer in counterparts.pruned:
+        span: SpanKey = ("prefill", "layer", layer)
+        plain = counterparts.plain(span)
+        activity = counted(plain).get(span)
+        if activity is None or (activity.busy_seconds is None and record.peaks is None):
             return None
         spent += layer_seconds(plain, [layer])
-        busy += asked.busy_seconds or 0.0
-        launching += asked.operators * (record.peaks.launch_seconds if record.peaks else 0.0)
+        busy += activity.busy_seconds or 0.0
+        launching += activity.operators * (record.peaks.launch_seconds if record.peaks else 0.0)
     if busy:
         wanted = (1 - KEPT) * spent / busy
     elif spent > launching:
@@ -131,11 +135,11 @@ def kept_from_batch(record: Record, beside: Counterparts) -> int | None:
     return max(record.request.batch, math.ceil(wanted * record.request.batch))
 
 
-def _decode(beside: Counterparts, decode: Estimate | None) -> str:
+def _decode(counterparts: Counterparts, decode: Estimate | None) -> str:
     """Where a GPU idles in decode; graphs that are captured already, or no GPU, say nothing."""
-    parts = [part for part in beside.cell.activity if part.phase == "decode"]
+    parts = [part for part in counterparts.cell.activity if part.phase == "decode"]
     busy = [part.busy_seconds for part in parts if part.busy_seconds is not None]
-    if ran(beside.cell) != "eager" or decode is None or not busy or len(busy) < len(parts):
+    if ran(counterparts.cell) != "eager" or decode is None or not busy or len(busy) < len(parts):
         return ""
     share = sum(busy) / decode.value
     if share >= BUSY:
@@ -146,15 +150,17 @@ def _decode(beside: Counterparts, decode: Estimate | None) -> str:
     )
 
 
-def _limit(beside: Counterparts) -> str:
+def _limit(counterparts: Counterparts) -> str:
     """How much faster a request could become if the decoder layers took no time at all."""
-    whole, prefill = latency(beside.vanilla), phase(beside.vanilla, "prefill")
+    whole, prefill = latency(counterparts.vanilla), phase(counterparts.vanilla, "prefill")
     if whole is None or prefill is None:
         return ""
     outside = whole.value - prefill.value
     if outside <= 0:
         return ""
-    spent = {name: estimate.value for name in OUTSIDE if (estimate := phase(beside.vanilla, name))}
+    spent = {
+        name: estimate.value for name in OUTSIDE if (estimate := phase(counterparts.vanilla, name))
+    }
     largest = max(spent, key=lambda name: spent[name])
     remedy = {
         "vision": "Prune in the vision tower, or make it faster.",

@@ -40,15 +40,15 @@ class Counterparts:
         cheaper = self.maps or self.rows
         if self.cell.attention != "published" or cheaper is None:
             return set()
-        decided = {place for place in places(self.cell) if place[1] in ("select", "compress")}
+        decided = {span for span in spans(self.cell) if span[1] in ("select", "compress")}
         return _touched(self.cell) | _touched(cheaper) | decided
 
-    def plain(self, place: SpanKey) -> Cell:
+    def plain(self, span: SpanKey) -> Cell:
         """The cell in whose time at `place` there are neither maps nor released code, if any is."""
-        if self.rows and place in self.mapped:
+        if self.rows and span in self.mapped:
             return self.rows
         cheaper = self.maps or self.rows
-        return cheaper if cheaper and place in self.released else self.cell
+        return cheaper if cheaper and span in self.released else self.cell
 
     @functools.cached_property
     def pruned(self) -> list[int]:
@@ -86,14 +86,14 @@ def _rounds(cell: Cell) -> set[int]:
     return {sample.round for sample in cell.samples}
 
 
-def places(cell: Cell) -> list[SpanKey]:
+def spans(cell: Cell) -> list[SpanKey]:
     return [(part.phase, part.part, part.index) for part in cell.parts]
 
 
 def weighted(cell: Cell, weights: dict[SpanKey, float]) -> dict[int, float]:
     """By round, the weighted sum over the places of `cell`, in seconds; a place that it lacks
     takes no time."""
-    terms = [(n, weights[place]) for n, place in enumerate(places(cell)) if place in weights]
+    terms = [(n, weights[span]) for n, span in enumerate(spans(cell)) if span in weights]
     return by_round(cell, lambda sample: sum(w * sample.parts[n] for n, w in terms))
 
 
@@ -131,7 +131,7 @@ def _touched(cell: Cell) -> set[SpanKey]:
     phases = {phase for phase, _ in built} - {"prefill"}
     return {
         (phase, part, index)
-        for phase, part, index in places(cell)
+        for phase, part, index in spans(cell)
         if (phase == "prefill" and part in ("layer", "score") and index in layers)
         or (phase in phases and part not in ("select", "compress"))
     }

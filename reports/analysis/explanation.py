@@ -22,7 +22,7 @@ from .counterparts import (
     counterparts_of,
     layer_flops,
     layer_rate,
-    places,
+    spans,
     weighted,
 )
 from .intervals import Estimate, median_interval
@@ -95,20 +95,20 @@ class _Sum:
     weights: list[tuple[Cell, SpanKey, float]] = field(default_factory=list)
     constant: float = 0.0
 
-    def add(self, cell: Cell, place: SpanKey, weight: float = 1.0) -> None:
-        self.weights.append((cell, place, weight))
+    def add(self, cell: Cell, span: SpanKey, weight: float = 1.0) -> None:
+        self.weights.append((cell, span, weight))
 
     def subtract(self, other: _Sum, weight: float) -> None:
-        for cell, place, own in other.weights:
-            self.add(cell, place, -weight * own)
+        for cell, span, own in other.weights:
+            self.add(cell, span, -weight * own)
         self.constant -= weight * other.constant
 
     def contribution(self, name: str, about: str) -> Contribution:
         """The median over rounds, with its interval."""
         by_cell: dict[int, tuple[Cell, dict[SpanKey, float]]] = {}
-        for cell, place, weight in self.weights:
+        for cell, span, weight in self.weights:
             _, own = by_cell.setdefault(id(cell), (cell, {}))
-            own[place] = own.get(place, 0.0) + weight
+            own[span] = own.get(span, 0.0) + weight
         series = [weighted(cell, own) for cell, own in by_cell.values()]
         rounds = set.intersection(*map(set, series)) if series else set()
         sums = [sum(values[number] for values in series) + self.constant for number in rounds]
@@ -122,35 +122,38 @@ class _Sum:
 
 def explain(record: Record, cell: Cell) -> Explanation | None:
     """The explanation of one cell against vanilla; None for vanilla, and where there is no time."""
-    beside = counterparts_of(record, cell)
-    share = beside.flops_share if beside else None
-    if beside is None or share is None or cell is beside.vanilla:
+    counterparts = counterparts_of(record, cell)
+    share = counterparts.flops_share if counterparts else None
+    if counterparts is None or share is None or cell is counterparts.vanilla:
         return None
-    measured, whole = latency(cell), latency(beside.vanilla)
+    measured, whole = latency(cell), latency(counterparts.vanilla)
     assert measured is not None
     assert whole is not None
     promised = share * whole.value
     notes: list[str] = []
-    sums = _sums(record, beside, share, notes)
-    found = [part.contribution(name, _about(name, beside)) for name, part in sums.items()]
+    sums = _sums(record, counterparts, share, notes)
+    found = [part.contribution(name, _about(name, counterparts)) for name, part in sums.items()]
     found = [part for part in found if part.seconds or part.low is not None]
     rest = measured.value - promised - sum(part.seconds for part in found)
     found.append(Contribution(name="remainder", seconds=rest, about=CAUSES["remainder"]))
-    gap = _gap(beside, share)
+    gap = _gap(counterparts, share)
     return Explanation(
         promised_seconds=promised,
         measured_seconds=measured.value,
         contributions=found,
         gap_low=gap.low if gap else None,
         gap_high=gap.high if gap else None,
-        advice=advice(record, beside, found),
+        advice=advice(record, counterparts, found),
         notes=notes,
     )
 
 
-def _gap(beside: Counterparts, share: float) -> Estimate | None:
+def _gap(counterparts: Counterparts, share: float) -> Estimate | None:
     """Measured less promised time, round by round."""
-    own, full = (by_round(c, lambda sample: sample.latency) for c in (beside.cell, beside.vanilla))
+    own, full = (
+        by_round(c, lambda sample: sample.latency)
+        for c in (counterparts.cell, counterparts.vanilla)
+    )
     return median_interval([own[number] - share * full[number] for number in own if number in full])
 
 
@@ -160,61 +163,73 @@ def explain_all(record: Record, cells: Iterable[Cell]) -> Explanations:
     explained = Explanations([], [])
     for cell in cells:
         try:
-            told = explain(record, cell)
+            explanation = explain(record, cell)
         except (ArithmeticError, LookupError, ValueError) as error:
             why = f"{type(error).__name__}: {error}"
             explained.failed.append(f"{labels.name(cell)} cannot be explained: {why}")
             continue
-        if told is not None:
-            explained.found.append((cell, told))
+        if explanation is not None:
+            explained.found.append((cell, explanation))
     return explained
 
 
-def _sums(record: Record, beside: Counterparts, share: float, notes: list[str]) -> dict[str, _Sum]:
-    sums = _phases(beside, share)
-    sums |= _layers(record, beside, share, notes)
-    for place in _all_places(beside):
-        if place[1] in SCORING:
-            _decide(beside.plain(place), place, sums)
-    for name, places_, dear, cheap in (
-        ("attention maps", beside.mapped, beside.maps or beside.cell, beside.rows),
-        ("released code", beside.released, beside.cell, beside.maps or beside.rows),
+def _sums(
+    record: Record, counterparts: Counterparts, share: float, notes: list[str]
+) -> dict[str, _Sum]:
+    sums = _phases(counterparts, share)
+    sums |= _layers(record, counterparts, share, notes)
+    for span in _all_places(counterparts):
+        if span[1] in SCORING:
+            _decide(counterparts.plain(span), span, sums)
+    for name, shared, dear, cheap in (
+        (
+            "attention maps",
+            counterparts.mapped,
+            counterparts.maps or counterparts.cell,
+            counterparts.rows,
+        ),
+        (
+            "released code",
+            counterparts.released,
+            counterparts.cell,
+            counterparts.maps or counterparts.rows,
+        ),
     ):
         if cheap is not None:
-            for place in places_:
-                sums[name].add(dear, place)
-                sums[name].add(cheap, place, -1)
-    if beside.rows is None and beside.cell.attention == "maps":
+            for span in shared:
+                sums[name].add(dear, span)
+                sums[name].add(cheap, span, -1)
+    if counterparts.rows is None and counterparts.cell.attention == "maps":
         notes.append("the cost of attention maps is not told apart: measure `rows` beside them")
     return sums
 
 
-def _decide(plain: Cell, place: SpanKey, sums: dict[str, _Sum]) -> None:
+def _decide(plain: Cell, span: SpanKey, sums: dict[str, _Sum]) -> None:
     """The time of a score or selection. Where it made the host wait, the device idles until the
     host has launched more: that is waiting for the host."""
-    target = sums["scoring" if place[1] == "score" else "selection"]
-    asked = counted(plain).get(place)
-    if asked and asked.syncs and asked.busy_seconds is not None:
-        target.constant += asked.busy_seconds
+    target = sums["scoring" if span[1] == "score" else "selection"]
+    activity = counted(plain).get(span)
+    if activity and activity.syncs and activity.busy_seconds is not None:
+        target.constant += activity.busy_seconds
         target = sums["waiting for the host"]
-        target.constant -= asked.busy_seconds
-    target.add(plain, place)
+        target.constant -= activity.busy_seconds
+    target.add(plain, span)
 
 
-def _phases(beside: Counterparts, share: float) -> dict[str, _Sum]:
+def _phases(counterparts: Counterparts, share: float) -> dict[str, _Sum]:
     """What pruning in the decoder does not touch, phase by phase."""
     sums: dict[str, _Sum] = {}
-    for place in _all_places(beside):
-        if place[0] != "prefill" and place[1] not in SCORING:
-            sums.setdefault(place[0], _Sum()).add(beside.plain(place), place)
-    for place in places(beside.vanilla):
-        if place[0] != "prefill":
-            sums.setdefault(place[0], _Sum()).add(beside.vanilla, place, -share)
+    for span in _all_places(counterparts):
+        if span[0] != "prefill" and span[1] not in SCORING:
+            sums.setdefault(span[0], _Sum()).add(counterparts.plain(span), span)
+    for span in spans(counterparts.vanilla):
+        if span[0] != "prefill":
+            sums.setdefault(span[0], _Sum()).add(counterparts.vanilla, span, -share)
     return sums
 
 
 def _layers(
-    record: Record, beside: Counterparts, share: float, notes: list[str]
+    record: Record, counterparts: Counterparts, share: float, notes: list[str]
 ) -> dict[str, _Sum]:
     names = (
         "unpruned layers",
@@ -228,19 +243,19 @@ def _layers(
         "shorter sequences",
     )
     sums = {name: _Sum() for name in names}
-    vanilla, full = beside.vanilla, layer_flops(beside.vanilla)
-    waits = _host_split(record, beside, full, notes)
+    vanilla, full = counterparts.vanilla, layer_flops(counterparts.vanilla)
+    waits = _host_split(record, counterparts, full, notes)
     for layer in full:
-        place: SpanKey = ("prefill", "layer", layer)
-        plain = beside.plain(place)
+        span: SpanKey = ("prefill", "layer", layer)
+        plain = counterparts.plain(span)
         kept, target = share, sums["unpruned layers"]
-        if layer in beside.pruned:
+        if layer in counterparts.pruned:
             promised, kept = _kept(plain, vanilla, layer), _kept(plain, vanilla, layer, causal=True)
-            sums["pruned layers"].add(vanilla, place, promised - share)
-            sums["causal attention"].add(vanilla, place, kept - promised)
+            sums["pruned layers"].add(vanilla, span, promised - share)
+            sums["causal attention"].add(vanilla, span, kept - promised)
             target = sums["shorter sequences"]
         for cell, weight in ((plain, 1.0), (vanilla, -kept)):
-            target.add(cell, place, weight)
+            target.add(cell, span, weight)
             if waits is not None:
                 target.subtract(waits[id(cell), layer], weight)
                 sums["waiting for the host"].subtract(waits[id(cell), layer], -weight)
@@ -253,7 +268,7 @@ def _kept(own: Cell, vanilla: Cell, layer: int, *, causal: bool = False) -> floa
 
 
 def _host_split(
-    record: Record, beside: Counterparts, layers: Iterable[int], notes: list[str]
+    record: Record, counterparts: Counterparts, layers: Iterable[int], notes: list[str]
 ) -> dict[tuple[int, int], _Sum] | None:
     """By cell and layer, the time in which the device waited for the host.
 
@@ -262,47 +277,53 @@ def _host_split(
     """
     found: dict[tuple[int, int], _Sum] = {}
     for layer in layers:
-        place: SpanKey = ("prefill", "layer", layer)
-        for cell in (beside.plain(place), beside.vanilla):
-            asked = counted(cell).get(place)
-            if asked is None:
+        span: SpanKey = ("prefill", "layer", layer)
+        for cell in (counterparts.plain(span), counterparts.vanilla):
+            activity = counted(cell).get(span)
+            if activity is None:
                 notes.append("waiting for the host is not told apart: no activity was counted")
                 return None
-            if asked.busy_seconds is not None:
-                found[id(cell), layer] = _Sum([(cell, place, 1.0)], -asked.busy_seconds)
+            if activity.busy_seconds is not None:
+                found[id(cell), layer] = _Sum([(cell, span, 1.0)], -activity.busy_seconds)
             elif record.peaks is None:
                 notes.append("launching is not told apart: run `tpprof calibrate`, then measure")
                 return None
             else:
-                launching = asked.operators * record.peaks.launch_seconds
+                launching = activity.operators * record.peaks.launch_seconds
                 found[id(cell), layer] = _Sum(constant=launching)
     return found
 
 
-def _all_places(beside: Counterparts) -> list[SpanKey]:
+def _all_places(counterparts: Counterparts) -> list[SpanKey]:
     """The places of the cell, and those that only its cheaper twins have."""
-    cells = [cell for cell in (beside.cell, beside.maps, beside.rows) if cell is not None]
-    listed = dict.fromkeys(place for cell in cells[:1] for place in places(cell))
+    cells = [
+        cell
+        for cell in (counterparts.cell, counterparts.maps, counterparts.rows)
+        if cell is not None
+    ]
+    listed = dict.fromkeys(span for cell in cells[:1] for span in spans(cell))
     for cell in cells[1:]:
-        listed |= dict.fromkeys(p for p in places(cell) if p in beside.mapped | beside.released)
+        listed |= dict.fromkeys(
+            p for p in spans(cell) if p in counterparts.mapped | counterparts.released
+        )
     return list(listed)
 
 
-def _about(name: str, beside: Counterparts) -> str:
+def _about(name: str, counterparts: Counterparts) -> str:
     """What a part is; of the pruned layers, what they keep and how fast they run."""
-    pruned, vanilla = beside.pruned, beside.vanilla
-    plain = beside.plain(("prefill", "layer", pruned[-1])) if pruned else beside.cell
+    pruned, vanilla = counterparts.pruned, counterparts.vanilla
+    plain = counterparts.plain(("prefill", "layer", pruned[-1])) if pruned else counterparts.cell
     if name == "pruned layers" and pruned:
         own, full = (sum(layer_flops(cell)[n] for n in pruned) for cell in (plain, vanilla))
-        whole = units.percent(beside.flops_share)
+        whole = units.percent(counterparts.flops_share)
         return f"FLOPs kept there: {units.percent(own / full)}, in the request: {whole}"
     if name == "shorter sequences" and pruned:
         own_rate, full_rate = (units.rate(layer_rate(cell, pruned)) for cell in (plain, vanilla))
         return f"pruned layers run at {own_rate}, in vanilla at {full_rate}"
     if name == "released code":
-        return f"measured: `published` minus `{'maps' if beside.maps else 'rows'}`"
+        return f"measured: `published` minus `{'maps' if counterparts.maps else 'rows'}`"
     if name in PHASES:
-        own, full = (_phase_flops(cell, name) for cell in (beside.cell, vanilla))
+        own, full = (_phase_flops(cell, name) for cell in (counterparts.cell, vanilla))
         return PHASES[name] + (": not pruned" if own == full else "")
     return CAUSES.get(name, name)
 

@@ -91,17 +91,17 @@ def _lowest(gain: Estimate, among: int) -> float | None:
 def _beaten(best: Row, measured: list[Row], listed: list[Row]) -> str:
     """Where runtimes differ: vanilla under another one that takes less time, and a larger speed-up
     over its own vanilla."""
-    told = ""
+    sentence = ""
     quick = min((row for row in listed if row.latency), key=_seconds)
     if quick.cell.name == "vanilla" and _seconds(quick) < _seconds(best):
-        told += f" {name(quick.cell)} alone takes less time."
+        sentence += f" {name(quick.cell)} alone takes less time."
     most = max(measured, key=_gain)
     if most is not best and _gain(most) > _gain(best):
-        told += (
+        sentence += (
             f" The largest speed-up over its own vanilla is that of {name(most.cell)}: "
             f"{units.times(_gain(most))}."
         )
-    return told
+    return sentence
 
 
 def _tie(best: Row, measured: list[Row], *, several: bool) -> str:

@@ -147,9 +147,9 @@ def t_cdf_two_sided(reach: float, freedom: int) -> float:
 def _lowest_rank(count: int, tail: float) -> int | None:
     """The largest rank (from 0) below which the median lies with probability at most `tail`."""
     below, rank = 0.0, None
-    for place in range(count // 2 + 1):
-        below += math.comb(count, place) / 2**count
+    for index in range(count // 2 + 1):
+        below += math.comb(count, index) / 2**count
         if below > tail:
             return rank
-        rank = place
+        rank = index
     return rank

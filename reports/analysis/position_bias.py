@@ -105,7 +105,7 @@ def _everything(kept: Sequence[Kept]) -> list[Kept]:
 
 def _size(part: int, bins: int, visual: int) -> int:
     """How many tokens i of `visual` have i * bins // visual == part."""
-    first, after = (-(-place * visual // bins) for place in (part, part + 1))
+    first, after = (-(-edge * visual // bins) for edge in (part, part + 1))
     return after - first
 
 

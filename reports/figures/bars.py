@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .canvas import GRID, INK, MUTED, Chart, blank, key, key_lines, place, short
+from .canvas import GRID, INK, MUTED, Chart, blank, key, key_lines, place_axes, short
 
 STEP = 0.36  # inches for a bar and its name
 
@@ -32,13 +32,13 @@ def draw(
 ) -> Chart:
     """A chart of stacked bars; `text` is how a value of a piece reads, `unit` the axis' words,
     `note` what is left out."""
-    told = dict.fromkeys((word, colour) for bar in bars for word, colour, _ in bar.pieces)
+    legend = dict.fromkeys((word, colour) for bar in bars for word, colour, _ in bar.pieces)
     seen = {word for bar in bars for word, _, value in bar.pieces if value > 0}
-    entries = [(word, colour) for word, colour in told if word in seen]
+    entries = [(word, colour) for word, colour in legend if word in seen]
     entries = [] if len(entries) < 2 else entries
     head = 0.1 + (0.18 * key_lines(entries) + 0.06 if entries else 0.0)
     figure = blank(head + STEP * len(bars) + 0.5)
-    axes = place(figure, 0.1, 0.45, 0.15, head)
+    axes = place_axes(figure, 0.1, 0.45, 0.15, head)
     drawn = Chart(name, title, about, figure, note=note)
     if entries:
         key(figure, entries, top=0.14)

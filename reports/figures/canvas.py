@@ -31,7 +31,7 @@ SERIES = (
 )
 """Okabe and Ito's colours, which the colour-blind tell apart, darkened to be read on white."""
 VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {
-    colour: f"s{place}" for place, colour in enumerate(SERIES)
+    colour: f"s{place_axes}" for place_axes, colour in enumerate(SERIES)
 }
 STYLE: Any = {
     "font.family": "sans-serif",
@@ -102,7 +102,7 @@ def blank(height: float, *, width: float = WIDTH) -> Figure:
     return Figure(figsize=(width, height))
 
 
-def place(figure: Figure, left: float, bottom: float, right: float, top: float) -> Axes:
+def place_axes(figure: Figure, left: float, bottom: float, right: float, top: float) -> Axes:
     """Axes with so many inches around them."""
     width, height = figure.get_size_inches()
     box = (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)

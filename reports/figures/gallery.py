@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..analysis.run_view import RunView
-from . import beside, kept, layers, order, promise, roofline, stacks, waterfall
+from . import kept, layers, order, promise, roofline, side_by_side, stacks, waterfall
 from .canvas import Chart, save, style
 
 WATERFALLS = 6  # cells whose waterfall is drawn
@@ -27,7 +27,10 @@ DRAWN: tuple[Callable[[RunView], Chart | None], ...] = (
 def waterfalls(subject: RunView) -> list[Chart]:
     """The waterfalls of the first cells that can be explained."""
     listed = subject.explained[:WATERFALLS]
-    return [waterfall.chart(cell, told, number) for number, (cell, told) in enumerate(listed)]
+    return [
+        waterfall.chart(cell, explanation, number)
+        for number, (cell, explanation) in enumerate(listed)
+    ]
 
 
 def kept_tokens(subject: RunView) -> list[Chart]:
@@ -40,11 +43,13 @@ def kept_tokens(subject: RunView) -> list[Chart]:
     return [chart for chart in charts if chart is not None]
 
 
-def save_beside(subjects: Sequence[RunView], names: Sequence[str], folder: Path) -> list[Path]:
+def save_side_by_side(
+    subjects: Sequence[RunView], names: Sequence[str], folder: Path
+) -> list[Path]:
     """Write the figure of several records as PNG and PDF into `folder`; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     with style():
-        chart = beside.chart(subjects, names)
+        chart = side_by_side.chart(subjects, names)
         return save(chart, folder) if chart else []
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..analysis.position_bias import attention, by_chance, divergence, multiples, offset
 from ..record.kept import Kept, Picture, pruned
-from .canvas import INK, MUTED, SERIES, WIDTH, Chart, blank, key, left_out, place, short
+from .canvas import INK, MUTED, SERIES, WIDTH, Chart, blank, key, left_out, place_axes, short
 from .overlay import overlay, views
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def positions(kept: Mapping[str, Sequence[Kept]]) -> Chart | None:
     key(figure, words + ([("attention drawn", SERIES[1])] if scored else []), top=0.14)
     for number, (method, entries) in enumerate(shown):
         below = 0.42 + (len(shown) - 1 - number) * PANEL
-        axes = place(figure, 0.42, below, 0.12, 0.66 + number * PANEL)
+        axes = place_axes(figure, 0.42, below, 0.12, 0.66 + number * PANEL)
         drawn.tip(_panel(axes, entries), f"{method}: {bias(entries)}")
         axes.set_title(f"{short(method, 40)}\n{bias(entries)}", loc="left", fontsize=9, color=INK)
         if number < len(shown) - 1:
@@ -102,7 +102,7 @@ def over_picture(name: str, method: str, picture: Picture, kept: list[Kept]) -> 
         for column, (view, image) in enumerate(zip(seen, line, strict=True)):
             left = 0.1 + column * (across + 0.1)
             top = 0.6 + row * (down + 0.3)
-            axes = place(
+            axes = place_axes(
                 figure, left, figure.get_figheight() - top - down, WIDTH - left - across, top
             )
             axes.imshow(numpy.asarray(image), aspect="auto")

@@ -23,7 +23,7 @@ from .canvas import (
     key,
     key_lines,
     left_out,
-    place,
+    place_axes,
     short,
 )
 
@@ -79,7 +79,7 @@ def time(subject: RunView) -> Chart | None:
     for number, cell in enumerate(shown):
         row, column = divmod(number, 2)
         half = WIDTH / 2
-        axes = place(
+        axes = place_axes(
             figure,
             0.42 + column * half,
             0.28 + (rows - 1 - row) * PANEL,
@@ -143,7 +143,7 @@ def _steps(
     entries = [(short(word, 40), SERIES[n % len(SERIES)]) for n, (word, _) in enumerate(curves)]
     head = 0.12 + 0.18 * key_lines(entries)
     figure = blank(2.6 + head)
-    axes = place(figure, 0.55, 0.45, 0.15, head + 0.22)
+    axes = place_axes(figure, 0.55, 0.45, 0.15, head + 0.22)
     known = sum(bool(of(row.cell)) for row in subject.measured)
     shown = sum(bool(of(cell)) for cell in subject.cells)
     drawn = Chart(stem, title, about, figure, note=left_out(shown, known))

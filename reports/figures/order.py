@@ -9,7 +9,7 @@ from .. import units
 from ..analysis.run_view import MOST, RunView, label
 from ..record.labels import name
 from ..record.schema import Cell, Sample
-from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, left_out, place, short
+from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, left_out, place_axes, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,13 +47,13 @@ def chart(subject: RunView) -> Chart | None:
     for number, cell in enumerate(shown):
         above = 0.5 + number * step
         below = 0.45 + (len(shown) - 1 - number) * step
-        axes = place(figure, 0.1, below + (CLOCK if clocked else 0), 0.76, above)
+        axes = place_axes(figure, 0.1, below + (CLOCK if clocked else 0), 0.76, above)
         _strip(drawn, axes, cell, start, span)
         axes.set_xlim(-0.02 * span, 1.02 * span)
         last = number == len(shown) - 1
         axes.tick_params(labelbottom=last and not clocked)
         if clocked:
-            under = place(figure, 0.1, below, 0.76, above + STRIP - 0.2)
+            under = place_axes(figure, 0.1, below, 0.76, above + STRIP - 0.2)
             _clocks(under, cell, start)
             under.set_xlim(axes.get_xlim())
             under.tick_params(labelbottom=last)

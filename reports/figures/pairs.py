@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..gate.verdicts import Gate, Judged, Verdict
-from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, left_out, place, short
+from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, left_out, place_axes, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def chart(gate: Gate) -> Chart | None:
         blank(0.35 + STEP * len(listed) + 0.5),
         note=left_out(len(listed), len(known), "metrics"),
     )
-    axes = place(drawn.figure, 0.15, 0.45, 0.2, 0.35)
+    axes = place_axes(drawn.figure, 0.15, 0.45, 0.2, 0.35)
     seen = list(dict.fromkeys(row.verdict for row in listed))
     entries = [(verdict.value, COLOURS.get(verdict, MUTED)) for verdict in seen]
     marks = [*"●" * len(entries), "╎"]

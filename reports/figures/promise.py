@@ -9,7 +9,7 @@ from .. import units
 from ..analysis.run_view import RunView, label
 from ..analysis.summary import Row
 from ..record.labels import name, ran
-from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, key_lines, place, short
+from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, key_lines, place_axes, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ def chart(subject: RunView) -> Chart | None:
     entries, marks = _key(shown, colours)
     head = 0.1 + 0.18 * key_lines(entries)
     figure = blank(4.0 + head)
-    axes = place(figure, 0.55, 0.5, 0.15, head + 0.24)
+    axes = place_axes(figure, 0.55, 0.5, 0.15, head + 0.24)
     drawn = Chart(
         "promise",
         "Promised and measured speed-up",
@@ -71,9 +71,9 @@ def _key(shown: Sequence[Row], colours: dict[str, str]) -> tuple[list[tuple[str,
     marks = ["■"] * len(entries)
     policies = {row.cell.attention for row in shown if row.cell.reads_attention}
     runtimes = {ran(row.cell) for row in shown}
-    for told, glyphs in ((policies, GLYPHS), (runtimes, RUNTIMES)):
-        if len(told) > 1:
-            listed = [word for word in glyphs if word in told]
+    for variants, glyphs in ((policies, GLYPHS), (runtimes, RUNTIMES)):
+        if len(variants) > 1:
+            listed = [word for word in glyphs if word in variants]
             entries += [(word, MUTED) for word in listed]
             marks += [glyphs[word] for word in listed]
     return entries, marks

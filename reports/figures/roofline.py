@@ -9,7 +9,7 @@ from ..analysis.run_view import RunView
 from ..analysis.summary import phase
 from ..record.labels import name
 from ..record.schema import Cell, Peaks
-from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, left_out, place
+from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, left_out, place_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ def chart(subject: RunView) -> Chart | None:
     if not points:
         return None
     figure = blank(3.4)
-    axes = place(figure, 1.08, 0.5, 0.15, 0.35)
+    axes = place_axes(figure, 1.08, 0.5, 0.15, 0.35)
     drawn = Chart(
         "roofline",
         "Roofline",

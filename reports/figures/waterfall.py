@@ -9,34 +9,34 @@ from ..analysis.explanation import Contribution, Explanation
 from ..analysis.run_view import label
 from ..record.labels import name
 from ..record.schema import Cell
-from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, place, short
+from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, place_axes, short
 
 SMALL = 0.01  # of the measured time: less is drawn together
 STEP = 0.235  # inches of a row
 
 
-def chart(cell: Cell, told: Explanation, number: int) -> Chart:
+def chart(cell: Cell, explanation: Explanation, number: int) -> Chart:
     """The waterfall of one cell, in milliseconds; `number` tells its file from the others'."""
-    parts = gathered(told)
-    levels = [told.promised_seconds]
+    parts = gathered(explanation)
+    levels = [explanation.promised_seconds]
     for part in parts:
         levels.append(levels[-1] + part.seconds)
     count = len(parts) + 2
     figure = blank(0.35 + STEP * count + 0.4)
-    axes = place(figure, 1.62, 0.42, 0.62, 0.32)
+    axes = place_axes(figure, 1.62, 0.42, 0.62, 0.32)
     drawn = Chart(
         f"waterfall-{number}",
         f"From promise to clock: {label(cell)}",
-        f"{name(cell)}: promised {units.milliseconds(told.promised_seconds)} ms, measured "
-        f"{units.milliseconds(told.measured_seconds)} ms, and what lies between.",
+        f"{name(cell)}: promised {units.milliseconds(explanation.promised_seconds)} ms, measured "
+        f"{units.milliseconds(explanation.measured_seconds)} ms, and what lies between.",
         figure,
     )
-    rows = [("promised", 0.0, told.promised_seconds, MUTED, "")]
+    rows = [("promised", 0.0, explanation.promised_seconds, MUTED, "")]
     for part, (start, stop) in zip(parts, itertools.pairwise(levels), strict=True):
         colour = SERIES[1] if stop >= start else SERIES[2]
         rows.append((part.name, start, stop, colour, part.about))
-    rows.append(("measured", 0.0, told.measured_seconds, SERIES[0], ""))
-    longest = max(*levels, told.measured_seconds) * 1e3
+    rows.append(("measured", 0.0, explanation.measured_seconds, SERIES[0], ""))
+    longest = max(*levels, explanation.measured_seconds) * 1e3
     for place_, (word, start, stop, colour, about) in enumerate(rows):
         low, high = sorted((start * 1e3, stop * 1e3))
         (bar,) = axes.barh(-place_, high - low, left=low, height=0.62, color=colour, linewidth=0)
@@ -73,19 +73,23 @@ def chart(cell: Cell, told: Explanation, number: int) -> Chart:
     return drawn
 
 
-def gathered(told: Explanation) -> list[Contribution]:
+def gathered(explanation: Explanation) -> list[Contribution]:
     """The contributions, those below a hundredth of the measured time as one."""
-    small = [p for p in told.contributions if abs(p.seconds) < SMALL * told.measured_seconds]
+    small = [
+        p
+        for p in explanation.contributions
+        if abs(p.seconds) < SMALL * explanation.measured_seconds
+    ]
     small = [part for part in small if part.name != "remainder"]
     if len(small) < 2:
-        return told.contributions
+        return explanation.contributions
     listed = ", ".join(f"{part.name} {_signed(part.seconds)}" for part in small)
     one = Contribution(
         name=f"{len(small)} causes below 1 %",
         seconds=sum(part.seconds for part in small),
         about=f"{listed} ms",
     )
-    large = [part for part in told.contributions if part not in small]
+    large = [part for part in explanation.contributions if part not in small]
     rest = [part for part in large if part.name == "remainder"]
     return [part for part in large if part not in rest] + [one] + rest
 

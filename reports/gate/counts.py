@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any
 
 from .. import units
 from .baseline import Counts, Snapshot
@@ -41,9 +40,9 @@ def compare_counts(
         rows += _cell(counts, other, memory, reason)
     for cell in theirs:
         if complete:
-            told = "counted here, and not in the baseline: make that anew (--update)"
+            reason = "counted here, and not in the baseline: make that anew (--update)"
             values = "missing", "there", units.NA
-            rows.append(Judged(cell, "all", Verdict.NO_VERDICT, *values, told))
+            rows.append(Judged(cell, "all", Verdict.NO_VERDICT, *values, reason))
         else:
             rows.append(_unjudged(cell, "all", "a new cell: there is nothing to compare it with"))
     return rows
@@ -66,17 +65,17 @@ def strangeness(before: Snapshot, after: Snapshot) -> str:
 def _cell(before: Counts, after: Counts | None, memory: float, versions: str) -> list[Judged]:
     cell = before.cell
     if after is None:
-        told = "this cell is missing: renamed, or not measured"
-        return [Judged(cell, "all", Verdict.NO_VERDICT, "there", "missing", units.NA, told)]
+        reason = "this cell is missing: renamed, or not measured"
+        return [Judged(cell, "all", Verdict.NO_VERDICT, "there", "missing", units.NA, reason)]
     if before.error:
         return [Judged(cell, "all", Verdict.NO_VERDICT, "failed", "?", units.NA, before.error)]
     if after.error:
-        told = f"it fails: {after.error}"
-        return [Judged(cell, "all", Verdict.FAIL, "ran", "failed", units.NA, told)]
+        reason = f"it fails: {after.error}"
+        return [Judged(cell, "all", Verdict.FAIL, "ran", "failed", units.NA, reason)]
     if after.generated_tokens < before.generated_tokens:
-        told = "it gives fewer tokens: what that saves is no gain"
+        reason = "it gives fewer tokens: what that saves is no gain"
         counts = str(before.generated_tokens), str(after.generated_tokens)
-        row = Judged(cell, "generated tokens", Verdict.NO_VERDICT, *counts, units.NA, told)
+        row = Judged(cell, "generated tokens", Verdict.NO_VERDICT, *counts, units.NA, reason)
         return [row]
     rows: list[Judged | None] = [
         _single(cell, "generated tokens", before.generated_tokens, after.generated_tokens),
@@ -120,12 +119,12 @@ def _single(cell: str, metric: str, before: int | None, after: int | None) -> Ju
 
 def _layers(cell: str, metric: str, before: Sequence[int], after: Sequence[int]) -> Judged:
     if len(before) != len(after):
-        told = f"{len(after)} layers, {len(before)} before"
-        return Judged(cell, metric, Verdict.NO_VERDICT, units.NA, units.NA, units.NA, told)
+        reason = f"{len(after)} layers, {len(before)} before"
+        return Judged(cell, metric, Verdict.NO_VERDICT, units.NA, units.NA, units.NA, reason)
     row = _counts(cell, metric, *({str(n): v for n, v in enumerate(s)} for s in (before, after)))
     places = [(n, b, a) for n, (b, a) in enumerate(zip(before, after, strict=True)) if a != b]
-    told = _listed([_layer_run(run) for run in _runs(places)])
-    rule = f"{row.rule}: {told}" if places else row.rule
+    where = _listed([_layer_run(run) for run in _runs(places)])
+    rule = f"{row.rule}: {where}" if places else row.rule
     return Judged(cell, metric, row.verdict, row.before, row.after, row.change, rule, row.values)
 
 
@@ -133,7 +132,7 @@ def _runs(places: Sequence[tuple[int, int, int]]) -> list[list[tuple[int, int, i
     """Neighbouring layers with the same change, together."""
     numbered = enumerate(places)
     runs = groupby(numbered, key=lambda found: (found[1][0] - found[0], *found[1][1:]))
-    return [[place for _, place in run] for _, run in runs]
+    return [[index for _, index in run] for _, run in runs]
 
 
 def _layer_run(run: Sequence[tuple[int, int, int]]) -> str:
@@ -198,9 +197,9 @@ def _activity(
     row = _counts(cell, metric, before, after)
     if not versions:
         return row
-    told = f"{versions}: shown only" + ("" if row.verdict is Verdict.PASS else f" ({row.rule})")
+    reason = f"{versions}: shown only" + ("" if row.verdict is Verdict.PASS else f" ({row.rule})")
     return Judged(
-        cell, metric, Verdict.NOT_JUDGED, row.before, row.after, row.change, told, row.values
+        cell, metric, Verdict.NOT_JUDGED, row.before, row.after, row.change, reason, row.values
     )
 
 
@@ -240,15 +239,15 @@ def _peak(cell: str, before: int | None, after: int | None, memory: float) -> Ju
 
 
 def _lacking(cell: str, metric: str) -> Judged:
-    told = "not counted on one side at least"
-    return Judged(cell, metric, Verdict.NO_VERDICT, units.NA, units.NA, units.NA, told)
+    reason = "not counted on one side at least"
+    return Judged(cell, metric, Verdict.NO_VERDICT, units.NA, units.NA, units.NA, reason)
 
 
 def _unjudged(
     cell: str, metric: str, rule: str, before: int | None = None, after: int | None = None
 ) -> Judged:
-    told: Callable[[Any], str] = lambda value: units.NA if value is None else f"{value:,}"  # noqa: E731
-    return Judged(cell, metric, Verdict.NOT_JUDGED, told(before), told(after), units.NA, rule)
+    ours, theirs = (units.NA if value is None else f"{value:,}" for value in (before, after))
+    return Judged(cell, metric, Verdict.NOT_JUDGED, ours, theirs, units.NA, rule)
 
 
 def _other_versions(before: Snapshot, after: Snapshot) -> str:

@@ -101,8 +101,8 @@ def holm(p_values: Mapping[Key, float], family: int) -> dict[Key, float]:
     """Holm's adjusted p-values. family: how many hypotheses there are, these and others."""
     adjusted: dict[Key, float] = {}
     largest = 0.0
-    for place, key in enumerate(sorted(p_values, key=lambda key: p_values[key])):
-        largest = max(largest, min(1.0, p_values[key] * (family - place)))
+    for rank, key in enumerate(sorted(p_values, key=lambda key: p_values[key])):
+        largest = max(largest, min(1.0, p_values[key] * (family - rank)))
         adjusted[key] = largest
     return adjusted
 

@@ -70,21 +70,21 @@ def compare_records(base: Record, head: Record, rules: Rules, subject: str) -> G
     adjusted = holm(p_values, len(tests))
     for key, difference in tests.items():
         if difference is None:
-            told = f"too few rounds: {FEWEST} on either side at least"
-            gate.rows.append(_unjudged(*key, told))
+            why = f"too few rounds: {FEWEST} on either side at least"
+            gate.rows.append(_unjudged(*key, why))
         else:
             title, metric = key
             ours = base.cells[titles.index(title)]
             shown = _shown(metric, base, ours), _shown(metric, head, _theirs(head, ours) or ours)
             gate.rows.append(_row(key, difference, adjusted[key], tolerance, *shown))
     if not tests:
-        told = "no method beside vanilla, and two machines: no time can be compared"
-        gate.rows.append(_unjudged("all cells", "times", told))
+        why = "no method beside vanilla, and two machines: no time can be compared"
+        gate.rows.append(_unjudged("all cells", "times", why))
     return gate
 
 
-def _unjudged(cell: str, metric: str, told: str) -> Judged:
-    return Judged(cell, metric, Verdict.NO_VERDICT, units.NA, units.NA, units.NA, told)
+def _unjudged(cell: str, metric: str, why: str) -> Judged:
+    return Judged(cell, metric, Verdict.NO_VERDICT, units.NA, units.NA, units.NA, why)
 
 
 def _doubt(name: str, record: Record) -> str:
@@ -103,9 +103,9 @@ def _doubt(name: str, record: Record) -> str:
 
 def _apart(base: Record, head: Record) -> str:
     """What keeps absolute times of the two from being compared; "" if nothing does."""
-    told = other_machine(base, head)
-    if told:
-        return f"another machine: {told[0]}"
+    why = other_machine(base, head)
+    if why:
+        return f"another machine: {why[0]}"
     for name in ("isolate", "samples"):
         values = getattr(base.spec.stopping, name), getattr(head.spec.stopping, name)
         if values[0] != values[1]:
@@ -189,7 +189,7 @@ def _row(
         verdict, rule = Verdict.PASS, f"a loss of {allowed} is excluded by the {level} bound"
     else:
         verdict, rule = Verdict.INCONCLUSIVE, f"neither a loss of {allowed} nor its absence"
-    told = f"{change(found.centre)} ({change(low)} to {change(high)})"
+    why = f"{change(found.centre)} ({change(low)} to {change(high)})"
     values = {
         "log_ratio": found.centre,
         "low": low,
@@ -197,7 +197,7 @@ def _row(
         "p_adjusted": adjusted,
         "tolerance": tolerance,
     }
-    return Judged(*key, verdict, before, after, told, rule, values)
+    return Judged(*key, verdict, before, after, why, rule, values)
 
 
 def _shown(metric: str, record: Record, cell: Cell) -> str:

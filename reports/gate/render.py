@@ -137,15 +137,15 @@ def as_summary(gate: Gate) -> str:
     up, the rest."""
     loud = [row for row in gate.rows if row.verdict in LOUD]
     quiet = [row for row in gate.rows if row.verdict not in LOUD]
-    told = f"### tpprof gate: {gate.verdict.value}\n\n{inline(headline(gate))}\n\n"
+    text = f"### tpprof gate: {gate.verdict.value}\n\n{inline(headline(gate))}\n\n"
     if loud:
-        told += gate_table(gate, loud).to_markdown() + "\n"
-    told += "".join(f"> {inline(note)}\n\n" for note in gate.notes)
+        text += gate_table(gate, loud).to_markdown() + "\n"
+    text += "".join(f"> {inline(note)}\n\n" for note in gate.notes)
     if quiet:
         title = f"{len(quiet)} rows without a finding"
         table = gate_table(gate, quiet).to_markdown()
-        told += f"<details><summary>{title}</summary>\n\n{table}\n</details>\n\n"
-    return told
+        text += f"<details><summary>{title}</summary>\n\n{table}\n</details>\n\n"
+    return text
 
 
 def as_json(gate: Gate) -> bytes:
@@ -196,15 +196,15 @@ def as_junit(gate: Gate) -> bytes:
     suites = Xml.Element("testsuites", {"name": "tpprof gate", **counts})
     suite = Xml.SubElement(suites, "testsuite", {"name": f"tpprof gate {gate.kind}", **counts})
     for row, kind in zip(gate.rows, found, strict=True):
-        place = {"classname": _clean(f"tpprof.gate.{row.cell}"), "name": _clean(row.metric)}
-        case = Xml.SubElement(suite, "testcase", {**place, "time": "0"})
-        told = _clean(
+        identity = {"classname": _clean(f"tpprof.gate.{row.cell}"), "name": _clean(row.metric)}
+        case = Xml.SubElement(suite, "testcase", {**identity, "time": "0"})
+        text = _clean(
             f"{row.verdict.value}: {row.before} -> {row.after} ({row.change}); {row.rule}"
         )
         if kind is None:
             continue
         more = {} if kind == "skipped" else {"type": row.verdict.value}
-        Xml.SubElement(case, kind, {"message": told, **more}).text = told
+        Xml.SubElement(case, kind, {"message": text, **more}).text = text
     if gate.notes:
         Xml.SubElement(suite, "system-out").text = _clean("\n".join(gate.notes))
     Xml.indent(suites)

@@ -60,8 +60,8 @@ def check_rules(rules: Rules) -> Rules:
     shares = {**rules.tolerance, "memory": rules.memory, "clock": rules.clock}
     for name, share in shares.items():
         if not (math.isfinite(share) and 0 < share <= 10):
-            told = f"must be a share above 0 and at most 10, as 0.05, not {share}"
-            raise RecordError(f"tolerance of {name} {told}")
+            reason = f"must be a share above 0 and at most 10, as 0.05, not {share}"
+            raise RecordError(f"tolerance of {name} {reason}")
     for metric, seconds in rules.floor.items():
         if metric not in METRICS or not (math.isfinite(seconds) and seconds >= 0):
             raise RecordError(f"floor of {metric}: {seconds} is not a time of a known metric")

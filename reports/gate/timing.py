@@ -195,11 +195,11 @@ def control_doubt(controls: Sequence[float], tolerance: float) -> str:
         return f"no A/A control: {len(controls)} of {FEWEST_CONTROLS} pairs of the same arm"
     mean, limit = fenced(controls), math.log1p(tolerance)
     width = mean.reach(CONFIDENCE)
-    told = f"the same arm twice differs by {change(mean.centre)}, ±{change(width)[1:]}"
+    text = f"the same arm twice differs by {change(mean.centre)}, ±{change(width)[1:]}"
     if abs(mean.centre) > max(limit / 2, mean.reach(SURE)):
-        return f"A/A control out of bounds: {told}; more than half of {units.percent(tolerance)}"
+        return f"A/A control out of bounds: {text}; more than half of {units.percent(tolerance)}"
     if width > limit:
-        return f"A/A control too wide: {told}; wider than {units.percent(tolerance)}"
+        return f"A/A control too wide: {text}; wider than {units.percent(tolerance)}"
     return ""
 
 
@@ -211,14 +211,14 @@ def _tested(row: Judged) -> bool:
 def _confirmed(first: Judged, again: Judged) -> Judged:
     """A FAIL and what the same looks said on processes of their own: it stands if these are slower
     beyond chance too, and all pairs together by more than the tolerance."""
-    told = f"{again.values['pairs']} new pairs ({again.change})"
+    text = f"{again.values['pairs']} new pairs ({again.change})"
     if again.verdict is Verdict.FAIL:
-        told = f"confirmed by {told}" if _tested(again) else again.rule
-        verdict, rule = Verdict.FAIL, f"{first.rule}; {told}"
+        text = f"confirmed by {text}" if _tested(again) else again.rule
+        verdict, rule = Verdict.FAIL, f"{first.rule}; {text}"
     elif again.verdict is Verdict.NO_VERDICT:
         verdict, rule = Verdict.NO_VERDICT, f"could not be confirmed: {again.rule}"
     else:
-        verdict, rule = Verdict.INCONCLUSIVE, f"failed once, and not again in {told}"
+        verdict, rule = Verdict.INCONCLUSIVE, f"failed once, and not again in {text}"
     values = {f"confirmation_{name}": value for name, value in again.values.items()}
     return replace(first, verdict=verdict, rule=rule, values={**first.values, **values})
 
@@ -240,10 +240,10 @@ def _row(
         "pairs": len(series.pairs),
         "log_ratios": series.logs,
     }
-    told = units.NA
+    text = units.NA
     if evidence is not None:
         low, high = evidence.low(alpha), evidence.high(alpha)
-        told = f"{change(evidence.mean.centre)} ({change(low)} to {change(high)})"
+        text = f"{change(evidence.mean.centre)} ({change(low)} to {change(high)})"
         values |= {
             "log_ratio": evidence.mean.centre,
             "low": low,
@@ -259,7 +259,7 @@ def _row(
         verdict,
         units.milliseconds(base),
         units.milliseconds(head),
-        told,
+        text,
         rule,
         values,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..analysis.run_view import RunView
-from ..figures import beside
+from ..figures import side_by_side
 from ..text.side_by_side import side_by_side_table
 from .blocks import Figure, Section, TableBlock
 
@@ -18,7 +18,7 @@ def compared(subjects: Sequence[RunView], names: Sequence[str]) -> Section:
         [subject.rows for subject in subjects],
         warnings=(),
     )
-    chart = beside.chart(subjects, names)
+    chart = side_by_side.chart(subjects, names)
     return Section(
         id="beside",
         title="Side by side",

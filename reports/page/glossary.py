@@ -38,11 +38,11 @@ def glossary(
 ) -> Section:
     """The words of these sections, and of what else is `said` on the page, but for those that are
     explained already."""
-    told = list(known)
+    entries = list(known)
     found: dict[str, list[str]] = {}
     for term, about in [*_shown(sections), *_declared(sections, said)]:
-        if about and (term, about) not in told:
-            told.append((term, about))
+        if about and (term, about) not in entries:
+            entries.append((term, about))
             found.setdefault(term, []).append(about)
     pairs = [(term, " ".join(abouts)) for term, abouts in found.items()]
     pairs.sort(key=lambda pair: pair[0].casefold())

@@ -57,9 +57,9 @@ def render(records: Sequence[Record], names: Sequence[str], gate: Gate | None = 
             _run(subject, name, f"r{number}")
             for number, (subject, name) in enumerate(zip(subjects, names, strict=True))
         ]
-        beside = [compared(subjects, names)] if len(runs) > 1 else []
+        compared_runs = [compared(subjects, names)] if len(runs) > 1 else []
         judged = [gated(gate)] if gate else []
-        first = [*judged, *beside]
+        first = [*judged, *compared_runs]
         known = [pair for run in runs for pair in run.sections[-1].pairs]
         words = glossary(first, known=known)
     title = ", ".join(names) if len(runs) != 1 else records[0].model.name

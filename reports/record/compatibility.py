@@ -100,12 +100,12 @@ def _listed(values: list[str], most: int = 6) -> str:
     return ", ".join(_cut(value) for value in values[:most]) + more
 
 
-def _cut(text: str, beside: str = "") -> str:
+def _cut(text: str, other_text: str = "") -> str:
     """`text`, cut to 80 characters; where another begins alike, from where they differ."""
     if len(text) <= 80:
         return text
-    pairs = enumerate(zip(text, beside, strict=False))
-    alike = next((place for place, (a, b) in pairs if a != b), 0)
+    pairs = enumerate(zip(text, other_text, strict=False))
+    alike = next((index for index, (a, b) in pairs if a != b), 0)
     start = alike - 20 if alike > 60 else 0
     cut = ("..." if start else "") + text[start:]
     return cut if len(cut) <= 80 else cut[:77] + "..."

@@ -55,6 +55,6 @@ def _add(columns: dict[str, list[Any]], cell: Cell) -> None:
                 columns[name].append(getattr(sample, name))
             columns["latency_seconds"].append(sample.latency)
             columns["phase"].append(phase)
-            columns["seconds"].append(sum(sample.parts[place] for place in places[phase]))
+            columns["seconds"].append(sum(sample.parts[index] for index in places[phase]))
             columns["host_seconds"].append(sample.host.get(phase))
             columns["marks"].append("; ".join(sample.marks))

@@ -300,8 +300,8 @@ class Stopping(Spec, frozen=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.rounds is None and self.max_rounds < self.min_rounds:
-            told = f"{self.max_rounds} is below min_rounds {self.min_rounds}"
-            raise OptionError("max_rounds", told, "min_rounds")
+            reason = f"{self.max_rounds} is below min_rounds {self.min_rounds}"
+            raise OptionError("max_rounds", reason, "min_rounds")
         if self.samples > 1 and not self.isolate:
             raise OptionError("samples", "is per process: it needs isolate", "isolate")
 

@@ -184,8 +184,8 @@ def _sheet(table: Table[Any], columns: Sequence[Column[Any]]) -> _Sheet:
 
     reasons, names = [table.failed(row) for row in table.rows], count_names(columns)
 
-    def field(column: Column[Any], place: int, row: Any, why: str) -> _Field:
-        text = "" if why and place >= names else column.text(row).replace("\t", " ")
+    def field(column: Column[Any], index: int, row: Any, why: str) -> _Field:
+        text = "" if why and index >= names else column.text(row).replace("\t", " ")
         style = STYLES[column.tone(row)] if column.tone else ""
         return _Field(text, column.kind != "number", style)
 
@@ -249,10 +249,10 @@ def _lines(sheet: _Sheet, widths: Sequence[int], width: int) -> list[Text]:
     for row, why in enumerate(sheet.reasons):
         if len(levels) > 1 and row:
             lines.append(Text())
-        told: list[Text] = []
+        band: list[Text] = []
         for level in levels:
-            told += _band(sheet, widths, [stack.field(level, row) for stack in sheet.stacks])
-        lines += _with_reason(sheet, widths, told, why, width) if why else told
+            band += _band(sheet, widths, [stack.field(level, row) for stack in sheet.stacks])
+        lines += _with_reason(sheet, widths, band, why, width) if why else band
     if sheet.dropped:
         note = _Field(f"--wide adds: {', '.join(sheet.dropped)}")
         lines += [Text(line, "dim") for line in note.broken(width)]
@@ -275,12 +275,12 @@ def _band(
     lines = []
     for number in range(height):
         line = Text(" " * sheet.edge)
-        for place, (field, parts) in enumerate(zip(fields, broken, strict=True)):
+        for index, (field, parts) in enumerate(zip(fields, broken, strict=True)):
             shift = number - (height - len(parts) if bottom else 0)
             part = parts[shift] if 0 <= shift < len(parts) else ""
-            room = " " * (widths[place] - cell_len(part))
-            words = sheet.stacks[place].words
-            line.append((" " * sheet.gap if place else "") + ("" if words else room))
+            room = " " * (widths[index] - cell_len(part))
+            words = sheet.stacks[index].words
+            line.append((" " * sheet.gap if index else "") + ("" if words else room))
             line.append(part, field.style if field else "")
             line.append(room if words else "")
         line.rstrip()

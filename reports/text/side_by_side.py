@@ -54,8 +54,8 @@ def names_of(files: Sequence[Path]) -> list[str]:
     stems = [file.stem if file.stem.strip(". ") else "record" for file in files]
     taken = {stem for stem in stems if stems.count(stem) == 1}
     names = []
-    for place, stem in enumerate(stems):
-        called, number = stem, stems[:place].count(stem)
+    for index, stem in enumerate(stems):
+        called, number = stem, stems[:index].count(stem)
         while stems.count(stem) > 1 and (called in taken or called == stem):
             number += 1
             called = f"{stem} ({number})"
@@ -110,10 +110,10 @@ def side_by_side_table(
     tables = tables or [rows(record) for record in records]
     found = [Aligned(key, listed) for key, listed in aligned(tables)]
     columns = [*_what()]
-    for place, called in enumerate(names):
-        columns += _of_record(place, called)
-    for place, (record, called) in enumerate(zip(records[1:], names[1:], strict=True), 1):
-        columns.append(_over_column(place, (names[0], called), same=same_work(records[0], record)))
+    for index, called in enumerate(names):
+        columns += _of_record(index, called)
+    for index, (record, called) in enumerate(zip(records[1:], names[1:], strict=True), 1):
+        columns.append(_over_column(index, (names[0], called), same=same_work(records[0], record)))
     return Table(
         columns,
         found,
@@ -172,12 +172,12 @@ def _what() -> list[Column[Aligned]]:
     ]
 
 
-def _of_record(place: int, called: str) -> list[Column[Aligned]]:
+def _of_record(index: int, called: str) -> list[Column[Aligned]]:
     """The columns of one record."""
 
     def of(text: Callable[[Row], str], failed: str = units.NA) -> Callable[[Aligned], str]:
         def tell(aligned_row: Aligned) -> str:
-            row = aligned_row.rows[place]
+            row = aligned_row.rows[index]
             if row is None:
                 return units.NA
             return failed if row.cell.error else text(row)
@@ -201,12 +201,12 @@ def _of_record(place: int, called: str) -> list[Column[Aligned]]:
     ]
 
 
-def _over_column(place: int, names: tuple[str, str], *, same: bool) -> Column[Aligned]:
+def _over_column(index: int, names: tuple[str, str], *, same: bool) -> Column[Aligned]:
     """The latency of a record over that of the first one."""
     first, called = names
     return Column(
         f"{called}\nover {first}",
-        lambda r: ratio(r.rows[0], r.rows[place]) if same else units.NA,
+        lambda r: ratio(r.rows[0], r.rows[index]) if same else units.NA,
         {},
         "The median latency over that of the first record; (alike): their 95 % intervals overlap.",
         term="over",

@@ -97,11 +97,11 @@ def print_explanations(
     explanations, said = chosen(record, method), set[str]()
     found = explanations.found
     screen.print_warnings([*caveats.warnings(record), *explanations.failed])
-    for cell, told in found:
-        screen.print_line(headline(cell, told), "bold")
+    for cell, explanation in found:
+        screen.print_line(headline(cell, explanation), "bold")
         if method is not None:
-            screen.print_grid(explanation_table([(cell, told)]))
-        for line in remarks(told):
+            screen.print_grid(explanation_table([(cell, explanation)]))
+        for line in remarks(explanation):
             if method is not None or line not in said:
                 screen.print_line(line)
             said.add(line)
@@ -123,10 +123,10 @@ def as_markdown(record: Record, method: str | None) -> str:
     found = explanations.found
     warnings = [*caveats.warnings(record), *explanations.failed]
     blocks = [f"> {inline(warning)}\n" for warning in warnings]
-    for cell, told in found:
-        blocks.append(f"**{inline(headline(cell, told))}**\n")
-        blocks.append(explanation_table([(cell, told)]).to_markdown())
-        blocks += [f"- {inline(line)}" for line in remarks(told)] + [""]
+    for cell, explanation in found:
+        blocks.append(f"**{inline(headline(cell, explanation))}**\n")
+        blocks.append(explanation_table([(cell, explanation)]).to_markdown())
+        blocks += [f"- {inline(line)}" for line in remarks(explanation)] + [""]
     against = roofline_table(record, [cell for cell, _ in found])
     if against.rows:
         blocks.append(against.to_markdown())
@@ -156,15 +156,17 @@ def explanation_table(found: Sequence[Explained]) -> Table[Step]:
         Column("", lambda r: r.part.about, {"about": lambda r: r.part.about}, kind="words"),
     ]
     named: list[Column[Step]] = _unseen(lambda r: r.cell)
-    return Table([*named, *parts], [step for cell, told in found for step in steps(cell, told)])
+    return Table(
+        [*named, *parts], [step for cell, explanation in found for step in steps(cell, explanation)]
+    )
 
 
-def steps(cell: Cell, told: Explanation) -> list[Step]:
+def steps(cell: Cell, explanation: Explanation) -> list[Step]:
     """The steps of one waterfall. The bars show the gap: their column begins a tenth of it below
     the lowest level."""
-    parts = told.contributions
+    parts = explanation.contributions
     levels = list(
-        itertools.accumulate((part.seconds for part in parts), initial=told.promised_seconds)
+        itertools.accumulate((part.seconds for part in parts), initial=explanation.promised_seconds)
     )
     low, high = min(levels), max(levels)
     start = max(0.0, low - (high - low) / 10)
@@ -175,27 +177,31 @@ def steps(cell: Cell, told: Explanation) -> list[Step]:
 
     promised, measured = (
         Contribution(name=name, seconds=seconds, about=ENDS[name])
-        for name, seconds in zip(ENDS, (told.promised_seconds, told.measured_seconds), strict=True)
+        for name, seconds in zip(
+            ENDS, (explanation.promised_seconds, explanation.measured_seconds), strict=True
+        )
     )
     pairs = zip(parts, itertools.pairwise(levels), strict=True)
     return [
-        step(promised, start, told.promised_seconds),
+        step(promised, start, explanation.promised_seconds),
         *(step(part, *levels) for part, levels in pairs),
-        step(measured, start, told.measured_seconds),
+        step(measured, start, explanation.measured_seconds),
     ]
 
 
 def causes_table(found: Sequence[Explained]) -> Table[Cause]:
     """Causes as rows, cells as columns; milliseconds."""
-    names = list(dict.fromkeys(part.name for _, told in found for part in told.contributions))
+    names = list(
+        dict.fromkeys(part.name for _, explanation in found for part in explanation.contributions)
+    )
     names.sort(key="remainder".__eq__)  # last; the others as they come
     by_cell = [
         {
-            "promised": told.promised_seconds,
-            **{part.name: part.seconds for part in told.contributions},
-            "measured": told.measured_seconds,
+            "promised": explanation.promised_seconds,
+            **{part.name: part.seconds for part in explanation.contributions},
+            "measured": explanation.measured_seconds,
         }
-        for _, told in found
+        for _, explanation in found
     ]
     rows = [
         Cause(name, [parts.get(name) for parts in by_cell])
@@ -205,12 +211,12 @@ def causes_table(found: Sequence[Explained]) -> Table[Cause]:
     return Table([causes, *(_cause_column(n, cell) for n, (cell, _) in enumerate(found))], rows)
 
 
-def _cause_column(place: int, cell: Cell) -> Column[Cause]:
+def _cause_column(index: int, cell: Cell) -> Column[Cause]:
     def text(row: Cause) -> str:
-        seconds = row.seconds[place]
+        seconds = row.seconds[index]
         return units.milliseconds(seconds) if row.is_end else _signed(seconds)
 
-    values = {name(cell): lambda r: r.seconds[place]}
+    values = {name(cell): lambda r: r.seconds[index]}
     return Column(name(cell).replace(" with ", "\n"), text, values, CELL, term="cell")
 
 
@@ -221,8 +227,8 @@ def explanations_table(record: Record, found: Sequence[Explained]) -> Table[Expl
 
     def parts(row: Explained) -> list[dict[str, object]]:
         keys = ("part", "seconds", "low_seconds", "high_seconds", "about")
-        told = explanation_table([row]).to_values()[1:-1]
-        return [{key: part[key] for key in keys} for part in told]
+        explanation = explanation_table([row]).to_values()[1:-1]
+        return [{key: part[key] for key in keys} for part in explanation]
 
     def floors(row: Explained) -> dict[str, float] | None:
         return roofline.phase_seconds(peaks, row[0].cost, dtype) if peaks else None
@@ -280,23 +286,24 @@ def roofline_table(record: Record, cells: list[Cell]) -> Table[Floored]:
     )
 
 
-def remarks(told: Explanation) -> list[str]:
+def remarks(explanation: Explanation) -> list[str]:
     """What could not be told apart, and what to do."""
-    return [f"! {note}" for note in told.notes] + [f"> {line}" for line in told.advice or [NOTHING]]
+    return [f"! {note}" for note in explanation.notes] + [
+        f"> {line}" for line in explanation.advice or [NOTHING]
+    ]
 
 
-def headline(cell: Cell, told: Explanation) -> str:
+def headline(cell: Cell, explanation: Explanation) -> str:
     """Promise and clock, and where most of the gap went; or that it is within the noise."""
-    gap = told.measured_seconds - told.promised_seconds
+    gap = explanation.measured_seconds - explanation.promised_seconds
     ends = (
-        f"{name(cell)}: promised {units.milliseconds(told.promised_seconds)} ms, measured "
-        f"{units.milliseconds(told.measured_seconds)} ms"
+        f"{name(cell)}: promised {units.milliseconds(explanation.promised_seconds)} ms, measured "
+        f"{units.milliseconds(explanation.measured_seconds)} ms"
     )
-    if told.gap_low is not None and told.gap_high is not None and told.gap_low < 0 < told.gap_high:
-        return (
-            f"{ends}: within the noise of this run ({_interval(told.gap_low, told.gap_high)} ms)."
-        )
-    most = (max if gap > 0 else min)(told.contributions, key=lambda part: part.seconds)
+    low, high = explanation.gap_low, explanation.gap_high
+    if low is not None and high is not None and low < 0 < high:
+        return f"{ends}: within the noise of this run ({_interval(low, high)} ms)."
+    most = (max if gap > 0 else min)(explanation.contributions, key=lambda part: part.seconds)
     way = "slower" if gap > 0 else "faster"
     return (
         f"{ends}: {units.milliseconds(abs(gap))} ms {way} than promised, most of all by "
@@ -307,8 +314,8 @@ def headline(cell: Cell, told: Explanation) -> str:
 def _print_roofline(record: Record, cells: list[Cell], screen: Screen) -> None:
     table = roofline_table(record, cells)
     if record.peaks is None or not table.rows:
-        told = "no roofline: the device was not calibrated when this was measured"
-        screen.print_line(f"{told} (`tpprof calibrate`).", "dim")
+        explanation = "no roofline: the device was not calibrated when this was measured"
+        screen.print_line(f"{explanation} (`tpprof calibrate`).", "dim")
         return
     title = f"against the roofline of {record.peaks.device} ({record.peaks.source})"
     screen.print_line(title, "bold")

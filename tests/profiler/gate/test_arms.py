@@ -21,7 +21,7 @@ import tpprof as package
 from tpprof.methods.contract.errors import InputError
 from tpprof.profiler.gate.arms import Arm, arm
 from tpprof.profiler.gate.pairs import in_a_fresh_process
-from tpprof.profiler.gate.timing import Asked, run_ab
+from tpprof.profiler.gate.timing import GateOptions, run_ab
 from tpprof.reports.gate.journal import Ran, read
 from tpprof.reports.gate.render import from_json
 from tpprof.reports.gate.rules import Rules
@@ -61,7 +61,7 @@ def test_the_arms_of_a_repository(repository: Path, monkeypatch: pytest.MonkeyPa
         assert "KEEP = 7" in Path(old).read_text()
         assert "KEEP = 8" in Path(new).read_text()
         assert base.paths == (str(Path(old).parent.parent),)
-        assert (base.root, base.told[:7]) == (None, "commit ")
+        assert (base.root, base.label[:7]) == (None, "commit ")
     assert not Path(old).exists()
     done = subprocess.run(
         ["git", "status", "--short"], cwd=repository, capture_output=True, text=True, check=True
@@ -137,7 +137,7 @@ def test_what_a_plug_in_imports_is_of_its_own_tree(
     elsewhere = f"import sys; sys.path.append({str(repository / 'moved')!r})\nfrom helper"
     plugin.write_text(plugin.read_text().replace("from helper", elsewhere))
     commit(repository)
-    asked = Asked(
+    asked = GateOptions(
         "HEAD",
         ".",
         Subject.of(
@@ -168,7 +168,7 @@ def test_what_may_be_two_things_is_refused(
     ):
         pass
     with arm("base", "./lib", []) as folder, arm("base", "refs/heads/lib", []) as commit:
-        assert (folder.told, commit.told[:6]) == ("working tree ./lib", "commit")
+        assert (folder.label, commit.label[:6]) == ("working tree ./lib", "commit")
 
 
 def test_an_environment_that_cannot_be_started(repository: Path) -> None:

@@ -13,7 +13,7 @@ from record_builders import cell, record, sample
 
 from tpprof.methods.contract.errors import InputError
 from tpprof.profiler.gate.arms import Arm
-from tpprof.profiler.gate.timing import Asked, run_ab, same_code
+from tpprof.profiler.gate.timing import GateOptions, run_ab, same_code
 from tpprof.profiler.gate.tolerances import calibrate_tolerances, write_config
 from tpprof.reports.gate import config
 from tpprof.reports.gate.journal import Judgement, Ran, read
@@ -71,7 +71,7 @@ def judged(fake: Fake, tmp_path: Path, **more: Any) -> Gate:
         "rules": Rules(metrics=["latency"], tolerance={"latency": 0.05}, requests=3),
         "out": tmp_path / "gate.jsonl",
     }
-    return run_ab(Asked(**{**given, **more}), lambda label, done, total: None, fake)
+    return run_ab(GateOptions(**{**given, **more}), lambda label, done, total: None, fake)
 
 
 def told(gate: Gate) -> str:

@@ -66,7 +66,7 @@ def test_a_busy_machine_does_not_spoil_an_earlier_calibration(quick: Path) -> No
     first.flops_per_second = dict(better)
     first.kernel_seconds = first.launch_seconds = 1e-12
     first.bandwidth[0].bytes_per_second = 1e15
-    calibration.place(CPU).write_bytes(msgspec.json.encode(first))
+    calibration.calibration_file(CPU).write_bytes(msgspec.json.encode(first))
     again = calibration.calibrate(CPU)
     assert again.flops_per_second == better
     assert again.kernel_seconds == again.launch_seconds == 1e-12

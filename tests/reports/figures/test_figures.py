@@ -12,7 +12,7 @@ from record_builders import cell, record
 
 from tpprof.reports.analysis.explanation import Contribution, Explanation
 from tpprof.reports.analysis.run_view import RunView
-from tpprof.reports.figures import beside, canvas, gallery, order, promise, stacks, waterfall
+from tpprof.reports.figures import canvas, gallery, order, promise, side_by_side, stacks, waterfall
 from tpprof.reports.figures.canvas import VARIABLES, short, style
 from tpprof.reports.figures.svg import svg
 from tpprof.reports.record.schema import Record
@@ -123,7 +123,7 @@ def test_noise_is_not_blown_up_and_processes_are_told_apart() -> None:
 @pytest.mark.parametrize("count", [2, 6])
 def test_records_side_by_side_do_not_run_into_each_other(count: int) -> None:
     with style():
-        drawn = beside.chart([RunView(full())] * count, [f"run {n}" for n in range(count)])
+        drawn = side_by_side.chart([RunView(full())] * count, [f"run {n}" for n in range(count)])
     assert drawn is not None
     (axes,) = drawn.figure.axes
     heights = sorted(
@@ -131,7 +131,7 @@ def test_records_side_by_side_do_not_run_into_each_other(count: int) -> None:
     )
     assert len(heights) == 3 * count
     gaps = [b - a for a, b in itertools.pairwise(heights)]
-    assert min(gaps) == pytest.approx(beside.STEP)
+    assert min(gaps) == pytest.approx(side_by_side.STEP)
     assert axes.get_ylim()[0] <= heights[0]
     assert axes.get_ylim()[1] >= heights[-1]
 

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING
 from .. import units
 from ..analysis.run_view import MOST, RunView
 from ..text.side_by_side import aligned, label
-from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, key_lines, left_out, place, short
+from .canvas import (
+    GRID,
+    INK,
+    MUTED,
+    SERIES,
+    Chart,
+    blank,
+    key,
+    key_lines,
+    left_out,
+    place_axes,
+    short,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +46,7 @@ def chart(subjects: Sequence[RunView], names: Sequence[str]) -> Chart | None:
     head = 0.15 + 0.18 * key_lines(entries)
     step = NAME + STEP * len(names)
     figure = blank(head + step * len(listed) + 0.5)
-    axes = place(figure, 0.15, 0.45, 0.2, head)
+    axes = place_axes(figure, 0.15, 0.45, 0.2, head)
     drawn = Chart(
         "beside",
         "Speed-ups side by side",
