@@ -150,7 +150,7 @@ def _solve(method: SparseVLM, request: Request) -> tuple[int, ...]:
         least = _mean(method, request, layers, (1,) * len(layers))
         raise BudgetError(
             f"sparsevlm cannot average {budget} of {visual} visual tokens over {request.layers} "
-            f"layers: with its first stage after layer {layers[0]} the least is {least:.0f}"
+            f"layers: with its first stage after layer {layers[0]} the least is {least:.1f}"
         )
     if layers == LAYERS["1.5"] and visual == 576 and budget in COUNTS:
         return COUNTS[budget]
@@ -206,7 +206,9 @@ def _recycle(view: View, stay: Tensor, pool: Tensor, clusters: int) -> Keep:
     centres = (gap * density).topk(clusters, -1).indices
     to_centre = distance.gather(1, centres[..., None].expand(-1, -1, distance.shape[-1]))
     numbers = torch.arange(clusters, device=states.device)[:, None]
-    member = (to_centre.argmin(1)[:, None] == numbers).float()
+    # A centre is of its own cluster, as in the released code: it may have exact duplicates.
+    cluster = to_centre.argmin(1).scatter(1, centres, numbers.T.expand_as(centres))
+    member = (cluster[:, None] == numbers).float()
     merged = (member @ states) / member.sum(-1, keepdim=True).clamp_min(1)
     index = torch.cat([stay, pool.gather(1, centres)], 1)
     features = torch.cat([take(view.visual, stay), merged.to(view.hidden.dtype)], 1)

@@ -53,4 +53,12 @@ def forward(
     if new_tokens is not None and new_tokens < 1:
         raise InputError(f"new_tokens must be at least 1, not {new_tokens}")
     chosen = parse(method) if isinstance(method, str) else method
-    return run(model, inputs, chosen, attention=attention, new_tokens=new_tokens, solved=solved)
+    return run(
+        model,
+        inputs,
+        chosen,
+        attention=attention,
+        new_tokens=new_tokens,
+        solved=solved,
+        verify=True,
+    )

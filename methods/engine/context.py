@@ -42,6 +42,7 @@ class Context:
     notes: Notes
     lap: Lap
     runtime: Runtime
+    verify: bool = False
     ledger: Ledger = field(default_factory=Ledger)
     attention: Attention = field(init=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from ..contract.view import View
 from .attention import RowsWanted
 from .context import Context, TokenSequence, kept_states, trace_origin
 from .ledger import RowsRead, builds_map, decision_flops, stages_reading
+from .verify import verified
 
 
 class Prefill:
@@ -106,7 +108,11 @@ class Prefill:
             stop=sequence.stop,
             original=sequence.original,
         )
-        keep = context.method.select(view, stage)
+        if context.verify:
+            decide = partial(context.method.select, view, stage)
+            keep = verified(decide, context.method, view, view.visual, stage.visual)
+        else:
+            keep = context.method.select(view, stage)
         known = keep.flops if keep else None
         flops = decision_flops(stage, context.policy) if known is None else known
         context.ledger.select.append(flops)

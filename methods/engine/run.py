@@ -64,12 +64,14 @@ def run(
     solved: dict[str, float] | None = None,
     lap: Lap | None = None,
     runtime: Runtime | None = None,
+    verify: bool = False,
 ) -> Trace:
     """Run one request with `method` and return its trace.
 
     `attention` says how scoring layers are computed (rows, maps, published). `solved` carries
     solved knobs from the first request of a series to the next. `lap` is told as parts end.
     `runtime`, made for this decoder, goes from request to request of one series; None is eager.
+    `verify` holds each decision against the plan, which makes the device wait.
     Raises BudgetError where the method cannot meet its budget on this request.
     """
     request = dataclasses.replace(
@@ -81,6 +83,7 @@ def run(
     def once() -> Trace:
         notes = Notes(solved={} if solved is None else solved)
         context = Context(decoder, inputs, method, plan, attention, notes, lap or no_lap, chosen)
+        context.verify = verify
         return _request(context, request.new_tokens)
 
     return chosen.request(once)

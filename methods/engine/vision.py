@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from ..contract.view import EncoderView
 from .attention import RowsWanted
 from .context import Context, TokenSequence, arange, kept_states, trace_origin
 from .ledger import RowsRead
+from .verify import verified
 
 
 class VisionTower:
@@ -72,7 +74,11 @@ class VisionTower:
             published=context.published,
             notes=context.notes,
         )
-        keep = context.method.encode(view, stage)
+        if context.verify:
+            decide = partial(context.method.encode, view, stage)
+            keep = verified(decide, context.method, view, patches, stage.tokens)
+        else:
+            keep = context.method.encode(view, stage)
         if keep is None:
             return hidden
         before = self.original

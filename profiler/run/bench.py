@@ -15,6 +15,7 @@ from ...methods.contract.errors import InputError, first_line
 from ...methods.engine.context import Lap, no_lap
 from ...methods.engine.run import Trace, run
 from ...methods.engine.runtimes import make_runtime
+from ...methods.engine.verify import location, require_finite
 from ...reports.record import schema
 from ..meters import memory, torch_profile
 from ..meters.clock import Stopwatch, Timing, now, on_device, unix_time, wait_for
@@ -89,17 +90,27 @@ class Bench:
             kind, eager = self.device.type, cell.runtime.name == "eager"
             fewest = max(FEWEST_WARMUPS[kind], least, 1 if eager else COMPILED_WARMUPS)
             times: list[float] = []
+            if not cell.saved.warmups:
+                self.request(cell, no_lap, verify=True)
             while len(times) < fewest - 1 or not _settled(times, max(MOST_WARMUPS[kind], fewest)):
                 times.append(self._timing(cell)[0].latency)
             began = now()
             request = functools.partial(self.request, cell)
             peak, trace = memory.peak(self.device, request, foreign)
             times.append(now() - began)
+            self._require_answer(trace)
             cell.saved.warmups = cell.saved.warmups or times
             cell.saved.memory = schema.Memory(**vars(peak))
             keep_counts(cell, trace, self.model, self.prepare.request)
             if self.tokens:
                 cell.saved.kept = selections(trace, self.prepare.request.visual)
+
+    def _require_answer(self, trace: Trace) -> None:
+        """Behind the clock: what was timed gave an answer that can mean something."""
+        if trace.tokens.shape[1] != self.prepare.request.new_tokens:
+            raise RuntimeError(f"it gave {trace.tokens.shape[1]} tokens")
+        require_finite(trace.logits, "its logits")
+        require_finite(trace.step_logits, "its logits of decode")
 
     def settle(self, cell: BenchCell) -> None:
         """One more untimed request, behind the warm-ups of all cells: capturing a graph empties
@@ -114,8 +125,7 @@ class Bench:
             before, fallback = self._asked(cell), cell.runtime.fallback
             timing, trace = self._timing(cell)
             counts = self._asked(cell)
-            if trace.tokens.shape[1] != self.prepare.request.new_tokens:
-                raise RuntimeError(f"it gave {trace.tokens.shape[1]} tokens")
+            self._require_answer(trace)
             if cell.runtime.fallback != fallback:
                 raise RuntimeError(f"{cell.runtime.name} gave up late: {cell.runtime.fallback}")
             marks = [f"{name} in the window" for name in counts if counts[name] > before[name]]
@@ -166,8 +176,9 @@ class Bench:
         except Exception as error:
             cell.saved.missing["trace"] = first_line(error)
 
-    def request(self, cell: BenchCell, lap: Lap) -> Trace:
-        """One request from picture to last token."""
+    def request(self, cell: BenchCell, lap: Lap, *, verify: bool = False) -> Trace:
+        """One request from picture to last token. verify: prefill alone, in which the
+        method is held to its plan."""
         inputs = self.prepare()
         lap("preprocess", "preprocess")
         inputs = inputs.to(self.device)
@@ -177,9 +188,11 @@ class Bench:
             inputs,
             cell.method,
             attention=cell.policy,
+            new_tokens=1 if verify else None,
             solved=cell.saved.solved,
             lap=lap,
             runtime=cell.runtime,
+            verify=verify,
         )
 
     def _sample(
@@ -236,7 +249,7 @@ class Bench:
         except InputError:
             raise
         except Exception as error:
-            cell.saved.error = first_line(error)
+            cell.saved.error = first_line(error) + location(error, cell.method)
         if cell.saved.error:
             cell.runtime = make_runtime(cell.runtime.name, self.model)
             gc.collect()

@@ -1,0 +1,129 @@
+"""Decisions that do not fit what was promised, each refused by the method's file and line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from micro_models import load
+
+import tpprof
+from tpprof.methods import Keep, Method, Plan, Request, Stage, View, parse
+from tpprof.methods.contract.view import Notes
+from tpprof.methods.engine.run import run
+from tpprof.methods.engine.verify import DecisionError, location, require_finite
+from tpprof.methods.sparsevlm import _recycle
+
+KEPT = 9
+FAULTS: dict[str, tuple[Callable[[View], Any], str]] = {
+    "a forgotten return": (lambda view: None, "is a return forgotten?"),
+    "no Keep": (lambda view: view.hidden.new_zeros(1, KEPT).long(), "it returns a Tensor"),
+    "flags": (lambda view: Keep(torch.ones(1, view.count, dtype=torch.bool)), "bool [1, 36], not"),
+    "int32": (lambda view: Keep(torch.arange(KEPT, dtype=torch.int32)[None]), "int32 [1, 9], not"),
+    "one row too many": (lambda view: Keep(torch.arange(KEPT).expand(2, -1)), "2 rows for a batch"),
+    "more than planned": (lambda view: Keep(torch.arange(KEPT + 1)[None]), "keeps 10 visual"),
+    "fewer than planned": (lambda view: Keep(torch.arange(KEPT - 1)[None]), "keeps 8 visual"),
+    "out of range": (lambda view: Keep(28 + torch.arange(KEPT)[None]), "reaches from 28 to 36"),
+    "from the end": (lambda view: Keep(torch.arange(KEPT)[None] - 1), "reaches from -1 to 7"),
+    "twice": (lambda view: Keep(torch.arange(KEPT)[None] // 2), "not in ascending order"),
+    "unsorted": (lambda view: Keep(torch.arange(KEPT).flip(0)[None]), "not in ascending order"),
+    "features of another width": (
+        lambda view: Keep(torch.arange(KEPT)[None], view.visual[:, :KEPT, :8]),
+        "float32 [1, 9, 8], not float32 [1, 9, 64]",
+    ),
+    "features that are no numbers": (
+        lambda view: Keep(torch.arange(KEPT)[None], view.visual[:, :KEPT] * torch.nan),
+        "not finite",
+    ),
+    "flags of another length": (
+        lambda view: Keep(torch.arange(KEPT)[None], None, torch.zeros(4, dtype=torch.bool)),
+        "merged is bool [4], not bool [9]",
+    ),
+    "writing": (lambda view: _written(view), "writes to the hidden states"),
+}
+
+
+def _written(view: View) -> Keep:
+    view.hidden[:, -1] += 1
+    return Keep(torch.arange(KEPT)[None])
+
+
+@dataclass(frozen=True)
+class Faulty(Method):
+    """Keeps what it is told to."""
+
+    name = "faulty"
+    fault: str = ""
+
+    def plan(self, request: Request) -> Plan:
+        return Plan(request.visual, (Stage(2, "entering", KEPT),))
+
+    def select(self, view: View, stage: Stage) -> Keep | None:
+        if self.fault:
+            found: Keep | None = FAULTS[self.fault][0](view)
+            return found
+        return Keep(torch.arange(KEPT)[None])
+
+
+def verified(method: Method, **more: Any) -> None:
+    model = load("qwen2-vl")
+    inputs = tpprof.inputs(model, image_size=(168, 168), text_tokens=(4, 3))
+    run(model, inputs, method, new_tokens=1, verify=True, **more)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_decision_that_does_not_fit(fault: str) -> None:
+    with pytest.raises(DecisionError) as caught:
+        verified(Faulty(fault=fault))
+    message = str(caught.value)
+    assert FAULTS[fault][1] in message
+    assert "(Faulty.select, test_verify.py line " in message
+
+
+def test_one_that_fits() -> None:
+    verified(Faulty())
+
+
+@pytest.mark.parametrize("policy", ["rows", "maps"])
+def test_scores_that_are_no_numbers(policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load("qwen2-vl")
+    weight = model.layers[1].self_attn.q_proj.weight
+    kept = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            weight.fill_(torch.inf)
+        with pytest.raises(FloatingPointError, match=r"attention rows at layer 2 .*--dtype"):
+            verified(parse("fastv:layer=2,keep=9"), attention=policy)
+    finally:
+        with torch.no_grad():
+            weight.copy_(kept)
+
+
+def test_numbers_that_are_finite_pass() -> None:
+    require_finite(torch.tensor([1.0, -65504.0], dtype=torch.float16), "logits")
+    for wrong in (torch.inf, -torch.inf, torch.nan):
+        with pytest.raises(FloatingPointError, match=r"logits are not .*\(these are float16\)"):
+            require_finite(torch.tensor([1.0, wrong], dtype=torch.float16), "logits")
+
+
+def test_an_error_of_a_methods_own_code_says_where() -> None:
+    with pytest.raises(KeyError) as wrong:
+        Faulty(fault="none of these").select(None, None)  # type: ignore[arg-type]
+    assert location(wrong.value, Faulty()).startswith(" (test_verify.py line ")
+    with pytest.raises(RuntimeError) as other:
+        torch.zeros(2) @ torch.zeros(3)
+    assert location(other.value, parse("fastv")) == ""
+
+
+def test_recycled_duplicates_stay_what_they_are() -> None:
+    """Where all of a pool is alike, every cluster's mean is that one state: none is empty."""
+    states = torch.full((1, 12, 8), 0.25)
+    request = tpprof.inputs(load("llava"), text_tokens=(4, 3)).request
+    original = torch.arange(12)[None]
+    view = View(2, request, states, None, False, Notes(), start=0, stop=12, original=original)
+    keep = _recycle(view, torch.arange(3)[None], torch.arange(3, 12)[None], 3)
+    assert keep.features is not None
+    assert torch.equal(keep.features, torch.full((1, 6, 8), 0.25))
