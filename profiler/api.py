@@ -10,6 +10,7 @@ from ..methods.contract.policies import Policy, check_policy
 from ..methods.engine.decoder import Inputs
 from ..methods.engine.run import Trace, run
 from ..reports.record.spec import Workload, part_of
+from .models.forks import require_own_code
 from .models.load import load
 from .models.model import Model
 from .run.comparison import compare
@@ -52,6 +53,7 @@ def forward(
         raise InputError("inputs must come from tpprof.inputs: the engine needs their lengths")
     if new_tokens is not None and new_tokens < 1:
         raise InputError(f"new_tokens must be at least 1, not {new_tokens}")
+    require_own_code(model.name, model.module)
     chosen = parse(method) if isinstance(method, str) else method
     return run(
         model,

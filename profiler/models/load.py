@@ -175,6 +175,11 @@ def _read_config(name: str) -> tuple[Architecture, Any, str]:
         raise ModelError(
             f"{name}: architecture {given.model_type!r} is not supported; known: {known}"
         )
+    if getattr(given, "auto_map", None):
+        raise ModelError(
+            f"{name}: brings code of its own (auto_map), which is never run: what was measured "
+            "would be transformers' code. Remove auto_map from its config.json to measure that"
+        )
     return architecture, given, source
 
 

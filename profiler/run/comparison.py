@@ -19,6 +19,7 @@ from ...reports.record.labels import name
 from ...reports.record.spec import ModelSpec, RunSpec
 from ..machine import calibration, doctor
 from ..machine.environment import describe_environment
+from ..models.forks import require_own_code
 from ..models.load import default_name, load
 from ..models.model import Model
 from ..workload import Preparation
@@ -51,6 +52,7 @@ class Comparison:
         self.spec = spec
         chosen = [parse(method, spec.cells.keep) for method in spec.cells.methods]
         self.model, reason = (model, "given") if model is not None else _load(spec.model)
+        require_own_code(self.model.name, self.model.module)
         self.prepare = Preparation(self.model, spec.workload, spec.model.seed)
         request = self.prepare.request
         if spec.cells.equalize:
