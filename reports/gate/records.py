@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from .. import units
@@ -49,7 +50,8 @@ def compare_records(base: Record, head: Record, rules: Rules, subject: str) -> G
     """Judge `head` against `base`.
 
     A speed-up over vanilla is measured within a record, round by round, and carries over between
-    machines; absolute times are judged only where both records are of one machine.
+    machines. Absolute times are shown where both machines have the same name, and at most leave it
+    open whether something became slower: the same name is no proof of the same machine.
     """
     left, right = reading(base), reading(head)
     before, after = Snapshot.of(left), Snapshot.of(right)
@@ -76,7 +78,9 @@ def compare_records(base: Record, head: Record, rules: Rules, subject: str) -> G
             title, metric = key
             ours = base.cells[titles.index(title)]
             shown = _shown(metric, base, ours), _shown(metric, head, _theirs(head, ours) or ours)
-            gate.rows.append(_row(key, difference, adjusted[key], tolerance, *shown))
+            row = _row(key, difference, adjusted[key], tolerance, *shown)
+            alone = not any(name == SPEEDUP for _, name in tests)
+            gate.rows.append(_of_two_runs(row, alone=alone) if metric == LATENCY else row)
     if not tests:
         why = "no method beside vanilla, and two machines: no time can be compared"
         gate.rows.append(_unjudged("all cells", "times", why))
@@ -198,6 +202,19 @@ def _row(
         "tolerance": tolerance,
     }
     return Judged(*key, verdict, before, after, why, rule, values)
+
+
+def _of_two_runs(row: Judged, *, alone: bool) -> Judged:
+    """An absolute time of two runs, of which a name does not say whether their machine was one: a
+    loss is a question and no failure, and a gain is no proof. alone: nothing else is timed."""
+    if row.verdict is Verdict.FAIL or alone:
+        verdict = Verdict.INCONCLUSIVE
+    elif row.verdict is Verdict.INCONCLUSIVE:
+        return row
+    else:
+        verdict = Verdict.NOT_JUDGED
+    rule = f"{row.rule}; but two runs may be of two machines of one name: `tpprof gate ab` tells"
+    return replace(row, verdict=verdict, rule=rule)
 
 
 def _shown(metric: str, record: Record, cell: Cell) -> str:

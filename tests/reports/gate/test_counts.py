@@ -316,7 +316,8 @@ def test_records_of_vanilla_on_two_machines_tell_nothing_of_time() -> None:
     assert (gate.code, "no time can be compared" in gate.rows[-1].rule) == (3, True)
 
 
-def test_absolute_times_are_judged_on_one_machine() -> None:
+def test_absolute_times_of_two_runs_prove_nothing() -> None:
+    """Machines of a cloud have one name: what is slower there may be another machine."""
     rules = Rules(tolerance={"latency": 0.2})
     slow = pair(0.5)
     for each in slow.cells:
@@ -324,8 +325,20 @@ def test_absolute_times_are_judged_on_one_machine() -> None:
     gate = records.compare_records(pair(0.5), slow, rules, "")
     verdicts = {(row.cell, row.metric): row.verdict for row in gate.rows}
     assert verdicts["fastv with rows", "time over vanilla"] is Verdict.PASS
-    assert verdicts["vanilla", "latency"] is Verdict.FAIL
-    assert records.compare_records(slow, pair(0.5), rules, "").verdict is Verdict.IMPROVED
+    assert verdicts["vanilla", "latency"] is Verdict.INCONCLUSIVE
+    assert gate.code == 4
+    quick = records.compare_records(slow, pair(0.5), rules, "")
+    absolute = {row.verdict for row in quick.rows if row.metric == "latency"}
+    assert (quick.verdict, absolute) == (Verdict.PASS, {Verdict.NOT_JUDGED})
+
+
+def test_vanilla_alone_on_one_machine_leaves_it_open() -> None:
+    one, other = pair(0.5), pair(0.5)
+    for each in (one, other):
+        each.cells.pop()
+    gate = records.compare_records(one, other, Rules(tolerance={"latency": 0.2}), "")
+    assert (gate.code, gate.rows[-1].verdict) == (4, Verdict.INCONCLUSIVE)
+    assert "tpprof gate ab" in gate.rows[-1].rule
 
 
 def test_records_with_too_few_rounds_or_other_requests_have_no_verdict() -> None:
