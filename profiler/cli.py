@@ -60,7 +60,7 @@ def main() -> None:
     """Entry point: errors a user can mend become one line and exit code 2. Any other one is ours,
     and must not look like a cell that failed, or like a regression: exit code 70."""
     try:
-        raise SystemExit(app(standalone_mode=False) or 0)
+        raise SystemExit(app(standalone_mode=False, prog_name="tpprof") or 0)
     except (KeyboardInterrupt, Abort):
         print("tpprof: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
@@ -83,6 +83,6 @@ def _show_usage(error: Any) -> NoReturn:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         raise SystemExit(2)
-    line = " ".join(str(error.format_message()).split())
+    line = " ".join(str(error.format_message()).split()).replace("Value error, ", "")
     command = error.ctx.command_path if getattr(error, "ctx", None) else "tpprof"
     fail(f"{line.rstrip('.')}; see `{command} --help`")

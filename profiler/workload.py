@@ -39,7 +39,8 @@ class Preparation:
         self.workload = workload
         self.seed = seed
         if workload.image is not None and not Path(workload.image).is_file():
-            raise OptionError("image", f"{workload.image!r}: no such file, or a folder")
+            wrong = "is a folder" if Path(workload.image).is_dir() else "no such file"
+            raise OptionError("image", f"{workload.image!r}: {wrong}")
         self._require_companions()
         self.picture = None if workload.visual_tokens else load_picture(workload)
         self.request = self._request()

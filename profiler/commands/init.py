@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ...methods import load_plugins, parse
 from ...reports.record.spec import Cells, Extras, ModelSpec, RunSpec, Stopping, Workload
 from .options import Typed, fail, takes
 
@@ -23,6 +24,9 @@ def init(
 
     if out.exists():
         fail(f"{out} is there already; change it, or give another --out")
+    load_plugins(typed.alone(RunSpec).cells.plugin)
+    for method in typed.alone(RunSpec).cells.methods:
+        parse(method)  # which says what is known
     spec = relative(typed.alone(RunSpec), out.parent)
     try:
         write_whole(out, as_toml(spec).encode())

@@ -17,7 +17,10 @@ def progress() -> Iterator[rounds.Progress]:
     """A bar on stderr, and what tells it how far things are."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     stderr = Console(file=sys.stderr)
-    with Progress(*columns, console=stderr, transient=True, auto_refresh=False) as bar:
+    hidden = not stderr.is_terminal  # where it would leave an empty line, and nothing else
+    with Progress(
+        *columns, console=stderr, transient=True, auto_refresh=False, disable=hidden
+    ) as bar:
         task = bar.add_task("start", total=None)
 
         def tell(label: str, done: int, total: int) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 OUTSIDE = ("preprocess", "transfer", "vision", "embed", "head", "decode")
 WORTH = 0.05  # of the cell's latency: less is not worth a change
+HOST = "waiting for the host"  # derived from counts: it has no interval
 BUSY = 0.7  # busy for less of decode than this: the device waits for the host
 KEPT = 0.1  # launching takes less of the layers than this: the promise is kept
 
@@ -50,9 +51,14 @@ def advice(
     return [sentence for sentence in worth if sentence]
 
 
+def untold(contributions: list[Contribution]) -> bool:
+    """Whether parts have no interval, so that nothing can be said of what they are worth."""
+    return any(p.low is None and p.name not in ("remainder", HOST) for p in contributions)
+
+
 def _sure(part: Contribution) -> bool:
     """Whether a part is more than noise; what is derived from counts has no interval."""
-    return part.name == "waiting for the host" or (part.low is not None and part.low > 0)
+    return part.name == HOST or (part.low is not None and part.low > 0)
 
 
 def _rows(spent: float) -> str:

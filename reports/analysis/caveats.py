@@ -55,12 +55,11 @@ def _interrupted(record: Record) -> str:
     if record.complete:
         return ""
     counts = [len({sample.round for sample in cell.samples}) for cell in record.cells]
-    if not counts:
+    if not any(counts):
         return "the run was interrupted before anything was measured."
-    return (
-        f"the run was interrupted: {min(counts)} to {max(counts)} rounds a cell were measured "
-        "until then."
-    )
+    least, most = min(counts), max(counts)
+    span = f"{most} round" + "s" * (most > 1) if least == most else f"{least} to {most} rounds"
+    return f"the run was interrupted: {span} a cell measured until then."
 
 
 def _positions(record: Record) -> str:

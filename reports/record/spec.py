@@ -396,11 +396,28 @@ def value_of(spec: Subject, keyword: str) -> Any:
 
 
 def read(whole: type[SpecT], given: Any) -> SpecT:
-    """A specification from plain data, as a file holds it; raises OptionError."""
+    """A specification from plain data, as a file holds it; raises OptionError, or RecordError for
+    what stands where it does not belong."""
+    if isinstance(given, dict):
+        _require_groups(given, whole)
     try:
         return msgspec.convert(given, whole, strict=True)
     except msgspec.ValidationError as error:
         raise from_validation(error) from error
+
+
+def _require_groups(given: dict[str, Any], whole: type[Spec]) -> None:
+    """See that the parts of a specification are parts, and that no option stands beside them."""
+    options, groups = options_of(whole), whole.__struct_fields__
+    for name, value in given.items():
+        if name in options and name not in groups:
+            raise RecordError(f"`{name}` belongs under [{options[name].group}]")
+        if name in groups and not isinstance(value, dict):
+            raise RecordError(f"`{name}` is a part with options of its own: write [{name}]")
+        if name not in groups:
+            near = difflib.get_close_matches(name, [*groups, *options], n=1)
+            hint = f" (did you mean `{near[0]}`?)" if near else ""
+            raise RecordError(f"unknown part `{name}`{hint}; known: {', '.join(groups)}")
 
 
 def from_validation(error: msgspec.ValidationError) -> RecordError:

@@ -25,9 +25,13 @@ def parsed(path: Path, hint: str) -> tomlkit.TOMLDocument:
     try:
         return tomlkit.parse(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise RecordError(f"{path}: {error.strerror or error}; see {hint}") from error
+        told = "is a folder; give a file" if path.is_dir() else str(error.strerror or error)
+        raise RecordError(f"{path}: {told}; see {hint}") from error
     except (TOMLKitError, ValueError) as error:
-        raise RecordError(f"{path} is no TOML ({error})") from error
+        # Its parser stands on a character of its own behind the last one.
+        cut = "'\\x00'" in str(error)
+        why = "it ends in the middle of a value" if cut else str(error)
+        raise RecordError(f"{path} is no TOML ({why})") from error
 
 
 def load(path: Path) -> RunSpec:

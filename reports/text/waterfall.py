@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from .. import units
 from ..analysis import caveats, roofline
+from ..analysis.advice import untold
 from ..analysis.explanation import ENDS, Contribution, Explanation, Explanations, explain_all
 from ..analysis.phases import PhaseRow, phase_rows
 from ..analysis.summary import baseline, phase
@@ -22,6 +23,7 @@ from .screen import Screen
 from .table import Column, RowT, Table, Tone, for_programs, inline
 
 BAR = 36  # columns of the bars
+TOO_FEW = "Too few rounds to advise: of a part without an interval nothing is sure."
 NOTHING = "No change here is worth 5 % of the request."
 PROMISED = "Vanilla's time of it, times the share of its FLOPs that remains."
 Explained = tuple[Cell, Explanation]
@@ -288,8 +290,9 @@ def roofline_table(record: Record, cells: list[Cell]) -> Table[Floored]:
 
 def remarks(explanation: Explanation) -> list[str]:
     """What could not be told apart, and what to do."""
+    usual = TOO_FEW if untold(explanation.contributions) else NOTHING
     return [f"! {note}" for note in explanation.notes] + [
-        f"> {line}" for line in explanation.advice or [NOTHING]
+        f"> {line}" for line in explanation.advice or [usual]
     ]
 
 

@@ -45,9 +45,7 @@ def test_failed_cells_and_an_interrupted_run_come_first(run: Record) -> None:
     failed, interrupted, *rest = caveats.warnings(run)
     assert failed.startswith("1 of 2 cells failed: fastv with maps: out of memory xxx")
     assert len(failed) < 200
-    assert interrupted == (
-        "the run was interrupted: 0 to 6 rounds a cell were measured until then."
-    )
+    assert interrupted == ("the run was interrupted: 0 to 6 rounds a cell measured until then.")
     assert rest == ["a full disk"]
 
 

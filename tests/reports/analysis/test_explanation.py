@@ -452,3 +452,18 @@ def test_a_request_that_beats_its_promise_is_said_to() -> None:
     told = explain(run, run.cells[1])
     assert told is not None
     assert "ms faster than promised, most of all by shorter" in waterfall.headline(quick, told)
+
+
+def test_too_few_rounds_advise_nothing_and_say_so() -> None:
+    """The median of five rounds has no interval of 95 %: a large part may be chance."""
+    run = record(made(), made("fastv", "maps", layer0=0.500), made("fastv"))
+    for each in run.cells:
+        each.samples = each.samples[:3]
+    told = explain(run, run.cells[1])
+    assert told is not None
+    assert max(part.seconds for part in told.contributions) > 0.2 * told.measured_seconds
+    assert waterfall.remarks(told)[-1] == f"> {waterfall.TOO_FEW}"
+    whole = record(made(), made("fastv"))
+    calm = explain(whole, whole.cells[1])
+    assert calm is not None
+    assert waterfall.TOO_FEW not in " ".join(waterfall.remarks(calm))

@@ -168,7 +168,10 @@ def test_lines_that_are_commented_out_hold_what_is_usual(tmp_path: Path) -> None
         ("[model", "is no TOML"),
         ("[workload]\nnew_tokens = 0", "new_tokens"),
         ("[workload]\ntokens = 0", "tokens"),
-        ("colour = 1", "colour"),
+        ("colour = 1", "unknown part `colour`"),
+        ("rounds = 3", "`rounds` belongs under [stopping]"),
+        ("cells = 3", "write [cells]"),
+        ("[cels]", "did you mean `cells`?"),
         ("[stopping]\ntarget_ci = nan", "target_ci"),
     ],
 )
