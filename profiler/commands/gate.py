@@ -79,20 +79,20 @@ def check(
     html: HtmlOption = None,
 ) -> None:
     """The exact gate: count tokens, FLOPs, bytes and operators again. No GPU needed."""
-    from ..gate import counts
+    from ..gate import exact
 
     if not update and (typed.values or memory is not None):
         fail("the baseline says what is counted; METHODs and their options go with --update")
     require_results(html, [baseline], json, junit, summary)
     allowed = None if memory is None else rules_of(Rules(memory=share("memory", memory))).memory
     if update:
-        earlier, _ = counts.earlier_baseline(baseline)
+        earlier, _ = exact.earlier_baseline(baseline)
         subject = None
         if typed.values:
             subject = _over(typed, earlier.subject, baseline.parent) if earlier else _whole(typed)
-        gate = counts.update_baseline(baseline, subject, allowed)
+        gate = exact.update_baseline(baseline, subject, allowed)
     else:
-        gate = counts.check_baseline(baseline)
+        gate = exact.check_baseline(baseline)
     finish(gate, json, junit, summary, html)
 
 

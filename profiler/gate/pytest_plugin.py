@@ -67,7 +67,7 @@ class GateResults:
     def rows(self, cell: str) -> list[Judged]:
         """The rows of one cell, and those that no cell owns."""
         if self._rows is None:
-            from .counts import check_baseline
+            from .exact import check_baseline
 
             self._rows = check_baseline(self.path).rows
         if cell == WHOLE:

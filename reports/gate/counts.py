@@ -1,4 +1,4 @@
-"""The exact gate: counts against counts. Any increase fails, any change is shown with its place."""
+"""The rule of the exact gate: a count that grew fails, one that changed is shown with its place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exact gate: count on this machine what the baseline counted, and compare."""
+"""The exact gate: count here what the baseline counted, and hand both to the rule."""
 
 from __future__ import annotations
 
