@@ -18,7 +18,7 @@ def python(program: str, executable: str = sys.executable) -> list[str]:
 def finish(
     command: Sequence[str], stdin: bytes, environment: dict[str, str] | None = None
 ) -> tuple[int, str]:
-    """Run a command to its end, with `told` on its stdin: its code, and "" or how it failed."""
+    """Run a command to its end with this on its stdin: its code, and "" or how it failed."""
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(
             command,

@@ -123,7 +123,7 @@ def require_writable(html: Path | None, figures: Path | None, records: Sequence[
 
 
 def require_file(option: str, file: Path) -> None:
-    """Fail where a file could not be written; `told` is what it is called."""
+    """Fail where a file could not be written; `option` is what it is called."""
     if file.is_dir():
         fail(f"{option} is a folder; give a file")
     _holds(option, file.parent)

@@ -17,7 +17,7 @@ from ...reports.gate.verdicts import NoVerdictError
 
 @dataclass(frozen=True)
 class Arm:
-    """What one side runs. told: how people call it. python: its interpreter. root: the checkout
+    """What one side runs. label: how people call it. python: its interpreter. root: the checkout
     that is imported as tpprof, if it is one. paths: searched first for modules. plugins: files and
     modules that register methods. tree: the source tree that is its own; tops: others of the same
     project, from which nothing may come. commit: what the tree is, "" if it was changed. alone:

@@ -336,6 +336,7 @@ def test_what_is_killed_gives_no_pass_and_leaves_nothing_behind(
 ) -> None:
     scratch = repository.parent / "scratch"
     scratch.mkdir()
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as under nohup, which children inherit
     gate = subprocess.Popen(
         [*RUN, "gate", "ab", *AB, "--accept-counts"],
         cwd=repository,
@@ -344,6 +345,7 @@ def test_what_is_killed_gives_no_pass_and_leaves_nothing_behind(
         stderr=subprocess.PIPE,
         env={**os.environ, "TMPDIR": str(scratch)},
     )
+    signal.signal(signal.SIGHUP, ignored)
     journal = repository / "runs" / "j.jsonl"
     while not (journal.exists() and journal.read_bytes().count(b"\n") >= 4):
         assert gate.poll() is None, gate.communicate()
