@@ -32,4 +32,6 @@ def init(
         write_whole(out, as_toml(spec).encode())
     except OSError as error:
         fail(f"{out} cannot be written ({error.strerror or error})")
+    except UnicodeEncodeError:
+        fail("an option holds bytes that are no UTF-8, which a TOML file cannot hold")
     print(f"{out} is written: tpprof compare --config {out}", file=sys.stderr)

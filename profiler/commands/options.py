@@ -39,10 +39,12 @@ PANELS = {
 """Under which heading `--help` lists the options of each part of a specification."""
 SHOWN = PANELS["extras"]
 RIVALS = {
-    "image": "visual_tokens",
-    "visual_tokens": "image",
-    "prompt": "text_tokens",
-    "text_tokens": "prompt",
+    "image": ("visual_tokens",),
+    "image_size": ("visual_tokens",),
+    "visual_tokens": ("image", "image_size"),
+    "prompt": ("text_tokens",),
+    "text_tokens": ("prompt",),
+    **dict.fromkeys(("min_rounds", "max_rounds", "max_seconds", "target_ci"), ("rounds",)),
 }
 """What an option takes the place of."""
 SHORT = {"model": "-m"}
@@ -119,7 +121,7 @@ class Typed:
 
     def over(self, earlier: SubjectT) -> SubjectT:
         """`earlier` with what was typed, which takes the place of what excludes it."""
-        rivals = {RIVALS[keyword]: None for keyword in self.values if keyword in RIVALS}
+        rivals = {rival: None for keyword in self.values for rival in RIVALS.get(keyword, ())}
         return changed(earlier, **{**rivals, **self.values})
 
 

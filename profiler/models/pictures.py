@@ -49,7 +49,8 @@ def picture_size(workload: Workload) -> tuple[int, int]:
     if workload.image is None:
         return SAMPLE_SIZE
     with _opened(Path(workload.image)) as picture:
-        turned = picture.getexif().get(ORIENTATION, 1) >= FIRST_SIDEWAYS
+        # PIL itself gives the size of a TIFF as it stands upright.
+        turned = picture.getexif().get(ORIENTATION) in SIDEWAYS and picture.format != "TIFF"
         width, height = picture.size[::-1] if turned else picture.size
     return _possible((height, width))
 
@@ -64,9 +65,9 @@ def load_picture(workload: Workload) -> RequestPicture:
         frames = getattr(picture, "n_frames", 1)
         if frames > 1:
             notes.append(f"the first of its {frames} frames is taken")
-        orientation = picture.getexif().get(ORIENTATION, 1)
+        orientation = picture.getexif().get(ORIENTATION)
         image: Image.Image = ImageOps.exif_transpose(picture)
-        if orientation != 1:
+        if orientation in TURNED:
             notes.append(f"turned upright (EXIF orientation {orientation})")
         image = _eight_bits(path, image, notes)
         if "A" in image.getbands() or "transparency" in image.info:
@@ -83,7 +84,8 @@ def load_picture(workload: Workload) -> RequestPicture:
 
 
 ORIENTATION = 0x0112  # the EXIF tag
-FIRST_SIDEWAYS = 5  # from this orientation on, height and width change places
+TURNED = range(2, 9)  # the orientations that are not upright; others mean nothing
+SIDEWAYS = range(5, 9)  # those in which height and width change places
 
 
 def _eight_bits(path: Path, image: Image.Image, notes: list[str]) -> Image.Image:
@@ -97,6 +99,8 @@ def _eight_bits(path: Path, image: Image.Image, notes: list[str]) -> Image.Image
             f"{path}: its grey values lie between {low:g} and {high:g}, of which neither 8 nor 16 "
             "bits are made; convert it to 8 bits a channel first"
         )
+    if image.mode == "I" and high < 2**8:  # whole numbers of 32 bits, which hold 8
+        return image.convert("L")
     notes.append("16 bits a channel scaled to 8")
     return image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
 

@@ -88,6 +88,9 @@ def fitted(name: str, shape: Shape, processor: Any) -> Shape:
     """The shape with what its checkpoint's image processor makes of pictures; raises ModelError
     where the two do not fit each other."""
 
+    def own(key: str) -> Any:
+        return getattr(processor, key, None)
+
     def require(what: str, given: Any, wanted: Any) -> None:
         if given != wanted:
             raise ModelError(
@@ -96,17 +99,23 @@ def fitted(name: str, shape: Shape, processor: Any) -> Shape:
 
     vision = shape.vision
     if shape.architecture == "qwen2-vl":
-        require("patch_size", processor.patch_size, vision.patch)
-        require("merge_size", processor.merge_size, vision.merge)
-        require("temporal_patch_size", processor.temporal_patch_size, vision.temporal)
-        least, most = processor.size["shortest_edge"], processor.size["longest_edge"]
+        require("patch_size", own("patch_size"), vision.patch)
+        require("merge_size", own("merge_size"), vision.merge)
+        require("temporal_patch_size", own("temporal_patch_size"), vision.temporal)
+        size = dict(own("size") or {})
+        least, most = size.get("shortest_edge"), size.get("longest_edge")
+        if not (isinstance(least, int) and isinstance(most, int) and 0 < least <= most):
+            raise ModelError(
+                f"{name}: its image processor gives no least and most pixels (shortest_edge and "
+                f"longest_edge), but {size}"
+            )
         vision = dataclasses.replace(vision, least_pixels=least, most_pixels=most)
         return dataclasses.replace(shape, vision=vision)
-    cut = processor.crop_size if processor.do_center_crop else processor.size
+    cut = dict((own("crop_size") if own("do_center_crop") else own("size")) or {})
     sides = [cut.get(key, cut.get("shortest_edge")) for key in ("height", "width")]
     require("tiles of", sides, [vision.image] * 2)
     if shape.architecture == "llava-next":
-        listed = [list(size) for size in processor.image_grid_pinpoints]
+        listed = [list(size) for size in own("image_grid_pinpoints") or ()]
         require("image_grid_pinpoints", listed, [list(size) for size in shape.pinpoints])
     return shape
 

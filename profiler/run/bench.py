@@ -191,7 +191,7 @@ class Bench:
             new_tokens=1 if verify else None,
             solved=cell.saved.solved,
             lap=lap,
-            runtime=cell.runtime,
+            runtime=None if verify else cell.runtime,  # which would be made for prefill alone
             verify=verify,
         )
 

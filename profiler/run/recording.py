@@ -121,8 +121,11 @@ def _unfinished(folder: Path) -> list[Path]:
         try:
             if not files.load(path).complete:
                 found.append(path)
-        except RecordError:
-            continue
+        except RecordError as error:
+            if files.journal_of(
+                path
+            ).exists():  # of a run that did not end, and is not gone on with
+                print(f"! left alone: {error}", file=sys.stderr)
     return found
 
 

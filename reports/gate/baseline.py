@@ -14,6 +14,8 @@ from .tolerant_record import ReadCell, TolerantRecord
 from .verdicts import NoVerdictError
 
 SCHEMA = 2
+REQUEST = ("before", "visual", "after", "batch", "new_tokens", "tiles", "patches")
+"""What must be the same of two requests for their counts to be compared."""
 ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -91,7 +93,7 @@ class Snapshot(Struct):
             packages=record.packages,
             parameter_bytes=model.parameters * itemsize if itemsize else None,
             workload=record.spec.workload,
-            request=record.request,
+            request={name: record.request.get(name) for name in REQUEST},
             cells=[Counts.of(cell) for cell in record.cells],
         )
 

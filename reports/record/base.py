@@ -60,5 +60,5 @@ def decode_versioned(
     try:
         require_schema(where, msgspec.json.decode(content, type=Versioned).schema, known, again)
         return msgspec.json.decode(content, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise RecordError(f"{where} is no {what}, or damaged ({error})") from error

@@ -69,7 +69,7 @@ def apply(record: Record, line: Line) -> None:
 
 def journal_of(path: Path) -> Path:
     """Where the journal of the record at `path` lies."""
-    return path.with_suffix(SUFFIX)
+    return path.with_suffix(SUFFIX) if path.name else path
 
 
 def save(record: Record, path: Path) -> None:
@@ -101,14 +101,16 @@ def load(path: Path) -> Record:
 
 
 def _from_journal(path: Path) -> Record:
-    lines = read_lines(path)
     try:
+        lines = read_lines(path)
         found = msgspec.json.decode(lines[0], type=_Opening).record.schema
         require_schema(path, found, SCHEMA, AGAIN)
         record = msgspec.json.decode(lines[0], type=Begun).record
         for line in lines[1:]:
             apply(record, msgspec.json.decode(line, type=Line))
-    except (msgspec.MsgspecError, IndexError) as error:
+    except OSError as error:
+        raise RecordError(f"{path}: {error.strerror or error}") from error
+    except (msgspec.MsgspecError, IndexError, RecursionError) as error:
         raise RecordError(f"{path} is no journal of tpprof, or damaged ({error})") from error
     return record
 

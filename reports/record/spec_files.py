@@ -39,7 +39,7 @@ def load(path: Path) -> RunSpec:
     given = parsed(path, "tpprof init").unwrap()
     try:
         return rooted(read(RunSpec, given), path.parent)
-    except RecordError as error:
+    except (OSError, ValueError) as error:  # of a text that can be no path, too
         raise RecordError(f"{path}: {error}") from error
 
 

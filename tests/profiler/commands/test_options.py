@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tpprof.profiler import cli
-from tpprof.profiler.commands.options import parse
+from tpprof.profiler.commands.options import Typed, parse
 from tpprof.reports.record.spec import OptionError, RunSpec, options_of
 from tpprof.reports.record.spec_files import load
 
@@ -121,3 +121,15 @@ def test_a_file_is_written_and_what_is_typed_goes_before_it(
     given = ["--model", "tiny-llava", "--device", "cpu", "--visual-tokens", "32", "--rounds", "1"]
     assert run("compare", "--config", "run.toml", *given, "--text-tokens", "3,4") == 0
     assert "fastv:keep=1/8" in capsys.readouterr().out
+
+
+def test_how_long_is_typed_takes_the_place_of_a_fixed_number_of_rounds() -> None:
+    fixed = RunSpec.of(rounds=6)
+    for typed in ({"max_rounds": 9}, {"max_seconds": 3.0}, {"min_rounds": 7}, {"target_ci": 0.5}):
+        assert Typed(typed).over(fixed).stopping.rounds is None
+    assert Typed({"max_rounds": 9, "rounds": 4}).over(fixed).stopping.rounds == 4
+
+
+def test_a_size_of_a_picture_goes_where_there_is_none() -> None:
+    sized = RunSpec.of(image_size=(336, 336))
+    assert Typed({"visual_tokens": 9}).over(sized).workload.image_size is None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from micro_models import SIZE
 
 from tpprof.methods import parse
+from tpprof.methods.engine.cuda_graph import GraphRuntime
 from tpprof.methods.engine.run import run
 from tpprof.profiler.meters import memory, torch_profile
 from tpprof.profiler.models.model import Model
@@ -183,3 +185,44 @@ def test_a_sampler_without_a_reading_leaves_its_reason(bench: Bench, cell: Bench
 )
 def test_warm_up_ends_when_times_settle_or_never_will(times: list[float], settled: bool) -> None:
     assert _settled(times, most=20) == settled
+
+
+def test_what_holds_the_method_to_its_plan_leaves_the_runtime_alone(
+    bench: Bench, cell: BenchCell
+) -> None:
+    """Prefill alone would have the runtime give up its graph for good."""
+
+    def capture(_: object, step: Callable[[], None], rewind: Callable[[], None]) -> Any:
+        rewind()
+        step()
+        return step
+
+    cell.runtime = runtime = GraphRuntime(bench.model, capture=capture)
+    bench.warm_up(cell)
+    assert (runtime.fallback, runtime.captures, cell.saved.error) == ("", 1, "")
+
+
+@pytest.mark.parametrize("moment", ["warm-up", "sample"])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_an_answer_that_is_no_number_fails_the_cell(
+    bench: Bench, cell: BenchCell, moment: str, wrong: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if moment == "sample":
+        bench.warm_up(cell)
+    head = bench.model.head
+    monkeypatch.setattr(bench.model, "head", lambda hidden: head(hidden) * wrong)
+    if moment == "sample":
+        assert bench.sample(cell, 0, 0, 0) is None
+    else:
+        bench.warm_up(cell)
+    assert "its logits are not finite numbers" in cell.saved.error
+    assert "--dtype bfloat16" in cell.saved.error
+
+
+def test_a_decision_that_does_not_fit_fails_the_cell_by_file_and_line(
+    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(cell.method), "select", lambda *_: None)
+    bench.warm_up(cell)
+    assert "is a return forgotten?" in cell.saved.error
+    assert "test_bench.py line" in cell.saved.error

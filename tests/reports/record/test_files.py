@@ -181,3 +181,25 @@ def test_every_difference_is_named(empty: Record) -> None:
     assert "keep is 320, was none" in listed
     assert "device is another, was a machine" in listed
     assert "only in the first: random (rows, eager); only in the second: fastv (maps" in listed
+
+
+@pytest.mark.parametrize("name", [".", "/"])
+def test_a_folder_without_a_name_has_no_journal(name: str) -> None:
+    with pytest.raises(RecordError, match="is a folder"):
+        load(Path(name))
+    assert journal_of(Path(name)) == Path(name)
+
+
+def test_a_journal_that_is_a_folder_or_too_deep_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    journal_of(path).mkdir()
+    with pytest.raises(RecordError, match=r"run\.jsonl: Is a directory"):
+        load(path)
+    journal_of(path).rmdir()
+    journal_of(path).write_bytes(b"[" * 100_000 + b"\n")
+    with pytest.raises(RecordError, match="no journal of tpprof"):
+        load(path)
+    journal_of(path).unlink()
+    path.write_bytes(b"[" * 100_000)
+    with pytest.raises(RecordError, match="no tpprof record"):
+        load(path)
