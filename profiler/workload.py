@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..methods.contract.errors import InputError
+from ..methods.contract.errors import InputError, first_line
 from ..methods.contract.request import Request
 from ..reports.record.spec import OptionError, Workload
 from .models.geometry import request
@@ -133,6 +133,12 @@ class Preparation:
     def _tokenize(self) -> tuple[list[int], list[int]]:
         """Token ids before and after the one image placeholder of the prompt."""
         tokenizer, placeholder = self.model.tokenizer, self.model.image_token
+        name = str(tokenizer.convert_ids_to_tokens(placeholder))
+        if name in (self.workload.prompt or ""):
+            raise WorkloadError(
+                f"--prompt itself holds {name}, where the picture goes: leave it out, the chat "
+                "template puts it there"
+            )
         text = self._rendered()
         starts = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
         ids: list[int] = tokenizer(text, add_special_tokens=not starts).input_ids
@@ -149,12 +155,18 @@ class Preparation:
         if not self.model.chat_template:
             return f"USER: {self.model.image_text}\n{prompt} ASSISTANT:"
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
-        rendered: str = self.model.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}],
-            chat_template=self.model.chat_template,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+        try:
+            rendered: str = self.model.tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}],
+                chat_template=self.model.chat_template,
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+        except Exception as error:  # a template is a program, which fails in any way
+            raise WorkloadError(
+                f"{self.model.name}: its chat template cannot be rendered ({first_line(error)}); "
+                "use --text-tokens BEFORE,AFTER, which needs none"
+            ) from error
         return rendered
 
 

@@ -55,8 +55,8 @@ def require_finite(values: Tensor, what: str) -> None:
         return
     dtype = str(values.dtype).removeprefix("torch.")
     raise FloatingPointError(
-        f"{what} are not finite numbers, and what follows from them means nothing: where they "
-        f"overflow, take --dtype bfloat16 or float32 (these are {dtype})"
+        f"{what} are not finite numbers in {dtype}: where they overflow, take --dtype bfloat16 or "
+        "float32; what follows from them means nothing"
     )
 
 

@@ -105,7 +105,7 @@ def test_scores_that_are_no_numbers(policy: Any, monkeypatch: pytest.MonkeyPatch
 def test_numbers_that_are_finite_pass() -> None:
     require_finite(torch.tensor([1.0, -65504.0], dtype=torch.float16), "logits")
     for wrong in (torch.inf, -torch.inf, torch.nan):
-        with pytest.raises(FloatingPointError, match=r"logits are not .*\(these are float16\)"):
+        with pytest.raises(FloatingPointError, match="logits are not finite numbers in float16"):
             require_finite(torch.tensor([1.0, wrong], dtype=torch.float16), "logits")
 
 

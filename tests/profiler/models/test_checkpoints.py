@@ -205,6 +205,32 @@ def test_a_template_that_begins_the_sequence_itself(copy: Path) -> None:
     assert before.split()[:2] == ["<s>", "SYSTEM"]
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ raise_exception('Only text') }}",
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}{% endfor %}",
+        "{% for m in messages %}",
+        "{{ 1 / 0 }}",
+    ],
+)
+def test_a_template_that_cannot_be_rendered(copy: Path, template: str) -> None:
+    (copy / "chat_template.jinja").write_text(template)
+    other = tpprof.load(str(copy), device="cpu")
+    with pytest.raises(WorkloadError) as refused:
+        tpprof.inputs(other, image_size=(168, 168))
+    message = str(refused.value)
+    assert "chat template cannot be rendered" in message
+    assert "--text-tokens" in message
+    assert "\n" not in message
+    assert tpprof.inputs(other, image_size=(168, 168), text_tokens=(3, 4)).request.before == 3
+
+
+def test_a_prompt_that_says_where_the_picture_goes(loaded: Model) -> None:
+    with pytest.raises(WorkloadError, match=r"--prompt itself holds .*: leave it out"):
+        tpprof.inputs(loaded, image_size=(168, 168), prompt=f"{loaded.image_text} What is it?")
+
+
 @pytest.mark.parametrize("count", [0, 2])
 def test_a_template_without_one_picture(loaded: Model, copy: Path, count: int) -> None:
     template = copy / "chat_template.jinja"
