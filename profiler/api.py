@@ -38,6 +38,7 @@ def forward(
     attention: Policy = "rows",
     new_tokens: int | None = None,
     solved: dict[str, float] | None = None,
+    verify: bool = True,
 ) -> Trace:
     """Run one request with a method and return its trace (see Trace for shapes and units).
 
@@ -45,7 +46,8 @@ def forward(
     a method scores are computed: "rows" (the model's kernel, the rows beside it), "maps" (a full
     softmax map there) or "published" (what the released code runs). new_tokens: greedy tokens,
     the first one from prefill; None takes the inputs' own. solved: pass one dict to several calls
-    to keep knobs that are solved on the first.
+    to keep knobs that are solved on the first. verify: hold each decision against the plan, which
+    makes the device wait; leave it out where you take the time yourself.
     Raises SpecError, UnknownMethodError, BudgetError; InputError for inputs of another origin.
     """
     check_policy(attention)
@@ -62,5 +64,5 @@ def forward(
         attention=attention,
         new_tokens=new_tokens,
         solved=solved,
-        verify=True,
+        verify=verify,
     )

@@ -91,7 +91,7 @@ class Bench:
             fewest = max(FEWEST_WARMUPS[kind], least, 1 if eager else COMPILED_WARMUPS)
             times: list[float] = []
             if not cell.saved.warmups:
-                self.request(cell, no_lap, verify=True)
+                self._hold_to_plan(cell)
             while len(times) < fewest - 1 or not _settled(times, max(MOST_WARMUPS[kind], fewest)):
                 times.append(self._timing(cell)[0].latency)
             began = now()
@@ -176,9 +176,15 @@ class Bench:
         except Exception as error:
             cell.saved.missing["trace"] = first_line(error)
 
-    def request(self, cell: BenchCell, lap: Lap, *, verify: bool = False) -> Trace:
-        """One request from picture to last token. verify: prefill alone, in which the
-        method is held to its plan."""
+    def _hold_to_plan(self, cell: BenchCell) -> None:
+        """One untimed prefill in which each decision of the method is looked at; eager, for a graph
+        or a compiled one would be made for prefill alone."""
+        inputs, solved = self.prepare().to(self.device), cell.saved.solved
+        policy, method = cell.policy, cell.method
+        run(self.model, inputs, method, attention=policy, new_tokens=1, solved=solved, verify=True)
+
+    def request(self, cell: BenchCell, lap: Lap) -> Trace:
+        """One request from picture to last token."""
         inputs = self.prepare()
         lap("preprocess", "preprocess")
         inputs = inputs.to(self.device)
@@ -188,11 +194,9 @@ class Bench:
             inputs,
             cell.method,
             attention=cell.policy,
-            new_tokens=1 if verify else None,
             solved=cell.saved.solved,
             lap=lap,
-            runtime=None if verify else cell.runtime,  # which would be made for prefill alone
-            verify=verify,
+            runtime=cell.runtime,
         )
 
     def _sample(

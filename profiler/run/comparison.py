@@ -80,8 +80,6 @@ class Comparison:
     def run(self, progress: Progress | None = None) -> schema.Record:
         """Warm up, measure round by round until it is enough, and return the record."""
         tell = progress or _tell_nobody
-        for cell in self.cells:
-            cell.saved.error = ""  # of an earlier run: it is given another try
         done = rounds.complete(self.record)
         enough = bool(done) and rounds.enough(self.record, done, 0.0)
         wanted = [
@@ -115,6 +113,7 @@ class Comparison:
     def _warm_up(self, bench: Bench, wanted: list[int], tell: Progress) -> None:
         for done, number in enumerate(wanted):
             cell = self.cells[number]
+            cell.saved.error = ""  # of an earlier run: it is given another try
             tell(f"warm-up {name(cell.saved)}", done, len(wanted))
             bench.warm_up(cell)
             self._write_cell(number)

@@ -38,10 +38,12 @@ def run(journal: Journal, record: Record, tell: Progress) -> None:
     path = journal.path
     # Chosen by the memory that was free: no process may choose another.
     spec = changed(record.spec, model=record.spec.model.name or record.model.name)
-    for index, cell in enumerate(record.cells):
-        if cell.error:  # of an earlier run: it is given another try
-            cell.error = ""
-            journal.append(files.Known.of(index, cell))
+    done = rounds.complete(record)
+    if not done or not rounds.enough(record, done, 0.0):
+        for index, cell in enumerate(record.cells):
+            if cell.error:  # of an earlier run: it is given another try
+                cell.error = ""
+                journal.append(files.Known.of(index, cell))
     newest = [record]
 
     def take(index: int, number: int, turn: int) -> None:

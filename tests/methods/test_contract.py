@@ -138,5 +138,5 @@ def test_host_synchronisations(llava_next: Model, spec: str, stages: int) -> Non
     solved: dict[str, float] = {}
     tpprof.forward(llava_next, inputs, budgeted(spec), solved=solved)
     with _Syncs() as syncs:
-        tpprof.forward(llava_next, inputs, budgeted(spec), solved=solved)
+        tpprof.forward(llava_next, inputs, budgeted(spec), solved=solved, verify=False)
     assert len(syncs.seen) == stages, syncs.seen

@@ -115,7 +115,7 @@ def test_bad_input_gets_one_line_and_exit_code_2(
 def test_an_error_of_ours_looks_like_no_verdict_of_the_gate(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(standalone_mode: bool) -> None:
+    def broken(**_: object) -> None:
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr(cli, "app", broken)
