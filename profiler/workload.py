@@ -77,11 +77,6 @@ class Preparation:
             )
 
     @property
-    def picture_size(self) -> tuple[int, int]:
-        """Height and width in pixels of the picture, as the image processor is given it."""
-        return picture_size(self.workload)
-
-    @property
     def _random(self) -> bool:
         return self.model.tokenizer is None or self.workload.text_tokens is not None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from ..contract.view import View
 from .attention import RowsWanted
 from .context import Context, TokenSequence, kept_states, trace_origin
 from .ledger import RowsRead, builds_map, decision_flops, stages_reading
-from .verify import verified
+from .verify import select
 
 
 class Prefill:
@@ -108,11 +107,7 @@ class Prefill:
             stop=sequence.stop,
             original=sequence.original,
         )
-        if context.verify:
-            decide = partial(context.method.select, view, stage)
-            keep = verified(decide, context.method, view, view.visual, stage.visual)
-        else:
-            keep = context.method.select(view, stage)
+        keep = select(context.method, view, stage, verify=context.verify)
         known = keep.flops if keep else None
         flops = decision_flops(stage, context.policy) if known is None else known
         context.ledger.select.append(flops)

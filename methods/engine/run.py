@@ -82,8 +82,9 @@ def run(
 
     def once() -> Trace:
         notes = Notes(solved={} if solved is None else solved)
-        context = Context(decoder, inputs, method, plan, attention, notes, lap or no_lap, chosen)
-        context.verify = verify
+        context = Context(
+            decoder, inputs, method, plan, attention, notes, lap or no_lap, chosen, verify
+        )
         return _request(context, request.new_tokens)
 
     return chosen.request(once)

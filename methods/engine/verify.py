@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..contract.method import Keep, Method
+from ..contract.plan import EncoderStage, Stage
 from ..contract.view import EncoderView, View
 
 
@@ -23,12 +24,26 @@ class DecisionError(RuntimeError):
     """A decision of a method that does not fit its stage; names the method's file and line."""
 
 
-def verified(
-    decide: Callable[[], Any],
-    method: Method,
+def select(method: Method, view: View, stage: Stage, *, verify: bool) -> Keep | None:
+    """What the method decides at a stage of the decoder; verify: only if it fits the plan."""
+    if not verify:
+        return method.select(view, stage)
+    return _verified(method.select, view, stage, view.visual, stage.visual)
+
+
+def encode(method: Method, view: EncoderView, stage: EncoderStage, *, verify: bool) -> Keep | None:
+    """What the method decides at a stage of the vision tower; verify: only if it fits the plan."""
+    if not verify:
+        return method.encode(view, stage)
+    return _verified(method.encode, view, stage, view.hidden, stage.tokens)
+
+
+def _verified(
+    decide: Callable[[Any, Any], Any],
     view: View | EncoderView,
+    stage: Stage | EncoderStage,
     states: Tensor,
-    planned: Any,
+    planned: int | None,
 ) -> Keep | None:
     """What `decide` returns, if it fits.
 
@@ -39,13 +54,12 @@ def verified(
     if view.scores is not None:
         require_finite(view.scores, f"the attention rows at layer {view.layer}")
     before = view.hidden.clone()
-    keep: Keep | None = decide()
+    keep: Keep | None = decide(view, stage)
     fault = _fault(keep, states, planned)
     if not fault and bool((before != view.hidden).logical_and(before == before).any()):
         fault = "it writes to the hidden states of its view, which are the model's own"
     if fault:
-        name = "select" if isinstance(view, View) else "encode"
-        raise DecisionError(f"{fault} ({_where(method, name)})")
+        raise DecisionError(f"{fault} ({_where(decide)})")
     return keep
 
 
@@ -116,10 +130,11 @@ def _kind(value: Any) -> str:
     return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
 
 
-def _where(method: Method, name: str) -> str:
-    function = getattr(type(method), name)
+def _where(decide: Any) -> str:
+    """The method's function that decides, its file and its line."""
+    name = getattr(decide, "__qualname__", type(decide).__name__)
     try:
-        file, line = inspect.getsourcefile(function), inspect.getsourcelines(function)[1]
+        file, line = inspect.getsourcefile(decide), inspect.getsourcelines(decide)[1]
     except (OSError, TypeError):
-        return f"{type(method).__name__}.{name}"
-    return f"{type(method).__name__}.{name}, {Path(file or '').name} line {line}"
+        return name
+    return f"{name}, {Path(file or '').name} line {line}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from ..contract.view import EncoderView
 from .attention import RowsWanted
 from .context import Context, TokenSequence, arange, kept_states, trace_origin
 from .ledger import RowsRead
-from .verify import verified
+from .verify import encode
 
 
 class VisionTower:
@@ -74,11 +73,7 @@ class VisionTower:
             published=context.published,
             notes=context.notes,
         )
-        if context.verify:
-            decide = partial(context.method.encode, view, stage)
-            keep = verified(decide, context.method, view, patches, stage.tokens)
-        else:
-            keep = context.method.encode(view, stage)
+        keep = encode(context.method, view, stage, verify=context.verify)
         if keep is None:
             return hidden
         before = self.original

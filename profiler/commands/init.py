@@ -24,10 +24,11 @@ def init(
 
     if out.exists():
         fail(f"{out} is there already; change it, or give another --out")
-    load_plugins(typed.alone(RunSpec).cells.plugin)
-    for method in typed.alone(RunSpec).cells.methods:
+    wanted = typed.alone(RunSpec)
+    load_plugins(wanted.cells.plugin)
+    for method in wanted.cells.methods:
         parse(method)  # which says what is known
-    spec = relative(typed.alone(RunSpec), out.parent)
+    spec = relative(wanted, out.parent)
     try:
         write_whole(out, as_toml(spec).encode())
     except OSError as error:

@@ -16,9 +16,11 @@ from .configs import ModelError
 def require_own_code(name: str, module: nn.Module) -> None:
     """Raises ModelError where a module above the layers of the decoder or of the vision tower does
     not run transformers' own `forward`, or has a hook around it."""
-    for path, part in module.named_modules():
-        above = any(isinstance(inner, nn.ModuleList) for inner in part.modules())
-        if above and (fault := _fault(part)):
+    lists = [p for p, part in module.named_modules() if isinstance(part, nn.ModuleList)]
+    above = {path[:end] for path in lists for end in (0, *_dots(path))}
+    for path in sorted(above):
+        part = module.get_submodule(path)
+        if fault := _fault(part):
             raise ModelError(
                 f"{name}: {path or 'the model'} ({type(part).__name__}) {fault}, which the engine "
                 "would leave out: it calls the layers itself. Write what it does as a method "
@@ -26,10 +28,13 @@ def require_own_code(name: str, module: nn.Module) -> None:
             )
 
 
+def _dots(path: str) -> list[int]:
+    """Where the names of a path end that stand above its last one."""
+    return [end for end, sign in enumerate(path) if sign == "."]
+
+
 def _fault(part: Any) -> str:
     """What of a module is not transformers' own; "" if all is."""
-    if isinstance(part, nn.ModuleList):
-        return ""
     if "forward" in vars(part):
         return f"has a forward of its own, from {_origin(vars(part)['forward'])}"
     if not _is_own(type(part)):

@@ -22,6 +22,9 @@ SAMPLE_SIZE = (672, 672)
 """Height and width to which the sample photograph is resized."""
 MOST_PIXELS = 178_956_970
 """Of a picture, before and after it is resized: above this PIL suspects a decompression bomb."""
+ORIENTATION = 0x0112  # the EXIF tag
+TURNED = range(2, 9)  # the orientations that are not upright; others mean nothing
+SIDEWAYS = range(5, 9)  # those in which height and width change places
 
 
 class PictureError(InputError):
@@ -81,11 +84,6 @@ def load_picture(workload: Workload) -> RequestPicture:
         image = image.resize(size[::-1], Image.Resampling.BICUBIC)
     shown = notes if workload.image else []  # the sample photograph is nobody's
     return RequestPicture(image, tuple(f"{path.name}: {note}" for note in shown))
-
-
-ORIENTATION = 0x0112  # the EXIF tag
-TURNED = range(2, 9)  # the orientations that are not upright; others mean nothing
-SIDEWAYS = range(5, 9)  # those in which height and width change places
 
 
 def _eight_bits(path: Path, image: Image.Image, notes: list[str]) -> Image.Image:

@@ -131,7 +131,8 @@ def picture(model: Model, prepare: Preparation) -> Picture | None:
 
 def regions(shape: Any, prepare: Preparation) -> list[Region]:
     """What of the picture each run of visual tokens covers, as the image processor cut it."""
-    segments, (height, width) = prepare.request.segments, prepare.picture_size
+    assert prepare.picture is not None
+    segments, (height, width) = prepare.request.segments, prepare.picture.size
     first = segments[0]
     whole = Region(
         view="picture", first=0, rows=first.height, columns=first.width, stride=first.width

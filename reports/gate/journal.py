@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..record.base import Struct
+from ..record.base import Struct, Versioned, decode_versioned
 from ..record.journal import read_lines
 from ..record.spec import Subject
 from .rules import Rules
@@ -76,8 +76,11 @@ Line = GateBegun | Ran | Judgement
 
 
 def read(path: Path) -> list[Line]:
-    """All whole lines of a journal."""
-    return [msgspec.json.decode(line, type=Line) for line in read_lines(path)]
+    """All whole lines of a journal; raises RecordError for one of another version."""
+    lines = read_lines(path)
+    for first in lines[:1]:
+        decode_versioned(first, Versioned, SCHEMA, path, "journal of a gate", "judge again")
+    return [msgspec.json.decode(line, type=Line) for line in lines]
 
 
 def observe(ran: Ran, record: TolerantRecord, metrics: list[str]) -> Ran:

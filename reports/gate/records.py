@@ -70,6 +70,7 @@ def compare_records(base: Record, head: Record, rules: Rules, subject: str) -> G
     known = {key: value for key, value in tests.items() if value is not None}
     p_values = {key: tail(difference) for key, difference in known.items()}
     adjusted = holm(p_values, len(tests))
+    alone = not any(metric == SPEEDUP for _, metric in tests)
     for key, difference in tests.items():
         if difference is None:
             why = f"too few rounds: {FEWEST} on either side at least"
@@ -79,7 +80,6 @@ def compare_records(base: Record, head: Record, rules: Rules, subject: str) -> G
             ours = base.cells[titles.index(title)]
             shown = _shown(metric, base, ours), _shown(metric, head, _theirs(head, ours) or ours)
             row = _row(key, difference, adjusted[key], tolerance, *shown)
-            alone = not any(name == SPEEDUP for _, name in tests)
             gate.rows.append(_of_two_runs(row, alone=alone) if metric == LATENCY else row)
     if not tests:
         why = "no method beside vanilla, and two machines: no time can be compared"

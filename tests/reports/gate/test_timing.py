@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
+from tpprof.reports.gate import journal
 from tpprof.reports.gate.rules import Rules, check_power, check_rules, split_level
 from tpprof.reports.gate.timing import Batch, Key, Series, control_doubt, decide
 from tpprof.reports.gate.verdicts import Gate, NoVerdictError, Verdict
@@ -305,3 +307,10 @@ def test_the_gravest_row_is_the_verdict() -> None:
     assert Gate("timing", "").code == 3, "a gate that judged nothing is no pass"
     slow = decide(Bench(0.10), [KEY], rules())
     assert Gate("timing", "", [*row, *slow]).code == 1
+
+
+def test_a_journal_of_another_version_is_refused_by_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "gate.jsonl"
+    path.write_text('{"type":"begun","schema":1}\n{"type":"ran"}\n')
+    with pytest.raises(RecordError, match="schema 1 was written by an earlier tpprof"):
+        journal.read(path)
