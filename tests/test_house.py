@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from record_builders import cell, record
 
 import tpprof
+from tpprof.reports.record.files import save
 
 ROOT = Path(tpprof.__file__).parent
 FLOORS = ("methods", "reports", "profiler")
@@ -204,14 +206,30 @@ def test_nothing_else_lies_at_the_root() -> None:
     ids=lambda arguments: arguments[0],
 )
 def test_starts_without_torch(arguments: list[str]) -> None:
+    done = without_torch(*arguments)
+    assert done.returncode == (2 if arguments[0] == "report" else 0), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv", "markdown", "latex"])
+def test_a_record_is_shown_without_torch(form: str, tmp_path: Path) -> None:
+    saved = tmp_path / "run.json"
+    save(record(cell("vanilla", "rows", 2.0, 1000), cell("fastv", "maps", 1.6, 200)), saved)
+    shown = without_torch("report", str(saved), "--format", form)
+    assert shown.returncode == 0, shown.stderr
+    assert "fastv" in shown.stdout
+    explained = without_torch("explain", str(saved), "--format", form)
+    assert explained.returncode == 0, explained.stderr
+
+
+def without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command where torch and transformers cannot be imported."""
     program = (
         "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
         f"sys.argv = ['tpprof', *{arguments!r}]\n"
         "from tpprof.profiler.cli import main; main()"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == (2 if arguments[0] == "report" else 0), done.stderr
-    assert "Traceback" not in done.stderr
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
 
 def test_importing_tpprof_imports_nothing_heavy() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import RUN
 
 from tpprof.profiler import cli
 from tpprof.profiler.commands.options import Typed, parse
@@ -133,3 +136,18 @@ def test_how_long_is_typed_takes_the_place_of_a_fixed_number_of_rounds() -> None
 def test_a_size_of_a_picture_goes_where_there_is_none() -> None:
     sized = RunSpec.of(image_size=(336, 336))
     assert Typed({"visual_tokens": 9}).over(sized).workload.image_size is None
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"), [("tpprof com", "compare"), ("tpprof compare --eq", "--equalize")]
+)
+def test_a_shell_completes_commands_and_options(words: str, completed: str) -> None:
+    asked = {"_TPPROF_COMPLETE": "complete_bash", "COMP_WORDS": words}
+    last = {"COMP_CWORD": str(len(words.split()) - 1)}
+    done = subprocess.run(
+        RUN,
+        env={**os.environ, **asked, **last},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == [completed], done.stderr
