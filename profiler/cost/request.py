@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ...methods.contract.plan import Plan
 from ...methods.contract.request import Request
-from ...methods.engine.ledger import Ledger
+from ...methods.engine.ledger import Ledger, planned
 from ..models.shapes import Shape
 from . import layers
 from .work import Item, Operators, Work, elementwise, merged
@@ -26,6 +27,13 @@ def items(shape: Shape, request: Request, plan: Plan, ledger: Ledger, itemsize: 
     phases = (_vision, _prefill, _selection, _decode)
     found = [item for phase in phases for item in phase(shape, request, plan, ledger, itemsize)]
     return merged(found)
+
+
+def text_only(shape: Shape, request: Request, itemsize: int) -> list[Item]:
+    """All work of vanilla's request if the decoder saw no visual token, the tower as it is."""
+    bare = replace(request, segments=())
+    plan = Plan(visual=0)
+    return items(shape, bare, plan, planned(plan, bare, "rows"), itemsize)
 
 
 def kv_bytes(shape: Shape, request: Request, cached: list[int], itemsize: int) -> list[int]:

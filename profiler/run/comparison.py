@@ -17,6 +17,7 @@ from ...reports.record import files, schema
 from ...reports.record.journal import Journal
 from ...reports.record.labels import name
 from ...reports.record.spec import ModelSpec, RunSpec
+from .. import cost
 from ..machine import calibration, doctor
 from ..machine.environment import describe_environment
 from ..models.forks import require_own_code
@@ -218,6 +219,7 @@ class Comparison:
                 notes=list(shown.notes) if shown else [],
             ),
             cells=[cell.saved for cell in self.cells],
+            text_only=cost.as_record(cost.text_only(model.shape, request, model.dtype.itemsize)),
             peaks=calibration.cached(model.device),
             picture=picture(model, self.prepare) if self.spec.extras.tokens else None,
         )

@@ -52,7 +52,7 @@ def enough(record: Record, done: int, spent: float) -> bool:
         return True
     if stopping.seconds is not None and spent >= stopping.seconds:
         return True
-    alive = [precision(cell) for cell in record.cells if not cell.error]
+    alive = [precision(record, cell) for cell in record.cells if not cell.error]
     reached = all(width is not None and width <= stopping.target_ci for width in alive)
     return done % 2 == 0 and reached
 

@@ -10,14 +10,14 @@ from .. import units
 from ..record.cell import SpanKey
 from ..record.labels import ran
 from ..record.schema import Record
-from .counterparts import Counterparts, counted, layer_flops, layer_seconds, spans
+from .counterparts import Counterparts, counted, layer_flops, layer_seconds
 from .intervals import Estimate
-from .summary import latency, phase
+from .promise import Bound, bound_of
+from .series import latency, phase, spans
 
 if TYPE_CHECKING:
     from .explanation import Contribution
 
-OUTSIDE = ("preprocess", "transfer", "vision", "embed", "head", "decode")
 WORTH = 0.05  # of the cell's latency: less is not worth a change
 HOST = "waiting for the host"  # derived from counts: it has no interval
 BUSY = 0.7  # busy for less of decode than this: the device waits for the host
@@ -27,9 +27,11 @@ KEPT = 0.1  # launching takes less of the layers than this: the promise is kept
 def advice(
     record: Record, counterparts: Counterparts, contributions: list[Contribution]
 ) -> list[str]:
-    """One sentence for each change that the data says is worth making, the largest first."""
+    """One sentence for each change that the data says is worth making, the largest first; none from
+    too few rounds."""
     measured = latency(counterparts.cell)
-    assert measured is not None
+    if measured is None or untold(contributions):
+        return []
     known = {part.name: part for part in contributions}
 
     def of(*names: str) -> float:
@@ -37,14 +39,16 @@ def advice(
         return sum(known[name].seconds for name in names if name in known and _sure(known[name]))
 
     decode = phase(counterparts.cell, "decode")
+    saved, bound = _saved(counterparts), bound_of(record, counterparts.vanilla)
+    outside = sum(bound.outside.values()) if bound else 0.0
     found: list[tuple[float, Callable[[], str]]] = [
         (of("attention maps"), lambda: _rows(of("attention maps"))),
         (of("released code"), lambda: _released(of("released code"))),
-        (of("unpruned layers"), lambda: _earlier(counterparts)),
+        (saved, lambda: _earlier(counterparts, saved)),
         (of("scoring", "selection"), lambda: _stages(counterparts, of("scoring"), of("selection"))),
         (of("waiting for the host"), lambda: _launching(record, counterparts)),
         (decode.value if decode else 0.0, lambda: _decode(counterparts, decode)),
-        (of(*OUTSIDE), lambda: _limit(counterparts)),
+        (outside, lambda: _limit(bound)),
     ]
     found.sort(key=lambda pair: -pair[0])
     worth = [say() for seconds, say in found if seconds > WORTH * measured.value]
@@ -75,21 +79,24 @@ def _released(spent: float) -> str:
     )
 
 
-def _earlier(counterparts: Counterparts) -> str:
+def _saved(counterparts: Counterparts) -> float:
     """What one layer less before the prune would save: its time, cut as the next ones are."""
     pruned = counterparts.pruned
     if not pruned or pruned[0] < 2:
-        return ""
+        return 0.0
     own, full = (
         layer_flops(cell, causal=True) for cell in (counterparts.cell, counterparts.vanilla)
     )
     first = pruned[0]
     layer = layer_seconds(counterparts.plain(("prefill", "layer", first - 1)), [first - 1])
-    saved = layer * (1 - own[first] / full[first])
+    return layer * (1 - own[first] / full[first])
+
+
+def _earlier(counterparts: Counterparts, saved: float) -> str:
     return (
-        f"Prune earlier: {first} layers see every token; each one less saves about {_ms(saved)} "
-        "(its time, cut by the FLOPs that the next layer saves). What it does to accuracy is not "
-        "measured here."
+        f"Prune earlier: {counterparts.pruned[0]} layers see every token; each one less saves "
+        f"about {_ms(saved)} (its time, cut by the FLOPs that the next layer saves). What it does "
+        "to accuracy is not measured here."
     )
 
 
@@ -152,31 +159,26 @@ def _decode(counterparts: Counterparts, decode: Estimate | None) -> str:
         return ""
     return (
         f"Decode is launch-bound: the device is busy for {units.percent(share, 0)} of its "
-        f"{_ms(decode.value)}. Capture it as a CUDA graph (`--runtime graph`); pruning cannot help."
+        f"{_ms(decode.value)}. Capture it as a CUDA graph (`--runtime graph`); fewer tokens do not "
+        "launch faster."
     )
 
 
-def _limit(counterparts: Counterparts) -> str:
-    """How much faster a request could become if the decoder layers took no time at all."""
-    whole, prefill = latency(counterparts.vanilla), phase(counterparts.vanilla, "prefill")
-    if whole is None or prefill is None:
+def _limit(bound: Bound | None) -> str:
+    """What to do about the phases that pruning does not touch."""
+    if bound is None or not bound.outside:
         return ""
-    outside = whole.value - prefill.value
-    if outside <= 0:
-        return ""
-    spent = {
-        name: estimate.value for name in OUTSIDE if (estimate := phase(counterparts.vanilla, name))
-    }
-    largest = max(spent, key=lambda name: spent[name])
+    largest = max(bound.outside, key=lambda name: bound.outside[name])
     remedy = {
-        "vision": "Prune in the vision tower, or make it faster.",
-        "decode": "Pruning hardly shortens it: decode larger batches, or `--runtime graph`.",
-    }
+        "vision": "Prune in the vision tower, or make it faster",
+        "preprocess": "Prepare pictures in another process, while the device works",
+    }.get(largest)
+    if remedy is None:
+        return ""
     return (
-        f"Pruning in the decoder cannot exceed {units.times(whole.value / outside)} here: "
-        f"{_ms(outside)} of vanilla's {_ms(whole.value)} lie outside its layers, most of it "
-        f"{largest}. {remedy.get(largest, '')}"
-    ).rstrip()
+        f"{remedy}: {_ms(bound.outside[largest])} of vanilla's time are {largest}, outside the "
+        "decoder."
+    )
 
 
 def _ms(spent: float) -> str:

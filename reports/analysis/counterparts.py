@@ -10,9 +10,8 @@ from statistics import median
 from ..record.cell import SpanKey
 from ..record.labels import ran
 from ..record.schema import Activity, Cell, Record
-from .summary import baseline, by_round
+from .series import baseline, spans, weighted
 
-SCORING = ("score", "select", "compress")
 MAP = "attention map"
 
 
@@ -56,12 +55,6 @@ class Counterparts:
         pairs = zip(self.cell.tokens_per_layer, self.vanilla.tokens_per_layer, strict=False)
         return [layer for layer, (own, full) in enumerate(pairs) if own < full]
 
-    @property
-    def flops_share(self) -> float | None:
-        """The FLOPs of the cell over vanilla's, whole request."""
-        own, full = (sum(work.flops for work in c.cost) for c in (self.cell, self.vanilla))
-        return own / full if own and full else None
-
 
 def counterparts_of(record: Record, cell: Cell) -> Counterparts | None:
     """The cells to compare `cell` with: all were measured in some round together. None where the
@@ -84,17 +77,6 @@ def counterparts_of(record: Record, cell: Cell) -> Counterparts | None:
 
 def _rounds(cell: Cell) -> set[int]:
     return {sample.round for sample in cell.samples}
-
-
-def spans(cell: Cell) -> list[SpanKey]:
-    return [(part.phase, part.part, part.index) for part in cell.parts]
-
-
-def weighted(cell: Cell, weights: dict[SpanKey, float]) -> dict[int, float]:
-    """By round, the weighted sum over the places of `cell`, in seconds; a place that it lacks
-    takes no time."""
-    terms = [(n, weights[span]) for n, span in enumerate(spans(cell)) if span in weights]
-    return by_round(cell, lambda sample: sum(w * sample.parts[n] for n, w in terms))
 
 
 def layer_flops(cell: Cell, *, causal: bool = False) -> dict[int, int]:

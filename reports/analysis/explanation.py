@@ -1,8 +1,10 @@
-"""Why FLOPs and time disagree: the gap between promise and clock, split into parts that sum to it.
+"""Why FLOPs and time disagree: what lies between the claim and the clock, cause by cause.
 
-The promise is that the whole request shrinks to the share of FLOPs that remains: promised = share
-* vanilla's latency. Every part of a request that did not shrink so far adds what it took beyond
-its own share of vanilla's time; what stays unexplained is the remainder, and is shown.
+A waterfall begins with the claim that papers print, reaches the promise that FLOPs make phase by
+phase (see promise), and ends at the clock. Every cause is what it adds to vanilla's time, as a
+share of vanilla's latency of the same round: drift between rounds is in none. The shares times the
+vanilla that the cell was paired with (its latency times its speed-up) are seconds. What stays
+unexplained is the remainder, and is shown.
 """
 
 from __future__ import annotations
@@ -16,48 +18,49 @@ from ..record.cell import SpanKey
 from ..record.schema import Cell, Record
 from .advice import advice
 from .counterparts import (
-    SCORING,
     Counterparts,
     counted,
     counterparts_of,
     layer_flops,
     layer_rate,
-    spans,
-    weighted,
 )
-from .intervals import Estimate, median_interval
-from .summary import by_round, latency
+from .intervals import Estimate, mean_interval, speedup
+from .promise import flops_shares, over_promise, promise_of
+from .series import SCORING, latencies, latency, phase, spans, weighted
 
 ENDS = {
-    "promised": "the share of FLOPs, of vanilla's time",
+    "claimed": "vanilla's time, cut as the FLOPs of the language model's prefill are: what papers "
+    "print",
+    "promised": "each phase and layer, cut as its own FLOPs are",
     "measured": "the clock",
 }
-"""What a waterfall begins and ends with."""
-PHASES = {
-    "preprocess": "picture and text on the host",
-    "transfer": "inputs to the device",
-    "vision": "vision tower and projector",
-    "embed": "text embedding, rotary tables",
-    "head": "LM head",
-    "decode": "the tokens after the first",
+"""The levels of a waterfall: where it begins, what it passes, where it ends."""
+STEPS = {
+    "outside the decoder": "the claim cuts these phases too",
+    "decode, but its cache": "a step does the work of all weights, however short the cache",
+    "unequal layers": "the first layers take more, or less, of prefill's time than of its FLOPs",
 }
+"""From the claim to the promise."""
 CAUSES = {
-    "unpruned layers": "they see every token",
-    "pruned layers": "their share of FLOPs against that of the whole request",
     "causal attention": "the promise counts both halves of attention, the kernel computes one",
     "attention maps": "measured: `maps` minus `rows`, where maps are built",
     "released code": "measured: `published` minus `maps`, or `rows`, of the same method",
     "scoring": "attention rows, or reading them from the map",
     "selection": "deciding, moving and merging tokens",
     "waiting for the host": "at least: launching, and waits, in the decoder layers",
-    "shorter sequences": "pruned layers do less work per second than whole ones",
-    "remainder": "what no part accounts for",
+    "shorter sequences": "fewer tokens are done at another rate than many",
+    "decode steps": "against the share of FLOPs that is left of them",
+    "layers before the prune": "they see every token, as in vanilla",
+    "same work": "phases that do what they do in vanilla, in another time",
+    "remainder": "what no cause accounts for",
 }
+"""From the promise to the clock."""
+TRUSTED = 0.5  # of the gap: a remainder beyond it says that the split explains nothing
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one cause adds to the promised time."""
+    """What one cause adds."""
 
     name: str
     seconds: float  # negative: it saves
@@ -68,16 +71,42 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where the time between promise and clock went: promised_seconds and all contributions sum to
-    measured_seconds."""
+    """Where the time between claim and clock went. claimed_seconds and `steps` sum to
+    promised_seconds; these and `causes` to measured_seconds.
 
+    over_promise: measured over promised time, as in the table but also where it is noise.
+    """
+
+    claimed_seconds: float
     promised_seconds: float
     measured_seconds: float
-    contributions: list[Contribution]
-    gap_low: float | None = None  # 95 % interval of what was measured beyond the promise
-    gap_high: float | None = None
+    over_promise: Estimate
+    steps: list[Contribution]
+    causes: list[Contribution]
     advice: list[str] = field(default_factory=list)  # what follows from the data
-    notes: list[str] = field(default_factory=list)  # what could not be told apart
+    notes: list[str] = field(default_factory=list)  # what could not be told apart, or trusted
+
+    @property
+    def contributions(self) -> list[Contribution]:
+        """All, from the claim to the clock."""
+        return [*self.steps, *self.causes]
+
+    def walk(self, causes: list[Contribution] | None = None) -> list[Contribution]:
+        """The levels of the waterfall and what lies between them; `causes` where other than its
+        own are shown."""
+        seconds = (self.claimed_seconds, self.promised_seconds, self.measured_seconds)
+        claimed, promised, measured = (
+            Contribution(name=name, seconds=level, about=ENDS[name])
+            for name, level in zip(ENDS, seconds, strict=True)
+        )
+        shown = self.causes if causes is None else causes
+        return [claimed, *self.steps, promised, *shown, measured]
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether the clock may have kept the promise exactly."""
+        low, high = self.over_promise.low, self.over_promise.high
+        return low is not None and high is not None and low < 1 < high
 
 
 @dataclass(frozen=True)
@@ -103,58 +132,63 @@ class _Sum:
             self.add(cell, span, -weight * own)
         self.constant -= weight * other.constant
 
-    def contribution(self, name: str, about: str) -> Contribution:
-        """The median over rounds, with its interval."""
+    def share(self, whole: dict[int, float]) -> Estimate | None:
+        """The sum over `whole`, seconds by round, with its interval; without one where it is
+        derived from counts alone. None where nothing is summed."""
         by_cell: dict[int, tuple[Cell, dict[SpanKey, float]]] = {}
         for cell, span, weight in self.weights:
             _, own = by_cell.setdefault(id(cell), (cell, {}))
             own[span] = own.get(span, 0.0) + weight
         series = [weighted(cell, own) for cell, own in by_cell.values()]
-        rounds = set.intersection(*map(set, series)) if series else set()
-        sums = [sum(values[number] for values in series) + self.constant for number in rounds]
-        found = median_interval(sums)
-        if found is None:
-            return Contribution(name=name, seconds=self.constant, about=about)
-        return Contribution(
-            name=name, seconds=found.value, low=found.low, high=found.high, about=about
-        )
+        rounds = set(whole).intersection(*series)
+        shares = [
+            (sum(values[number] for values in series) + self.constant) / whole[number]
+            for number in sorted(rounds)
+        ]
+        found = mean_interval(shares)
+        if found is None or series:
+            return found
+        return Estimate(found.value, None, None, found.samples) if self.constant else None
 
 
 def explain(record: Record, cell: Cell) -> Explanation | None:
     """The explanation of one cell against vanilla; None for vanilla, and where there is no time."""
     counterparts = counterparts_of(record, cell)
-    share = counterparts.flops_share if counterparts else None
-    if counterparts is None or share is None or cell is counterparts.vanilla:
+    if counterparts is None or cell is counterparts.vanilla:
         return None
-    measured, whole = latency(cell), latency(counterparts.vanilla)
-    assert measured is not None
-    assert whole is not None
-    promised = share * whole.value
-    notes: list[str] = []
-    sums = _sums(record, counterparts, share, notes)
-    found = [part.contribution(name, _about(name, counterparts)) for name, part in sums.items()]
-    found = [part for part in found if part.seconds or part.low is not None]
-    rest = measured.value - promised - sum(part.seconds for part in found)
-    found.append(Contribution(name="remainder", seconds=rest, about=CAUSES["remainder"]))
-    gap = _gap(counterparts, share)
-    return Explanation(
+    vanilla, measured = counterparts.vanilla, latency(cell)
+    promise, gain = promise_of(record, cell, vanilla), _gain(cell, vanilla)
+    if promise is None or measured is None or gain is None:
+        return None
+    whole, notes = measured.value * gain.value, list[str]()
+    claimed, promised = promise.claim * whole, promise.share * whole
+    steps = [
+        _contribution(name, estimate.times(whole), _step_about(name, counterparts))
+        for name, estimate in zip(STEPS, promise.steps.values(), strict=True)
+    ]
+    by_round = latencies(vanilla)
+    sums = _sums(record, counterparts, notes)
+    shares = {name: share for name, part in sums.items() if (share := part.share(by_round))}
+    causes = [
+        _contribution(name, share.times(whole), _about(name, counterparts))
+        for name, share in shares.items()
+        if share.value or share.low is not None
+    ]
+    rest = measured.value - promised - sum(part.seconds for part in causes)
+    causes.append(Contribution(name="remainder", seconds=rest, about=CAUSES["remainder"]))
+    found = Explanation(
+        claimed_seconds=claimed,
         promised_seconds=promised,
         measured_seconds=measured.value,
-        contributions=found,
-        gap_low=gap.low if gap else None,
-        gap_high=gap.high if gap else None,
-        advice=advice(record, counterparts, found),
+        over_promise=over_promise(cell, vanilla, gain, 1 / promise.share),
+        steps=steps,
+        causes=causes,
+        advice=advice(record, counterparts, causes),
         notes=notes,
     )
-
-
-def _gap(counterparts: Counterparts, share: float) -> Estimate | None:
-    """Measured less promised time, round by round."""
-    own, full = (
-        by_round(c, lambda sample: sample.latency)
-        for c in (counterparts.cell, counterparts.vanilla)
-    )
-    return median_interval([own[number] - share * full[number] for number in own if number in full])
+    if doubt := _doubt(found):
+        notes.append(doubt)
+    return found
 
 
 def explain_all(record: Record, cells: Iterable[Cell]) -> Explanations:
@@ -173,11 +207,33 @@ def explain_all(record: Record, cells: Iterable[Cell]) -> Explanations:
     return explained
 
 
-def _sums(
-    record: Record, counterparts: Counterparts, share: float, notes: list[str]
-) -> dict[str, _Sum]:
-    sums = _phases(counterparts, share)
-    sums |= _layers(record, counterparts, share, notes)
+def _gain(cell: Cell, vanilla: Cell) -> Estimate | None:
+    own, full = latencies(cell), latencies(vanilla)
+    return speedup([(full[number], own[number]) for number in own if number in full])
+
+
+def _contribution(name: str, found: Estimate, about: str) -> Contribution:
+    return Contribution(name=name, seconds=found.value, low=found.low, high=found.high, about=about)
+
+
+def _doubt(found: Explanation) -> str:
+    """Whether the remainder is too large for the split to be trusted."""
+    rest = abs(found.causes[-1].seconds)
+    gaps = [abs(found.measured_seconds - found.claimed_seconds)]
+    if not found.within_noise:
+        gaps.append(abs(found.measured_seconds - found.promised_seconds))
+    if all(rest <= TRUSTED * gap for gap in gaps):
+        return ""
+    return (
+        f"the remainder ({units.milliseconds(rest)} ms) is more than half of the gap: this split "
+        "cannot be trusted"
+    )
+
+
+def _sums(record: Record, counterparts: Counterparts, notes: list[str]) -> dict[str, _Sum]:
+    sums = {name: _Sum() for name in CAUSES if name != "remainder"}
+    _outside(counterparts, sums)
+    _layers(record, counterparts, sums, notes)
     for span in _all_places(counterparts):
         if span[1] in SCORING:
             _decide(counterparts.plain(span), span, sums)
@@ -216,55 +272,56 @@ def _decide(plain: Cell, span: SpanKey, sums: dict[str, _Sum]) -> None:
     target.add(plain, span)
 
 
-def _phases(counterparts: Counterparts, share: float) -> dict[str, _Sum]:
-    """What pruning in the decoder does not touch, phase by phase."""
-    sums: dict[str, _Sum] = {}
+def _outside(counterparts: Counterparts, sums: dict[str, _Sum]) -> None:
+    """What the phases but prefill took beyond the share of FLOPs that is left of them."""
+    shares = flops_shares(counterparts.cell, counterparts.vanilla)
+
+    def target(name: str) -> _Sum:
+        if name == "decode":
+            return sums["decode steps"]
+        return sums["shorter sequences" if shares.get((name, None), 1.0) < 1 else "same work"]
+
     for span in _all_places(counterparts):
         if span[0] != "prefill" and span[1] not in SCORING:
-            sums.setdefault(span[0], _Sum()).add(counterparts.plain(span), span)
+            target(span[0]).add(counterparts.plain(span), span)
     for span in spans(counterparts.vanilla):
         if span[0] != "prefill":
-            sums.setdefault(span[0], _Sum()).add(counterparts.vanilla, span, -share)
-    return sums
+            share = shares.get((span[0], None), 1.0)
+            target(span[0]).add(counterparts.vanilla, span, -share)
 
 
 def _layers(
-    record: Record, counterparts: Counterparts, share: float, notes: list[str]
-) -> dict[str, _Sum]:
-    names = (
-        "unpruned layers",
-        "pruned layers",
-        "causal attention",
-        "attention maps",
-        "released code",
-        "scoring",
-        "selection",
-        "waiting for the host",
-        "shorter sequences",
-    )
-    sums = {name: _Sum() for name in names}
+    record: Record, counterparts: Counterparts, sums: dict[str, _Sum], notes: list[str]
+) -> None:
+    """What the decoder layers took in prefill beyond the share of FLOPs that is left of each."""
     vanilla, full = counterparts.vanilla, layer_flops(counterparts.vanilla)
+    shares = flops_shares(counterparts.cell, vanilla)
     waits = _host_split(record, counterparts, full, notes)
     for layer in full:
         span: SpanKey = ("prefill", "layer", layer)
-        plain = counterparts.plain(span)
-        kept, target = share, sums["unpruned layers"]
+        plain, kept = counterparts.plain(span), shares[("prefill", layer)]
+        target = sums["layers before the prune"]
         if layer in counterparts.pruned:
-            promised, kept = _kept(plain, vanilla, layer), _kept(plain, vanilla, layer, causal=True)
-            sums["pruned layers"].add(vanilla, span, promised - share)
-            sums["causal attention"].add(vanilla, span, kept - promised)
-            target = sums["shorter sequences"]
+            causal = _causal_share(plain, vanilla, layer)
+            sums["causal attention"].add(vanilla, span, causal - kept)
+            kept, target = causal, sums["shorter sequences"]
         for cell, weight in ((plain, 1.0), (vanilla, -kept)):
             target.add(cell, span, weight)
             if waits is not None:
                 target.subtract(waits[id(cell), layer], weight)
                 sums["waiting for the host"].subtract(waits[id(cell), layer], -weight)
-    return sums
+    layered = {("prefill", "layer", layer) for layer in full}
+    for span in _all_places(counterparts):  # what prefill does beside its layers
+        if span[0] == "prefill" and span[1] not in SCORING and span not in layered:
+            sums["same work"].add(counterparts.plain(span), span)
+    for span in spans(vanilla):
+        if span[0] == "prefill" and span not in layered:
+            sums["same work"].add(vanilla, span, -shares.get(("prefill", None), 1.0))
 
 
-def _kept(own: Cell, vanilla: Cell, layer: int, *, causal: bool = False) -> float:
-    """The share of a decoder layer's FLOPs that is left."""
-    return layer_flops(own, causal=causal)[layer] / layer_flops(vanilla, causal=causal)[layer]
+def _causal_share(own: Cell, vanilla: Cell, layer: int) -> float:
+    """The share of a decoder layer's FLOPs that is left, as a causal kernel does them."""
+    return layer_flops(own, causal=True)[layer] / layer_flops(vanilla, causal=True)[layer]
 
 
 def _host_split(
@@ -309,24 +366,28 @@ def _all_places(counterparts: Counterparts) -> list[SpanKey]:
     return list(listed)
 
 
+def _step_about(name: str, counterparts: Counterparts) -> str:
+    """What a step from the claim to the promise is; of phases, how long vanilla's take."""
+    if name != "outside the decoder":
+        return STEPS[name]
+    names = dict.fromkeys(part.phase for part in counterparts.vanilla.parts)
+    spent = {
+        name: found.value
+        for name in names
+        if name not in ("prefill", "decode") and (found := phase(counterparts.vanilla, name))
+    }
+    largest = sorted(spent, key=lambda name: -spent[name])[:2]
+    listed = ", ".join(f"{name} {units.milliseconds(spent[name])} ms" for name in largest)
+    return f"{listed} in vanilla: {STEPS[name]}"
+
+
 def _about(name: str, counterparts: Counterparts) -> str:
-    """What a part is; of the pruned layers, what they keep and how fast they run."""
+    """What a cause is; of the pruned layers, how fast they run."""
     pruned, vanilla = counterparts.pruned, counterparts.vanilla
     plain = counterparts.plain(("prefill", "layer", pruned[-1])) if pruned else counterparts.cell
-    if name == "pruned layers" and pruned:
-        own, full = (sum(layer_flops(cell)[n] for n in pruned) for cell in (plain, vanilla))
-        whole = units.percent(counterparts.flops_share)
-        return f"FLOPs kept there: {units.percent(own / full)}, in the request: {whole}"
     if name == "shorter sequences" and pruned:
         own_rate, full_rate = (units.rate(layer_rate(cell, pruned)) for cell in (plain, vanilla))
         return f"pruned layers run at {own_rate}, in vanilla at {full_rate}"
     if name == "released code":
         return f"measured: `published` minus `{'maps' if counterparts.maps else 'rows'}`"
-    if name in PHASES:
-        own, full = (_phase_flops(cell, name) for cell in (counterparts.cell, vanilla))
-        return PHASES[name] + (": not pruned" if own == full else "")
-    return CAUSES.get(name, name)
-
-
-def _phase_flops(cell: Cell, name: str) -> int:
-    return sum(work.flops for work in cell.cost if work.phase == name)
+    return CAUSES[name]

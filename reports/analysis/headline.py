@@ -55,16 +55,23 @@ def headline_of(listed: list[Row]) -> Headline:
     else:
         tie = _tie(best, measured, several=several)
         headline = f"{name(best.cell)} is fastest{tie}: {units.times(gain.value)}"
-        headline += f" ({gain.low:.2f} to {gain.high:.2f}){over} where FLOPs promise "
-        headline += f"{units.times(best.promised)}."
+        headline += f" ({gain.low:.2f} to {gain.high:.2f}){over}{_promise(best)}."
     if several:
         headline += _beaten(best, measured, listed)
     figures = [
         (units.times(gain.value), f"measured, end to end{over}"),
-        (units.times(best.promised), "promised by FLOPs"),
-        (units.percent(best.realised, 0), "of the promised saving of time came true"),
+        (units.times(best.promised), "promised by FLOPs, phase by phase"),
     ]
+    if best.over_promise:
+        figures.append((units.times(best.over_promise.value), "the promised time"))
     return Headline(headline, figures)
+
+
+def _promise(row: Row) -> str:
+    """How much of what FLOPs promise, phase by phase, came true; or what they promise."""
+    if row.over_promise is not None:
+        return f", in {units.times(row.over_promise.value)} the time that FLOPs promise"
+    return f" where FLOPs promise {units.times(row.promised)}"
 
 
 def _gain(row: Row) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..record.schema import Cell, Record
 from . import roofline
 from .counterparts import layer_flops, layer_rate, layer_seconds
-from .summary import baseline
+from .series import baseline
 
 
 @dataclass(frozen=True)

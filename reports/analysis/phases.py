@@ -11,7 +11,7 @@ from ..record.labels import name
 from ..record.schema import Activity, Cell, Record
 from . import roofline
 from .intervals import Estimate, median_interval
-from .summary import by_round, phase
+from .series import by_round, phase
 
 HOST_BOUND = 0.7  # busy for less of a phase than this: the device waits for the host
 

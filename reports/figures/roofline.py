@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .. import units
 from ..analysis.run_view import RunView
-from ..analysis.summary import phase
+from ..analysis.series import phase
 from ..record.labels import name
 from ..record.schema import Cell, Peaks
 from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, left_out, place_axes

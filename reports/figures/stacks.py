@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from .. import units
-from ..analysis.counterparts import SCORING
 from ..analysis.intervals import median_interval
 from ..analysis.phases import activity
 from ..analysis.run_view import MOST, RunView, label
-from ..analysis.summary import Row, by_round, seconds_in
+from ..analysis.series import SCORING, by_round, seconds_in
+from ..analysis.summary import Row
 from ..record.schema import Cell
 from . import bars
 from .canvas import SERIES, Chart, left_out

@@ -1,11 +1,9 @@
-"""From the promised time to the measured one: what each cause adds or saves."""
+"""From the claimed time to the measured one: what each cause adds or saves."""
 
 from __future__ import annotations
 
-import itertools
-
 from .. import units
-from ..analysis.explanation import Contribution, Explanation
+from ..analysis.explanation import ENDS, Contribution, Explanation
 from ..analysis.run_view import label
 from ..record.labels import name
 from ..record.schema import Cell
@@ -13,34 +11,37 @@ from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, place_axes, short
 
 SMALL = 0.01  # of the measured time: less is drawn together
 STEP = 0.235  # inches of a row
+ENDS_COLOURS = {"claimed": GRID, "promised": MUTED, "measured": SERIES[0]}
 
 
 def chart(cell: Cell, explanation: Explanation, number: int) -> Chart:
     """The waterfall of one cell, in milliseconds; `number` tells its file from the others'."""
-    parts = gathered(explanation)
-    levels = [explanation.promised_seconds]
+    rows, level = list[tuple[str, float, float, str, str]](), 0.0
+    parts = explanation.walk(gathered(explanation))
     for part in parts:
-        levels.append(levels[-1] + part.seconds)
-    count = len(parts) + 2
+        if part.name in ENDS:
+            start, level, colour = 0.0, part.seconds, ENDS_COLOURS[part.name]
+        else:
+            start, level = level, level + part.seconds
+            colour = SERIES[1] if part.seconds >= 0 else SERIES[2]
+        rows.append((part.name, start, level, colour, part.about))
+    count = len(rows)
     figure = blank(0.35 + STEP * count + 0.4)
     axes = place_axes(figure, 1.62, 0.42, 0.62, 0.32)
+    ends = ", ".join(
+        f"{part.name} {units.milliseconds(part.seconds)} ms" for part in parts if part.name in ENDS
+    )
     drawn = Chart(
         f"waterfall-{number}",
-        f"From promise to clock: {label(cell)}",
-        f"{name(cell)}: promised {units.milliseconds(explanation.promised_seconds)} ms, measured "
-        f"{units.milliseconds(explanation.measured_seconds)} ms, and what lies between.",
+        f"From claim to clock: {label(cell)}",
+        f"{name(cell)}: {ends}, and what lies between.",
         figure,
     )
-    rows = [("promised", 0.0, explanation.promised_seconds, MUTED, "")]
-    for part, (start, stop) in zip(parts, itertools.pairwise(levels), strict=True):
-        colour = SERIES[1] if stop >= start else SERIES[2]
-        rows.append((part.name, start, stop, colour, part.about))
-    rows.append(("measured", 0.0, explanation.measured_seconds, SERIES[0], ""))
-    longest = max(*levels, explanation.measured_seconds) * 1e3
+    longest = max(stop for _, _, stop, _, _ in rows) * 1e3
     for place_, (word, start, stop, colour, about) in enumerate(rows):
         low, high = sorted((start * 1e3, stop * 1e3))
         (bar,) = axes.barh(-place_, high - low, left=low, height=0.62, color=colour, linewidth=0)
-        whole = word in ("promised", "measured")
+        whole = word in ENDS
         value = units.milliseconds(stop) if whole else _signed(stop - start)
         drawn.tip(bar, f"{word}: {value} ms{'. ' + about if about else ''}")
         axes.text(
@@ -54,7 +55,7 @@ def chart(cell: Cell, explanation: Explanation, number: int) -> Chart:
             fontweight="bold" if whole else "normal",
         )
         axes.text(high + 0.015 * longest, -place_, value, va="center", fontsize=9.2, color=MUTED)
-    axes.set_xlim(min(0.0, *(level * 1e3 for level in levels)), longest * 1.02)
+    axes.set_xlim(min(0.0, *(stop * 1e3 for _, _, stop, _, _ in rows)), longest * 1.02)
     axes.set_ylim(-count + 0.4, 0.6)
     axes.set_yticks([])
     axes.locator_params(axis="x", nbins=5)
@@ -74,22 +75,18 @@ def chart(cell: Cell, explanation: Explanation, number: int) -> Chart:
 
 
 def gathered(explanation: Explanation) -> list[Contribution]:
-    """The contributions, those below a hundredth of the measured time as one."""
-    small = [
-        p
-        for p in explanation.contributions
-        if abs(p.seconds) < SMALL * explanation.measured_seconds
-    ]
+    """The causes, those below a hundredth of the measured time as one."""
+    small = [p for p in explanation.causes if abs(p.seconds) < SMALL * explanation.measured_seconds]
     small = [part for part in small if part.name != "remainder"]
     if len(small) < 2:
-        return explanation.contributions
+        return explanation.causes
     listed = ", ".join(f"{part.name} {_signed(part.seconds)}" for part in small)
     one = Contribution(
         name=f"{len(small)} causes below 1 %",
         seconds=sum(part.seconds for part in small),
         about=f"{listed} ms",
     )
-    large = [part for part in explanation.contributions if part not in small]
+    large = [part for part in explanation.causes if part not in small]
     rest = [part for part in large if part.name == "remainder"]
     return [part for part in large if part not in rest] + [one] + rest
 

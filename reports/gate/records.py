@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .. import units
 from ..analysis.intervals import Mean, trimmed
-from ..analysis.summary import baseline, by_round
+from ..analysis.series import baseline, by_round
 from ..record import files
 from ..record.base import RecordError
 from ..record.compatibility import other_machine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..analysis.explanation import CAUSES, ENDS, PHASES
+from ..analysis.explanation import CAUSES, ENDS, STEPS
 from ..text.cells import CELL
 from .blocks import Section, TableBlock
 
@@ -13,8 +13,8 @@ TERMS = {
     "cell": CELL,
     "rounds": "A round is one sample of every cell, in balanced order; with --isolate one process "
     "of every cell. The unit of all intervals.",
-    "±": "Half the width of the 95 % interval over the median, the wider of latency and prefill. "
-    "From fewer than six rounds there is none.",
+    "±": "Half the width of the 95 % interval over the median. From fewer than six rounds there is "
+    "none.",
     "pruning": "Time of scoring, selecting, moving, merging and compressing tokens, wherever.",
     "suspect samples": "Throttled, beside another process on the GPU, or with an allocation or a "
     "compilation in their window. They are kept and count.",
@@ -51,7 +51,7 @@ def glossary(
 
 def cause_terms(names: Iterable[str]) -> list[tuple[str, str]]:
     """What a waterfall begins and ends with, and its causes, in their own words."""
-    words = {**PHASES, **CAUSES, **ENDS}
+    words = {**STEPS, **CAUSES, **ENDS}
     return [(name, _sentence(words[name])) for name in (*ENDS, *names) if name in words]
 
 

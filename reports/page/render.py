@@ -80,7 +80,7 @@ def _run(subject: RunView, name: str, salt: str) -> Run:
     return Run(
         name=name,
         salt=salt,
-        header=sentences.header(record),
+        header=[*sentences.header(record), *sentences.bounds(record)],
         verdict=headline_of(listed),
         warnings=subject.warnings,
         sentences=sentences.sentences(record, listed),

@@ -69,9 +69,9 @@ def _table7(subject: RunView, salt: str) -> Section:
 def _promise(subject: RunView, salt: str) -> Section | None:
     lead = (
         "Each point is a method: right is what its FLOPs promise, up is what the clock says. On "
-        "the dashed line the promise is kept. The percentage is the share of the promised saving "
-        "of time that came true. Colour: the method; mark: how attention was read; fill: the "
-        "runtime."
+        "the dashed line the promise is kept; the figure at a point is how many times the "
+        "promised time the request took. Colour: the method; mark: how attention was read; fill: "
+        "the runtime."
     )
     return _drawn(subject, salt, "promise", "Promise and clock", lead, promise.chart)
 
@@ -102,7 +102,8 @@ def _explanation(subject: RunView, salt: str) -> Section | None:
     return Section(
         id="explanation",
         title="Why FLOPs and time disagree",
-        lead="From the time that FLOPs promise to the time measured, cause by cause, in ms. "
+        lead="From the time that papers claim, past the one that FLOPs promise phase by phase, to "
+        "the time measured, cause by cause, in ms. "
         "Orange adds, green saves.",
         figures=charts,
         pairs=[(sentence, "; ".join(who)) for sentence, who in merged.items()],

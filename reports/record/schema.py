@@ -114,6 +114,13 @@ class Record(Struct):
     request: Annotated[RequestInfo, about("The request.")]
     cells: Annotated[list[Cell], about("The rows: vanilla first.")]
     processes: Annotated[list[Process], about("The processes that measured.")] = []
+    text_only: Annotated[
+        list[Cost],
+        about(
+            "Analytic work of vanilla's request if its decoder saw no visual token: what pruning "
+            "in the decoder leaves at least."
+        ),
+    ] = []
     peaks: Annotated[
         Peaks | None, about("What the device can do at best, if it was calibrated.")
     ] = None

@@ -283,12 +283,16 @@ class Stopping(Spec, frozen=True):
 
     target_ci: Annotated[
         float,
-        option("Stop when every 95 % interval is within +- this (0.02, 2%).", form="share", gt=0),
-    ] = 0.02
+        option(
+            "Stop when every 95 % interval of a speed-up is within +- this (0.05, 5%).",
+            form="share",
+            gt=0,
+        ),
+    ] = 0.05
     min_rounds: Annotated[int, option("Rounds at least (6 give an interval).", ge=1)] = 6
     max_rounds: Annotated[int, option("Rounds at most.", ge=1)] = 200
     max_seconds: Annotated[Annotated[float, Meta(ge=0)] | None, option("Time for the rounds.")] = (
-        25.0
+        60.0
     )
     rounds: Annotated[
         Annotated[int, Meta(ge=1)] | None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .. import units
+from ..analysis.intervals import Estimate
 from ..record.labels import runtime
 from ..record.schema import Cell
 from .table import Column, RowT
@@ -15,6 +17,13 @@ ATTENTION = (
     "attention rows that the score reads; maps: a full softmax map in those layers; published: "
     "what the released code executes."
 )
+
+
+def over_text(over: Estimate | None) -> str:
+    """How many times as long as promised something takes, with its interval."""
+    if over is None or over.low is None or over.high is None:
+        return units.times(over.value if over else None)
+    return f"{units.times(over.value)} ({over.low:.2f} - {over.high:.2f})"
 
 
 def method_column(of: Callable[[RowT], Cell]) -> Column[RowT]:

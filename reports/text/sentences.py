@@ -6,11 +6,11 @@ from collections import Counter
 
 from .. import units
 from ..analysis.phases import host_bound
-from ..analysis.summary import Row, phase, rows
+from ..analysis.promise import Bound, bound_of
+from ..analysis.summary import Row, rows
 from ..record.labels import name, ran
 from ..record.schema import Record
-
-UNTOUCHED = ("preprocess", "transfer", "vision", "embed", "head")
+from .cells import over_text
 
 
 def sentences(record: Record, listed: list[Row] | None = None) -> list[str]:
@@ -18,7 +18,7 @@ def sentences(record: Record, listed: list[Row] | None = None) -> list[str]:
     rows of the record, where they are known already."""
     table = rows(record) if listed is None else listed
     measured = [row for row in table if row.speedup and row.cell.name != "vanilla"]
-    found = [_contrast(measured), _ranking(measured), _untouched(table), host_bound(record)]
+    found = [_contrast(measured), _ranking(measured), host_bound(record)]
     notes = [f"{row.cell.method}: {row.cell.note}." for row in table if row.cell.note]
     notes += [
         f"{name(row.cell)} ran eager: {row.cell.fallback}." for row in table if row.cell.fallback
@@ -39,15 +39,42 @@ def header(record: Record) -> list[str]:
     ]
 
 
+def bounds(record: Record) -> list[str]:
+    """What no pruning in the decoder can pass, a line for each runtime that vanilla ran under."""
+    found: dict[str, Bound] = {}
+    for cell in record.cells:
+        bound = bound_of(record, cell) if cell.name == "vanilla" else None
+        if bound is not None:
+            found.setdefault(ran(cell), bound)
+    return [_bound(bound, runtime if len(found) > 1 else "") for runtime, bound in found.items()]
+
+
+def _bound(bound: Bound, runtime: str) -> str:
+    largest = sorted(bound.outside, key=lambda name: -bound.outside[name])[:2]
+    spent = " and ".join(
+        f"{name} ({units.milliseconds(bound.outside[name])} ms)" for name in largest
+    )
+    least = units.milliseconds(bound.read_seconds)
+    read = f"weights and text take at least {least} ms"
+    if bound.read_seconds is None:
+        read = "what weights and text take is not known (`tpprof calibrate`)"
+    under = f" under {runtime}" if runtime else ""
+    beyond = f" ({' and '.join(bound.beyond)}: not there alone)" if bound.beyond else ""
+    return (
+        f"No pruning in the decoder{beyond} can pass {over_text(bound.speedup)} here{under}: "
+        f"outside it lie {spent}; {read}."
+    )
+
+
 def footnotes(record: Record, listed: list[Row] | None = None) -> list[str]:
     """What the columns mean, and whether the parts of a request account for its latency."""
     table = rows(record) if listed is None else listed
     sums = [row.parts_sum.value for row in table if row.parts_sum]
     samples = {row.latency.samples for row in table if row.latency}
     lines = [
-        "latency: preprocess to last token. FLOPs: whole request, 1 MAC = 2 FLOPs, dense "
-        "attention. realised: share of the promised saving that the clock confirms. ±: half the "
-        "wider 95 % interval of latency and prefill."
+        "latency: preprocess to last token, ±: half its 95 % interval. promised: each phase and "
+        "layer takes the share of its own FLOPs of its own time. FLOPs: whole request, 1 MAC = 2 "
+        "FLOPs, dense attention."
     ]
     if any(row.cell.runtime != "eager" for row in table):
         lines[0] += " speed-ups: against vanilla under the same runtime."
@@ -92,7 +119,7 @@ def _contrast(measured: list[Row]) -> str:
                 gap = difference
                 best = (
                     f"{row.cell.method}: FLOPs promise {units.times(row.promised)}; with full "
-                    f"attention maps in the layers it scores it gets "
+                    "attention maps in the layers it scores it gets "
                     f"{units.times(row.speedup.value)}, reading only the rows it needs "
                     f"{units.times(twin.speedup.value)}."
                 )
@@ -130,18 +157,3 @@ def _apart(fast: Row, slow: Row) -> bool:
     if not (fast.latency and slow.latency) or fast.latency.high is None or slow.latency.low is None:
         return False
     return fast.latency.high < slow.latency.low
-
-
-def _untouched(table: list[Row]) -> str:
-    """The part of vanilla's latency that pruning in the decoder cannot save."""
-    vanilla = next((row for row in table if row.cell.name == "vanilla"), None)
-    if vanilla is None or vanilla.latency is None:
-        return ""
-    estimates = {name: phase(vanilla.cell, name) for name in UNTOUCHED}
-    spent = {name: estimate.value for name, estimate in estimates.items() if estimate}
-    share = sum(spent.values()) / vanilla.latency.value
-    largest = max(spent, key=lambda name: spent[name])
-    return (
-        f"{units.percent(share, 0)} of vanilla's latency lies outside the decoder layers "
-        f"(most of it {largest}): pruning inside the decoder does not touch it."
-    )

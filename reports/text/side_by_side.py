@@ -19,7 +19,7 @@ from . import sentences
 from .cells import ATTENTION, METHOD
 from .screen import Screen
 from .table import Column, Table, for_programs
-from .table7 import LATENCY, MEASURED, PROMISED, REALISED
+from .table7 import LATENCY, MEASURED, OVER, PROMISED
 
 if TYPE_CHECKING:
     import pandas
@@ -196,7 +196,11 @@ def _of_record(index: int, called: str) -> list[Column[Aligned]]:
         ),
         Column("promised", of(lambda r: units.times(r.promised)), {}, PROMISED),
         Column(
-            "realised", of(lambda r: units.percent(r.realised, 0)), {}, REALISED, under="promised"
+            "times the\npromised time",
+            of(lambda r: units.times(r.over_promise.value if r.over_promise else None)),
+            {},
+            OVER,
+            under="promised",
         ),
     ]
 
@@ -216,7 +220,8 @@ def _over_column(index: int, names: tuple[str, str], *, same: bool) -> Column[Al
 
 def _latency(row: Row) -> str:
     median = units.milliseconds(row.latency.value if row.latency else None)
-    return median + (f" ±{units.percent(row.precision)}" if row.precision is not None else "")
+    width = row.latency.precision if row.latency else None
+    return median + (f" ±{units.percent(width)}" if width is not None else "")
 
 
 def _long_table(found: Sequence[Aligned], names: Sequence[str]) -> Table[OfRecord]:
@@ -235,7 +240,11 @@ def _long_table(found: Sequence[Aligned], names: Sequence[str]) -> Table[OfRecor
         for_programs("latency_seconds_high", latency("high")),
         for_programs("speedup", lambda r: r.row.speedup.value if r.row and r.row.speedup else None),
         for_programs("promised", lambda r: r.row.promised if r.row else None),
-        for_programs("realised", lambda r: r.row.realised if r.row else None),
+        for_programs("claimed", lambda r: r.row.claimed if r.row else None),
+        for_programs(
+            "over_promise",
+            lambda r: r.row.over_promise.value if r.row and r.row.over_promise else None,
+        ),
     ]
     return Table(
         columns,

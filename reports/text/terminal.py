@@ -16,6 +16,8 @@ def print_record(record: Record, screen: Screen, *, by_phase: bool = False) -> N
     table = table7(record, listed)
     for line in sentences.header(record):
         screen.print_line(line, whole=True)
+    for line in sentences.bounds(record):
+        screen.print_line(line)
     screen.print_warnings(table.warnings)
     screen.print_grid(table)
     if by_phase:

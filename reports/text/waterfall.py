@@ -10,29 +10,39 @@ from dataclasses import dataclass, replace
 from .. import units
 from ..analysis import caveats, roofline
 from ..analysis.advice import untold
-from ..analysis.explanation import ENDS, Contribution, Explanation, Explanations, explain_all
+from ..analysis.explanation import (
+    CAUSES,
+    ENDS,
+    STEPS,
+    Contribution,
+    Explanation,
+    Explanations,
+    explain_all,
+)
 from ..analysis.phases import PhaseRow, phase_rows
-from ..analysis.summary import baseline, phase
+from ..analysis.promise import promised_seconds
+from ..analysis.series import baseline
 from ..record.base import RecordError
 from ..record.labels import name
 from ..record.schema import Cell, Record
-from .cells import CELL, METHOD, attention_column, method_column
+from .cells import CELL, METHOD, attention_column, method_column, over_text
 from .layers import layers_table
 from .phases import floor_column, phase_column
 from .screen import Screen
+from .sentences import bounds
 from .table import Column, RowT, Table, Tone, for_programs, inline
 
 BAR = 36  # columns of the bars
 TOO_FEW = "Too few rounds to advise: of a part without an interval nothing is sure."
 NOTHING = "No change here is worth 5 % of the request."
-PROMISED = "Vanilla's time of it, times the share of its FLOPs that remains."
+PROMISED = "Vanilla's time of it, cut as its FLOPs are; in prefill layer by layer."
 Explained = tuple[Cell, Explanation]
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a waterfall: the promise, what a cause adds to it, or the clock. bar: as it is
-    drawn."""
+    """A step of a waterfall: a level (the claim, the promise, the clock), or what a cause adds.
+    bar: as it is drawn."""
 
     cell: Cell
     part: Contribution
@@ -99,6 +109,8 @@ def print_explanations(
     explanations, said = chosen(record, method), set[str]()
     found = explanations.found
     screen.print_warnings([*caveats.warnings(record), *explanations.failed])
+    for line in bounds(record):
+        screen.print_line(line)
     for cell, explanation in found:
         screen.print_line(headline(cell, explanation), "bold")
         if method is not None:
@@ -125,6 +137,7 @@ def as_markdown(record: Record, method: str | None) -> str:
     found = explanations.found
     warnings = [*caveats.warnings(record), *explanations.failed]
     blocks = [f"> {inline(warning)}\n" for warning in warnings]
+    blocks += [f"{inline(line)}\n" for line in bounds(record)]
     for cell, explanation in found:
         blocks.append(f"**{inline(headline(cell, explanation))}**\n")
         blocks.append(explanation_table([(cell, explanation)]).to_markdown())
@@ -136,7 +149,7 @@ def as_markdown(record: Record, method: str | None) -> str:
 
 
 def explanation_table(found: Sequence[Explained]) -> Table[Step]:
-    """The waterfall of each cell, from its promise to the clock."""
+    """The waterfall of each cell, from its claim to the clock."""
     parts = [
         Column(
             "",
@@ -164,50 +177,39 @@ def explanation_table(found: Sequence[Explained]) -> Table[Step]:
 
 
 def steps(cell: Cell, explanation: Explanation) -> list[Step]:
-    """The steps of one waterfall. The bars show the gap: their column begins a tenth of it below
+    """The steps of one waterfall. The bars show the gaps: their column begins a tenth of them below
     the lowest level."""
-    parts = explanation.contributions
-    levels = list(
-        itertools.accumulate((part.seconds for part in parts), initial=explanation.promised_seconds)
-    )
-    low, high = min(levels), max(levels)
+    reached = [
+        level
+        for parts, begin in (
+            (explanation.steps, explanation.claimed_seconds),
+            (explanation.causes, explanation.promised_seconds),
+        )
+        for level in itertools.accumulate((part.seconds for part in parts), initial=begin)
+    ]
+    low, high = min(reached), max(reached)
     start = max(0.0, low - (high - low) / 10)
     scale = BAR / (high - start) if high > start else 0.0
 
     def step(part: Contribution, begin: float, end: float) -> Step:
         return Step(cell, part, _bar((begin - start) * scale, (end - start) * scale))
 
-    promised, measured = (
-        Contribution(name=name, seconds=seconds, about=ENDS[name])
-        for name, seconds in zip(
-            ENDS, (explanation.promised_seconds, explanation.measured_seconds), strict=True
-        )
-    )
-    pairs = zip(parts, itertools.pairwise(levels), strict=True)
-    return [
-        step(promised, start, explanation.promised_seconds),
-        *(step(part, *levels) for part, levels in pairs),
-        step(measured, start, explanation.measured_seconds),
-    ]
+    found, level = list[Step](), start
+    for part in explanation.walk():
+        begin = start if part.name in ENDS else level
+        level = part.seconds if part.name in ENDS else level + part.seconds
+        found.append(step(part, begin, level))
+    return found
 
 
 def causes_table(found: Sequence[Explained]) -> Table[Cause]:
     """Causes as rows, cells as columns; milliseconds."""
-    names = list(
-        dict.fromkeys(part.name for _, explanation in found for part in explanation.contributions)
-    )
-    names.sort(key="remainder".__eq__)  # last; the others as they come
-    by_cell = [
-        {
-            "promised": explanation.promised_seconds,
-            **{part.name: part.seconds for part in explanation.contributions},
-            "measured": explanation.measured_seconds,
-        }
-        for _, explanation in found
-    ]
+    by_cell = [{part.name: part.seconds for part in explanation.walk()} for _, explanation in found]
+    listed = (*STEPS, "promised", *CAUSES)
+    told = [name for name in listed if any(name in parts for parts in by_cell)]
     rows = [
         Cause(name, [parts.get(name) for parts in by_cell])
-        for name in ("promised", *names, "measured")
+        for name in ("claimed", *told, "measured")
     ]
     causes = Column[Cause]("", lambda r: r.name if r.is_end else f"  {r.name}", kind="words")
     return Table([causes, *(_cause_column(n, cell) for n, (cell, _) in enumerate(found))], rows)
@@ -229,8 +231,8 @@ def explanations_table(record: Record, found: Sequence[Explained]) -> Table[Expl
 
     def parts(row: Explained) -> list[dict[str, object]]:
         keys = ("part", "seconds", "low_seconds", "high_seconds", "about")
-        explanation = explanation_table([row]).to_values()[1:-1]
-        return [{key: part[key] for key in keys} for part in explanation]
+        told = [part for part in explanation_table([row]).to_values() if part["part"] not in ENDS]
+        return [{key: part[key] for key in keys} for part in told]
 
     def floors(row: Explained) -> dict[str, float] | None:
         return roofline.phase_seconds(peaks, row[0].cost, dtype) if peaks else None
@@ -238,10 +240,12 @@ def explanations_table(record: Record, found: Sequence[Explained]) -> Table[Expl
     return Table(
         [
             *named,
+            for_programs("claimed_seconds", lambda r: r[1].claimed_seconds),
             for_programs("promised_seconds", lambda r: r[1].promised_seconds),
             for_programs("measured_seconds", lambda r: r[1].measured_seconds),
-            for_programs("gap_low_seconds", lambda r: r[1].gap_low),
-            for_programs("gap_high_seconds", lambda r: r[1].gap_high),
+            for_programs("over_promise", lambda r: r[1].over_promise.value),
+            for_programs("over_promise_low", lambda r: r[1].over_promise.low),
+            for_programs("over_promise_high", lambda r: r[1].over_promise.high),
             for_programs("contributions", parts),
             for_programs("advice", lambda r: r[1].advice),
             for_programs("notes", lambda r: r[1].notes),
@@ -297,21 +301,19 @@ def remarks(explanation: Explanation) -> list[str]:
 
 
 def headline(cell: Cell, explanation: Explanation) -> str:
-    """Promise and clock, and where most of the gap went; or that it is within the noise."""
-    gap = explanation.measured_seconds - explanation.promised_seconds
+    """Claim, promise and clock, and what most of the gap is; or that it is within the noise."""
+    over = explanation.over_promise
     ends = (
-        f"{name(cell)}: promised {units.milliseconds(explanation.promised_seconds)} ms, measured "
-        f"{units.milliseconds(explanation.measured_seconds)} ms"
+        f"{name(cell)}: claimed {units.milliseconds(explanation.claimed_seconds)} ms, promised "
+        f"{units.milliseconds(explanation.promised_seconds)} ms, measured "
+        f"{units.milliseconds(explanation.measured_seconds)} ms: {over_text(over)} the promised "
+        "time"
     )
-    low, high = explanation.gap_low, explanation.gap_high
-    if low is not None and high is not None and low < 0 < high:
-        return f"{ends}: within the noise of this run ({_interval(low, high)} ms)."
-    most = (max if gap > 0 else min)(explanation.contributions, key=lambda part: part.seconds)
-    way = "slower" if gap > 0 else "faster"
-    return (
-        f"{ends}: {units.milliseconds(abs(gap))} ms {way} than promised, most of all by "
-        f"{most.name} ({_signed(most.seconds)} ms)."
-    )
+    if explanation.within_noise:
+        return f"{ends}, within the noise of this run."
+    way = max if over.value > 1 else min
+    most = way(explanation.causes, key=lambda part: part.seconds)
+    return f"{ends}, most of all by {most.name} ({_signed(most.seconds)} ms)."
 
 
 def _print_roofline(record: Record, cells: list[Cell], screen: Screen) -> None:
@@ -328,9 +330,7 @@ def _print_roofline(record: Record, cells: list[Cell], screen: Screen) -> None:
 def _promised(record: Record, row: PhaseRow) -> float | None:
     """The time of a phase as its share of vanilla's FLOPs promises."""
     vanilla = baseline(record, row.cell)
-    whole = phase(vanilla, row.phase) if vanilla else None
-    full = _flops(vanilla, row.phase) if vanilla else 0
-    return whole.value * _flops(row.cell, row.phase) / full if whole and full else None
+    return promised_seconds(row.cell, vanilla, row.phase) if vanilla else None
 
 
 def _phase_row(floored: Floored) -> PhaseRow:
@@ -358,10 +358,6 @@ def _bar(begin: float, end: float) -> str:
         mark = "" if abs(end - begin) < 0.05 else "▏"
         return (" " * min(low, BAR - 1) + mark).ljust(BAR)
     return (" " * low + ("█" if end >= begin else "░") * (high - low)).ljust(BAR)
-
-
-def _flops(cell: Cell, label: str) -> int:
-    return sum(work.flops for work in cell.cost if work.phase == label)
 
 
 def _signed(seconds: float | None) -> str:

@@ -31,7 +31,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_compare_saves_what_report_prints_again(recorded: Path) -> None:
     done = tpprof("report", str(recorded), cwd=recorded.parent)
     assert done.returncode == 0
-    for word in ("vanilla", "maps", "rows", "promised", "realised", "KV MB"):
+    for word in ("vanilla", "maps", "rows", "promised", "claimed", "KV MB"):
         assert word in done.stdout
     assert len(load(recorded).cells) == 4
 

@@ -88,22 +88,38 @@ def counted(which: Cell, place: int, **figures: float) -> None:
 
 
 VANILLA = 0.010 + 0.100 + 4 * 0.200 + 0.005 + 0.040
-SHARE = (1000 + 1000 + 3 * 250) / 5000
+CLAIM = (1000 + 3 * 250) / 4000
 
 
-def test_a_perfectly_pruned_request_is_explained_by_what_pruning_does_not_touch() -> None:
+def test_a_perfectly_pruned_request_keeps_its_promise_and_not_the_claim() -> None:
     run = record(made(), made("fastv"))
     told = explain(run, run.cells[1])
     assert told is not None
-    assert told.promised_seconds == pytest.approx(SHARE * VANILLA)
-    left = 1 - SHARE
+    assert told.claimed_seconds == pytest.approx(CLAIM * VANILLA)
+    assert told.promised_seconds == pytest.approx(VANILLA - 3 * 0.75 * 0.200)
+    assert told.promised_seconds == pytest.approx(told.measured_seconds)
+    assert told.over_promise.value == pytest.approx(1.0)
     found = parts_of(run, 1)
-    assert found["vision"] == pytest.approx(0.100 * left)
-    assert found["decode"] == pytest.approx(0.040 * left)
-    assert found["unpruned layers"] == pytest.approx(0.200 * left)
-    assert found["pruned layers"] == pytest.approx(3 * 0.200 * (0.25 - SHARE))
-    for name in ("scoring", "selection", "attention maps", "shorter sequences", "remainder"):
-        assert found.get(name, 0.0) == pytest.approx(0.0, abs=1e-12), name
+    assert found["outside the decoder"] == pytest.approx(0.115 * (1 - CLAIM))
+    assert found["decode, but its cache"] == pytest.approx(0.040 * (1 - CLAIM))
+    assert found["unequal layers"] == pytest.approx(0.0, abs=1e-12)
+    for part in told.causes:
+        assert part.seconds == pytest.approx(0.0, abs=1e-12), part.name
+    assert all(part.seconds >= -1e-12 for part in told.contributions), "no step cancels another"
+
+
+def test_layers_of_unlike_time_and_decode_shrink_by_their_own_flops() -> None:
+    """Layer 0 takes twice as long as the others; of decode, half of the FLOPs are left."""
+    vanilla, fastv = made(layer0=0.400), made("fastv", layer0=0.400, decode=0.030)
+    for one, flops in ((vanilla, 100), (fastv, 50)):
+        one.cost.append(work("decode", "token", 0, "attention", flops))
+    told = explain(record(vanilla, fastv), fastv)
+    assert told is not None
+    found = {part.name: part.seconds for part in told.contributions}
+    assert found["unequal layers"] == pytest.approx(0.400 + 0.150 - CLAIM * 1.000)
+    assert found["decode, but its cache"] == pytest.approx(0.040 * (0.5 - CLAIM))
+    assert found["decode steps"] == pytest.approx(0.030 - 0.020)
+    assert told.promised_seconds == pytest.approx(0.115 + 0.400 + 0.150 + 0.020)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -120,7 +136,9 @@ def test_contributions_sum_to_the_gap_whatever_was_measured(seed: int) -> None:
     assert explained.failed == []
     for _, told in explained.found:
         gap = told.measured_seconds - told.promised_seconds
-        assert math.fsum(part.seconds for part in told.contributions) == pytest.approx(gap)
+        assert math.fsum(part.seconds for part in told.causes) == pytest.approx(gap)
+        gap = told.promised_seconds - told.claimed_seconds
+        assert math.fsum(part.seconds for part in told.steps) == pytest.approx(gap)
 
 
 def test_maps_are_what_they_take_beyond_rows() -> None:
@@ -151,7 +169,7 @@ def test_maps_without_rows_beside_them_are_not_told_apart() -> None:
     told = explain(run, run.cells[1])
     assert told is not None
     assert any("measure `rows` beside them" in note for note in told.notes)
-    assert parts_of(run, 1)["unpruned layers"] == pytest.approx(0.500 - SHARE * 0.200)
+    assert parts_of(run, 1)["layers before the prune"] == pytest.approx(0.500 - 0.200)
 
 
 def test_released_code_is_what_it_takes_beyond_maps() -> None:
@@ -185,7 +203,7 @@ def test_layers_that_run_less_efficiently_are_told_with_their_rates() -> None:
 
 def test_what_no_part_accounts_for_is_the_remainder() -> None:
     found = parts_of(record(made(rest=0.020), made("fastv", rest=0.050)), 1)
-    assert found["remainder"] == pytest.approx(0.050 - SHARE * 0.020)
+    assert found["remainder"] == pytest.approx(0.050 - 0.020)
 
 
 def on_gpu(which: Cell, busy: float, syncs: dict[int, int] | None = None) -> None:
@@ -212,7 +230,7 @@ def test_time_in_which_the_gpu_idles_is_waiting_for_the_host() -> None:
     found = parts_of(run, 1)
     assert found["waiting for the host"] == pytest.approx(3 * 0.030 + 0.200 * 0.375)
     assert found["shorter sequences"] == pytest.approx(0.0, abs=1e-12)
-    assert found["unpruned layers"] == pytest.approx(0.200 * 0.625 - SHARE * 0.200)
+    assert found["layers before the prune"] == pytest.approx(0.200 * 0.625 - 0.200)
     advice = explain(run, run.cells[1]).advice  # type: ignore[union-attr]
     # The host takes 0.240 s whatever the batch, the device 0.150 s a sample: 90 % busy at 1.44.
     assert any("From batch 2 on" in sentence for sentence in advice)
@@ -231,7 +249,7 @@ def test_waits_in_layers_that_see_every_token_are_found_too() -> None:
     on_gpu(waits, 0.5)
     found = parts_of(record(vanilla, waits), 1)
     assert found["waiting for the host"] == pytest.approx(4 * 0.200)
-    assert found["unpruned layers"] == pytest.approx(0.0, abs=1e-12)
+    assert found["layers before the prune"] == pytest.approx(0.0, abs=1e-12)
 
 
 def test_the_half_of_attention_that_no_kernel_computes_is_told_apart() -> None:
@@ -242,7 +260,6 @@ def test_the_half_of_attention_that_no_kernel_computes_is_told_apart() -> None:
             if item.part == "layer" and item.index != 0:
                 item.causal_flops = causal
     found = parts_of(record(vanilla, fastv), 1)
-    assert found["pruned layers"] == pytest.approx(3 * 0.200 * (0.25 - SHARE))
     assert found["causal attention"] == pytest.approx(3 * 0.200 * (0.4 - 0.25))
     assert found["shorter sequences"] == pytest.approx(3 * 0.200 * (0.25 - 0.4))
 
@@ -279,7 +296,7 @@ def test_on_a_cpu_launching_is_operators_times_the_least_time_of_one() -> None:
     )
     found = parts_of(run, 1)
     launching = 100 * 1e-5
-    waiting = 3 * launching * (1 - 0.25) + launching * (1 - SHARE)
+    waiting = 3 * launching * (1 - 0.25)  # layer 0 launches as much as vanilla's
     assert found["waiting for the host"] == pytest.approx(waiting)
     assert found["shorter sequences"] == pytest.approx(3 * 0.010 - 3 * 100 * 1e-5 * (1 - 0.25))
 
@@ -366,7 +383,8 @@ def test_what_is_derived_never_costs_the_record() -> None:
 
 
 def test_the_waterfall_is_shown_with_bars_that_follow_one_another() -> None:
-    run = record(made(), made("fastv", "maps", layer0=0.500), made("fastv"))
+    quick = {"layer1": 0.010, "layer2": 0.010}
+    run = record(made(), made("fastv", "maps", layer0=0.500, **quick), made("fastv", **quick))
     output = io.StringIO()
     waterfall.print_explanations(run, Screen(Console(file=output, width=200)), by_layer=True)
     shown = output.getvalue()
@@ -379,8 +397,8 @@ def test_the_waterfall_is_shown_with_bars_that_follow_one_another() -> None:
     steps = waterfall.steps(run.cells[1], told)
     bars = [step.bar for step in steps]
     assert bars[0].startswith("█")
-    assert bars[-1].count("█") == waterfall.BAR, "the longest bar fills the column"
-    (credit,) = [step.bar for step in steps if step.part.name == "pruned layers"]
+    assert max(len(bar.rstrip()) for bar in bars) == waterfall.BAR, "they fill the column"
+    (credit,) = [step.bar for step in steps if step.part.name == "shorter sequences"]
     assert "░" in credit
 
 
@@ -390,14 +408,14 @@ def test_machines_get_every_part_and_its_sum() -> None:
     cells = waterfall.explanations_table(run, found).to_values()
     assert [cell_["attention"] for cell_ in cells] == ["maps", "rows"]
     for cell_ in cells:
-        gap = cell_["measured_seconds"] - cell_["promised_seconds"]
+        gap = cell_["measured_seconds"] - cell_["claimed_seconds"]
         assert sum(part["seconds"] for part in cell_["contributions"]) == pytest.approx(gap)
         assert len(cell_["layers"]) == LAYERS
     rows = waterfall.explanation_table(found).to_values()
     for policy in ("maps", "rows"):
         first, *parts, last = [row for row in rows if row["attention"] == policy]
-        assert (first["part"], last["part"]) == ("promised", "measured")
-        summed = first["seconds"] + sum(row["seconds"] for row in parts)
+        assert (first["part"], last["part"]) == ("claimed", "measured")
+        summed = first["seconds"] + sum(r["seconds"] for r in parts if r["part"] != "promised")
         assert summed == pytest.approx(last["seconds"])
 
 
@@ -451,7 +469,8 @@ def test_a_request_that_beats_its_promise_is_said_to() -> None:
     run = record(made(), quick)
     told = explain(run, run.cells[1])
     assert told is not None
-    assert "ms faster than promised, most of all by shorter" in waterfall.headline(quick, told)
+    assert "the promised time, most of all by shorter" in waterfall.headline(quick, told)
+    assert told.over_promise.value < 0.6
 
 
 def test_too_few_rounds_advise_nothing_and_say_so() -> None:

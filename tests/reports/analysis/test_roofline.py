@@ -89,10 +89,10 @@ def test_the_table_holds_measured_time_against_floor_and_promise() -> None:
     run.peaks = peaks(bandwidth=[Bandwidth(footprint_bytes=0, bytes_per_second=1e15)])
     headings, lines = headings_and_lines(roofline_table(run, [run.cells[1]]))
     assert headings[-2:] == ["floor\nms", "measured\nover floor"]
-    # prefill takes all but 0.3 s of the made requests
+    # prefill takes all but 0.3 s of the made requests, 0.1 s of it beside its layer
     assert lines == [
         ["vanilla", "prefill", "700.0", "700.0", "100.0", "7.00x"],
-        ["fastv with rows", "prefill", "500.0", "70.00", "10.00", "50.00x"],
+        ["fastv with rows", "prefill", "500.0", "160.0", "10.00", "50.00x"],
     ]
     assert not any("floor" in warning for warning in caveats.warnings(run))
     run.peaks.flops_per_second["float32"] = 1e11

@@ -11,6 +11,7 @@ from page_records import HOSTILE, full, hostile
 from record_builders import cell, record
 
 from tpprof.reports.analysis.explanation import Contribution, Explanation
+from tpprof.reports.analysis.intervals import Estimate
 from tpprof.reports.analysis.run_view import RunView
 from tpprof.reports.figures import canvas, gallery, order, promise, side_by_side, stacks, waterfall
 from tpprof.reports.figures.canvas import VARIABLES, short, style
@@ -165,7 +166,7 @@ def test_small_causes_are_gathered_and_nothing_is_lost() -> None:
         Contribution(name="head", seconds=-0.002),
         Contribution(name="remainder", seconds=0.001),
     ]
-    told = Explanation(promised_seconds=0.5, measured_seconds=1.0, contributions=parts)
+    told = Explanation(0.4, 0.5, 1.0, Estimate(2.0, None, None, 1), [], parts)
     found = waterfall.gathered(told)
     assert [part.name for part in found] == ["vision", "2 causes below 1 %", "remainder"]
     assert sum(part.seconds for part in found) == pytest.approx(0.5)

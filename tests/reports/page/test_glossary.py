@@ -11,7 +11,7 @@ from page_records import full, hostile, judged
 from record_builders import cell, record
 
 from tpprof.reports.analysis.counterparts import counterparts_of
-from tpprof.reports.analysis.explanation import CAUSES, PHASES, _sums
+from tpprof.reports.analysis.explanation import CAUSES, STEPS, _sums
 from tpprof.reports.analysis.run_view import RunView
 from tpprof.reports.figures.canvas import style
 from tpprof.reports.page.blocks import Heading, Section
@@ -87,12 +87,12 @@ def test_every_cause_is_explained_in_its_own_words() -> None:
     run = full()
     _, words = sections(run)
     explained = [part.name for _, one in RunView(run).explained for part in one.contributions]
-    assert {"attention maps", "unpruned layers", "remainder"} <= set(explained)
+    assert {"attention maps", "layers before the prune", "remainder"} <= set(explained)
     for name in explained:
-        own = {**PHASES, **CAUSES}[name]
+        own = {**STEPS, **CAUSES}[name]
         assert words[name] == f"{own[0].upper()}{own[1:]}."
-    assert {"promised", "measured"} <= set(words)
-    assert "layers before the prune" not in words
+    assert {"claimed", "promised", "measured"} <= set(words)
+    assert "released code" not in words
 
 
 def test_every_cause_that_there_can_be_has_words() -> None:
@@ -105,8 +105,8 @@ def test_every_cause_that_there_can_be_has_words() -> None:
     run.cells[1].attention = "published"
     beside = counterparts_of(run, run.cells[1])
     assert beside is not None
-    causes = _sums(run, beside, 0.5, [])
-    assert set(causes) <= set(PHASES) | set(CAUSES)
+    causes = _sums(run, beside, [])
+    assert set(causes) <= set(CAUSES)
     assert "released code" in causes
     assert "waiting for the host" in causes
 

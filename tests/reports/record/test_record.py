@@ -89,13 +89,17 @@ def test_rows_derive_what_the_samples_say(run: Record) -> None:
     vanilla, maps, fastv, _ = rows(run)
     assert vanilla.speedup is not None
     assert vanilla.speedup.value == 1.0
-    assert vanilla.realised is None
+    assert vanilla.over_promise is None
     assert fastv.speedup is not None
     assert fastv.speedup.value == pytest.approx(2.0)
     assert fastv.flops_share == pytest.approx(0.2)
-    assert fastv.promised == pytest.approx(5.0)
-    assert fastv.realised == pytest.approx((1 - 0.5) / (1 - 0.2))
-    assert maps.realised == pytest.approx((1 - 0.8) / (1 - 0.2))
+    assert fastv.claimed == pytest.approx(5.0)
+    promised = 2.0 - 1.6 * 0.8  # prefill takes 1.6 of 2 s, and a fifth of its FLOPs is left
+    assert fastv.promised == pytest.approx(2.0 / promised)
+    assert fastv.over_promise is not None
+    assert fastv.over_promise.value == pytest.approx(1.0 / promised)
+    assert maps.over_promise is not None
+    assert maps.over_promise.value == pytest.approx(1.6 / promised)
     assert fastv.visual_last == 320
     assert fastv.visual_mean == 1600
     assert fastv.kv_bytes == 1_500_000
@@ -128,7 +132,8 @@ def test_a_runtime_is_measured_against_its_own_vanilla(run: Record) -> None:
     assert vanilla.speedup.value == 1.0
     assert fastv.speedup is not None
     assert fastv.speedup.value == pytest.approx(1.25)
-    assert fastv.realised == pytest.approx((1 - 0.8) / (1 - 0.2))
+    assert fastv.over_promise is not None
+    assert fastv.over_promise.value == pytest.approx(0.8 / (1.0 - 0.6 * 0.8))
     assert fallen.speedup is not None
     assert fallen.speedup.value == pytest.approx(2.0), "it ran eager, and so did the first vanilla"
 
@@ -180,14 +185,16 @@ def test_hostile_names_do_not_break_a_table(run: Record) -> None:
 
 
 def test_sentences_say_what_the_data_says(run: Record) -> None:
-    contrast, ranking, untouched = sentences.sentences(run)
-    assert "FLOPs promise 5.00x" in contrast
+    contrast, ranking = sentences.sentences(run)
+    assert "FLOPs promise 2.78x" in contrast
     assert "1.25x" in contrast
     assert "2.00x" in contrast
     assert "fastv with maps needs 20.0 %" in ranking
     assert "random 25.0 %" in ranking
     assert "yet fastv with maps takes 1.78x the time" in ranking
-    assert "10 % of vanilla's latency" in untouched
+    (bound,) = sentences.bounds(run)
+    assert bound.startswith("No pruning in the decoder can pass 10.00x (10.00 - 10.00) here")
+    assert "vision (100.0 ms) and head (100.0 ms)" in bound
 
 
 def test_methods_of_like_cost_or_time_are_not_ranked(run: Record) -> None:

@@ -1,0 +1,242 @@
+"""What is promised of a method, in three ways, and how much faster no pruning can make a request.
+
+All are shares of vanilla's time in the same round. From the weakest to the strongest:
+
+- the claim, as papers print it: the whole request shrinks as the FLOPs of the language model's
+  prefill do;
+- FLOPs, phase by phase: each phase takes the share of its own FLOPs of its own time, each decoder
+  layer in prefill by itself; what does no matrix products takes as long as before;
+- floors, phase by phase: the same with the least time that the device allows for the work, where
+  its peaks are known; it knows that a decode step reads all weights whatever the cache.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from ..record.cell import SpanKey
+from ..record.schema import Cell, Cost, Record
+from . import roofline
+from .intervals import CONFIDENCE, FEWEST, Estimate, central, speedup, trimmed
+from .series import SCORING, latencies, phase, spans, weighted
+
+STEPS: dict[str, Callable[[str], bool]] = {
+    "outside": lambda phase: phase not in ("prefill", "decode"),
+    "decode": lambda phase: phase == "decode",
+    "layers": lambda phase: phase == "prefill",
+}
+"""What lies between the claim and the promise: in which phases."""
+OUTSIDE = ("preprocess", "transfer", "vision", "embed", "head")
+"""The phases outside the decoder layers."""
+Place = tuple[str, int | None]  # a phase, or one decoder layer of prefill
+Shares = Mapping[Place, float]
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What is promised of a cell, in shares of vanilla's time.
+
+    claim: share of the FLOPs of prefill's decoder layers that is left. steps: what lies between the
+    claim and the promise, phase by phase: `outside` the decoder layers, `decode`, `layers` (of
+    prefill, which do not all take the same time). floors: by floors, None where they are unknown.
+    """
+
+    claim: float
+    steps: dict[str, Estimate]
+    floors: float | None
+
+    @property
+    def share(self) -> float:
+        """The share of vanilla's time that FLOPs promise, phase by phase."""
+        return self.claim + sum(step.value for step in self.steps.values())
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How much faster pruning in the decoder can make a request, if it sees no visual token at all.
+
+    speedup: vanilla's time over what is left then: the phases outside the decoder, as they were
+    measured, and the least time for the text and the weights (`read_seconds`, None where that is
+    not known). outside: these phases, in seconds. beyond: the methods that prune outside the
+    decoder too, which it does not bind.
+    """
+
+    vanilla: Cell
+    speedup: Estimate
+    outside: dict[str, float]
+    read_seconds: float | None
+    beyond: list[str]
+
+
+def promise_of(record: Record, cell: Cell, vanilla: Cell) -> Promise | None:
+    """What is promised of `cell`; None where the two were not measured in one round, or where no
+    FLOPs are known."""
+    claim = claimed_share(cell, vanilla)
+    whole = latencies(vanilla)
+    rounds = sorted(whole.keys() & {sample.round for sample in cell.samples})
+    if claim is None or not rounds:
+        return None
+    flops = flops_shares(cell, vanilla)
+    series = {
+        name: weighted(vanilla, _weights(vanilla, flops, claim, within))
+        for name, within in STEPS.items()
+    }
+    timed = weighted(vanilla, dict.fromkeys(spans(vanilla), 1.0))
+    for number in rounds:  # what lies between the parts stays
+        series["outside"][number] += (1 - claim) * (whole[number] - timed[number])
+    shares = {name: [own[n] / whole[n] for n in rounds] for name, own in series.items()}
+    chosen = central([sum(at) for at in zip(*shares.values(), strict=True)])
+    steps = {name: _mean_of(values, chosen) for name, values in shares.items()}
+    return Promise(claim, steps, _by_floors(record, cell, vanilla, rounds))
+
+
+def promised_by_round(cell: Cell, vanilla: Cell) -> dict[int, float]:
+    """The share of vanilla's latency that FLOPs promise, phase by phase, in each of its rounds."""
+    return _share_by_round(vanilla, flops_shares(cell, vanilla))
+
+
+def promised_seconds(cell: Cell, vanilla: Cell, name: str) -> float | None:
+    """The time of one phase that its FLOPs promise: the median over vanilla's rounds."""
+    weights = _weights(vanilla, flops_shares(cell, vanilla), 0.0, lambda phase: phase == name)
+    series = weighted(vanilla, weights) if weights else {}
+    return statistics.median(series.values()) if series else None
+
+
+def over_promise(cell: Cell, vanilla: Cell, gain: Estimate | None, promised: float) -> Estimate:
+    """Measured time over promised time, where FLOPs promise a speed-up of `promised` and the clock
+    says `gain`; its interval from the pairs of each round."""
+    assert gain is not None
+    value = promised / gain.value
+    own, full, shares = latencies(cell), latencies(vanilla), promised_by_round(cell, vanilla)
+    logs = [math.log(own[n] / (full[n] * shares[n])) for n in own if n in full]
+    if len(logs) < FEWEST:
+        return Estimate(value, None, None, len(logs))
+    reach = math.exp(trimmed(logs).reach(CONFIDENCE))
+    return Estimate(value, value / reach, value * reach, len(logs))
+
+
+def claimed_share(cell: Cell, vanilla: Cell) -> float | None:
+    """The FLOPs of prefill's decoder layers over vanilla's."""
+    own, full = (sum(w.flops for w in c.cost if w.phase == "prefill") for c in (cell, vanilla))
+    return own / full if own and full else None
+
+
+def flops_shares(cell: Cell, vanilla: Cell) -> Shares:
+    """By phase, and decoder layer of prefill, the share of vanilla's FLOPs that is left; 1 where
+    vanilla has none."""
+    return _shares(cell, vanilla, lambda c: ((_place(w), w.flops) for w in _shared_work(c)))
+
+
+def bound_of(record: Record, vanilla: Cell) -> Bound | None:
+    """What no pruning in the decoder can pass; None where vanilla was not measured."""
+    whole, inside = latencies(vanilla), {"prefill", "decode"}
+    if not whole:
+        return None
+    if any("embed" in _lessened(cell, vanilla) for cell in record.cells):
+        inside.add("embed")
+    found = {name: phase(vanilla, name) for name in OUTSIDE if name not in inside}
+    outside = {name: estimate.value for name, estimate in found.items() if estimate}
+    left = weighted(vanilla, {span: 1.0 for span in spans(vanilla) if span[0] in outside})
+    read = _read_seconds(record, inside)
+    least = {number: left[number] + (read or 0.0) for number in whole}
+    if not all(least.values()):
+        return None
+    gain = speedup([(whole[number], least[number]) for number in whole])
+    assert gain is not None
+    beyond = [c.method for c in record.cells if _lessened(c, vanilla) - {*inside, "embed"}]
+    return Bound(vanilla, gain, outside, read, list(dict.fromkeys(beyond)))
+
+
+def _weights(
+    vanilla: Cell, shares: Shares, less: float, within: Callable[[str], bool]
+) -> dict[SpanKey, float]:
+    """By place of vanilla, the share that is left, `less` so much."""
+    return {
+        span: shares.get(_place_of(span), 1.0) - less for span in spans(vanilla) if within(span[0])
+    }
+
+
+def _share_by_round(vanilla: Cell, shares: Shares) -> dict[int, float]:
+    whole = latencies(vanilla)
+    saved = weighted(vanilla, _weights(vanilla, shares, 1.0, lambda phase: True))
+    return {number: 1 + saved[number] / whole[number] for number in whole}
+
+
+def _by_floors(record: Record, cell: Cell, vanilla: Cell, rounds: list[int]) -> float | None:
+    peaks, dtype = record.peaks, record.model.dtype
+    if peaks is None or dtype not in peaks.flops_per_second:
+        return None
+
+    def floors(of: Cell) -> Iterable[tuple[Place, float]]:
+        work = _shared_work(of)
+        return ((_place(w), roofline.work_seconds(peaks, w, dtype) or 0.0) for w in work)
+
+    series = _share_by_round(vanilla, _shares(cell, vanilla, floors))
+    values = [series[number] for number in rounds]
+    return statistics.fmean([values[place] for place in central(values)])
+
+
+def _shares(
+    cell: Cell, vanilla: Cell, of: Callable[[Cell], Iterable[tuple[Place, float]]]
+) -> Shares:
+    own, full = (_summed(of(one)) for one in (cell, vanilla))
+    return {place: own.get(place, 0.0) / full[place] for place in full if full[place]}
+
+
+def _summed(amounts: Iterable[tuple[Place, float]]) -> dict[Place, float]:
+    found: dict[Place, float] = {}
+    for place, amount in amounts:
+        found[place] = found.get(place, 0.0) + amount
+    return found
+
+
+def _shared_work(cell: Cell) -> list[Cost]:
+    """The work of the parts that vanilla has too: not that of deciding what goes."""
+    return [work for work in cell.cost if work.part not in SCORING]
+
+
+def _place(work: Cost) -> Place:
+    return _place_of((work.phase, work.part, work.index))
+
+
+def _place_of(span: SpanKey) -> Place:
+    """Decoder layers of prefill stand by themselves."""
+    name, part, index = span
+    return name, index if (name, part) == ("prefill", "layer") else None
+
+
+def _mean_of(values: list[float], chosen: list[int]) -> Estimate:
+    """The mean of the chosen values, so that several of them sum as their rounds do."""
+    value = statistics.fmean([values[place] for place in chosen])
+    if len(values) < FEWEST:
+        return Estimate(value, None, None, len(values))
+    reach = trimmed(values).reach(CONFIDENCE)
+    return Estimate(value, value - reach, value + reach, len(values))
+
+
+def _lessened(cell: Cell, vanilla: Cell) -> set[str]:
+    """The phases in which `cell` does less work than vanilla."""
+    own, full = _by_phase(cell), _by_phase(vanilla)
+    return {name for name in own if own[name] < full[name]}
+
+
+def _by_phase(cell: Cell) -> Counter[str]:
+    """FLOPs of each phase; the bytes that it reads where it has none."""
+    flops, read = Counter[str](), Counter[str]()
+    for work in _shared_work(cell):
+        flops[work.phase] += work.flops
+        read[work.phase] += work.read_bytes
+    return Counter({name: flops[name] or read[name] for name in read})
+
+
+def _read_seconds(record: Record, phases: set[str]) -> float | None:
+    """The least time for the text and the weights in these phases."""
+    peaks, dtype = record.peaks, record.model.dtype
+    if peaks is None or dtype not in peaks.flops_per_second or not record.text_only:
+        return None
+    floors = roofline.phase_seconds(peaks, record.text_only, dtype)
+    return sum(floors.get(name, 0.0) for name in phases)
