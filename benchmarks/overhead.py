@@ -98,10 +98,10 @@ def starts(n: int) -> None:
 
 
 def rows_against_maps(model: Model, n: int) -> None:
-    """Each method under both policies, and how much of its FLOPs promise each keeps."""
+    """Each method under both policies, beside the ratio of FLOPs."""
     inputs = tpprof.inputs(model)
-    print("\nvision to last token; realised: share of the promised saving of time")
-    print(f"{'method':14} {'maps / rows time':>24} {'promised':>9} {'maps':>16} {'rows':>16}")
+    print("\nvision to last token: speed-up by FLOPs of the whole request, and measured")
+    print(f"{'method':14} {'maps / rows time':>24} {'by FLOPs':>9} {'maps':>16} {'rows':>16}")
     for spec in METHODS:
         method = parse(spec)
         solved: dict[str, float] = {}

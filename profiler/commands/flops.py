@@ -91,7 +91,7 @@ def flops(
     )
     wanted = _wanted(sweep, for_speedup, for_memory)
     planned = planner.table(spec.cells.methods, spec.cells.keep, wanted)
-    print_table(plan_table(planned, peaks, conventions), format_, wide=wide)
+    print_table(plan_table(planned, peaks, conventions, planner.bound), format_, wide=wide)
     raise typer.Exit(int(not all(row.met for row in planned)))
 
 
@@ -127,9 +127,12 @@ def _positive(option: str, text: str, scales: dict[str, float], example: str) ->
 
 
 def plan_table(
-    planned: list[Planned], peaks: Peaks | None, conventions: list[Convention]
+    planned: list[Planned],
+    peaks: Peaks | None,
+    conventions: list[Convention],
+    bound: float | None = None,
 ) -> Table[Planned]:
-    """One row per method; the first is vanilla."""
+    """One row per method; the first is vanilla. bound: see Planner.bound."""
     columns = [
         *_work_columns(),
         *_memory_columns(),
@@ -141,10 +144,15 @@ def plan_table(
         for_programs("visual_mean", lambda r: r.visual_mean),
         for_programs("counted", lambda r: r.counted),
     ]
-    return Table(columns, planned, notes=notes(planned, peaks, conventions))
+    return Table(columns, planned, notes=notes(planned, peaks, conventions, bound))
 
 
-def notes(planned: list[Planned], peaks: Peaks | None, conventions: list[Convention]) -> list[str]:
+def notes(
+    planned: list[Planned],
+    peaks: Peaks | None,
+    conventions: list[Convention],
+    bound: float | None = None,
+) -> list[str]:
     """What the figures mean, and what could not be planned."""
     lines = [
         "peak memory: weights, caches and live tensors of the eager engine; kernels' scratch, "
@@ -155,7 +163,10 @@ def notes(planned: list[Planned], peaks: Peaks | None, conventions: list[Convent
             "budgets differ in meaning from method to method: compare the means over layers."
         )
     if peaks is None:
-        lines.append("no device is named (--device): speed-ups looked for are those of the FLOPs.")
+        lines.append(
+            "shares of FLOPs are no speed-ups: --device names a device, for the least time that it "
+            "allows. Speed-ups looked for are those of all FLOPs."
+        )
     else:
         rough = ""
         if not peaks.launch_seconds:
@@ -164,6 +175,11 @@ def notes(planned: list[Planned], peaks: Peaks | None, conventions: list[Convent
             f"floor: the least time that {peaks.device} ({peaks.source}{rough}) allows for vision, "
             "prefill and decode with torch's kernels; a real run takes longer, and the speed-up "
             f"of floors is seldom reached. Its memory: {units.gibibytes(peaks.memory_bytes)}."
+        )
+    if bound is not None:
+        lines.append(
+            f"no pruning in the decoder can pass {units.times(bound)} by floors: what is outside "
+            "it stays, and so do weights and text."
         )
     lines += [f"{c.name}: {c.about} ({c.source})." for c in conventions]
     return lines + [f"{row.method}: {row.note}" for row in planned if row.note]

@@ -141,6 +141,13 @@ class Planner:
         whole = parse("vanilla").plan(self.request)
         self.vanilla = self._cost(whole, planned(whole, self.request, self.policy))
 
+    @property
+    def bound(self) -> float | None:
+        """Vanilla's floor over that of a request whose decoder sees no visual token; None where no
+        device is named."""
+        bare = self._floor(cost.text_only(self.shape, self.request, self.itemsize))
+        return self.vanilla.floor / bare if self.vanilla.floor and bare else None
+
     def table(
         self, specs: Sequence[str], keep: str | None, wanted: Wanted | None = None
     ) -> list[Planned]:
@@ -238,11 +245,12 @@ class Planner:
 
     def _cost(self, schedule: Plan, ledger: Ledger) -> _Cost:
         items = cost.items(self.shape, self.request, schedule, ledger, self.itemsize)
-        floor = None
-        if self.peaks is not None:
-            works = cost.as_record(items)
-            floor = roofline.request_seconds(self.peaks, works, self.dtype, eager=True)
-        return _Cost(items, floor)
+        return _Cost(items, self._floor(items))
+
+    def _floor(self, items: list[cost.Item]) -> float | None:
+        if self.peaks is None:
+            return None
+        return roofline.request_seconds(self.peaks, cost.as_record(items), self.dtype, eager=True)
 
     def _peak(self, schedule: Plan, ledger: Ledger) -> int | None:
         if self.policy == "published" and schedule.stages:

@@ -293,3 +293,18 @@ def test_the_table_prints_in_every_format(form: str, capsys: pytest.CaptureFixtu
         rows = json.loads(printed)
         assert rows[1]["visual_per_layer"] == [2880] * 2 + [320] * 30
         assert rows[1]["counted"]["paper-kv"] == pytest.approx(168e6)
+
+
+@pytest.mark.parametrize("new_tokens", [1, 128])
+def test_no_floor_speedup_passes_the_bound(new_tokens: int) -> None:
+    workload = Workload(new_tokens=new_tokens)
+    plan = Planner("llava-next-7b", workload, peaks=named("h100"))
+    bound = plan.bound
+    assert bound is not None
+    listed = [plan.plan(methods.parse(f"fastv:layer=1,keep={keep}")) for keep in (1, 320)]
+    least, usual = (row.floor_speedup for row in listed)
+    assert least is not None
+    assert usual is not None
+    assert usual < least < bound
+    assert least > 0.8 * bound, "one token in all layers but one comes near"
+    assert Planner("llava-next-7b", workload).bound is None
