@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from ..methods import Method, parse
@@ -13,7 +14,9 @@ from ..reports.record.spec import Workload, part_of
 from .models.forks import require_own_code
 from .models.load import load
 from .models.model import Model
+from .models.rotary import require_stateless
 from .run.comparison import compare
+from .run.hidden_state import left_as_found
 from .workload import Preparation
 
 __all__ = ["compare", "forward", "inputs", "load"]
@@ -46,8 +49,9 @@ def forward(
     a method scores are computed: "rows" (the model's kernel, the rows beside it), "maps" (a full
     softmax map there) or "published" (what the released code runs). new_tokens: greedy tokens,
     the first one from prefill; None takes the inputs' own. solved: pass one dict to several calls
-    to keep knobs that are solved on the first. verify: hold each decision against the plan, which
-    makes the device wait; leave it out where you take the time yourself.
+    to keep knobs that are solved on the first. verify: hold each decision against the plan, and
+    what the request leaves behind against what it found, which makes the device wait; leave it out
+    where you take the time yourself.
     Raises SpecError, UnknownMethodError, BudgetError; InputError for inputs of another origin.
     """
     check_policy(attention)
@@ -56,13 +60,15 @@ def forward(
     if new_tokens is not None and new_tokens < 1:
         raise InputError(f"new_tokens must be at least 1, not {new_tokens}")
     require_own_code(model.name, model.module)
+    require_stateless(model.name, model.module)
     chosen = parse(method) if isinstance(method, str) else method
-    return run(
-        model,
-        inputs,
-        chosen,
-        attention=attention,
-        new_tokens=new_tokens,
-        solved=solved,
-        verify=verify,
-    )
+    with left_as_found(model.module, chosen) if verify else nullcontext():
+        return run(
+            model,
+            inputs,
+            chosen,
+            attention=attention,
+            new_tokens=new_tokens,
+            solved=solved,
+            verify=verify,
+        )

@@ -23,7 +23,7 @@ from ...reports.gate.tolerant_record import reading
 from ...reports.gate.verdicts import Gate, NoVerdictError, accepted, nothing
 from ...reports.record.spec import RunSpec, Subject, changed
 from ...reports.record.spec_files import relative, rooted
-from ..models.configs import ModelError
+from ..models.errors import ModelError
 
 
 def check_baseline(path: Path) -> Gate:

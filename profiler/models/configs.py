@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from ...methods.contract.errors import InputError
+from .errors import ModelError
+from .rotary import require_stateless_config
 from .shapes import Architecture, Shape, Text, Vision
 
 
@@ -97,10 +98,6 @@ def _qwen_config(shape: Shape) -> Any:
     )
 
 
-class ModelError(InputError):
-    """A model that does not exist, cannot be read, or that is not understood."""
-
-
 @dataclass(frozen=True)
 class DecoderKind:
     """What a text model of transformers has beside its products. Each was held against what
@@ -132,8 +129,6 @@ DECODERS: dict[str, DecoderKind] = {
         "config", norms=1, qk_norm=lambda heads, kv_heads, head_dim: (heads + kv_heads) * head_dim
     ),
 }
-STATEFUL_ROPE = ("dynamic", "longrope")
-"""Rotary embeddings that remember the longest sequence they saw: one request changes the next."""
 COSTLY = (
     "adapter",
     "expert",
@@ -243,13 +238,7 @@ def _text(name: str, given: Any) -> Text:
         reader.require(key, neutral, None)
     if _slides(config):
         reader.refuse("sliding-window attention is not supported; known: full attention")
-    rope = getattr(config, "rope_parameters", None) or {}
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind in STATEFUL_ROPE:
-        reader.refuse(
-            f"rope_type {kind!r} is not supported: one request would change the next; known: "
-            "default, linear, yarn, llama3"
-        )
+    require_stateless_config(name, given)
     decoder = DECODERS[config.model_type]
     hidden, heads = reader.count("hidden_size", MOST["width"]), _heads(reader)
     kv_heads = reader.count("num_key_value_heads", heads)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from .configs import ModelError
+from .errors import ModelError
 
 
 def require_own_code(name: str, module: nn.Module) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ...methods.contract.errors import first_line
-from .configs import ModelError, config, from_config
+from .configs import config, from_config
+from .errors import ModelError
 from .llava import Llava, LlavaNext
 from .model import Model
 from .processors import (

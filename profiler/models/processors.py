@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...methods.contract.errors import first_line
-from .configs import ModelError
+from .errors import ModelError
 from .shapes import Architecture, Shape
 
 _PROCESSORS: dict[Architecture, str] = {  # those that the checkpoints come with, PIL back end

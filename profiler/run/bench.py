@@ -25,6 +25,7 @@ from ..meters.nvml import Gpu
 from ..models.model import Model
 from ..workload import Preparation
 from .cells import BenchCell, keep_counts
+from .hidden_state import left_as_found, process_left_as_found, require_same
 from .kept_tokens import selections
 
 SETTLED = 0.02  # warm-up ends when the last three requests lie this close together
@@ -121,7 +122,7 @@ class Bench:
 
     def sample(self, cell: BenchCell, number: int, turn: int, process: int) -> schema.Sample | None:
         """One timed request; None if it failed, which the cell then says."""
-        with self._kept_alive(cell):
+        with self._kept_alive(cell), process_left_as_found():
             before, fallback = self._asked(cell), cell.runtime.fallback
             timing, trace = self._timing(cell)
             counts = self._asked(cell)
@@ -177,11 +178,22 @@ class Bench:
             cell.saved.missing["trace"] = first_line(error)
 
     def _hold_to_plan(self, cell: BenchCell) -> None:
-        """One untimed prefill in which each decision of the method is looked at; eager, for a graph
-        or a compiled one would be made for prefill alone."""
-        inputs, solved = self.prepare().to(self.device), cell.saved.solved
-        policy, method = cell.policy, cell.method
-        run(self.model, inputs, method, attention=policy, new_tokens=1, solved=solved, verify=True)
+        """One untimed prefill in which each decision of the method is looked at, and another one,
+        which must give the same; eager, for a graph or a compiled one would be made for prefill
+        alone."""
+        prefill = functools.partial(
+            run,
+            self.model,
+            self.prepare().to(self.device),
+            cell.method,
+            attention=cell.policy,
+            new_tokens=1,
+            solved=cell.saved.solved,
+        )
+        with left_as_found(self.model.module, cell.method):
+            first = prefill(verify=True)
+        require_finite(first.logits, "its logits")
+        require_same(first, prefill())
 
     def request(self, cell: BenchCell, lap: Lap) -> Trace:
         """One request from picture to last token."""

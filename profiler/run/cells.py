@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,8 @@ from ..models.model import Model
 
 @dataclass
 class BenchCell:
-    """One row in the making: what runs, and what is saved of it."""
+    """One row in the making: what runs, and what is saved of it. `method` is the cell's own: what a
+    plug-in keeps on it reaches no other cell."""
 
     method: Method
     policy: Policy
@@ -68,7 +70,7 @@ def _cell(
         reads_attention=reads,
         runtime=name,
     )
-    return BenchCell(method, policy, runtime, saved)
+    return BenchCell(copy.deepcopy(method), policy, runtime, saved)
 
 
 def reads_attention(method: Method, request: Request) -> bool:

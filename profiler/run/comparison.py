@@ -23,6 +23,7 @@ from ..machine.environment import describe_environment
 from ..models.forks import require_own_code
 from ..models.load import default_name, load
 from ..models.model import Model
+from ..models.rotary import require_stateless
 from ..workload import Preparation
 from . import rounds
 from .bench import Bench, steady
@@ -54,6 +55,7 @@ class Comparison:
         chosen = [parse(method, spec.cells.keep) for method in spec.cells.methods]
         self.model, reason = (model, "given") if model is not None else _load(spec.model)
         require_own_code(self.model.name, self.model.module)
+        require_stateless(self.model.name, self.model.module)
         self.prepare = Preparation(self.model, spec.workload, spec.model.seed)
         request = self.prepare.request
         if spec.cells.equalize:

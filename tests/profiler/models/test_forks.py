@@ -13,7 +13,7 @@ import torch
 from micro_models import MICRO
 
 import tpprof
-from tpprof.profiler.models.configs import ModelError
+from tpprof.profiler.models.errors import ModelError
 from tpprof.profiler.models.model import Model
 
 

@@ -20,7 +20,7 @@ from transformers import BertConfig, MistralConfig, PreTrainedTokenizerFast, Sig
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 import tpprof
-from tpprof.profiler.models.configs import ModelError
+from tpprof.profiler.models.errors import ModelError
 from tpprof.profiler.models.load import shape_of
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.pictures import PictureError

@@ -1,0 +1,76 @@
+"""Rotary embeddings: those known to give a request the same positions whatever ran before it.
+
+transformers' others change their frequencies with the lengths that they see, and keep them: one
+request would change the next.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+STATELESS = ("default", "linear", "yarn", "llama3", "proportional")
+"""Rotary types whose frequencies are fixed when the model is made."""
+STATEFUL = ("dynamic", "longrope")
+"""Rotary types whose frequencies follow the longest sequence seen."""
+IN_TOWERS = (*STATELESS, "axial")
+"""Those of vision towers: Qwen2-VL's has one of its own."""
+SECTIONS_ONLY = "mrope"  # what Qwen2-VL's files call `default`, for their three axes
+KEYS = ("rope_parameters", "rope_scaling")
+"""What the section is called, today and in older files."""
+
+
+def require_stateless_config(name: str, given: Any) -> None:
+    """Refuse a config whose rotary embedding is not known to be stateless; raises ModelError."""
+    text, vision = given.text_config, given.vision_config
+    for key in KEYS:
+        _require(f"{name}: vision_config", _section(vision, key), IN_TOWERS)
+        _require(f"{name}: text_config", _section(text, key))
+        outer = _section(given, key)
+        _require(f"{name}: config.json", outer)
+        if outer and outer != _section(text, "rope_parameters"):
+            raise ModelError(
+                f"{name}: config.json: {key} stands outside text_config, where transformers does "
+                "not read it: move it there, or remove it"
+            )
+
+
+def require_stateless(name: str, module: nn.Module) -> None:
+    """Refuse a model whose rotary embedding, as it is now, is not known to be stateless: it may
+    have been changed after loading. Raises ModelError."""
+    for path, part in module.named_modules():
+        if not hasattr(part, "rope_type"):
+            continue
+        _require(f"{name}: {path}", {"rope_type": part.rope_type}, IN_TOWERS)
+        _require(f"{name}: {path}", _section(part.config, "rope_parameters"), IN_TOWERS)
+
+
+def _section(config: Any, key: str) -> dict[str, Any]:
+    found = getattr(config, key, None) or {}
+    return found if isinstance(found, dict) else {"rope_type": found}
+
+
+def _require(place: str, section: dict[str, Any], known: tuple[str, ...] = STATELESS) -> None:
+    for key, value in section.items():
+        if isinstance(value, dict):
+            raise ModelError(
+                f"{place}: rotary embeddings by layer type ({key!r}) are not supported; known: one "
+                "for all layers"
+            )
+    for key in ("rope_type", "type"):
+        kind = section.get(key, "default")
+        if kind in known or (key == "type" and kind == SECTIONS_ONLY):
+            continue
+        why = ": one request would change the next" if _is_stateful(kind) else ""
+        raise ModelError(
+            f"{place}: {key} {str(kind)[:40]!r} is not supported{why}; known: "
+            f"{', '.join(STATELESS)}"
+        )
+
+
+def _is_stateful(kind: Any) -> bool:
+    return any(word in str(kind) for word in STATEFUL)

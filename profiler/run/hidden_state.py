@@ -1,0 +1,210 @@
+"""What a request could leave behind for the next one: in the model, the method, the process.
+
+A request gives the same whatever ran before it. A setting of the process that a method changes is
+put back, and the method fails; a model that was changed cannot be put back, and the run ends.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from ...methods import Method
+from ...methods.contract.errors import InputError
+from ...methods.engine.run import Trace
+
+TABLES = ("_parameters", "_buffers", "_modules")  # of a module: what they hold has names of its own
+DEPTH = 4  # to which containers are looked through
+WHY = "what a request gives must not depend on those before it"
+SAME_NUMBERS = "view.random(seed=...) draws numbers that are the same in every request"
+
+
+class LeftBehindError(RuntimeError):
+    """A request with a method changed what the requests after it depend on."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of the process: what it is called, how it is read, how it is put back."""
+
+    name: str
+    get: Callable[[], Any]
+    put: Callable[[Any], object]
+
+
+def _deterministic(state: tuple[bool, bool]) -> None:
+    torch.use_deterministic_algorithms(state[0], warn_only=state[1])
+
+
+def _bytes(state: Tensor) -> bytes:
+    return state.numpy().tobytes()
+
+
+def _state(given: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(given), dtype=torch.uint8)
+
+
+def _cuda_state() -> bytes:
+    """Of the current device; asking for it must not be what makes a CUDA context."""
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return _bytes(torch.cuda.get_rng_state()) if started else b""
+
+
+def _put_cuda_state(state: bytes) -> None:
+    if state:
+        torch.cuda.set_rng_state(_state(state))
+
+
+def _numpy_state() -> tuple[Any, ...]:
+    name, keys, *rest = numpy.random.get_state()
+    return (name, tuple(keys), *rest)
+
+
+SETTINGS = (
+    Setting("the default dtype", torch.get_default_dtype, torch.set_default_dtype),
+    Setting(
+        "the default device",
+        lambda: torch.get_default_device().type,
+        lambda kind: torch.set_default_device(None if kind == "cpu" else kind),
+    ),
+    Setting("the number of threads", torch.get_num_threads, torch.set_num_threads),
+    Setting(
+        "the choice of deterministic algorithms",
+        lambda: (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        ),
+        _deterministic,
+    ),
+    Setting(
+        "the precision of float32 products",
+        torch.get_float32_matmul_precision,
+        torch.set_float32_matmul_precision,
+    ),
+    *(
+        Setting(
+            f"the choice of the {kind} attention kernel",
+            getattr(torch.backends.cuda, f"{kind}_sdp_enabled"),
+            getattr(torch.backends.cuda, f"enable_{kind}_sdp"),
+        )
+        for kind in ("flash", "math", "mem_efficient", "cudnn")
+    ),
+    Setting(
+        "torch's random numbers",
+        lambda: _bytes(torch.random.get_rng_state()),
+        lambda state: torch.random.set_rng_state(_state(state)),
+    ),
+    Setting("torch's random numbers on the GPU", _cuda_state, _put_cuda_state),
+    Setting("numpy's random numbers", _numpy_state, numpy.random.set_state),
+    Setting("Python's random numbers", random.getstate, random.setstate),
+    Setting("the working folder", os.getcwd, os.chdir),
+)
+
+
+@contextmanager
+def left_as_found(module: nn.Module, method: Method) -> Iterator[None]:
+    """Hold the process, the method and the model after a request against what they were before.
+
+    Raises LeftBehindError for what a method changed of the process, which is put back, or of
+    itself; InputError for a changed model: nothing that is measured with it means anything.
+    """
+    model, own = _of_module(module), _of_method(method)
+    with process_left_as_found():
+        yield
+    if found := _difference(model, _of_module(module)):
+        raise InputError(
+            f"a request with {method.name} changed {found} of the model: no request after it is "
+            "the same, and nothing is measured with it"
+        )
+    if found := _difference(own, _of_method(method)):
+        raise LeftBehindError(f"a request with it changes its own {found}: {WHY}")
+
+
+@contextmanager
+def process_left_as_found() -> Iterator[None]:
+    """The part of `left_as_found` that costs next to nothing: the settings of the process."""
+    settings = [setting.get() for setting in SETTINGS]
+    try:
+        yield
+    finally:
+        changed = _put_back(settings)
+    if changed:
+        hint = f"; {SAME_NUMBERS}" if any("random" in name for name in changed) else ""
+        raise LeftBehindError(f"a request with it changes {', '.join(changed)}: {WHY}{hint}")
+
+
+def require_same(first: Trace, again: Trace) -> None:
+    """Raises LeftBehindError where a request gave something else when it was run again."""
+    if [kept.tolist() for kept in first.kept] != [kept.tolist() for kept in again.kept]:
+        found = "keeps other visual tokens"
+    elif not torch.allclose(first.logits, again.logits, rtol=1e-2, atol=1e-3):
+        found = "gives other logits"
+    else:
+        return
+    raise LeftBehindError(f"the same request {found} when it is run again: {WHY}")
+
+
+def _put_back(settings: list[Any]) -> list[str]:
+    """What of the process is no longer as it was; it is by now."""
+    changed = []
+    for setting, before in zip(SETTINGS, settings, strict=True):
+        if setting.get() != before:
+            setting.put(before)
+            changed.append(setting.name)
+    return changed
+
+
+def _difference(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """The first name that is new, gone or stands for something else; "" if all is as it was."""
+    missing = object()
+    for name in {**before, **after}:
+        if before.get(name, missing) != after.get(name, missing):
+            return name
+    return ""
+
+
+def _of_module(module: nn.Module) -> dict[str, Any]:
+    """By name: weights, buffers, and what else lies on the modules."""
+    found: dict[str, Any] = {}
+    for path, part in module.named_modules():
+        at = f"{path}." if path else ""
+        for name, value in vars(part).items():
+            if name not in TABLES:
+                found[at + name] = _identity(value)
+        for tensors in (part._parameters, part._buffers):
+            found.update({at + name: _identity(tensor) for name, tensor in tensors.items()})
+    return found
+
+
+def _of_method(method: Method) -> dict[str, Any]:
+    """By name: knobs, and what else lies on a method. What functools caches follows from them."""
+    return {
+        name: _identity(value)
+        for name, value in vars(method).items()
+        if not isinstance(getattr(type(method), name, None), functools.cached_property)
+    }
+
+
+def _identity(value: Any, depth: int = DEPTH) -> Any:
+    """What changes when `value` does: of a tensor where it lies and how often it was written to,
+    of a container what it holds, of plain values themselves, of others which object it is."""
+    if isinstance(value, Tensor):
+        return value.data_ptr(), -1 if value.is_inference() else value._version
+    if depth and isinstance(value, dict):
+        return [(_identity(k, 0), _identity(v, depth - 1)) for k, v in value.items()]
+    if depth and isinstance(value, (list, tuple)):
+        return [_identity(item, depth - 1) for item in value]
+    if depth and isinstance(value, (set, frozenset)):
+        return {_identity(item, 0) for item in value}
+    if isinstance(value, (bool, int, float, str, bytes, type(None))):
+        return repr(value)
+    return id(value)

@@ -1,0 +1,284 @@
+"""A request gives the same whatever ran before it; what would make it depend on that is caught."""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, ClassVar
+
+import numpy
+import pytest
+import torch
+from micro_models import MICRO, SIZE
+from micro_models import load as micro
+
+import tpprof
+from tpprof.methods import Budget, InputError, Keep, Method, Plan, Request, Stage, View, parse
+from tpprof.methods.contract.choose import top
+from tpprof.methods.contract.plan import single_prune
+from tpprof.methods.contract.policies import Policy
+from tpprof.methods.engine.run import Trace, run
+from tpprof.profiler import cost
+from tpprof.profiler.models import load as loading
+from tpprof.profiler.models.configs import config
+from tpprof.profiler.models.model import Model
+from tpprof.profiler.models.rotary import STATELESS
+from tpprof.profiler.run.bench import Bench
+from tpprof.profiler.run.cells import BenchCell, make_cells
+from tpprof.profiler.run.hidden_state import SETTINGS, LeftBehindError
+from tpprof.profiler.workload import Preparation
+from tpprof.reports.record.spec import Workload
+
+CELLS: tuple[tuple[str, Policy], ...] = (
+    ("vanilla", "rows"),
+    ("fastv:keep=1/4", "rows"),
+    ("fastv-window:keep=1/4", "maps"),
+    ("pooling:keep=1/4", "rows"),
+    ("random:keep=1/4", "rows"),
+    ("sparsevlm:keep=1/2,adaptive=true", "rows"),
+    ("sparsevlm:keep=1/2", "published"),
+    ("mustdrop:keep=1/2", "maps"),
+)
+REQUESTS: tuple[dict[str, Any], ...] = (
+    {"image_size": SIZE, "text_tokens": (3, 4), "new_tokens": 3},
+    {"image_size": (84, 168), "text_tokens": (2, 90), "new_tokens": 2, "batch_size": 2},
+    {"image_size": (252, 168), "text_tokens": (9, 5), "new_tokens": 40},
+)
+ROPE: dict[str, dict[str, Any]] = {
+    "linear": {"factor": 2.0},
+    "yarn": {"factor": 2.0, "original_max_position_embeddings": 64},
+    "llama3": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+}
+
+
+def made(architecture: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> Model:
+    """A micro model whose rotary embedding is of this kind, and whose positions end at 64."""
+    given = config(MICRO[architecture])
+    parameters = {"rope_type": kind, "rope_theta": 1e4, **ROPE.get(kind, {})}
+    if architecture == "qwen2-vl":
+        parameters["mrope_section"] = [2, 3, 3]
+    given.text_config.rope_parameters = parameters
+    given.text_config.max_position_embeddings = 64
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "config", lambda shape: given)
+        return tpprof.load(MICRO[architecture], device="cpu", seed=1)
+
+
+def answers(
+    model: Model, cells: tuple[tuple[str, Policy], ...], options: dict[str, Any]
+) -> dict[tuple[str, Policy], Trace]:
+    inputs = tpprof.inputs(model, **options)
+    return {(s, p): tpprof.forward(model, inputs, s, attention=p) for s, p in cells}
+
+
+def require_equal(trace: Trace, other: Trace, model: Model, spec: str, request: Request) -> None:
+    """Kept tokens, logits, tokens, FLOPs and bytes of the cache, to the last bit."""
+    for kept, others in zip(trace.kept, other.kept, strict=True):
+        assert torch.equal(kept, others)
+    assert torch.equal(trace.logits, other.logits)
+    assert torch.equal(trace.step_logits, other.step_logits)
+    assert torch.equal(trace.tokens, other.tokens)
+    assert trace.kv_bytes == other.kv_bytes
+    plan = parse(spec).plan(request)
+    works = [cost.items(model.shape, request, plan, t.ledger, 4) for t in (trace, other)]
+    assert works[0] == works[1]
+
+
+def sums(model: Model) -> dict[str, tuple[int, int]]:
+    """The bits of every weight and buffer, summed up."""
+    tensors = {**dict(model.module.named_parameters()), **dict(model.module.named_buffers())}
+    return {
+        name: (tensor.data_ptr(), int(tensor.detach().clone().view(torch.uint8).long().sum()))
+        for name, tensor in tensors.items()
+    }
+
+
+@pytest.mark.parametrize("kind", STATELESS)
+@pytest.mark.parametrize("architecture", list(MICRO))
+def test_a_request_is_the_same_first_last_and_alone(
+    architecture: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = made(architecture, kind, monkeypatch)
+    untouched = copy.deepcopy(model.module)
+    before, settings = sums(model), [setting.get() for setting in SETTINGS]
+    first = answers(model, CELLS, REQUESTS[0])
+    for between in REQUESTS[1:]:
+        answers(model, CELLS[1:3], between)
+    last = answers(model, CELLS[::-1], REQUESTS[0])
+    assert sums(model) == before
+    assert [setting.get() for setting in SETTINGS] == settings
+    assert getattr(model.module.model, "rope_deltas", None) is None
+    request = tpprof.inputs(model, **REQUESTS[0]).request
+    alone_cells = CELLS if kind == "default" else CELLS[1:3]
+    for cell in alone_cells:
+        model.module = copy.deepcopy(untouched)
+        alone = answers(model, (cell,), REQUESTS[0])[cell]
+        require_equal(first[cell], alone, model, cell[0], request)
+    for cell in CELLS:
+        require_equal(first[cell], last[cell], model, cell[0], request)
+
+
+def test_a_batch_does_not_change_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made("qwen2-vl", "default", monkeypatch)
+    first = answers(model, CELLS, REQUESTS[1])
+    answers(model, CELLS, REQUESTS[2])
+    again = answers(model, CELLS, REQUESTS[1])
+    request = tpprof.inputs(model, **REQUESTS[1]).request
+    for cell in CELLS:
+        require_equal(first[cell], again[cell], model, cell[0], request)
+
+
+@dataclass(frozen=True)
+class LeaveBehind(Method):
+    """Keep the loudest tokens, and change something that outlives the request."""
+
+    name: ClassVar[str] = "leave-behind"
+    reached: ClassVar[list[Any]] = []
+
+    what: str = ""
+    keep: Budget = Fraction(1, 2)
+
+    def plan(self, request: Request) -> Plan:
+        return single_prune(request, self.keep, 3, rows=None)
+
+    def select(self, view: View, stage: Stage) -> Keep | None:
+        CHANGES[self.what](self.reached[-1])
+        return top(view.visual.norm(dim=-1), view.request.budget(self.keep))
+
+
+@dataclass(frozen=True)
+class Remember(LeaveBehind):
+    """Keep a count of its requests on itself, and other tokens the more there were."""
+
+    name: ClassVar[str] = "remember"
+
+    def select(self, view: View, stage: Stage) -> Keep | None:
+        seen = getattr(self, "seen", 0)
+        object.__setattr__(self, "seen", seen + 1)
+        return top(view.visual.norm(dim=-1).roll(seen, -1), view.request.budget(self.keep))
+
+
+@dataclass(frozen=True)
+class RememberElsewhere(LeaveBehind):
+    """The same, with the count kept by its class."""
+
+    name: ClassVar[str] = "remember-elsewhere"
+    seen: ClassVar[list[int]] = []
+
+    def select(self, view: View, stage: Stage) -> Keep | None:
+        self.seen.append(view.count)
+        return top(
+            view.visual.norm(dim=-1).roll(len(self.seen), -1), view.request.budget(self.keep)
+        )
+
+
+def _replace_buffer(model: Model) -> None:
+    rotary = model.language.rotary_emb
+    rotary.register_buffer("inv_freq", rotary.inv_freq * 2.0, persistent=False)
+
+
+OF_MODEL: dict[str, tuple[Callable[[Model], Any], str]] = {
+    "weight": (lambda model: model.language.norm.weight.add_(1.0), "language_model.norm.weight"),
+    "buffer": (lambda model: model.language.rotary_emb.inv_freq.mul_(2.0), "inv_freq"),
+    "other buffer": (_replace_buffer, "inv_freq"),
+    "attribute": (lambda model: setattr(model.module.model, "seen", [1]), "model.seen"),
+    "hook": (
+        lambda model: model.language.layers[0].register_forward_hook(lambda *_: None),
+        "_forward_hooks",
+    ),
+}
+OF_PROCESS: dict[str, tuple[Callable[[Model], Any], str]] = {
+    "torch numbers": (lambda model: torch.rand(3), "torch's random numbers: .*view.random"),
+    "torch seed": (lambda model: torch.manual_seed(7), "torch's random numbers"),
+    "numpy numbers": (lambda model: numpy.random.rand(3), "numpy's random numbers"),
+    "python numbers": (lambda model: random.random(), "Python's random numbers"),
+    "dtype": (lambda model: torch.set_default_dtype(torch.float64), "the default dtype"),
+    "threads": (lambda model: torch.set_num_threads(3), "the number of threads"),
+    "deterministic": (
+        lambda model: torch.use_deterministic_algorithms(True, warn_only=True),
+        "the choice of deterministic algorithms",
+    ),
+    "precision": (
+        lambda model: torch.set_float32_matmul_precision("medium"),
+        "the precision of float32 products",
+    ),
+    "kernel": (lambda model: torch.backends.cuda.enable_flash_sdp(False), "flash attention kernel"),
+    "folder": (lambda model: os.chdir("/"), "the working folder"),
+}
+CHANGES = {what: change for what, (change, _) in {**OF_MODEL, **OF_PROCESS}.items()}
+
+
+@pytest.fixture
+def own() -> Iterator[Model]:
+    """A model that a test may break."""
+    model = tpprof.load(MICRO["llava"], device="cpu")
+    LeaveBehind.reached.append(model)
+    yield model
+    LeaveBehind.reached.clear()
+    RememberElsewhere.seen.clear()
+
+
+def bench_cells(model: Model, *methods: Method) -> tuple[Bench, list[BenchCell]]:
+    bench = Bench(model, Preparation(model, Workload(image_size=SIZE)))
+    made = make_cells(list(methods), ("rows",), ("eager",), bench.prepare.request, model)
+    return bench, made
+
+
+@pytest.mark.parametrize("what", OF_MODEL)
+def test_a_request_that_changes_the_model_ends_the_run(what: str, own: Model) -> None:
+    bench, made = bench_cells(own, LeaveBehind(what))
+    with bench, pytest.raises(InputError, match=OF_MODEL[what][1]) as told:
+        bench.warm_up(made[1])
+    assert "a request with leave-behind changed" in str(told.value)
+
+
+@pytest.mark.parametrize("what", OF_PROCESS)
+def test_a_request_that_changes_the_process_fails_and_it_is_put_back(what: str, own: Model) -> None:
+    before = [setting.get() for setting in SETTINGS]
+    bench, made = bench_cells(own, LeaveBehind(what))
+    with bench:
+        bench.warm_up(made[1])
+        assert [setting.get() for setting in SETTINGS] == before
+        assert "a request with it changes" in made[1].saved.error
+        made[1].saved.error = ""
+        assert bench.sample(made[1], 0, 0, 0) is None, "and so would a later request"
+        assert [setting.get() for setting in SETTINGS] == before
+        bench.warm_up(made[0])
+    assert made[0].alive
+    with pytest.raises(LeftBehindError, match=OF_PROCESS[what][1]):
+        tpprof.forward(own, tpprof.inputs(own, image_size=SIZE), LeaveBehind(what))
+
+
+def test_what_a_method_keeps_on_itself_or_its_class_is_caught(own: Model) -> None:
+    bench, made = bench_cells(own, Remember(), RememberElsewhere())
+    with bench:
+        for cell in made:
+            bench.warm_up(cell)
+    assert made[0].alive
+    assert "it changes its own seen" in made[1].saved.error
+    assert "keeps other visual tokens when it is run again" in made[2].saved.error
+
+
+def test_cells_share_no_method(own: Model) -> None:
+    shared = Remember()
+    _, made = bench_cells(own, shared)
+    inputs = tpprof.inputs(own, image_size=SIZE)
+    run(own, inputs, made[1].method)
+    assert not hasattr(shared, "seen")
+
+
+def test_the_models_of_all_architectures_are_left_as_found(model: Model) -> None:
+    before = sums(model)
+    for spec, policy in CELLS:
+        tpprof.forward(model, tpprof.inputs(model, image_size=SIZE), spec, attention=policy)
+    assert sums(model) == before
+    assert micro(model.shape.architecture) is model
