@@ -38,7 +38,8 @@ class SparseVLM(Method):
     """At several layers, keep the visual tokens that the relevant text attends to; merge the rest.
 
     Relevant text ("raters") is chosen once, on the input embeddings. After each stage's layer the
-    best of the pruned tokens are clustered by density peaks and appended as merged tokens.
+    best of the pruned tokens are clustered by density peaks and appended as merged tokens. With
+    M-RoPE, which has no compact positions, each stands where the best scored of its members stood.
     Version 1.0 keeps rank * scale + bias tokens: by default the scale is solved for the budget,
     so the counts are fixed; `adaptive` lets the rank of the attention decide.
 
@@ -85,14 +86,14 @@ class SparseVLM(Method):
         kept = self._count(view, stage, raters)
         if kept >= view.count:
             return None
-        ranked = scores.argsort(-1, descending=True)
+        ranked = scores.argsort(dim=-1, descending=True, stable=True)
         stay = ranked[:, :kept].sort(-1).values
         pool, clusters = self.recycled(view.count - kept)
         if not clusters:
             return Keep(stay)
-        rest = ranked[:, kept : kept + pool].sort(-1).values
+        rest, ranks = ranked[:, kept : kept + pool].sort(-1)
         flops = _flops(view.request.hidden, pool, clusters, published=view.published)
-        return replace(_recycle(view, stay, rest, clusters), flops=flops)
+        return replace(_recycle(view, stay, rest, ranks, clusters), flops=flops)
 
     def layers(self, request: Request) -> tuple[int, ...]:
         """The layers whose output is pruned."""
@@ -190,8 +191,12 @@ def _raters(view: View) -> Tensor:
     return (likeness > likeness.mean(-1, keepdim=True)).float()
 
 
-def _recycle(view: View, stay: Tensor, pool: Tensor, clusters: int) -> Keep:
-    """Cluster the pool by density peaks; its clusters' means follow the tokens that stay."""
+def _recycle(view: View, stay: Tensor, pool: Tensor, ranks: Tensor, clusters: int) -> Keep:
+    """Cluster the pool by density peaks; its clusters' means follow the tokens that stay.
+
+    stay [B, k] and pool [B, M]: places in ascending order. ranks [B, M]: the order of the pool by
+    falling score. A merged token has the place of its member of best rank.
+    """
     import torch
 
     pooled = take(view.visual, pool)
@@ -208,9 +213,10 @@ def _recycle(view: View, stay: Tensor, pool: Tensor, clusters: int) -> Keep:
     numbers = torch.arange(clusters, device=states.device)[:, None]
     # A centre is of its own cluster, as in the released code: it may have exact duplicates.
     cluster = to_centre.argmin(1).scatter(1, centres, numbers.T.expand_as(centres))
-    member = (cluster[:, None] == numbers).float()
-    merged = (member @ states) / member.sum(-1, keepdim=True).clamp_min(1)
-    index = torch.cat([stay, pool.gather(1, centres)], 1)
+    member = cluster[:, None] == numbers
+    merged = (member.float() @ states) / member.sum(-1, keepdim=True).clamp_min(1)
+    best = ranks[:, None].where(member, ranks.shape[-1]).argmin(-1)
+    index = torch.cat([stay, pool.gather(1, best)], 1)
     features = torch.cat([take(view.visual, stay), merged.to(view.hidden.dtype)], 1)
     flags = torch.arange(index.shape[1], device=index.device) >= stay.shape[1]
     return Keep(index, features, flags)

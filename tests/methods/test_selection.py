@@ -221,8 +221,8 @@ def raters(truth: Truth) -> Tensor:
     return relevance > relevance.mean()
 
 
-def clusters(states: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Density peaks: the centres' places, best first, and every token's nearest centre.
+def clusters(states: Tensor, count: int) -> Tensor:
+    """Density peaks: every token's nearest centre, the best centre first.
 
     Tokens that are each other's nearest tie: a draw of at most 1e-6, fixed by seed 0, decides.
     """
@@ -233,7 +233,7 @@ def clusters(states: Tensor, count: int) -> tuple[Tensor, Tensor]:
     separation = torch.where(denser, distance, math.inf).min(1).values
     separation[separation.isinf()] = distance.max()
     centres = (density * separation).topk(count).indices
-    return centres, distance[:, centres].argmin(1)
+    return distance[:, centres].argmin(1)
 
 
 def recycled(pruned: int) -> tuple[int, int]:
@@ -254,9 +254,12 @@ def sparsevlm(truth: Truth, count: Callable[[Tensor], int], recycle: bool = True
             return Choice(index, states[index])
         pool, merged = recycled(len(states) - kept)
         again = order[kept:][:pool].sort().values
-        centres, nearest = clusters(states[again], merged)
+        nearest = clusters(states[again], merged)
         means = [states[again[nearest == cluster]].mean(0) for cluster in range(merged)]
-        places = torch.cat([index, again[centres]])
+        relevance = rated.mean(0)
+        members = [again[nearest == cluster] for cluster in range(merged)]
+        most_relevant = torch.stack([group[relevance[group].argmax()] for group in members])
+        places = torch.cat([index, most_relevant])
         return Choice(places, torch.cat([states[index], torch.stack(means)]), merged)
 
     return decide
