@@ -13,8 +13,16 @@ from ...methods.engine.ledger import Ledger
 from ..models.shapes import Shape
 from .request import kv_bytes
 
-MAP_BYTES = 8  # of each weight of a full map: twice in float32, or in half, half and float32
-SCORE_BYTES = 8  # of each weight of rows computed beside the kernel: twice in float32
+SCORE_BYTES = 9  # of each weight of rows computed beside the kernel: twice in float32, and a mask
+MARGIN = 1.03  # for what is too small to be listed: the estimate is to err high
+CHANNELS = 16  # to which oneDNN fills up the three colours, for half precision on a CPU
+POSITION_BYTES = 8  # of a place in the sequence, int64
+
+
+def map_bytes(itemsize: int) -> int:
+    """Bytes of each weight of a full map while its softmax is taken, which transformers does in
+    float32: scores and result, and where scores are half precision, their copy in float32."""
+    return 8 if itemsize == 4 else itemsize + 8
 
 
 def weight_bytes(shape: Shape, itemsize: int) -> int:
@@ -27,7 +35,8 @@ def peak_bytes(shape: Shape, request: Request, ledger: Ledger, itemsize: int) ->
     moments = [*_vision(shape, request, ledger, itemsize)]
     moments += _prefill(shape, request, ledger, itemsize)
     moments += _decode(shape, request, ledger, itemsize)
-    return weight_bytes(shape, itemsize) + _pixels(shape, request) * 4 + max(moments)
+    whole_request = _inputs(shape, request, itemsize) + _traces(shape, request, ledger, itemsize)
+    return weight_bytes(shape, itemsize) + int(MARGIN * (whole_request + max(moments)))
 
 
 def largest_batch(
@@ -43,7 +52,7 @@ def largest_batch(
 
 
 def _pixels(shape: Shape, request: Request) -> int:
-    """Pixel values of the whole batch; they stay, in float32, as long as the request."""
+    """Pixel values of the whole batch."""
     encoder, vision = request.encoder, shape.vision
     if encoder is None:
         return 0
@@ -51,31 +60,56 @@ def _pixels(shape: Shape, request: Request) -> int:
     return patches * vision.patch_weights // vision.hidden
 
 
+def _inputs(shape: Shape, request: Request, itemsize: int) -> int:
+    """What is held as long as the request: pixel values in float32, or, without a picture, the
+    sequence that enters the decoder; and token ids."""
+    tokens = request.batch * request.length
+    states = tokens * shape.text.hidden * itemsize if request.encoder is None else 0
+    return _pixels(shape, request) * 4 + states + tokens * POSITION_BYTES
+
+
+def _traces(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> int:
+    """What is carried through the decoder beside the states: cosines and sines of the whole
+    sequence and of what remains of it, and the origin of each visual token in every layer."""
+    tables = 2 * 2 * request.batch * request.length * shape.text.head_dim * itemsize
+    return tables + request.batch * sum(ledger.visual) * POSITION_BYTES
+
+
 def _vision(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> Iterator[int]:
     """Pixels in half precision, if it is that; three of width d and three of the FFN's width a
-    token, or in attention five of width d beside a map, or seven beside rows."""
+    token, or in attention seven of width d beside a map or rows. Before the layers, the patch
+    embedding: its output twice, and beside half precision copies of pixels and weights, filled up
+    to `CHANNELS`, and of weights and output in float32. Qwen2-VL's pictures attend one after
+    another, one map at a time, and its rotary tables are float32."""
     encoder, vision = request.encoder, shape.vision
     if encoder is None:
         return
     tiles = request.batch * encoder.tiles
-    pixels = 0 if itemsize == 4 else _pixels(shape, request) * itemsize
+    at_once = 1 if shape.architecture == "qwen2-vl" else tiles
+    pixels = _pixels(shape, request)
+    half = 0 if itemsize == 4 else pixels * itemsize
+    filled = 0 if itemsize == 4 else (pixels + vision.patch_weights) * itemsize * CHANNELS // 3
+    patches = tiles * encoder.patches
+    copies = 0 if itemsize == 4 else (vision.patch_weights + patches * vision.hidden) * 4
+    yield half + filled + copies + 2 * patches * vision.hidden * itemsize
+    if shape.architecture == "qwen2-vl":
+        half += 2 * patches * vision.hidden // vision.heads * 4
     for layer, tokens in enumerate(ledger.encoder_tokens):
         states = tiles * tokens * itemsize
-        weights, read = tiles * vision.heads, ledger.encoder_rows.get(layer)
-        full = weights * tokens**2 * MAP_BYTES if layer in ledger.encoder_maps else 0
+        weights, read = at_once * vision.heads, ledger.encoder_rows.get(layer)
+        full = weights * tokens**2 * map_bytes(itemsize) if layer in ledger.encoder_maps else 0
         rows = weights * read.rows * read.keys * SCORE_BYTES if read else 0
         feed_forward = states * 3 * (vision.hidden + vision.intermediate)
-        yield pixels + max(
-            feed_forward, states * 5 * vision.hidden + full, states * 7 * vision.hidden + rows
-        )
+        yield half + max(feed_forward, states * 7 * vision.hidden + max(full, rows))
 
 
 def _prefill(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> Iterator[int]:
     """The caches so far, and in the layer at hand the larger of its two halves.
 
-    FFN: input, residual and norm of width d, and gate, up and their product. Attention: input, norm
-    and queries of width d, and beside them a full map with its mask, rows, or what the rotary
-    embedding makes of queries, keys and values.
+    FFN: input, residual and norm of width d, and gate, up and their product. Attention: input,
+    norm and queries of width d, and beside them a full map with its mask and that of the map
+    before, and keys and values repeated for all heads; rows; or what the rotary embedding makes of
+    queries, keys and values.
     """
     text, batch = shape.text, request.batch
     kv = text.kv_width
@@ -85,7 +119,8 @@ def _prefill(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> I
         states = batch * tokens * itemsize
         full = 0
         if layer in ledger.maps:
-            full = batch * text.heads * tokens**2 * MAP_BYTES + tokens**2 * itemsize
+            full = batch * text.heads * tokens**2 * map_bytes(itemsize) + 2 * tokens**2 * itemsize
+            full += states * 2 * text.attention_width if text.heads != text.kv_heads else 0
         read = ledger.rows.get(layer)
         rows = batch * text.heads * read.rows * read.keys * SCORE_BYTES if read else 0
         feed_forward = states * 3 * (text.hidden + text.intermediate)
@@ -95,10 +130,12 @@ def _prefill(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> I
 
 
 def _decode(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> Iterator[int]:
-    """All caches at their longest; with them the copy of the largest that takes the last token, or
-    the logits of all steps, kept one by one and then put together."""
+    """All caches at their longest, and the last states of prefill; with them the copy of the
+    largest cache that takes the last token, or the logits of all steps, kept one by one and then
+    put together."""
     if ledger.decode_keys:
         caches = kv_bytes(shape, request, ledger.decode_keys[-1], itemsize)
         logits = len(ledger.decode_keys) * request.batch * shape.text.vocabulary * itemsize
         # Keys and values grow one after the other.
-        yield sum(caches) + max(logits + max(caches) // 2, 2 * logits)
+        states = request.batch * ledger.tokens[-1] * shape.text.hidden * itemsize
+        yield sum(caches) + states + max(logits + max(caches) // 2, 2 * logits)

@@ -168,9 +168,9 @@ def test_conventions_give_what_their_sources_give() -> None:
 def allocated_peak(model: Model, method: methods.Method, policy: Policy, **options: Any) -> int:
     """The most that torch's CPU allocator held during one request, weights not counted."""
     inputs = tpprof.inputs(model, **options)
-    tpprof.forward(model, inputs, method, attention=policy)
+    tpprof.forward(model, inputs, method, attention=policy, verify=False)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        tpprof.forward(model, inputs, method, attention=policy)
+        tpprof.forward(model, inputs, method, attention=policy, verify=False)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profiled.export_chrome_trace(str(path))
@@ -197,29 +197,37 @@ def test_the_estimated_peak_is_what_the_allocator_held(
 ) -> None:
     model, method = loaded(name), methods.parse(spec)
     held = allocated_peak(model, method, policy)
-    assert estimated_peak(model, method, policy) == pytest.approx(held, rel=0.05)
+    assert held <= estimated_peak(model, method, policy) <= 1.2 * held
     weights = sum(weight.nbytes for weight in model.module.parameters())
     assert memory.weight_bytes(model.shape, 4) == pytest.approx(weights, rel=0.001)
 
 
+LONG_TEXT = {"visual_tokens": 400, "text_tokens": (5, 600)}
+
+
 @pytest.mark.parametrize(
-    ("dtype", "options"),
+    ("name", "dtype", "policy", "spec", "options"),
     [
-        ("float32", {"batch_size": 2}),
-        ("bfloat16", {}),
-        ("float32", {"visual_tokens": 16, "new_tokens": 40}),
-        ("float32", {"visual_tokens": 64, "new_tokens": 60, "batch_size": 2}),
+        ("tiny-llava", "float32", "rows", "fastv", {"batch_size": 2}),
+        ("tiny-llava", "bfloat16", "maps", "fastv", {}),
+        ("tiny-llava", "float16", "maps", "fastv", LONG_TEXT),
+        ("tiny-llava", "bfloat16", "maps", "sparsevlm", LONG_TEXT),
+        ("tiny-llava", "bfloat16", "rows", "sparsevlm", LONG_TEXT),
+        ("tiny-qwen2-vl", "bfloat16", "maps", "fastv", LONG_TEXT),
+        ("tiny-qwen2-vl", "bfloat16", "maps", "mustdrop", {}),
+        ("tiny-qwen2-vl", "bfloat16", "maps", "mustdrop", {"batch_size": 2}),
+        ("tiny-llava", "float32", "rows", "fastv", {"visual_tokens": 16, "new_tokens": 40}),
+        ("tiny-llava", "bfloat16", "rows", "fastv", {"visual_tokens": 64, "new_tokens": 60}),
     ],
+    ids=str,
 )
-def test_batches_half_precision_and_long_answers_are_estimated_too(
-    dtype: str, options: dict[str, Any]
+def test_the_estimate_errs_high(
+    name: str, dtype: str, policy: Policy, spec: str, options: dict[str, Any]
 ) -> None:
-    model, method = loaded("tiny-llava", dtype), methods.parse("fastv")
-    # Without oneDNN, whose copies in other layouts and dtypes differ from CPU to CPU: kernels'
-    # scratch is not in the estimate.
-    with torch.backends.mkldnn.flags(enabled=False):
-        held = allocated_peak(model, method, "rows", **options)
-    assert estimated_peak(model, method, "rows", **options) == pytest.approx(held, rel=0.15)
+    """In half precision a map takes its softmax in float32, beside the scores."""
+    model, method = loaded(name, dtype), methods.parse(spec)
+    held = allocated_peak(model, method, policy, **options)
+    assert held <= estimated_peak(model, method, policy, **options) <= 1.3 * held
 
 
 def test_long_answers_need_memory_for_their_cache() -> None:
@@ -231,7 +239,9 @@ def test_long_answers_need_memory_for_their_cache() -> None:
 
     token = 2 * 32 * 4096 * 2
     logits = 2 * 32064 * 2  # of each step, twice
-    assert peak(2048) - peak(1024) == pytest.approx(1024 * (token + logits), rel=0.02)
+    assert peak(2048) - peak(1024) == pytest.approx(
+        memory.MARGIN * 1024 * (token + logits), rel=0.02
+    )
 
 
 def test_the_largest_shape_is_planned_within_little_memory() -> None:
