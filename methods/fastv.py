@@ -21,6 +21,11 @@ class FastV(Scorer):
     """
 
     rows = "last"
+    departures = (
+        "Heads are averaged in float32, in half precision by the released code: ties fall "
+        "otherwise.",
+        "Below 24 decoder layers, layer 2 of 32 becomes as deep in proportion.",
+    )
 
     def score(self, view: View) -> Tensor:
         return view.attention[:, 0]

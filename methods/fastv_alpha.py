@@ -23,6 +23,10 @@ class FastVAlpha(Scorer):
     """
 
     rows = "last"
+    departures = (
+        "The paper does not say which states are compared: those that enter the layer are.",
+        "Where all visual tokens score alike, stretching to [0, 1] gives 0 for each.",
+    )
 
     alpha: float = knob(0.5, "weight of attention against dissimilarity, 0 to 1")
 

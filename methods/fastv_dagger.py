@@ -24,6 +24,9 @@ class FastVDagger(Scorer):
     """
 
     rows = "last"
+    departures = (
+        "Equations 7 and 8 can be read in two ways: `reading` chooses, and literal is the default.",
+    )
 
     keep: Budget = knob(Fraction(1, 9), "visual tokens that would stay without the credit")
     reading: Literal["literal", "patches"] = knob(

@@ -20,6 +20,9 @@ class FastVReverse(Scorer):
     """
 
     rows = "last"
+    departures = (
+        "Algorithm 2 as printed negates the scores twice, which cancels; its text is followed.",
+    )
 
     def score(self, view: View) -> Tensor:
         return -view.attention[:, 0]

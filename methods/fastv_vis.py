@@ -20,6 +20,9 @@ class FastVVis(Scorer):
     """
 
     rows = "last-visual"
+    departures = (
+        "Under anyres the last visual token is the newline behind the last row, and no patch.",
+    )
 
     def score(self, view: View) -> Tensor:
         return view.attention[:, 0]

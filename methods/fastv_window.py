@@ -24,6 +24,12 @@ class FastVWindow(Scorer):
     """
 
     rows = "last"
+    departures = (
+        "Windows at the edge of a tile are smaller where its sides do not divide: a window's quota "
+        "is its share of the budget, by largest remainder, and not one number for all.",
+        "Under anyres the newline at the end of each row is a column of the grid: windows hold it.",
+        "The tiles of LLaVA-NeXT are windowed one by one; the paper windows one picture.",
+    )
 
     height: int | None = knob(None, "window height in tokens; auto: one token a window stays")
     width: int | None = knob(None, "window width in tokens; auto: as the height")

@@ -56,6 +56,19 @@ class MustDrop(Method):
     Code: liuting20/MustDrop
     """
 
+    departures = (
+        "By default thresholds are solved for the budget on the first request, and counts are "
+        "fixed; the published ones are constants for LLaVA-1.5.",
+        "Without a class token (Qwen2-VL) the keys are the tokens that all patches attend to most "
+        "on average, and no windows are merged; the paper has no such tower.",
+        "Under anyres no windows are merged: the rows and newlines need the grid.",
+        "With M-RoPE kept tokens keep their positions; the released code numbers them anew.",
+        "One count for all rows of a batch: the largest of them, and the fewest merged windows of "
+        "all tiles.",
+        "The newlines of anyres are never keys.",
+        "Below 24 decoder layers, the stages' layers become as deep in proportion.",
+    )
+
     keep: Budget = knob(Fraction(1, 9), "mean over layers of the visual tokens leaving a layer")
     merge: float | None = knob(
         None, "share of 3x3 windows merged in the tower; auto: 0.5 if `keep` can be"

@@ -19,6 +19,11 @@ class Random(Scorer):
     Paper: https://arxiv.org/abs/2502.11501 (section 4)
     """
 
+    departures = (
+        "The paper names no layer for it: FastV's is taken.",
+        "All rows of a batch keep the same places: one draw by `seed` serves every request.",
+    )
+
     seed: int = knob(0, "seed of the draw")
 
     def score(self, view: View) -> Tensor:

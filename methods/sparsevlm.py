@@ -47,6 +47,20 @@ class SparseVLM(Method):
     Code: Gumpest/SparseVLMs
     """
 
+    departures = (
+        "1.0: by default the counts follow from the budget, so that they are known before it runs; "
+        "the released code takes rank * scale + bias: adaptive=true.",
+        "1.5: counts are published for 576 visual tokens and mean budgets of 192, 128, 96 and 64; "
+        "for others those of the nearest share are scaled.",
+        "With M-RoPE kept tokens keep their positions, and a merged one has that of its best "
+        "scored member; the released code, which knows no M-RoPE, numbers them anew.",
+        "One count for all rows of a batch: with adaptive=true the largest rank of them decides; "
+        "the released code takes one sample.",
+        "Raters are marked in one mask over all text tokens, where the released code picks rows.",
+        "The noise that breaks ties between equally dense tokens is drawn by a fixed seed.",
+        "Below 24 decoder layers, the stages' layers become as deep in proportion.",
+    )
+
     keep: Budget = knob(Fraction(1, 9), "mean over layers of the visual tokens leaving a layer")
     version: Literal["1.0", "1.5"] = knob("1.0", "1.0: four stages by rank; 1.5: three, fixed")
     recycle: bool = knob(True, "merge pruned tokens into a few appended ones")

@@ -46,6 +46,8 @@ class Method:
     """
 
     name: ClassVar[str] = ""
+    departures: ClassVar[tuple[str, ...]] = ()
+    """Where it does something else than its paper or its released code, a sentence each."""
 
     tag: str = dataclasses.field(
         default="", kw_only=True, metadata={"about": "a name of its own, to measure it twice"}

@@ -27,7 +27,9 @@ class Scorer(Method):
     rows: ClassVar[Rows | None] = None
 
     keep: Budget = knob(Fraction(1, 9), "visual tokens that stay: a count or a share")
-    layer: int | None = knob(None, "first decoder layer that sees fewer tokens; published: 2")
+    layer: int | None = knob(
+        None, "first decoder layer that sees fewer tokens; auto: FastV's, 2 of 32"
+    )
 
     def score(self, view: View) -> Tensor:
         """A score [B, n] for each visual token, the higher the better."""

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import textwrap
+from typing import Annotated
+
+import typer
+
 from .options import PluginOption
 
+WIDTH, BULLET, INDENT = 100, "    - ", "      "
 
-def methods(plugin: PluginOption = None) -> None:
-    """List the pruning methods with their papers and knobs."""
+
+def methods(
+    name: Annotated[
+        list[str] | None, typer.Argument(metavar="METHOD...", help="Of these alone; else of all.")
+    ] = None,
+    plugin: PluginOption = None,
+) -> None:
+    """List the pruning methods with their papers and knobs, and where they depart from them."""
     from ...methods.contract.plugins import load_plugins
 
     load_plugins(plugin or [])
     from ...methods import method_class, names
 
-    for name in names():
-        cls = method_class(name)
-        print(f"{name}\n    {cls.summary()}")
+    for cls in [method_class(wanted) for wanted in name or names()]:
+        print(f"{cls.name}\n    {cls.summary()}")
         for label in ("Paper", "Code"):
             if reference := cls.reference(label):
                 print(f"    {label}: {reference}")
         for knob in cls.knobs():
             default = "auto" if knob.default is None else knob.default
             print(f"      {knob.name}={default}  {knob.metadata.get('about', '')}")
+        for departure in cls.departures:
+            print(textwrap.fill(departure, WIDTH, initial_indent=BULLET, subsequent_indent=INDENT))
         print()
 
 
