@@ -15,7 +15,6 @@ from transformers import LlavaConfig, LlavaNextConfig, Qwen2VLConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 import tpprof
-from tpprof.profiler.models import load as loading
 from tpprof.profiler.models.configs import config
 from tpprof.profiler.models.errors import ModelError
 from tpprof.profiler.models.load import shape_of
@@ -57,7 +56,7 @@ def load_with(kind: str, architecture: str, monkeypatch: pytest.MonkeyPatch) -> 
     given.text_config.rope_parameters = rope(kind, architecture)
     given.text_config.max_position_embeddings = 64
     with monkeypatch.context() as patch:
-        patch.setattr(loading, "config", lambda shape: given)
+        patch.setattr("tpprof.profiler.models.load.config", lambda shape: given)
         return tpprof.load(MICRO[architecture], device="cpu")
 
 

@@ -14,7 +14,6 @@ import numpy
 import pytest
 import torch
 from micro_models import MICRO, SIZE
-from micro_models import load as micro
 
 import tpprof
 from tpprof.methods import Budget, InputError, Keep, Method, Plan, Request, Stage, View, parse
@@ -23,7 +22,6 @@ from tpprof.methods.contract.plan import single_prune
 from tpprof.methods.contract.policies import Policy
 from tpprof.methods.engine.run import Trace, run
 from tpprof.profiler import cost
-from tpprof.profiler.models import load as loading
 from tpprof.profiler.models.configs import config
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.rotary import STATELESS
@@ -69,7 +67,7 @@ def made(architecture: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> Model
     given.text_config.rope_parameters = parameters
     given.text_config.max_position_embeddings = 64
     with monkeypatch.context() as patch:
-        patch.setattr(loading, "config", lambda shape: given)
+        patch.setattr("tpprof.profiler.models.load.config", lambda shape: given)
         return tpprof.load(MICRO[architecture], device="cpu", seed=1)
 
 
@@ -281,4 +279,3 @@ def test_the_models_of_all_architectures_are_left_as_found(model: Model) -> None
     for spec, policy in CELLS:
         tpprof.forward(model, tpprof.inputs(model, image_size=SIZE), spec, attention=policy)
     assert sums(model) == before
-    assert micro(model.shape.architecture) is model
