@@ -162,4 +162,5 @@ def _attention(
         (read + 2 * weights) * itemsize,
         (written + 2 * weights) * itemsize,
         3 if full_map else 1,
+        2 * batch * (keys - queries) * kv * itemsize,
     )

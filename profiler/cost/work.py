@@ -19,7 +19,8 @@ class Work:
     same without the half of causal attention that a kernel may skip. read_bytes, written_bytes:
     each operator reads its inputs and weights once and writes its results once; neighbouring
     element-wise operators count as one (what a fused kernel cannot avoid). launches: operators
-    counted in this way, each of which is a kernel at least.
+    counted in this way, each of which is a kernel at least. fresh_bytes: of those read, the weights
+    and, in decode, the caches: nothing else in the part touches them.
     """
 
     flops: int = 0
@@ -27,6 +28,7 @@ class Work:
     read_bytes: int = 0
     written_bytes: int = 0
     launches: int = 0
+    fresh_bytes: int = 0
 
     def __add__(self, other: Work) -> Work:
         return Work(
@@ -35,6 +37,7 @@ class Work:
             self.read_bytes + other.read_bytes,
             self.written_bytes + other.written_bytes,
             self.launches + other.launches,
+            self.fresh_bytes + other.fresh_bytes,
         )
 
     def times(self, count: int) -> Work:
@@ -63,8 +66,9 @@ def matmul(rows: int, inner: int, columns: int, itemsize: int, *, bias: bool = F
     writes rows * columns.
     """
     flops = 2 * rows * inner * columns
-    read = rows * inner + (inner + int(bias)) * columns
-    return Work(flops, flops, read * itemsize, rows * columns * itemsize, 1)
+    weights = (inner + int(bias)) * columns
+    read, written = rows * inner + weights, rows * columns
+    return Work(flops, flops, read * itemsize, written * itemsize, 1, weights * itemsize)
 
 
 def elementwise(read: int, written: int, itemsize: int, launches: int = 1) -> Work:

@@ -22,7 +22,7 @@ from ...reports.record.schema import Bandwidth, Peaks
 from ..meters.clock import now, on_device, wait_for
 from .datasheets import DATASHEETS, datasheet
 
-VERSION = 1  # of the method: another one measures anew
+VERSION = 2  # of the method: another one measures anew
 DTYPES = ("float32", "bfloat16", "float16")
 SIDES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}
 MIB = 2**20
@@ -30,6 +30,7 @@ FOOTPRINTS = {
     "cpu": (MIB // 4, MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB),
     "cuda": (4 * MIB, 16 * MIB, 32 * MIB, 64 * MIB, 256 * MIB, 1024 * MIB),
 }
+WIDTH = 1024  # of the weights that one vector is multiplied with, in elements
 SECONDS, FEWEST = 0.06, 3  # for each figure, and batches at least
 BATCH_SECONDS = 0.004  # a batch of calls is at least so long, or one call
 TOO_SLOW = 0.2  # a product that takes longer by the pace of a smaller one is left out
@@ -161,7 +162,8 @@ def _shapes(sides: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
 
 
 def _bandwidth(device: Any, footprint: int, repeat: Repeat, notes: list[str]) -> Bandwidth | None:
-    """The better of a copy, which reads half and writes half, and of a sum, which only reads."""
+    """The best of a copy, which reads half and writes half, of a sum, which only reads, and of a
+    product with one vector, which reads weights as a decode step does."""
     import torch
 
     try:
@@ -169,10 +171,14 @@ def _bandwidth(device: Any, footprint: int, repeat: Repeat, notes: list[str]) ->
         source, target = whole.chunk(2)
         copied = _best(device, lambda: target.copy_(source), repeat)
         summed = _best(device, whole.sum, repeat)
+        weights = whole[: WIDTH * (len(whole) // WIDTH)].view(-1, WIDTH)
+        vector, out = whole[:WIDTH].clone(), whole.new_empty(len(weights))
+        multiplied = _best(device, lambda: torch.mv(weights, vector, out=out), repeat)
     except RuntimeError as error:  # out of memory
         notes.append(f"bandwidth on {footprint} bytes: {str(error).splitlines()[0]}")
         return None
-    return Bandwidth(footprint_bytes=footprint, bytes_per_second=footprint / min(copied, summed))
+    least = min(copied, summed, multiplied)
+    return Bandwidth(footprint_bytes=footprint, bytes_per_second=footprint / least)
 
 
 def _best(device: Any, call: Callable[[], object], repeat: Repeat) -> float:

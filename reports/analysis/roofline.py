@@ -4,6 +4,10 @@ A part of a request takes at least the sum over its operators of max(FLOPs / pea
 bytes), plus a fixed time for each launch. Operators run one after another. FLOPs are those that a
 causal kernel cannot skip, bytes and launches the fewest (see record.Cost), so that a measured time
 below its floor means that the peaks are not those of the device.
+
+Nor does it take less than moving, one after another, all weights and caches that it reads: each is
+read once, so that a cache holds of them at its start what fits, and no more. A decode step of a
+model larger than the caches moves at the speed of the memory, small though each product is.
 """
 
 from __future__ import annotations
@@ -42,14 +46,27 @@ def work_seconds(peaks: Peaks, work: Cost, dtype: str) -> float | None:
 
 
 def part_seconds(peaks: Peaks, cost: Iterable[Cost], dtype: str) -> dict[SpanKey, float]:
-    """The floor of every part of a request that does work; empty if the peak is unknown."""
+    """The floor of every part of a request that does work; empty if the peak is unknown.
+
+    The larger of the sum over its operators and of what its fresh bytes take to move, launches
+    included.
+    """
     floors: dict[SpanKey, float] = {}
+    fresh: dict[SpanKey, int] = {}
+    launches: dict[SpanKey, int] = {}
     for work in cost:
         least = work_seconds(peaks, work, dtype)
         if least is not None:
             place = (work.phase, work.part, work.index)
             floors[place] = floors.get(place, 0.0) + least
-    return floors
+            fresh[place] = fresh.get(place, 0) + work.fresh_bytes
+            launches[place] = launches.get(place, 0) + work.launches
+    return {
+        place: max(
+            floor, move_seconds(peaks, fresh[place]) + launches[place] * peaks.kernel_seconds
+        )
+        for place, floor in floors.items()
+    }
 
 
 def phase_seconds(peaks: Peaks, cost: Iterable[Cost], dtype: str) -> dict[str, float]:

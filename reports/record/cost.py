@@ -21,6 +21,9 @@ class Cost(Struct):
     read_bytes: Annotated[Count, about("Bytes read.")]
     written_bytes: Annotated[Count, about("Bytes written.")]
     launches: Annotated[Count, about("Kernels launched.")]
+    fresh_bytes: Annotated[
+        Count, about("Of those read: weights and caches, which nothing else in the part touches.")
+    ] = 0
 
 
 class Bandwidth(Struct):

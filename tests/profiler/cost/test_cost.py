@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from micro_models import SIZE
+from micro_models import MICRO, SIZE
 from operator_counter import MAPPING, Counting, Key, Seen
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,7 +20,7 @@ from tpprof.methods.engine.decoder import Inputs
 from tpprof.methods.engine.ledger import planned
 from tpprof.methods.engine.run import run
 from tpprof.profiler import cost
-from tpprof.profiler.cost import Work
+from tpprof.profiler.cost import Work, layers
 from tpprof.profiler.models.geometry import request
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.shapes import SHAPES, Shape
@@ -193,3 +193,17 @@ def test_absolute_flops_of_llava_next_7b() -> None:
     assert cost.total(items, "prefill").flops == pytest.approx(2 * 21.3e12, rel=0.005)
     assert vision - projector == pytest.approx(2 * 0.95e12, rel=0.01)
     assert projector == pytest.approx(2 * 0.06e12, rel=0.02)
+
+
+def test_fresh_bytes_of_a_step_are_weights_and_cache() -> None:
+    """By hand: every weight of the decoder layers and of the head, and the keys and values that
+    lie in the cache; none of the activations."""
+    shape, batch, keys = MICRO["qwen2-vl"], 3, 50
+    text = shape.text
+    done = layers.decoder_layer(text, batch, 1, keys, 4)
+    fresh = sum(work.fresh_bytes for work in done.values())
+    width, kv, inner = text.hidden, text.kv_width, text.intermediate
+    weights = 2 * width * width + width + 2 * (width * kv + kv) + 3 * width * inner
+    assert fresh == 4 * (weights + 2 * batch * (keys - 1) * kv)
+    head = layers.head(text, batch, 4)
+    assert sum(work.fresh_bytes for work in head.values()) == 4 * width * text.vocabulary

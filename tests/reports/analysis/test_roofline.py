@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from record_builders import cell, headings_and_lines, record, work
 
@@ -55,6 +56,18 @@ def test_a_small_working_set_is_never_slower_than_a_larger_one() -> None:
         ]
     )
     assert roofline.move_seconds(slow_start, 10**6) == pytest.approx(1e-5)
+
+
+def test_weights_that_are_read_once_share_one_cache() -> None:
+    """Each of ten products fits the cache; all ten do not, and a decode step reads all of them."""
+    step = [
+        costing("decode", 0, read_bytes=10**6, launches=1, fresh_bytes=10**6) for _ in range(10)
+    ]
+    floor = roofline.part_seconds(peaks(), step, "float32")["decode", "layer", 0]
+    assert floor == pytest.approx(1e-6 + 9e-5), "and not ten times the first megabyte"
+    again = [msgspec.structs.replace(work, fresh_bytes=0) for work in step]
+    floor = roofline.part_seconds(peaks(), again, "float32")["decode", "layer", 0]
+    assert floor == pytest.approx(1e-5), "what others of the part have touched may lie in a cache"
 
 
 def test_an_operator_takes_the_longer_of_computing_and_moving_and_its_launches() -> None:
