@@ -28,7 +28,8 @@ class Keep:
     index: int64 [B, n], places among the current visual tokens; positions follow it.
     features: [B, n, d], hidden states that replace those of `index`; None keeps them.
     merged: bool [n], entries that stand for several tokens; None where none does.
-    flops: matrix products of the decision per sample, where the plan could not know them.
+    flops: matrix products of the decision per sample (in the tower, per tile),
+        where the plan could not know them.
     """
 
     index: Tensor

@@ -6,9 +6,12 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+from . import registry
+from .checks import contained
 from .errors import InputError, first_line
 
 
@@ -17,15 +20,18 @@ def load_plugins(names: Iterable[str]) -> None:
 
     Raises InputError for one that does not exist or fails.
     """
+    registry.names()  # first: a plug-in must not take the name of a method of ours
     for name in names:
         try:
-            if name.endswith(".py"):
-                _load_file(Path(name).resolve())
-            else:
-                importlib.import_module(name)
+            with contained():
+                if name.endswith(".py"):
+                    _load_file(Path(name).resolve())
+                else:
+                    importlib.import_module(name)
         except Exception as error:
+            at = _line_of(error, name)
             raise InputError(
-                f"plug-in {name!r} could not be loaded ({first_line(error)}); "
+                f"plug-in {name!r} could not be loaded ({first_line(error)}{at}); "
                 "give a .py file, or a module that can be imported"
             ) from error
 
@@ -57,6 +63,14 @@ def _load_file(path: Path) -> None:
     except BaseException:
         del sys.modules[name]
         raise
+
+
+def _line_of(error: BaseException, name: str) -> str:
+    """The line of the plug-in's file that an error passed through; "" if there is none."""
+    links = [error, *filter(None, [error.__cause__])]
+    frames = [frame for link in links for frame in traceback.extract_tb(link.__traceback__)]
+    lines = [f.lineno for f in frames if Path(f.filename).name == Path(name).name]
+    return f", line {lines[-1]}" if lines else ""
 
 
 def _is_imported(path: Path) -> bool:

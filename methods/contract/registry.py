@@ -6,13 +6,16 @@ import difflib
 import functools
 import importlib
 import pkgutil
+import re
 import warnings
 from collections.abc import Callable
 from importlib.metadata import entry_points
 
+from .checks import contained
 from .errors import InputError
 from .method import Method
 
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _registry: dict[str, type[Method]] = {}
 
 
@@ -20,13 +23,29 @@ class UnknownMethodError(InputError):
     """No method has this name."""
 
 
+class MethodError(InputError):
+    """A class that cannot be registered as a method."""
+
+
 def register(name: str) -> Callable[[type[Method]], type[Method]]:
-    """Class decorator that makes a method known as `name`; a taken name is refused."""
+    """Class decorator that makes a method known as `name`.
+
+    Raises MethodError for what is no method, and for a name that is taken or that no spec string
+    can hold.
+    """
+    if isinstance(name, type):
+        raise MethodError(f'{name.__name__} is registered without a name: write @register("name")')
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise MethodError(
+            f"{name!r} is no name of a method; known: a letter, then letters, digits, '-', '_', '.'"
+        )
 
     def add(method: type[Method]) -> type[Method]:
+        if not (isinstance(method, type) and issubclass(method, Method)):
+            raise MethodError(f"{name!r} is no method: give a class that is derived from Method")
         taken = _registry.get(name)
         if taken is not None and _home(taken) != _home(method):
-            raise ValueError(f"method {name!r} is already registered by {taken.__module__}")
+            raise MethodError(f"method {name!r} is already registered by {taken.__module__}")
         method.name = name
         _registry[name] = method
         return method
@@ -62,6 +81,7 @@ def _discover() -> None:
             importlib.import_module(f"{package.__name__}.{module.name}")
     for plugin in entry_points(group="tpprof.methods"):
         try:
-            plugin.load()
+            with contained():
+                plugin.load()
         except Exception as error:
             warnings.warn(f"plug-in {plugin.name!r} could not be loaded: {error}", stacklevel=2)

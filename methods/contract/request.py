@@ -36,8 +36,9 @@ class Encoder:
     """The vision tower as a method sees it.
 
     `tiles` and `patches` are counted per sample and per tile (without a class token);
-    `has_cls`: a class token stands before the patches; `mergeable`: tokens may be merged inside
-    the tower, because what follows needs no grid.
+    `has_cls`: a class token stands before the patches; `mergeable`: tokens may be merged or
+    dropped inside the tower, because what follows needs no grid; `last_layer`: the last layer at
+    which they may be, for what follows is given its output (None: any; -1: none).
     """
 
     tiles: int
@@ -46,6 +47,7 @@ class Encoder:
     width: int
     has_cls: bool = True
     mergeable: bool = True
+    last_layer: int | None = None
 
     @property
     def side(self) -> int:

@@ -9,7 +9,8 @@ import typing
 from fractions import Fraction
 from typing import Any
 
-from .errors import InputError
+from .checks import contained
+from .errors import InputError, first_line
 from .method import Method
 from .registry import method_class
 
@@ -62,10 +63,19 @@ def format_spec(method: Method) -> str:
 
 
 def _build(cls: type[Method], spec: str, values: dict[str, Any]) -> Method:
+    undecorated = [k for k, value in vars(cls).items() if isinstance(value, dataclasses.Field)]
+    if undecorated:
+        raise SpecError(
+            f"{cls.name}: its knob {undecorated[0]} is none yet: write @dataclass(frozen=True) "
+            f"between @register and class {cls.__name__}"
+        )
     try:
-        return cls(**values)
+        with contained():
+            return cls(**values)
     except ValueError as error:
         raise SpecError(f"{spec!r}: {error}") from error
+    except Exception as error:
+        raise SpecError(f"{spec!r}: it cannot be made ({first_line(error)})") from error
 
 
 def _value(cls: type[Method], knob: str, text: str) -> Any:

@@ -53,7 +53,7 @@ class _Common:
             value = compute()
             if not math.isfinite(value):
                 raise ValueError(f"{key} came out as {value}: the attention scores are not finite")
-            self.notes.solved[key] = value
+            self.notes.solved[key] = float(value)
         return self.notes.solved[key]
 
     def random(self, *shape: int, seed: int = 0) -> Tensor:

@@ -23,7 +23,8 @@ class Ledger:
 
     tokens, visual: entering each decoder layer. cached: tokens in each layer's KV cache after
     prefill. encoder_tokens: entering each tower layer, per tile, class token included.
-    select: matrix-product FLOPs of each decoder stage's decision, per sample.
+    select: matrix-product FLOPs of each decoder stage's decision, per sample; encoder_select: of
+    each stage of the tower, per tile.
     rows, encoder_rows: rows computed beside the kernel. maps, encoder_maps: layers that built a
     full attention map. decode_keys: keys that each layer attends to, per decode step; decode_maps:
     layers that build a full map in each of them.
@@ -40,6 +41,7 @@ class Ledger:
     decode_keys: list[list[int]] = field(default_factory=list)
     decode_maps: list[int] = field(default_factory=list)
     select: list[int] = field(default_factory=list)
+    encoder_select: list[int] = field(default_factory=list)
 
 
 def builds_map(plan: Plan, policy: Policy, layer: int, *, decode: bool = False) -> bool:
@@ -99,6 +101,7 @@ def planned(plan: Plan, request: Request, policy: Policy) -> Ledger:
 def _plan_encoder(ledger: Ledger, plan: Plan, request: Request, policy: Policy) -> None:
     encoder = request.encoder
     assert encoder is not None
+    ledger.encoder_select = [stage.flops for stage in plan.encoder_stages]
     patches, extra = encoder.patches, int(encoder.has_cls)
     for layer in range(encoder.layers):
         ledger.encoder_tokens.append(patches + extra)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..contract.checks import plan_for
 from ..contract.method import Method
 from ..contract.policies import Policy
 from ..contract.view import Notes
@@ -72,12 +73,13 @@ def run(
     solved knobs from the first request of a series to the next. `lap` is told as parts end.
     `runtime`, made for this decoder, goes from request to request of one series; None is eager.
     `verify` holds each decision against the plan, which makes the device wait.
-    Raises BudgetError where the method cannot meet its budget on this request.
+    Raises BudgetError where the method cannot meet its budget on this request, PlanError for a plan
+    that does not fit it.
     """
     request = dataclasses.replace(
         inputs.request, new_tokens=inputs.request.new_tokens if new_tokens is None else new_tokens
     )
-    plan = method.plan(request)
+    plan = plan_for(method, request) if verify else method.plan(request)
     chosen = runtime or Runtime(decoder)
 
     def once() -> Trace:

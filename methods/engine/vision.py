@@ -7,12 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..contract.checks import undroppable, where_defined
 from ..contract.plan import EncoderStage
 from ..contract.view import EncoderView
 from .attention import RowsWanted
 from .context import Context, TokenSequence, arange, kept_states, trace_origin
 from .ledger import RowsRead
-from .verify import encode
+from .verify import DecisionError, encode
 
 
 class VisionTower:
@@ -74,13 +75,19 @@ class VisionTower:
             notes=context.notes,
         )
         keep = encode(context.method, view, stage, verify=context.verify)
+        known = keep.flops if keep else None
+        context.ledger.encoder_select.append(stage.flops if known is None else known)
         if keep is None:
             return hidden
+        dropped = keep.index.shape[1] != patches.shape[1]
+        if dropped and (fault := undroppable(encoder, stage.layer)):
+            raise DecisionError(f"{fault} ({where_defined(context.method.encode)})")
         before = self.original
         if before is None:
             before = arange(patches.shape[1], patches).expand(patches.shape[0], -1)
         self.original = trace_origin(before, keep)
-        return torch.cat([hidden[:, :extra], kept_states(patches, keep)], 1)
+        left = torch.cat([tiles[:, :extra], kept_states(patches, keep)], 1)
+        return left if hidden.dim() == 3 else left.flatten(0, 1)
 
     def lay_out(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Lay out projected patches [B, n, d] as visual tokens; returns them and their origins."""

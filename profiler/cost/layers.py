@@ -126,7 +126,7 @@ def tower_layer(
 
 def projector(shape: Shape, patches: int, itemsize: int) -> Operators:
     """What turns `patches` patches (all tiles) into visual tokens: two products, and biases."""
-    width = shape.vision.hidden * shape.vision.merge**2 * shape.vision.feature_layers
+    width = shape.vision.hidden * shape.vision.merge**2 * len(shape.vision.feature_layers)
     tokens = patches // shape.vision.merge**2
     joined = shape.architecture == "qwen2-vl"
     inner = width if joined else shape.text.hidden

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from ...methods import Method, format_spec, has_budget, parse, with_keep
+from ...methods.contract.checks import PlanError, plan_for
 from ...methods.contract.errors import InputError
 from ...methods.contract.plan import Plan
 from ...methods.contract.policies import Policy, check_policy
@@ -133,7 +134,7 @@ class Planner:
         if "," in attention:
             raise InputError(f"--attention {attention}: a plan takes one policy, rows or another")
         self.policy: Policy = check_policy(attention)
-        self.shape = _shape(model)
+        self.shape = _shape(model, pictures=workload.visual_tokens is None)
         before, after = workload.text_tokens or SYNTHETIC_TEXT
         self.request = plan_request(self.shape, workload, before=before, after=after)
         self.dtype, self.itemsize = dtype, ITEMSIZES[dtype]
@@ -151,34 +152,48 @@ class Planner:
     def table(
         self, specs: Sequence[str], keep: str | None, wanted: Wanted | None = None
     ) -> list[Planned]:
-        """Vanilla, then each method of `specs`: with its own budget or `keep`, or as `wanted`."""
-        rows = [self.plan(parse("vanilla"))]
-        for spec in (spec for spec in specs if spec != "vanilla"):
-            method = parse(spec)
-            if wanted is None:
-                rows.append(self.plan(parse(spec, keep)))
-            elif not has_budget(method):
-                note = "it has no budget: its row is as it stands"
-                rows.append(replace(self.plan(method), note=note, met=wanted == Wanted()))
-            elif keep or method != with_keep(method, _default_keep(method)):
-                raise InputError(
-                    f"{format_spec(method)}: the budget is looked for; leave keep out, or leave "
-                    "--sweep, --for-speedup and --for-memory out"
-                )
-            elif wanted == Wanted():
-                rows += self.sweep(method)
-            else:
-                rows.append(self.solve(method, wanted))
+        """Vanilla, then each method of `specs`: with its own budget or `keep`, or as `wanted`. One
+        that cannot be planned is a row with the reason, which is raised where none can."""
+        rows, refused = [self.plan(parse("vanilla"))], []
+        others = [spec for spec in specs if spec != "vanilla"]
+        for spec in others:
+            try:
+                rows += self._rows(spec, keep, wanted)
+            except (BudgetError, PlanError) as error:
+                refused.append(error)
+                name = format_spec(parse(spec, keep))
+                note = str(error).removeprefix(f"{name}: ")
+                rows.append(Planned(name, note=note, met=False))
+        if refused and len(refused) == len(others):
+            raise refused[0]
         return rows
 
+    def _rows(self, spec: str, keep: str | None, wanted: Wanted | None) -> list[Planned]:
+        method = parse(spec)
+        if wanted is None:
+            return [self.plan(parse(spec, keep))]
+        if not has_budget(method):
+            note = "it has no budget: its row is as it stands"
+            return [replace(self.plan(method), note=note, met=wanted == Wanted())]
+        if keep or method != with_keep(method, _default_keep(method)):
+            raise InputError(
+                f"{format_spec(method)}: the budget is looked for; leave keep out, or leave "
+                "--sweep, --for-speedup and --for-memory out"
+            )
+        return self.sweep(method) if wanted == Wanted() else [self.solve(method, wanted)]
+
     def plan(self, method: Method) -> Planned:
-        """What `method` costs; raises BudgetError where its budget cannot be met."""
+        """What `method` costs.
+
+        Raises BudgetError where its budget cannot be met, PlanError where its plan does not fit.
+        """
         name = format_spec(method)
         try:
-            schedule = method.plan(self.request)
+            schedule = plan_for(method, self.request)
+        except InputError as error:
+            raise type(error)(f"{name}: {error}") from error
+        try:
             ledger = planned(schedule, self.request, self.policy)
-        except BudgetError as error:
-            raise BudgetError(f"{name}: {error}") from error
         except ValueError as error:
             return Planned(name, note=str(error))
         own, full = self._cost(schedule, ledger), self.vanilla
@@ -268,7 +283,7 @@ class Planner:
 
     def _budget(self, method: Method) -> int | None:
         keep = getattr(method, "keep", None)
-        return None if keep is None else self.request.budget(keep)
+        return self.request.budget(keep) if isinstance(keep, (int, Fraction)) else None
 
 
 def _default_keep(method: Method) -> str:
@@ -280,9 +295,9 @@ def _with_knob(spec: str, knob: str) -> str:
     return f"{spec},{knob}" if ":" in spec else f"{spec}:{knob}"
 
 
-def _shape(model: str) -> Shape:
+def _shape(model: str, *, pictures: bool) -> Shape:
     if model in SHAPES:
         return SHAPES[model]
     from ..models.load import shape_of
 
-    return shape_of(model)
+    return shape_of(model, pictures=pictures)

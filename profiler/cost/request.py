@@ -61,8 +61,8 @@ def _vision(
                 tiles, vision.heads, vision.hidden, vision.hidden, read.rows, read.keys, itemsize
             )
             yield Item("vision", "score", layer, "rows", rows)
-    for stage in plan.encoder_stages:
-        flops = tiles * stage.flops
+    for stage, count in zip(plan.encoder_stages, ledger.encoder_select, strict=True):
+        flops = tiles * count
         yield Item("vision", "select", stage.layer, "select", Work(flops, flops))
     patches = tiles * (ledger.encoder_tokens[-1] - extra)
     yield from _each("vision", "tower", None, layers.projector(shape, patches, itemsize))

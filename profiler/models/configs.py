@@ -300,7 +300,7 @@ def _clip_tower(name: str, given: Any) -> Vision:
         heads=reader.count("num_attention_heads", MOST["heads"]),
         patch=patch,
         image=reader.count("image_size", MOST["pixels"], least=patch),
-        feature_layers=len(listed),
+        feature_layers=tuple(listed),
     )
 
 
@@ -322,6 +322,7 @@ def _qwen_tower(name: str, given: Any, text: Text) -> Vision:
         image=0,
         merge=reader.count("spatial_merge_size", 64),
         temporal=reader.count("temporal_patch_size", 64),
+        feature_layers=(-1,),
     )
 
 

@@ -65,6 +65,7 @@ def encoder(shape: Shape, size: tuple[int, int], layout: Layout) -> Encoder:
         layers=vision.layers,
         width=vision.hidden,
         mergeable=flat,
+        last_layer=vision.first_feature,
     )
 
 

@@ -147,15 +147,16 @@ def _from_shape(
     return adapter(module, shape, backend=backend, image_processor=default_processor(shape))
 
 
-def shape_of(name: str) -> Shape:
-    """The shape of a named model, a checkpoint folder or a hub id; weights are not read."""
+def shape_of(name: str, *, pictures: bool = True) -> Shape:
+    """The shape of a named model, a checkpoint folder or a hub id; weights are not read.
+
+    pictures: whether any is to be processed; else the checkpoint's image processor is left alone.
+    """
     if name in SHAPES:
         return SHAPES[name]
     architecture, given, source = _read_config(name)
-    shape, processor = (
-        from_config(name, architecture, given),
-        image_processor(source, architecture),
-    )
+    shape = from_config(name, architecture, given)
+    processor = image_processor(name, source, architecture) if pictures else None
     return shape if processor is None else fitted(name, shape, processor)
 
 

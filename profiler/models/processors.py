@@ -18,6 +18,28 @@ _PROCESSORS: dict[Architecture, str] = {  # those that the checkpoints come with
     "llava-next": "LlavaNextImageProcessorPil",
     "qwen2-vl": "Qwen2VLImageProcessorPil",
 }
+PREPROCESSOR = "preprocessor_config.json"
+TELLING = (
+    "aspect",
+    "crop",
+    "edge",
+    "frame",
+    "grid",
+    "max_",
+    "merge",
+    "min_",
+    "pad",
+    "patch",
+    "pixel",
+    "resize",
+    "scan",
+    "size",
+    "slice",
+    "split",
+    "tile",
+)
+"""Words of keys that say something of how many tokens a picture becomes: one that transformers does
+not read is not passed over."""
 
 
 def transformers_class(name: str) -> Any:
@@ -120,12 +142,60 @@ def fitted(name: str, shape: Shape, processor: Any) -> Shape:
     return shape
 
 
-def image_processor(source: str, architecture: Architecture) -> Any | None:
-    """The image processor of a checkpoint; None where it brings none that can be read."""
+def image_processor(name: str, source: str, architecture: Architecture) -> Any | None:
+    """The image processor of a checkpoint; None where it brings none.
+
+    Raises ModelError for one that cannot be read, or that is not the architecture's own.
+    """
     try:
+        if _described(source) is None:
+            return None
         return _image_processor(source, architecture)
-    except Exception:
-        return None
+    except Exception as error:
+        raise ModelError(
+            f"{name}: no readable image processor ({first_line(error)}); use --visual-tokens N, "
+            "which needs none"
+        ) from error
+
+
+def _described(source: str) -> dict[str, Any] | None:
+    """What a checkpoint says of its image processor; None where it says nothing."""
+    from transformers.utils.hub import cached_file
+
+    for file, section in ((PREPROCESSOR, ""), ("processor_config.json", "image_processor")):
+        path = cached_file(
+            source,
+            file,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        if path is None:
+            continue
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"{file} holds a {type(found).__name__} and no object")
+        described = found.get(section) if section else found
+        if isinstance(described, dict):
+            return described
+    return None
+
+
+def _require_understood(described: dict[str, Any], architecture: Architecture) -> None:
+    """Refuse an image processor that may make of a picture what is not planned; ValueError."""
+    own = _PROCESSORS[architecture].removesuffix("Pil")
+    said = described.get("image_processor_type") or described.get("feature_extractor_type") or own
+    called = str(said).removesuffix("Fast").removesuffix("Pil")
+    if called not in (own, own.replace("ImageProcessor", "FeatureExtractor")):
+        raise ValueError(f"{PREPROCESSOR}: {said!r} is not supported; known for this model: {own}")
+    if described.get("auto_map"):
+        raise ValueError(f"{PREPROCESSOR}: it brings code of its own (auto_map), never run")
+    if described.get("do_resize") is False:
+        raise ValueError(f"{PREPROCESSOR}: do_resize False is not supported; known: True")
+    kind = transformers_class(_PROCESSORS[architecture])
+    known = {*kind.valid_kwargs.__annotations__, *dir(kind)}
+    for key in sorted(set(described) - known):
+        if described[key] and not key.startswith("_") and any(word in key for word in TELLING):
+            raise ValueError(f"{PREPROCESSOR}: {key!r} is nothing that transformers' {own} reads")
 
 
 def _tokenizer(source: str) -> Any:
@@ -135,6 +205,7 @@ def _tokenizer(source: str) -> Any:
 
 
 def _image_processor(source: str, architecture: Architecture) -> Any:
+    _require_understood(_described(source) or {}, architecture)
     try:
         return transformers_class("AutoImageProcessor").from_pretrained(
             source, trust_remote_code=False

@@ -80,7 +80,8 @@ class Vision:
 
     `image`: side in pixels of the square tile that CLIP takes (LLaVA); ignored by Qwen2-VL, which
     takes any multiple of `patch * merge` and joins `merge` x `merge` patches into one token.
-    `feature_layers`: how many layers' outputs stand side by side in what the projector is given.
+    `feature_layers`: whose outputs stand side by side in what the projector is given, as
+    transformers counts (0 the patch embedding, -1 the last layer); Qwen2-VL's is the last.
     `least_pixels`, `most_pixels`: the area to which Qwen2-VL's image processor resizes.
     """
 
@@ -92,9 +93,14 @@ class Vision:
     image: int = 336
     merge: int = 1
     temporal: int = 1
-    feature_layers: int = 1
+    feature_layers: tuple[int, ...] = (-2,)
     least_pixels: int = 56 * 56
     most_pixels: int = 28 * 28 * 1280
+
+    @property
+    def first_feature(self) -> int:
+        """The first layer whose output the projector is given; -1 for the patch embedding."""
+        return min(layer % (self.layers + 1) for layer in self.feature_layers) - 1
 
     @property
     def side(self) -> int:
@@ -131,7 +137,7 @@ class Shape:
             projector = joined * joined + joined + joined * self.text.hidden + self.text.hidden
             return self.text.parameters + tower + projector + 2 * width
         tower += width * (2 + vision.side**2) + 4 * width
-        wide = vision.feature_layers * width + self.text.hidden
+        wide = len(vision.feature_layers) * width + self.text.hidden
         projector = (wide + 2 * self.projector_bias) * self.text.hidden
         newline = self.text.hidden if self.architecture == "llava-next" else 0
         return self.text.parameters + tower + projector + newline

@@ -5,26 +5,29 @@ from __future__ import annotations
 import datetime
 import functools
 import gc
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from ...methods.contract.checks import MethodFaultError, contained, location, own_files
 from ...methods.contract.errors import InputError, first_line
 from ...methods.engine.context import Lap, no_lap
 from ...methods.engine.run import Trace, run
 from ...methods.engine.runtimes import make_runtime
-from ...methods.engine.verify import location, require_finite
+from ...methods.engine.verify import require_finite
 from ...reports.record import schema
 from ..meters import memory, torch_profile
 from ..meters.clock import Stopwatch, Timing, now, on_device, unix_time, wait_for
 from ..meters.energy import energy_per_request
 from ..meters.gpu_sampler import Sampler
+from ..meters.host_waits import HostWaits
 from ..meters.nvml import Gpu
 from ..models.model import Model
 from ..workload import Preparation
-from .cells import BenchCell, keep_counts
+from .cells import BenchCell, keep_counts, require_steady
 from .hidden_state import left_as_found, process_left_as_found, require_same
 from .kept_tokens import selections
 
@@ -96,7 +99,7 @@ class Bench:
             while len(times) < fewest - 1 or not _settled(times, max(MOST_WARMUPS[kind], fewest)):
                 times.append(self._timing(cell)[0].latency)
             began = now()
-            request = functools.partial(self.request, cell)
+            request = functools.partial(self._untimed, cell)
             peak, trace = memory.peak(self.device, request, foreign)
             times.append(now() - began)
             self._require_answer(trace)
@@ -127,6 +130,7 @@ class Bench:
             timing, trace = self._timing(cell)
             counts = self._asked(cell)
             self._require_answer(trace)
+            require_steady(cell, trace)
             if cell.runtime.fallback != fallback:
                 raise RuntimeError(f"{cell.runtime.name} gave up late: {cell.runtime.fallback}")
             marks = [f"{name} in the window" for name in counts if counts[name] > before[name]]
@@ -141,11 +145,13 @@ class Bench:
         wait = functools.partial(wait_for, self.device)
 
         def request() -> None:
-            self.request(cell, no_lap)
+            self._untimed(cell, no_lap)
             wait()  # as a timed request does: the device idles while the host prepares the next
 
         try:
             cell.saved.energy = energy_per_request(self._gpu, request, wait)
+        except MethodFaultError as error:
+            self._fail(cell, error)
         except Exception as error:
             cell.saved.energy = schema.Energy(reason=first_line(error))
 
@@ -153,8 +159,10 @@ class Bench:
         """What torch.profiler counts. The last pass: once attached, it slows down what follows."""
         cell.saved.setups = cell.runtime.setups
         try:
-            counted = torch_profile.count(self.device, functools.partial(self.request, cell))
+            counted = torch_profile.count(self.device, functools.partial(self._untimed, cell))
             cell.saved.activity, cell.saved.kernels = counted
+        except MethodFaultError as error:
+            self._fail(cell, error)
         except Exception as error:
             cell.saved.missing["activity"] = first_line(error)
 
@@ -164,16 +172,31 @@ class Bench:
             cell.saved.missing["flops"] = f"torch counts no FLOPs under {cell.runtime.name}"
             return
         try:
-            counted = torch_profile.flops(functools.partial(self.request, cell))
-            cell.saved.counted_flops = counted
+            counted = torch_profile.flops(functools.partial(self._untimed, cell))
+        except MethodFaultError as error:
+            self._fail(cell, error)
         except Exception as error:
             cell.saved.missing["flops"] = first_line(error)
+        else:
+            cell.saved.counted_flops = counted.by_phase
+            cell.saved.table_flops = counted.tables
+            cell.saved.decision_flops = counted.decisions
+            cell.saved.uncounted_operators = counted.uncounted
+
+    def decisions(self, cell: BenchCell) -> None:
+        """Look once more at the method's decisions, behind all timed requests, and at how often the
+        host has to wait for them."""
+        waits = HostWaits(own_files(cell.method))
+        with self._kept_alive(cell):
+            with waits:
+                self._hold_to_plan(cell)
+            cell.saved.host_waits = dict(waits.seen)
 
     def trace(self, cell: BenchCell, path: Path) -> None:
         """Write the Chrome trace of one request, which the profiler slows down; where it fails,
         the reason is kept."""
         try:
-            torch_profile.export(self.device, functools.partial(self.request, cell), path)
+            torch_profile.export(self.device, functools.partial(self._untimed, cell), path)
         except Exception as error:
             cell.saved.missing["trace"] = first_line(error)
 
@@ -190,10 +213,20 @@ class Bench:
             new_tokens=1,
             solved=cell.saved.solved,
         )
-        with left_as_found(self.model.module, cell.method):
+        with left_as_found(self.model.module, cell.method), contained():
             first = prefill(verify=True)
         require_finite(first.logits, "its logits")
-        require_same(first, prefill())
+        _require_numbers(cell.saved.solved)
+        with process_left_as_found(), contained():
+            again = prefill()
+        require_same(first, again)
+
+    def _untimed(self, cell: BenchCell, lap: Lap = no_lap) -> Trace:
+        """A request of a pass; the method is held to what it did before."""
+        with process_left_as_found(), contained():
+            trace = self.request(cell, lap)
+        require_steady(cell, trace)
+        return trace
 
     def request(self, cell: BenchCell, lap: Lap) -> Trace:
         """One request from picture to last token."""
@@ -246,9 +279,10 @@ class Bench:
         )
 
     def _timing(self, cell: BenchCell) -> tuple[Timing, Trace]:
-        self.watch.start()
-        trace = self.request(cell, self.watch.lap)
-        return self.watch.stop(), trace
+        with contained():
+            self.watch.start()
+            trace = self.request(cell, self.watch.lap)
+            return self.watch.stop(), trace
 
     def _asked(self, cell: BenchCell) -> dict[str, int]:
         """What must not be asked for in a timed window, and how often it has been so far."""
@@ -257,15 +291,17 @@ class Bench:
     def _state(self) -> schema.GpuState | None:
         return self._gpu.state([os.getpid()], has_context=True) if self._gpu else None
 
+    def _fail(self, cell: BenchCell, error: Exception) -> None:
+        said = str(error) if isinstance(error, InputError) else first_line(error)
+        cell.saved.error = said + location(error, cell.method)
+
     @contextmanager
     def _kept_alive(self, cell: BenchCell) -> Iterator[None]:
         """What fails inside ends this cell, not the run; what it held is given back."""
         try:
             yield
-        except InputError:
-            raise
         except Exception as error:
-            cell.saved.error = first_line(error) + location(error, cell.method)
+            self._fail(cell, error)
         if cell.saved.error:
             cell.runtime = make_runtime(cell.runtime.name, self.model)
             gc.collect()
@@ -304,6 +340,14 @@ def steady() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def _require_numbers(solved: dict[str, float]) -> None:
+    """See that what a method solved can be saved; raises MethodFaultError."""
+    for key, value in solved.items():
+        plain = isinstance(value, (int, float)) and math.isfinite(value)
+        if not isinstance(key, str) or not plain:
+            raise MethodFaultError(f"it solved {key!r} as {value!r}, which is no finite number")
 
 
 def _settled(times: list[float], most: int) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...methods import Method, format_spec, parse
+from ...methods import Method, Plan, format_spec, parse
+from ...methods.contract.checks import MethodFaultError, plan_for
 from ...methods.contract.errors import InputError
 from ...methods.contract.policies import Policy, RuntimeName
-from ...methods.contract.request import BudgetError, Request
+from ...methods.contract.request import Request
+from ...methods.engine.ledger import Ledger
 from ...methods.engine.run import Trace
 from ...methods.engine.runtime import Runtime
 from ...methods.engine.runtimes import make_runtime
@@ -20,13 +23,18 @@ from ..models.model import Model
 
 @dataclass
 class BenchCell:
-    """One row in the making: what runs, and what is saved of it. `method` is the cell's own: what a
-    plug-in keeps on it reaches no other cell."""
+    """One row in the making: what runs, and what is saved of it.
+
+    method: the cell's own: what a plug-in keeps on it reaches no other cell. plan: None where there
+    is none, which `saved.error` says. ledger: of the first request.
+    """
 
     method: Method
     policy: Policy
     runtime: Runtime
     saved: schema.Cell
+    plan: Plan | None = None
+    ledger: Ledger | None = None
 
     @property
     def alive(self) -> bool:
@@ -41,7 +49,10 @@ def make_cells(
     model: Model,
 ) -> list[BenchCell]:
     """Vanilla first; a method that reads attention once under each policy; all of them once under
-    each runtime. Raises InputError for a method that is listed twice."""
+    each runtime. One that cannot be planned is a row with the reason.
+
+    Raises InputError for a method that is listed twice, and where no method can be planned.
+    """
     vanilla = parse("vanilla")
     listed = methods if vanilla in methods else [vanilla, *methods]
     listed = sorted(listed, key=lambda method: method != vanilla)  # stable: the rest as given
@@ -50,42 +61,83 @@ def make_cells(
             spec = format_spec(method)
             again = spec + ("," if ":" in spec else ":") + "tag=again"
             raise InputError(f"{spec} is listed twice; to measure it twice, name one {again}")
+    plans = [_planned(method, request) for method in listed]
+    refused = [plan for plan in plans if isinstance(plan, InputError)]
+    if refused and len(refused) == len(listed) - 1:
+        raise refused[0]
     return [
-        _cell(method, policy, name, reads, model)
+        _cell(method, plan, policy, name, model)
         for name in runtimes
-        for method in listed
-        for reads in [reads_attention(method, request)]
-        for policy in (policies if reads else ("rows",))
+        for method, plan in zip(listed, plans, strict=True)
+        for policy in (policies if _reads_attention(plan) else ("rows",))
     ]
 
 
 def _cell(
-    method: Method, policy: Policy, name: RuntimeName, reads: bool, model: Model
+    method: Method, plan: Plan | InputError, policy: Policy, name: RuntimeName, model: Model
 ) -> BenchCell:
-    runtime = make_runtime(name, model)
+    error = str(plan) if isinstance(plan, InputError) else ""
     saved = schema.Cell(
         method=format_spec(method),
         name=method.name,
         attention=policy,
-        reads_attention=reads,
+        reads_attention=_reads_attention(plan),
         runtime=name,
+        error=error,
     )
-    return BenchCell(copy.deepcopy(method), policy, runtime, saved)
+    known = plan if isinstance(plan, Plan) else None
+    return BenchCell(copy.deepcopy(method), policy, make_runtime(name, model), saved, known)
 
 
-def reads_attention(method: Method, request: Request) -> bool:
-    """Whether the method's plan reads attention rows anywhere; checks that it can be planned."""
+def _planned(method: Method, request: Request) -> Plan | InputError:
+    """The plan of a method, or why there is none."""
     try:
-        plan = method.plan(request)
-    except BudgetError as error:
-        raise BudgetError(f"{format_spec(method)}: {error}") from error
+        return plan_for(method, request)
+    except InputError as error:
+        return type(error)(f"{format_spec(method)}: {error}")
+
+
+def _reads_attention(plan: Plan | InputError) -> bool:
+    """Whether a plan reads attention rows anywhere."""
+    if isinstance(plan, InputError):
+        return False
     decoder = any(stage.rows for stage in plan.stages)
     return decoder or any(stage.rows for stage in plan.encoder_stages)
 
 
+def require_steady(cell: BenchCell, trace: Trace) -> None:
+    """See that each request does what the first one did; raises MethodFaultError. Times of others
+    are of different things."""
+    first, now = cell.ledger, trace.ledger
+    if first is None:
+        cell.ledger = now
+        return
+    for what, before, after in (
+        ("tokens in the vision tower", first.encoder_tokens, now.encoder_tokens),
+        ("visual tokens entering the decoder layers", first.visual, now.visual),
+        ("tokens in the KV caches", first.cached, now.cached),
+        ("FLOPs of its decisions", first.select, now.select),
+        ("FLOPs of its decisions in the tower", first.encoder_select, now.encoder_select),
+    ):
+        if before != after:
+            pairs = enumerate(itertools.zip_longest(before, after))
+            index, (one, other) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+            raise MethodFaultError(
+                f"it does not do the same in each request: {what} were {one} at first and {other} "
+                f"later (number {index})"
+            )
+
+
 def keep_counts(cell: BenchCell, trace: Trace, model: Model, request: Request) -> None:
-    """Save what a request of the cell showed, but for its times."""
-    plan, saved = cell.method.plan(request), cell.saved
+    """Save what a request of the cell showed, but for its times. Raises MethodFaultError for a plan
+    or counts that are other ones than before."""
+    plan, saved = plan_for(cell.method, request), cell.saved
+    if cell.plan not in (None, plan):
+        raise MethodFaultError("its plan changes from call to call")
+    if saved.visual_per_layer and saved.visual_per_layer != trace.visual_per_layer:
+        raise MethodFaultError(
+            "it keeps other numbers of visual tokens in this process than in the first"
+        )
     items = cost.items(model.shape, request, plan, trace.ledger, model.dtype.itemsize)
     saved.fallback = cell.runtime.fallback
     saved.visual_per_layer = list(trace.visual_per_layer)

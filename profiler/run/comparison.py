@@ -124,8 +124,10 @@ class Comparison:
             bench.settle(self.cells[number])
 
     def _passes(self, bench: Bench, wanted: list[int], tell: Progress) -> None:
-        """Energy of all cells, and only then what torch counts, which slows it down."""
-        for measure in (bench.energy, bench.flops, bench.activity) if self.passes else ():
+        """Energy of all cells; then what their decisions do, and only then what torch counts, which
+        slows down what follows."""
+        passes = (bench.energy, bench.decisions, bench.flops, bench.activity)
+        for measure in passes if self.passes else ():
             for done, number in enumerate(wanted):
                 cell = self.cells[number]
                 tell(f"{measure.__name__} of {name(cell.saved)}", done, len(wanted))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...methods import Method, format_spec, has_budget, with_keep
-from ...methods.contract.request import BudgetError, Request
+from ...methods import InputError, Method, Request, has_budget, with_keep
+from ...methods.contract.checks import plan_for
 
 
 def equalize(methods: list[Method], request: Request) -> list[Method]:
@@ -34,15 +34,15 @@ def _solved(method: Method, request: Request, wanted: float) -> Method:
     means = {count: _mean(with_keep(method, str(count)), request) for count in candidates}
     reached = {count: mean for count, mean in means.items() if mean is not None}
     if not reached:
-        raise BudgetError(f"{format_spec(method)} cannot average {wanted:.0f} visual tokens")
+        return method
     best = min(reached, key=lambda count: abs(reached[count] - wanted))
     return with_keep(method, str(best))
 
 
 def _mean(method: Method, request: Request) -> float | None:
     try:
-        plan = method.plan(request)
-    except BudgetError:
+        plan = plan_for(method, request)
+    except InputError:
         return None
     if not plan.planned:
         return None

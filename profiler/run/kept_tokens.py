@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...methods import InputError, Method, format_spec, load_plugins, parse
+from ...methods.contract.checks import contained, location, plan_for
+from ...methods.contract.errors import first_line
 from ...methods.contract.method import Keep
 from ...methods.contract.plan import EncoderStage, Plan, Stage
 from ...methods.contract.policies import check_policy
 from ...methods.contract.request import Request
 from ...methods.contract.view import EncoderView, View
+from ...methods.engine import verify
+from ...methods.engine.decoder import Inputs
 from ...methods.engine.run import Trace, run
 from ...reports.record.kept import Kept, Picture, Region
 from ...reports.record.spec import Subject, changed
@@ -47,16 +51,16 @@ class Watched(Method):
     seen: Scores = field(default_factory=list)
 
     def plan(self, request: Request) -> Plan:
-        return self.inner.plan(request)
+        return plan_for(self.inner, request)
 
     def select(self, view: View, stage: Stage) -> Keep | None:
         if stage.rows:
             scores = view.attention[0].mean(0).tolist()
             self.seen.append((stage.first_layer_after, view.original[0].tolist(), scores))
-        return self.inner.select(view, stage)
+        return verify.select(self.inner, view, stage, verify=True)
 
     def encode(self, view: EncoderView, stage: EncoderStage) -> Keep | None:
-        return self.inner.encode(view, stage)
+        return verify.encode(self.inner, view, stage, verify=True)
 
 
 class TokenViewer:
@@ -87,10 +91,22 @@ class TokenViewer:
                 self.pictures[workload.image or ""] = shown
             for method in self.methods:
                 watched = Watched(inner=method)
-                trace = run(self.model, inputs, watched, attention=self.attention, new_tokens=1)
+                trace = self._trace(inputs, watched)
                 kept = selections(trace, prepare.request.visual, watched.seen)
                 found.append(Seen(format_spec(method), workload.image or "", kept))
         return found
+
+    def _trace(self, inputs: Inputs, watched: Watched) -> Trace:
+        """One prefill; raises InputError for a method that fails."""
+        name = format_spec(watched.inner)
+        try:
+            with contained():
+                return run(self.model, inputs, watched, attention=self.attention, new_tokens=1)
+        except InputError as error:
+            raise type(error)(f"{name}: {error}") from error
+        except Exception as error:
+            at = location(error, watched.inner)
+            raise InputError(f"{name}: {first_line(error)}{at}") from error
 
 
 def selections(

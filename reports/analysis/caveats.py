@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from statistics import median
 
 from .. import units
@@ -12,7 +13,6 @@ from ..record.schema import Cell, Process, Record
 from .phases import phase_rows
 from .summary import Row, rows
 
-BEYOND = 1.01  # FLOPs counted over FLOPs by formulas: above it a method does what it does not say
 CLOCK_SPREAD = 0.03  # SM clocks of two cells further apart than this were not the same machine
 
 
@@ -33,7 +33,8 @@ def warnings(record: Record, listed: list[Row] | None = None) -> list[str]:
         _loads(record),
         _precision(record, rows(record) if listed is None else listed),
         _floors(record),
-        _beyond_formulas(record),
+        *_flops(record),
+        _host_waits(record),
     ]
     return [line for line in found if line]
 
@@ -184,16 +185,82 @@ def _floors(record: Record) -> str:
     )
 
 
-def _beyond_formulas(record: Record) -> str:
-    """Cells that compute more than their formulas charge them with."""
-    found = []
+def _flops(record: Record) -> list[str]:
+    """Formulas and torch's count held against each other, to the unit and in both directions, and
+    what torch cannot count."""
+    checked = [cell for cell in record.cells if cell.cost and cell.decision_flops is not None]
+    lines = [line for cell in checked for line in _differences(cell)]
+    uncounted: dict[str, list[str]] = {}
+    for cell in checked:
+        for operator in cell.uncounted_operators:
+            uncounted.setdefault(operator, []).append(_cut(name(cell)))
+    if uncounted:
+        listed = "; ".join(f"{one} in {', '.join(cells)}" for one, cells in uncounted.items())
+        lines.append(
+            f"torch counts no FLOPs of {listed}: what they compute shows in the clock alone, or is "
+            "declared and not checked."
+        )
+    return lines
+
+
+def _differences(cell: Cell) -> Iterator[str]:
+    """Where formulas and torch's count differ: in the method's decisions, and in all else."""
+    charged = sum(item.flops for item in cell.cost)
+    counted = sum(cell.counted_flops.values()) - sum(cell.table_flops.values())
+    declared = sum(item.flops for item in cell.cost if item.part == "select")
+    decided = cell.decision_flops or 0
+    whole = max(charged, counted)
+    if declared != decided:
+        meaning = _meaning(cell, decided > declared, "its plan declares")
+        yield (
+            f"{_cut(name(cell))}: its decisions are declared as {declared:,} FLOPs, and torch "
+            f"counted {decided:,}{_factor(declared, decided)}, a difference of "
+            f"{_share(decided - declared, whole)} of the request: {meaning}."
+        )
+    more = (counted - decided) - (charged - declared)
+    if more:
+        higher = "torch counted" if more > 0 else "the formulas hold"
+        lower = "the formulas hold" if more > 0 else "torch counted"
+        yield (
+            f"{_cut(name(cell))}: outside its decisions {higher} {abs(more):,} FLOPs more than "
+            f"{lower}, {_share(more, whole)} of the request: "
+            f"{_meaning(cell, more > 0, 'a formula holds')}."
+        )
+
+
+def _meaning(cell: Cell, torch_is_higher: bool, whose: str) -> str:
+    """What a difference says of the table's FLOPs."""
+    if torch_is_higher:
+        return f"{whose} too little, and so does the table"
+    operators = ", ".join(cell.uncounted_operators)
+    blind = f"torch does not count {operators}" if operators else "it runs where torch sees nothing"
+    return f"{whose} too much, and so does the table, or {blind}"
+
+
+def _factor(declared: int, decided: int) -> str:
+    if not declared or not decided:
+        return ""
+    return f" ({decided / declared:.4g}x)"
+
+
+def _share(part: int, whole: int) -> str:
+    """A share that is never rounded to nothing."""
+    percent = 100 * abs(part) / whole
+    return f"{percent:.1f} %" if percent >= 0.1 else f"{percent:.1g} %"
+
+
+def _host_waits(record: Record) -> str:
+    """Decisions for which the host reads a value: each empties the queue of a GPU."""
+    waiting = []
     for cell in record.cells:
-        charged, counted = sum(c.flops for c in cell.cost), sum(cell.counted_flops.values())
-        if charged and counted > BEYOND * charged:
-            found.append(f"{_cut(name(cell))} {units.percent(counted / charged - 1)}")
-    if not found:
+        if cell.host_waits:
+            where = ", ".join(f"{line}: {count}" for line, count in cell.host_waits.items())
+            waiting.append(
+                f"{_cut(name(cell))} {sum(cell.host_waits.values())} times a request ({where})"
+            )
+    if not waiting:
         return ""
     return (
-        f"torch counted more FLOPs than the formulas: {', '.join(found)} more. What the table says "
-        "of them is too little."
+        f"decisions make the host wait for a value: {'; '.join(waiting)}. Each .item(), .tolist(), "
+        "nonzero and the like empties the queue of a GPU, which the clock holds and FLOPs do not."
     )

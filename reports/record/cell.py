@@ -138,6 +138,24 @@ class Cell(Struct):
             "under eager alone."
         ),
     ] = {}
+    table_flops: Annotated[
+        dict[str, Count],
+        about("Of counted_flops: rotary tables, which no formula holds, by phase."),
+    ] = {}
+    decision_flops: Annotated[
+        Count | None, about("Of counted_flops: what the method's own decisions take.")
+    ] = None
+    uncounted_operators: Annotated[
+        list[str],
+        about("Operators that ran, may hold products, and of which torch counts no FLOPs."),
+    ] = []
+    host_waits: Annotated[
+        dict[str, Count],
+        about(
+            "How often a request's decisions read a value of a tensor, for which the host waits, "
+            "by file and line of the method."
+        ),
+    ] = {}
     energy: Annotated[Energy, about("Energy of a request.")] = msgspec.field(default_factory=Energy)
     parts: Annotated[list[Span], about("Parts of a request, in the order of their ends.")] = []
     samples: Annotated[list[Sample], about("Every timed request.")] = []

@@ -12,9 +12,10 @@ from micro_models import load
 
 import tpprof
 from tpprof.methods import Keep, Method, Plan, Request, Stage, View, parse
+from tpprof.methods.contract.checks import location
 from tpprof.methods.contract.view import Notes
 from tpprof.methods.engine.run import run
-from tpprof.methods.engine.verify import DecisionError, location, require_finite
+from tpprof.methods.engine.verify import DecisionError, require_finite
 from tpprof.methods.sparsevlm import _recycle
 
 KEPT = 9

@@ -88,9 +88,9 @@ def check(model: Model) -> None:
                 model, inputs, method, attention=policy, lap=lap
             )
         )
-        tables = 2 * 2  # rotary tables are products too, and no work of the request's
-        off = sum(counted.values()) - cost.total(items).flops
-        assert 0 <= off <= tables * model.shape.text.head_dim * 2 * request.length
+        tables = sum(counted.tables.values())  # products too, and no work of the request's
+        assert sum(counted.by_phase.values()) - tables == cost.total(items).flops
+        assert counted.uncounted == []
         assert trace.kv_bytes.prefill == cost.kv_bytes(model.shape, request, trace.ledger.cached, 4)
 
 

@@ -20,13 +20,14 @@ from transformers import BertConfig, MistralConfig, PreTrainedTokenizerFast, Sig
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 import tpprof
+from tpprof.profiler.cost.planning import Planner
 from tpprof.profiler.models.errors import ModelError
 from tpprof.profiler.models.load import shape_of
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.pictures import PictureError
 from tpprof.profiler.models.shapes import SHAPES, ShapeError
 from tpprof.profiler.workload import WorkloadError
-from tpprof.reports.record.spec import OptionError
+from tpprof.reports.record.spec import OptionError, Workload
 
 TEXT: dict[str, Any] = {
     "vocab_size": 512,
@@ -192,6 +193,44 @@ def test_no_image_processor_is_needed_but_for_pictures(folder: Path) -> None:
     call = lambda: tpprof.inputs(model)  # noqa: E731
     refusal(WorkloadError, call, "no readable image processor (", "--visual-tokens")
     assert tpprof.inputs(model, visual_tokens=16, text_tokens=(3, 4)).request.visual == 16
+
+
+DAMAGED: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "JSONDecodeError"),
+    "cut": (b'{"size":', "JSONDecodeError"),
+    "no object": (b"[]", "preprocessor_config.json holds a list and no object"),
+    "no text": (b"\xff\xfe\x00", "UnicodeDecodeError"),
+    "of another class": (
+        b'{"image_processor_type": "SiglipImageProcessor"}',
+        "'SiglipImageProcessor' is not supported; known for this model: CLIPImageProcessor",
+    ),
+    "of a class that nobody knows": (
+        b'{"image_processor_type": "Mine"}',
+        "'Mine' is not supported",
+    ),
+    "a key that is not read": (b'{"max_tiles": 4}', "'max_tiles' is nothing that transformers'"),
+    "code of its own": (b'{"auto_map": {"AutoImageProcessor": "mine.Mine"}}', "code of its own"),
+    "no resizing": (b'{"do_resize": false}', "do_resize False is not supported"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_an_image_processor_that_is_not_understood(folder: Path, damage: str) -> None:
+    """Planning and measuring say the same; without pictures, none is needed."""
+    content, told = DAMAGED[damage]
+    (folder / "preprocessor_config.json").write_bytes(content)
+    workload = Workload(text_tokens=(3, 4))
+    said = refusal(ModelError, lambda: Planner(str(folder), workload), "no readable image", told)
+    assert said.endswith("use --visual-tokens N, which needs none")
+    model = tpprof.load(str(folder), device="cpu")
+    refusal(WorkloadError, lambda: tpprof.inputs(model, text_tokens=(3, 4)), told)
+    assert tpprof.inputs(model, text_tokens=(3, 4), visual_tokens=9).request.visual == 9
+    assert Planner(str(folder), Workload(visual_tokens=9)).request.visual == 9
+
+
+def test_a_folder_without_an_image_processor_is_planned_by_its_config(folder: Path) -> None:
+    (folder / "preprocessor_config.json").unlink()
+    assert Planner(str(folder), Workload()).request.visual == 36
 
 
 def test_weights_that_git_lfs_was_to_fetch(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from record_builders import PARTS, cell, headings_and_lines, record, sample
+from record_builders import PARTS, cell, headings_and_lines, record, sample, work
 from rich.console import Console
 
 from tpprof.reports.analysis import caveats
@@ -252,10 +252,52 @@ def test_what_could_not_be_measured_is_told_once(run: Record) -> None:
     assert sentences.footnotes(run)[-1] == "not measured: activity (no profiler here)."
 
 
-def test_more_flops_than_the_formulas_are_told(run: Record) -> None:
-    charged = sum(item.flops for item in run.cells[1].cost)
-    run.cells[1].counted_flops = {"prefill": charged}
-    assert not any("torch counted" in line for line in caveats.warnings(run))
-    run.cells[1].counted_flops["decode"] = charged // 2
-    (told,) = [line for line in caveats.warnings(run) if "torch counted" in line]
-    assert told.startswith("torch counted more FLOPs than the formulas: fastv with maps 50")
+def of_flops(run: Record) -> list[str]:
+    return [line for line in caveats.warnings(run) if "torch counted" in line]
+
+
+def test_formulas_and_torch_are_held_against_each_other_both_ways(run: Record) -> None:
+    cell, tables = run.cells[1], 77
+    charged = sum(item.flops for item in cell.cost)
+    cell.counted_flops, cell.table_flops = {"prefill": charged + tables}, {"prefill": tables}
+    cell.decision_flops = 0
+    assert of_flops(run) == []
+    cell.counted_flops["decode"] = 1
+    assert of_flops(run) == [
+        "fastv with maps: outside its decisions torch counted 1 FLOPs more than the formulas hold, "
+        "0.5 % of the request: a formula holds too little, and so does the table."
+    ]
+    cell.counted_flops = {"prefill": charged + tables - 40}
+    assert of_flops(run) == [
+        "fastv with maps: outside its decisions the formulas hold 40 FLOPs more than torch "
+        "counted, 20.0 % of the request: a formula holds too much, and so does the table, or it "
+        "runs where torch sees nothing."
+    ]
+
+
+def test_declared_flops_are_held_against_those_of_the_decisions(run: Record) -> None:
+    cell = run.cells[1]
+    cell.cost = [*cell.cost, work("prefill", "select", 2, "select", 10)]
+    charged = sum(item.flops for item in cell.cost)
+    cell.counted_flops, cell.decision_flops = {"prefill": charged}, 10
+    assert of_flops(run) == []
+    cell.counted_flops, cell.decision_flops = {"prefill": charged + 3390}, 3400
+    (told,) = of_flops(run)
+    assert told.startswith("fastv with maps: its decisions are declared as 10 FLOPs, and torch ")
+    assert "counted 3,400 (340x)" in told
+    assert told.endswith("its plan declares too little, and so does the table.")
+
+
+def test_a_record_that_was_not_counted_is_not_judged(run: Record) -> None:
+    run.cells[1].counted_flops = {"prefill": 1}
+    assert of_flops(run) == []
+
+
+def test_what_torch_cannot_count_and_where_the_host_waits_is_told(run: Record) -> None:
+    cell = run.cells[1]
+    cell.counted_flops, cell.decision_flops = {"prefill": 200}, 0
+    cell.uncounted_operators = ["aten._grouped_mm"]
+    cell.host_waits = {"fastv.py line 3": 2, "fastv.py line 9": 1}
+    last = caveats.warnings(run)[-2:]
+    assert last[0].startswith("torch counts no FLOPs of aten._grouped_mm in fastv with maps: ")
+    assert "fastv with maps 3 times a request (fastv.py line 3: 2, fastv.py line 9: 1)" in last[1]

@@ -1,0 +1,427 @@
+"""Plug-ins that are wrong on purpose: each is told what is wrong, where, and what is expected."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from micro_models import SIZE, load
+from record_builders import record
+
+import tpprof
+from tpprof.methods import InputError, load_plugins
+from tpprof.methods.contract import registry
+from tpprof.profiler.run.bench import Bench
+from tpprof.profiler.run.cells import make_cells
+from tpprof.profiler.workload import Preparation
+from tpprof.reports.analysis import caveats
+from tpprof.reports.record.schema import Cell
+from tpprof.reports.record.spec import Workload
+
+SOURCE = """
+import os, sys, torch
+from dataclasses import dataclass
+from tpprof.methods import (
+    Budget, EncoderStage, InputError, Keep, Method, Plan, Published, Scorer, Stage, knob, register,
+    top,
+)
+
+seen = []
+
+def kept(n):
+    return Keep(torch.arange(n)[None])
+
+@register("wrong")
+@dataclass(frozen=True)
+class Wrong(Method):
+    '''Wrong in one way.'''
+
+    def plan(self, request):
+        {plan}
+
+    def select(self, view, stage):
+        seen.append(stage)
+        {select}
+
+    def encode(self, view, stage):
+        {encode}
+"""
+PLAN = "return Plan(request.visual, (Stage(2, 'entering', 9),))"
+SELECT = "return kept(9)"
+Write = Callable[..., str]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes a plug-in, as a whole or by its parts, whose methods are known to this test alone."""
+    registry.names()
+    monkeypatch.setattr(registry, "_registry", dict(registry._registry))
+
+    def written(
+        plan: str = PLAN, select: str = SELECT, encode: str = "return None", source: str = SOURCE
+    ) -> str:
+        path = tmp_path / "wrong.py"
+        path.write_text(source.format(plan=plan, select=select, encode=encode))
+        return str(path)
+
+    return written
+
+
+def measured(plugin: str, *, model: str = "llava", samples: int = 1, **options: Any) -> Cell:
+    """The row of the plug-in's method, measured with all passes, beside another one."""
+    load_plugins([plugin])
+    loaded = load(model)
+    workload = Workload(**{"image_size": SIZE, "text_tokens": (4, 3), **options})
+    listed = [tpprof.methods.parse("wrong"), tpprof.methods.parse("random")]
+    with Bench(loaded, Preparation(loaded, workload)) as bench:
+        request = bench.prepare.request
+        _, cell, other = make_cells(listed, ["rows"], ["eager"], request, loaded)
+        assert not other.saved.error
+        if cell.alive:
+            bench.warm_up(cell)
+        for number in range(samples if cell.alive else 0):
+            bench.sample(cell, number, 0, 0)
+        for measure in (bench.decisions, bench.flops, bench.activity):
+            if cell.alive:
+                measure(cell)
+    return cell.saved
+
+
+def failure(plugin: str, **options: Any) -> str:
+    """Why the row failed."""
+    return measured(plugin, **options).error
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("import sys\nsys.exit(0)", "would end the program (SystemExit)"),
+        ("raise SystemExit(3)", ", line 1)"),
+        ("import os, tempfile\nos.chdir(tempfile.gettempdir())", "changes the working folder"),
+        ("1 / 0", "ZeroDivisionError: division by zero, line 1)"),
+        ("def f(:", "SyntaxError"),
+        ("from tpprof.methods import register\n@register('wrong')\nclass A: pass", "is no method"),
+        ("from tpprof.methods import register\n@register('wrong')\ndef f(): pass", "is no method"),
+        ("from tpprof.methods import register\nregister(7)", "7 is no name of a method"),
+        ("from tpprof.methods import register\nregister('a:b')", "'a:b' is no name of a method"),
+        ("from tpprof.methods import register\nregister('')", "'' is no name of a method"),
+        (
+            "from tpprof.methods import Method, register\n@register\nclass A(Method): pass",
+            'write @register("name")',
+        ),
+        (
+            "from tpprof.methods import *\n@register('fastv')\nclass A(Method): pass",
+            "already registered by tpprof.methods.fastv",
+        ),
+    ],
+)
+def test_a_plugin_that_cannot_be_loaded(write: Write, source: str, told: str) -> None:
+    folder = os.getcwd()
+    with pytest.raises(InputError) as caught:
+        load_plugins([write(source=source)])
+    assert told in str(caught.value)
+    assert "could not be loaded" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert os.getcwd() == folder
+
+
+KNOBS = """
+from dataclasses import dataclass
+from tpprof.methods import Method, knob, register
+
+@register("wrong")
+{decorator}
+class Wrong(Method):
+    '''Wrong in one way.'''
+    {knob}
+
+    def __post_init__(self):
+        {check}
+"""
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ({"decorator": "", "knob": "keep: int = knob(3, 'x')"}, "write @dataclass(frozen=True)"),
+        ({"check": "raise TypeError('no idea')"}, "it cannot be made (TypeError: no idea)"),
+        ({"check": "raise SystemExit"}, "would end the program"),
+    ],
+)
+def test_a_method_that_cannot_be_made(write: Write, parts: dict[str, str], told: str) -> None:
+    given = {"decorator": "@dataclass(frozen=True)", "knob": "", "check": "pass", **parts}
+    load_plugins([write(source=KNOBS.format(**given).replace("{", "{{").replace("}", "}}"))])
+    with pytest.raises(InputError) as caught:
+        tpprof.methods.parse("wrong")
+    assert told in str(caught.value)
+
+
+def stages(*listed: str, **plan: str) -> str:
+    more = "".join(f", {key}={value}" for key, value in plan.items())
+    return f"return Plan(request.visual, ({''.join(s + ', ' for s in listed)}){more})"
+
+
+STAGE = "Stage(2, 'entering', 9)"
+PLANS = {
+    "Plan(request.visual)": "is a return forgotten?",
+    "return 5": "it is a int and no Plan",
+    "raise SystemExit(0)": "would end the program (SystemExit)",
+    "os.chdir('/'); " + PLAN: "changes the working folder",
+    "return request.nothing": "AttributeError: 'Request' object has no attribute 'nothing'",
+    "raise InputError('not today')": "not today",
+    stages(STAGE, note="5"): "its note is 5 and no text",
+    stages("2"): "is no tuple of Stage",
+    stages("Stage(99, 'entering', 9)"): "acts at layer 99, and the decoder has layers 0 to 7",
+    stages("Stage(-1, 'entering', 9)"): "acts at layer -1",
+    stages("Stage(2.0, 'entering', 9)"): "acts at layer 2.0",
+    stages("Stage(2, 'during', 9)"): "moment 'during'; known: entering, leaving",
+    stages("Stage(2, 'entering', 9, 'all')"): "rows 'all' on entering layer 2; known: last, ",
+    stages("Stage(0, 'entering', 9, 'last')"): "no layer comes before that",
+    stages("Stage(2, 'entering', 0)"): "visual is 0 on entering layer 2",
+    stages("Stage(2, 'entering', -4)"): "visual is -4",
+    stages("Stage(2, 'entering', 9.5)"): "visual is 9.5",
+    stages("Stage(2, 'entering', 99)"): "visual is 99 on entering layer 2, and only 36 are left",
+    stages(STAGE, "Stage(4, 'leaving', 12)"): "visual is 12 on leaving layer 4, and only 9 are",
+    stages("Stage(4, 'entering', 9)", STAGE): "not in the order of the layers (4, 2)",
+    stages("Stage(2, 'leaving', 9)", STAGE): "not in the order of the layers (2, 2)",
+    stages(
+        "Stage(2, 'leaving', 9, 'last')", "Stage(3, 'entering', 7, 'text')"
+    ): "two stages read the attention of layer 2 of the decoder",
+    stages("Stage(2, 'entering', 9, None, -1)"): "its FLOPs are -1",
+    stages("Stage(2, 'entering', 9, None, float('nan'))"): "its FLOPs are nan",
+    stages("Stage(2, 'entering', 9, None, 0, -7)"): "its FLOPs are -7",
+    stages("Stage(2, 'entering', 9, None, 10**30)"): "from 0 to 10^18",
+    stages(STAGE, positions="'moved'"): "positions 'moved'; known: keep, compact",
+    stages(STAGE, compressed="range(2, 99)"): "compressed names range(2, 99)",
+    stages(STAGE, published="True"): "published is True and no Published",
+    "return Plan(30, (Stage(2, 'entering', 9),))": "visual is 30, and 36 visual tokens enter",
+    "return Plan(request.visual, (), (EncoderStage(9, 9),))": "the vision tower has layers 0 to 3",
+    "return Plan(request.visual, (), (EncoderStage(1, 99),))": "only 36 are left",
+    "return Plan(9, (), (EncoderStage(3, 9),))": "the output of layer 2 (vision_feature_layer)",
+    "return Plan(10, (), (EncoderStage(1, 9),))": "visual is 10, and 9 visual tokens enter",
+    "return Plan(9, (), (EncoderStage(1, 9, 'text'),))": "rows 'text' at layer 1 of the vision",
+}
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_plan_that_does_not_fit_is_a_row_with_the_reason(write: Write, plan: str) -> None:
+    folder = os.getcwd()
+    told = failure(write(plan))
+    assert PLANS[plan] in told
+    assert "wrong.py line " in told or "not today" in told
+    assert os.getcwd() == folder
+
+
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [("plan", "it has no plan: define plan("), ("select", "the method no select")],
+)
+def test_without_a_plan_or_a_decision(write: Write, missing: str, told: str) -> None:
+    assert told in failure(write(source=SOURCE.replace(f"def {missing}(", "def other(")))
+
+
+def test_where_no_method_can_be_measured_nothing_is(write: Write) -> None:
+    with pytest.raises(InputError, match=r"wrong: its plan does not fit: .*wrong.py line"):
+        tpprof.compare("wrong", model=load("llava"), plugin=[write("return None")], rounds=1)
+
+
+def test_where_another_method_can_be_measured_it_is(write: Write) -> None:
+    found = tpprof.compare(
+        ["wrong", "random:keep=999", "random"],
+        model=load("llava"),
+        plugin=[write("sys.exit(0)")],
+        rounds=1,
+        visual_tokens=36,
+    )
+    vanilla, wrong, much, random = found.cells
+    assert "would end the program" in wrong.error
+    assert "keep=999 means 999 visual tokens" in much.error
+    assert len(vanilla.samples) == len(random.samples) == 1
+    assert "2 of 4 cells failed" in caveats.warnings(found)[0]
+
+
+DECISIONS = {
+    "kept(9)": "is a return forgotten?",
+    "return kept(9).index": "it returns a Tensor, not a Keep",
+    "return kept(10)": "it keeps 10 visual tokens, where 9 are planned",
+    "return kept(8)": "it keeps 8 visual tokens",
+    "return Keep(torch.arange(9)[None] // 2)": "not in ascending order, each token once",
+    "return Keep(torch.arange(9).flip(0)[None])": "not in ascending order",
+    "return Keep(torch.arange(28, 37)[None])": "reaches from 28 to 36, of visual tokens 0 to 35",
+    "return Keep(torch.arange(9, device='meta')[None])": "its index is on meta",
+    "return Keep(torch.arange(9)[None], view.visual[:, :9].to('meta'))": "features are on meta",
+    "return Keep(torch.arange(9)[None], view.visual[:, :9].double())": "float64 [1, 9, 64], not",
+    "return Keep(torch.arange(9)[None], view.visual[:, :9] / 0)": "features are not finite",
+    "return Keep(torch.arange(9)[None], [1])": "its features are a list",
+    "return Keep(torch.arange(9)[None], flops=-3)": "its FLOPs are -3",
+    "return Keep(torch.arange(9)[None], flops=float('nan'))": "its FLOPs are nan",
+    "return top(view.visual.norm(dim=-1) * float('nan'), 9)": "36 scores that it ranks are not",
+    "view.hidden[:, -1] = 0; return kept(9)": "writes to the hidden states of its view",
+    "view.original[:] = 0; return kept(9)": "writes to the origins of the tokens of its view",
+    "view.notes.solved['x'] = 'much'; return kept(9)": "solved 'x' as 'much', which is no finite",
+    "raise SystemExit(0)": "it would end the program (SystemExit): return, or raise an error",
+    "sys.exit()": "it would end the program",
+    "os.chdir('/'); return kept(9)": "it changes the working folder of the program (os.chdir)",
+    "return kept(view.nothing)": "'View' object has no attribute 'nothing' (wrong.py line ",
+    "return kept(view.attention.shape[0])": "the plan asked for no attention rows at layer 2 (wron",
+}
+
+
+@pytest.mark.parametrize("select", DECISIONS)
+def test_a_decision_that_does_not_fit_is_a_row_with_the_reason(write: Write, select: str) -> None:
+    folder = os.getcwd()
+    assert DECISIONS[select] in failure(write(select=select))
+    assert os.getcwd() == folder
+
+
+LATE = {
+    "return kept(9 + (len(seen) > 3))": "visual tokens entering the decoder layers were 9 at first",
+    "return Keep(torch.arange(9)[None], flops=len(seen))": "FLOPs of its decisions were 2 at first",
+    "sys.exit() if len(seen) > 3 else 0; return kept(9)": "would end the program",
+    "os.chdir('/' if len(seen) > 3 else '.'); return kept(9)": "changes the working folder",
+    "return Keep(torch.arange(9)[None] // (1 + (len(seen) > 3)))": "not in ascending order",
+    "return None if len(seen) > 6 else kept(9)": "is a return forgotten?",
+    "return None if len(seen) > 7 else kept(9)": "entering the decoder layers were 9 at first",
+}
+
+
+@pytest.mark.parametrize("select", LATE)
+def test_what_goes_wrong_from_the_fourth_request_on_is_caught(write: Write, select: str) -> None:
+    assert LATE[select] in failure(write(select=select), samples=4)
+
+
+def test_a_plan_that_changes_from_call_to_call(write: Write) -> None:
+    plan = "seen.append(0); return Plan(request.visual, (Stage(2, 'entering', len(seen)),))"
+    assert "it keeps 9" in failure(write(plan)) or "plan changes" in failure(write(plan))
+
+
+TOWER = "return Plan(request.visual, (), (EncoderStage({layer}, {tokens}, {rows}),))"
+
+
+@pytest.mark.parametrize("layer", [0, 3])
+@pytest.mark.parametrize("tokens", ["9", "None"])
+@pytest.mark.parametrize(
+    ("model", "options", "why"),
+    [
+        ("qwen2-vl", {}, "its merger joins neighbours on their grid"),
+        ("llava-next", {"layout": "anyres"}, "the layout sets them on a grid, with newlines"),
+    ],
+)
+def test_tokens_that_cannot_be_dropped_in_the_tower(
+    write: Write, model: str, options: dict[str, Any], why: str, tokens: str, layer: int
+) -> None:
+    plan = TOWER.format(layer=layer, tokens=tokens, rows=None)
+    told = failure(write(plan, encode="return kept(9)"), model=model, **options)
+    assert f"tokens cannot be dropped in this vision tower, for {why}" in told
+    assert "wrong.py line " in told
+
+
+def test_a_tower_without_a_class_token(write: Write) -> None:
+    plan = TOWER.format(layer=2, tokens="request.encoder.patches", rows="'cls'")
+    assert "class token at layer 2" in failure(write(plan), model="qwen2-vl")
+
+
+def test_a_tower_stage_without_a_tower(write: Write) -> None:
+    options = {"visual_tokens": 36, "image_size": None}
+    plan = TOWER.format(layer=2, tokens="36", rows="None")
+    assert "in the vision tower, and this request has none" in failure(write(plan), **options)
+
+
+def test_merging_in_a_tower_on_a_grid_keeps_its_count(write: Write) -> None:
+    plan = TOWER.format(layer=2, tokens="request.encoder.patches", rows="None")
+    encode = "return Keep(torch.arange(view.hidden.shape[1])[None], view.hidden * 0.5)"
+    assert failure(write(plan, encode=encode), model="qwen2-vl") == ""
+
+
+def test_marks_that_fit_no_token(write: Write) -> None:
+    plan = TOWER.format(layer=2, tokens="36", rows="None")
+    encode = "view.mark('keys', torch.ones(1, 5, dtype=torch.bool))"
+    assert "mark 'keys' is bool [1, 5], not bool [1, 36]" in failure(write(plan, encode=encode))
+
+
+def warned(plugin: str, word: str) -> list[str]:
+    cell = measured(plugin)
+    assert not cell.error
+    return [line for line in caveats.warnings(record(cell)) if word in line]
+
+
+@pytest.mark.parametrize(
+    ("waits", "times"),
+    [
+        ("[view.visual[0, n, 0].item() for n in range(5)]", 5),
+        ("[bool(flag) for flag in view.visual[0, :6, 0] > 0]", 6),
+        ("view.visual.tolist()", 1),
+        ("view.visual[0].cpu().numpy()", 2),
+        ("(view.visual[..., 0] > 0).nonzero(), torch.where(view.visual[..., 0] > 0)", 2),
+        ("view.visual[view.visual > 0], view.visual.masked_select(view.visual > 0)", 2),
+        ("torch.unique(view.visual), float(view.visual.sum()), int(view.visual.sum())", 3),
+    ],
+)
+def test_a_wait_for_the_device_is_told_on_a_cpu_too(write: Write, waits: str, times: int) -> None:
+    (line,) = warned(write(select=f"{waits}; {SELECT}"), "wait for a value")
+    assert f"wrong {times} times a request (wrong.py line 24: {times})" in line
+
+
+def test_a_method_that_waits_for_nothing_is_not_warned_of(write: Write) -> None:
+    assert warned(write(), "wait for a value") == []
+    assert warned(write(), "FLOPs") == []
+
+
+PRODUCT = "view.visual[0] @ view.visual[0].T"  # 2 * 36 * 36 * 64 = 165,888 FLOPs
+
+
+@pytest.mark.parametrize(
+    ("declared", "computed", "parts"),
+    [
+        (0, PRODUCT, ("as 0 FLOPs, and torch counted 165,888,", "too little")),
+        (488, PRODUCT, ("as 488 FLOPs, and torch counted 165,888 (339.9x)", "too little")),
+        (165_887, PRODUCT, ("165,887 FLOPs, and torch counted 165,888 (1x)", "too little")),
+        (165_888 * 340, PRODUCT, ("torch counted 165,888 (0.002941x)", "too much")),
+        (7, "0", ("as 7 FLOPs, and torch counted 0,", "too much", "torch sees nothing")),
+        (0, "view.visual[0] @ view.hidden[0, 0]", ("torch counted 4,608,", "too little")),
+    ],
+)
+def test_flops_that_are_declared_wrong_are_told(
+    write: Write, declared: int, computed: str, parts: tuple[str, ...]
+) -> None:
+    plan = stages(f"Stage(2, 'entering', 9, None, {declared})")
+    (line,) = warned(write(plan, select=f"{computed}; {SELECT}"), "torch counted")
+    assert line.startswith("wrong: its decisions are declared")
+    for part in parts:
+        assert part in line
+
+
+def test_flops_that_are_declared_right_are_not(write: Write) -> None:
+    plan = stages("Stage(2, 'entering', 9, None, 165888)")
+    assert warned(write(plan, select=f"{PRODUCT}; {SELECT}"), "torch counted") == []
+
+
+@pytest.mark.parametrize(
+    ("computed", "operator"),
+    [
+        ("torch.cdist(view.visual, view.visual)", "aten._euclidean_dist"),
+        ("torch.cdist(view.visual, view.visual, 1.0)", "aten._cdist_forward"),
+        ("torch.nn.Bilinear(64, 64, 2)(view.visual, view.visual)", "aten._trilinear"),
+    ],
+)
+def test_an_operator_that_torch_does_not_count_is_named(
+    write: Write, computed: str, operator: str
+) -> None:
+    plan = stages("Stage(2, 'entering', 9, None, 165888)")
+    first, second = warned(write(plan, select=f"{computed}; {SELECT}"), operator)
+    assert f"too much, and so does the table, or torch does not count {operator}" in first
+    assert second.startswith(f"torch counts no FLOPs of {operator} in wrong:")
+
+
+def test_what_only_looks_like_a_product_is_not_named(write: Write) -> None:
+    select = "torch.nn.functional.interpolate(view.visual, 8, mode='linear')"
+    assert warned(write(select=f"{select}; {SELECT}"), "torch counts no FLOPs") == []
+
+
+def test_flops_of_the_tower_that_the_data_tells_are_counted(write: Write) -> None:
+    plan = TOWER.format(layer=2, tokens="36", rows="None")
+    encode = "view.hidden[0] @ view.hidden[0].T; return Keep(torch.arange(36)[None], flops=124416)"
+    assert warned(write(plan, encode=encode), "torch counted") == []
