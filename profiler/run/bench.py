@@ -28,7 +28,7 @@ from ..meters.nvml import Gpu
 from ..models.model import Model
 from ..workload import Preparation
 from .cells import BenchCell, keep_counts, require_steady
-from .hidden_state import left_as_found, process_left_as_found, require_same
+from .hidden_state import ModelChangedError, left_as_found, process_left_as_found, require_same
 from .kept_tokens import selections
 
 SETTLED = 0.02  # warm-up ends when the last three requests lie this close together
@@ -95,7 +95,7 @@ class Bench:
             fewest = max(FEWEST_WARMUPS[kind], least, 1 if eager else COMPILED_WARMUPS)
             times: list[float] = []
             if not cell.saved.warmups:
-                self._hold_to_plan(cell)
+                self._hold_to_itself(cell, self._hold_to_plan(cell))
             while len(times) < fewest - 1 or not _settled(times, max(MOST_WARMUPS[kind], fewest)):
                 times.append(self._timing(cell)[0].latency)
             began = now()
@@ -200,26 +200,31 @@ class Bench:
         except Exception as error:
             cell.saved.missing["trace"] = first_line(error)
 
-    def _hold_to_plan(self, cell: BenchCell) -> None:
-        """One untimed prefill in which each decision of the method is looked at, and another one,
-        which must give the same; eager, for a graph or a compiled one would be made for prefill
-        alone."""
-        prefill = functools.partial(
-            run,
+    def _hold_to_plan(self, cell: BenchCell) -> Trace:
+        """One untimed prefill in which each decision of the method is looked at; eager, for a graph
+        or a compiled one would be made for prefill alone."""
+        with left_as_found(self.model.module, cell.method), contained():
+            trace = self._prefill(cell, verify=True)
+        require_finite(trace.logits, "its logits")
+        _require_numbers(cell.saved.solved)
+        return trace
+
+    def _hold_to_itself(self, cell: BenchCell, first: Trace) -> None:
+        """Another prefill, which must give the same."""
+        with process_left_as_found(), contained():
+            again = self._prefill(cell)
+        require_same(first, again)
+
+    def _prefill(self, cell: BenchCell, *, verify: bool = False) -> Trace:
+        return run(
             self.model,
             self.prepare().to(self.device),
             cell.method,
             attention=cell.policy,
             new_tokens=1,
             solved=cell.saved.solved,
+            verify=verify,
         )
-        with left_as_found(self.model.module, cell.method), contained():
-            first = prefill(verify=True)
-        require_finite(first.logits, "its logits")
-        _require_numbers(cell.saved.solved)
-        with process_left_as_found(), contained():
-            again = prefill()
-        require_same(first, again)
 
     def _untimed(self, cell: BenchCell, lap: Lap = no_lap) -> Trace:
         """A request of a pass; the method is held to what it did before."""
@@ -300,6 +305,8 @@ class Bench:
         """What fails inside ends this cell, not the run; what it held is given back."""
         try:
             yield
+        except ModelChangedError:
+            raise
         except Exception as error:
             self._fail(cell, error)
         if cell.saved.error:

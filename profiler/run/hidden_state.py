@@ -7,7 +7,6 @@ put back, and the method fails; a model that was changed cannot be put back, and
 from __future__ import annotations
 
 import functools
-import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +29,10 @@ SAME_NUMBERS = "view.random(seed=...) draws numbers that are the same in every r
 
 class LeftBehindError(RuntimeError):
     """A request with a method changed what the requests after it depend on."""
+
+
+class ModelChangedError(InputError):
+    """A request changed the model: no request after it is the same, and the run ends."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,6 @@ SETTINGS = (
     Setting("torch's random numbers on the GPU", _cuda_state, _put_cuda_state),
     Setting("numpy's random numbers", _numpy_state, numpy.random.set_state),
     Setting("Python's random numbers", random.getstate, random.setstate),
-    Setting("the working folder", os.getcwd, os.chdir),
 )
 
 
@@ -115,13 +117,13 @@ def left_as_found(module: nn.Module, method: Method) -> Iterator[None]:
     """Hold the process, the method and the model after a request against what they were before.
 
     Raises LeftBehindError for what a method changed of the process, which is put back, or of
-    itself; InputError for a changed model: nothing that is measured with it means anything.
+    itself; ModelChangedError for a changed model: nothing that is measured with it means anything.
     """
     model, own = _of_module(module), _of_method(method)
     with process_left_as_found():
         yield
     if found := _difference(model, _of_module(module)):
-        raise InputError(
+        raise ModelChangedError(
             f"a request with {method.name} changed {found} of the model: no request after it is "
             "the same, and nothing is measured with it"
         )

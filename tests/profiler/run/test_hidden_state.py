@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -210,7 +209,6 @@ OF_PROCESS: dict[str, tuple[Callable[[Model], Any], str]] = {
         "the precision of float32 products",
     ),
     "kernel": (lambda model: torch.backends.cuda.enable_flash_sdp(False), "flash attention kernel"),
-    "folder": (lambda model: os.chdir("/"), "the working folder"),
 }
 CHANGES = {what: change for what, (change, _) in {**OF_MODEL, **OF_PROCESS}.items()}
 
