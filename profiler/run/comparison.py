@@ -30,6 +30,7 @@ from .bench import Bench, steady
 from .cells import BenchCell, make_cells
 from .equalize import equalize
 from .kept_tokens import picture
+from .room import require_room
 from .rounds import Progress
 
 ISOLATED_WARMUPS = 2  # a fresh process is colder than its first request shows
@@ -56,6 +57,7 @@ class Comparison:
         self.model, reason = (model, "given") if model is not None else _load(spec.model)
         require_own_code(self.model.name, self.model.module)
         require_stateless(self.model.name, self.model.module)
+        require_room(self.model, spec.workload)
         self.prepare = Preparation(self.model, spec.workload, spec.model.seed)
         request = self.prepare.request
         if spec.cells.equalize:

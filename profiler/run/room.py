@@ -1,0 +1,42 @@
+"""Whether a request can be run at all: what it will hold, against the memory that there is."""
+
+from __future__ import annotations
+
+import os
+import resource
+from typing import Any
+
+from ...methods import parse
+from ...methods.contract.errors import InputError
+from ...methods.engine.ledger import planned
+from ...reports.record.spec import Workload
+from ..cost.memory import peak_bytes
+from ..models.model import Model
+from ..workload import SYNTHETIC_TEXT, plan_request
+
+
+def require_room(model: Model, workload: Workload) -> None:
+    """Raises InputError, before anything is allocated, where vanilla's planned peak exceeds all the
+    memory of the device; of a prompt that is yet to be tokenised, the length is not in it."""
+    before, after = workload.text_tokens or SYNTHETIC_TEXT
+    request = plan_request(model.shape, workload, before=before, after=after)
+    ledger = planned(parse("vanilla").plan(request), request, "rows")
+    needed = peak_bytes(model.shape, request, ledger, model.dtype.itemsize)
+    there = _memory(model.device)
+    if needed > there:
+        raise InputError(
+            f"this request needs about {needed / 2**30:,.0f} GiB, weights included, and "
+            f"{model.device} has {there / 2**30:,.0f} GiB: make the picture, the text, the batch "
+            "or the answer smaller"
+        )
+
+
+def _memory(device: Any) -> int:
+    """Bytes that the device has; on a CPU no more than this process may take."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return physical if limit == resource.RLIM_INFINITY else min(physical, limit)
