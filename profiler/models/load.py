@@ -21,6 +21,7 @@ from .processors import (
     transformers_class,
 )
 from .qwen2_vl import Qwen2VL
+from .rotary import require_stateless_file
 from .shapes import SHAPES, Architecture, Shape
 
 BUFFERS = ("inv_freq", "position_ids")
@@ -162,13 +163,16 @@ def shape_of(name: str, *, pictures: bool = True) -> Shape:
 
 def _read_config(name: str) -> tuple[Architecture, Any, str]:
     """Architecture, transformers config and source of a checkpoint; raises ModelError."""
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PreTrainedConfig
 
     folder = Path(name).expanduser()
     _check_name(name, folder)
     source = str(folder) if folder.is_dir() else name
     try:
+        require_stateless_file(name, PreTrainedConfig.get_config_dict(source)[0])
         given = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except ModelError:
+        raise
     except Exception as error:
         raise ModelError(f"{name}: no readable model config ({first_line(error)})") from error
     architecture = _ARCHITECTURES.get(given.model_type)

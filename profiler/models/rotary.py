@@ -6,6 +6,7 @@ request would change the next.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from .errors import ModelError
@@ -24,19 +25,37 @@ KEYS = ("rope_parameters", "rope_scaling")
 """What the section is called, today and in older files."""
 
 
-def require_stateless_config(name: str, given: Any) -> None:
+def require_stateless_config(name: str, given: Any, known: tuple[str, ...] = STATELESS) -> None:
     """Refuse a config whose rotary embedding is not known to be stateless; raises ModelError."""
     text, vision = given.text_config, given.vision_config
     for key in KEYS:
         _require(f"{name}: vision_config", _section(vision, key), IN_TOWERS)
-        _require(f"{name}: text_config", _section(text, key))
+        _require(f"{name}: text_config", _section(text, key), known)
         outer = _section(given, key)
-        _require(f"{name}: config.json", outer)
-        if outer and outer != _section(text, "rope_parameters"):
+        _require(f"{name}: config.json", outer, known)
+        if outer and outer not in [_section(text, inner) for inner in KEYS]:
             raise ModelError(
                 f"{name}: config.json: {key} stands outside text_config, where transformers does "
                 "not read it: move it there, or remove it"
             )
+
+
+def require_stateless_file(name: str, raw: dict[str, Any]) -> None:
+    """The same for a config as its file has it: transformers passes over a part of what stands
+    there, or fails on it, before it makes a config. Raises ModelError."""
+    if not isinstance(raw.get("text_config"), dict):
+        return  # the older, flat file, of which transformers makes sections
+    outer = {key: raw.get(key) for key in KEYS}
+    text, vision = raw["text_config"], raw.get("vision_config")
+    require_stateless_config(
+        name,
+        SimpleNamespace(
+            text_config=SimpleNamespace(**text),
+            vision_config=SimpleNamespace(**vision) if isinstance(vision, dict) else None,
+            **outer,
+        ),
+        (*STATELESS, SECTIONS_ONLY),
+    )
 
 
 def require_stateless(name: str, module: nn.Module) -> None:

@@ -139,6 +139,7 @@ REFUSED = {
     "a tower's": (inside(rope_scaling=rope("axial")), "rope_type 'axial' is not supported"),
     "outside": (outside(rope_scaling=rope("dynamic")), "one request would change"),
     "outside, named type": (outside(rope_scaling=rope("dynamic", key="type")), "one request would"),
+    "outside, longrope": (outside(rope_scaling=rope("longrope")), "one request would change"),
     "outside, stateless": (outside(rope_parameters=rope("linear")), "stands outside text_config"),
 }
 
