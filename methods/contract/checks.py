@@ -50,10 +50,10 @@ def plan_for(method: Method, request: Request) -> Plan:
         raise
     except Exception as error:
         at = location(error, method) or f" ({where})"
-        raise PlanError(f"its plan cannot be made: {first_line(error)}{at}") from error
+        raise PlanError(f"planning failed: {first_line(error)}{at}") from error
     fault = _plan_fault(plan, method, request)
     if fault:
-        raise PlanError(f"its plan does not fit: {fault} ({where})")
+        raise PlanError(f"planning failed: {fault} ({where})")
     return plan
 
 

@@ -224,7 +224,7 @@ def test_without_a_plan_or_a_decision(write: Write, missing: str, told: str) -> 
 
 
 def test_where_no_method_can_be_measured_nothing_is(write: Write) -> None:
-    with pytest.raises(InputError, match=r"wrong: its plan does not fit: .*wrong.py line"):
+    with pytest.raises(InputError, match=r"wrong: planning failed: .*wrong.py line"):
         tpprof.compare("wrong", model=load("llava"), plugin=[write("return None")], rounds=1)
 
 
