@@ -279,12 +279,12 @@ def test_a_decision_that_does_not_fit_is_a_row_with_the_reason(write: Write, sel
 
 LATE = {
     "return kept(9 + (len(seen) > 3))": "visual tokens entering the decoder layers were 9 at first",
-    "return Keep(torch.arange(9)[None], flops=len(seen))": "FLOPs of its decisions were 2 at first",
+    "return Keep(torch.arange(9)[None], flops=len(seen))": "FLOPs of its decisions were 3 at first",
     "sys.exit() if len(seen) > 3 else 0; return kept(9)": "would end the program",
     "os.chdir('/' if len(seen) > 3 else '.'); return kept(9)": "changes the working folder",
     "return Keep(torch.arange(9)[None] // (1 + (len(seen) > 3)))": "not in ascending order",
-    "return None if len(seen) > 6 else kept(9)": "is a return forgotten?",
-    "return None if len(seen) > 7 else kept(9)": "entering the decoder layers were 9 at first",
+    "return None if len(seen) > 7 else kept(9)": "is a return forgotten?",
+    "return None if len(seen) > 8 else kept(9)": "entering the decoder layers were 9 at first",
 }
 
 
