@@ -40,6 +40,7 @@ lint: $(VENV)/ready  ## style and mistakes
 types: $(VENV)/ready  ## static types, strict
 	mkdir -p build/types && ln -sfn ../.. build/types/tpprof
 	$(BIN)/mypy
+	$(BIN)/mypy --follow-imports=silent benchmarks
 
 bench: $(VENV)/ready  ## what tpprof costs itself, whether its intervals and its floors hold
 	$(BIN)/python benchmarks/overhead.py

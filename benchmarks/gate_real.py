@@ -30,7 +30,7 @@ from tpprof.reports.gate.journal import Ran
 from tpprof.reports.gate.rules import Rules
 from tpprof.reports.gate.timing import Batch, Key, Series, decide
 from tpprof.reports.gate.verdicts import Gate, Judged, Verdict
-from tpprof.reports.record.spec import Subject
+from tpprof.reports.record.spec import Subject, changed
 
 PLUGIN = Path(__file__).parent.parent / "tests" / "extra_plugin.py"
 POLICY: Policy = "rows"
@@ -75,14 +75,14 @@ def calibrated(options: argparse.Namespace, base: Path) -> GateOptions:
     """What the gates are asked, by the gate.toml that A/A pairs have calibrated."""
     path = options.out / "gate.toml"
     if not path.exists():
-        workload = {"visual_tokens": options.visual_tokens, "new_tokens": 2}
-        subject = Subject(
+        subject = Subject.of(
             methods=[CELL],
             model=options.model,
             device=options.device,
             attention=[POLICY],
-            workload=workload,
-            plugins=[str(base)],
+            visual_tokens=options.visual_tokens,
+            new_tokens=2,
+            plugin=[str(base)],
         )
         rules = Rules(metrics=["latency"], requests=options.requests)
         write_config(path, subject, rules)
@@ -95,8 +95,7 @@ def calibrated(options: argparse.Namespace, base: Path) -> GateOptions:
         config = load_config(path)
         print(f"SD of a pair {found.deviation:.1%}, detectable {found.detectable:.1%}")
     print(f"{config.calibrated}: tolerance of latency {config.rules.tolerance['latency']:.1%}")
-    subject = config.subject
-    subject.plugins = []  # each arm brings its own
+    subject = changed(config.subject, plugin=())  # each arm brings its own
     return GateOptions(str(base), str(base), subject, config.rules, options.out)
 
 
@@ -105,10 +104,11 @@ def products_of(out: Path, asked: GateOptions, share: float) -> int:
     path = out / "products.json"
     if not path.exists():
         tried = plugin(out / "tried.py", TRIED)
-        arms = [Arm(n, n, plugins=(str(p),)) for n, p in (("base", asked.base), ("head", tried))]
+        base_arm = Arm("base", "base", plugins=(asked.base,))
+        head_arm = Arm("head", "head", plugins=(str(tried),))
         journal = begin(out / "products.jsonl", ("base", "tried"), asked.subject, asked.rules)
         with progress() as tell:
-            session = Session(*arms, asked.subject, asked.rules, journal, tell=tell)
+            session = Session(base_arm, head_arm, asked.subject, asked.rules, journal, tell=tell)
             session.scout("A")
             series = session(4, [(CELL, "latency")]).series[CELL, "latency"]
         base, _ = series.medians

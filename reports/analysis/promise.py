@@ -172,8 +172,8 @@ def _by_floors(record: Record, cell: Cell, vanilla: Cell, rounds: list[int]) -> 
         return None
 
     def floors(of: Cell) -> Iterable[tuple[Place, float]]:
-        work = _shared_work(of)
-        return ((_place(w), roofline.work_seconds(peaks, w, dtype) or 0.0) for w in work)
+        found = roofline.part_seconds(peaks, _shared_work(of), dtype)
+        return ((_place_of(span), seconds) for span, seconds in found.items())
 
     series = _share_by_round(vanilla, _shares(cell, vanilla, floors))
     values = [series[number] for number in rounds]
