@@ -57,6 +57,8 @@ class SparseVLM(Method):
         "One count for all rows of a batch: with adaptive=true the largest rank of them decides; "
         "the released code takes one sample.",
         "Raters are marked in one mask over all text tokens, where the released code picks rows.",
+        "All words of a question rate where the picture resembles them alike; in the released code "
+        "none does, and no score is a number.",
         "The noise that breaks ties between equally dense tokens is drawn by a fixed seed.",
         "Below 24 decoder layers, the stages' layers become as deep in proportion.",
     )
@@ -200,9 +202,11 @@ def _mean(
 
 
 def _raters(view: View) -> Tensor:
-    """1.0 for each text token [B, T] that the picture resembles more than average."""
+    """1.0 for each text token [B, T] that the picture resembles more than average; for all where
+    none does, as in a text of one word again and again."""
     likeness = (view.visual @ view.text.transpose(1, 2)).float().softmax(-1).mean(1)
-    return (likeness > likeness.mean(-1, keepdim=True)).float()
+    above = likeness > likeness.mean(-1, keepdim=True)
+    return (above | ~above.any(-1, keepdim=True)).float()
 
 
 def _recycle(view: View, stay: Tensor, pool: Tensor, ranks: Tensor, clusters: int) -> Keep:

@@ -24,7 +24,16 @@ MICRO = {
         "micro-qwen2-vl",
         "qwen2-vl",
         Text(8, 64, 112, 4, 2, 512, qkv_bias=True),
-        Vision(layers=4, hidden=48, intermediate=96, heads=3, image=0, merge=2, temporal=2),
+        Vision(
+            layers=4,
+            hidden=48,
+            intermediate=96,
+            heads=3,
+            image=0,
+            merge=2,
+            temporal=2,
+            feature_layers=(-1,),
+        ),
     ),
 }
 

@@ -151,6 +151,7 @@ _QWEN_TOWER = Vision(
     heads=16,
     merge=2,
     temporal=2,
+    feature_layers=(-1,),
     image=0,
     most_pixels=28 * 28 * 16384,  # as the published checkpoints' preprocessor_config.json says
 )
@@ -158,7 +159,14 @@ _VICUNA_7B = Text(32, 4096, 11008, 32, 32, VICUNA_VOCABULARY)
 _VICUNA_13B = Text(40, 5120, 13824, 40, 40, VICUNA_VOCABULARY)
 _SMALL_CLIP = Vision(layers=4, hidden=256, intermediate=1024, heads=4)
 _SMALL_QWEN_TOWER = Vision(
-    layers=4, hidden=256, intermediate=1024, heads=4, merge=2, temporal=2, image=0
+    layers=4,
+    hidden=256,
+    intermediate=1024,
+    heads=4,
+    merge=2,
+    temporal=2,
+    image=0,
+    feature_layers=(-1,),
 )
 _SMALL_TEXT = Text(16, 320, 864, 5, 5, 12288)
 

@@ -125,6 +125,7 @@ def test_recycled_duplicates_stay_what_they_are() -> None:
     request = tpprof.inputs(load("llava"), text_tokens=(4, 3)).request
     original = torch.arange(12)[None]
     view = View(2, request, states, None, False, Notes(), start=0, stop=12, original=original)
-    keep = _recycle(view, torch.arange(3)[None], torch.arange(3, 12)[None], 3)
+    stay, pool, ranks = torch.arange(3)[None], torch.arange(3, 12)[None], torch.arange(9)[None]
+    keep = _recycle(view, stay, pool, ranks, 3)
     assert keep.features is not None
     assert torch.equal(keep.features, torch.full((1, 6, 8), 0.25))

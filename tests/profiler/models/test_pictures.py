@@ -13,6 +13,7 @@ from micro_models import MICRO
 from PIL import Image
 
 import tpprof
+from tpprof.methods import InputError
 from tpprof.profiler.models.load import ModelError, shape_of
 from tpprof.profiler.models.pictures import (
     MOST_PIXELS,
@@ -158,8 +159,8 @@ def test_a_processor_that_disagrees_with_the_plan_is_not_measured() -> None:
         ("llava-next", {"image_grid_pinpoints": [[84, 168]]}, "image_grid_pinpoints"),
         ("qwen2-vl", {"patch_size": 7}, "patch_size 7"),
         ("qwen2-vl", {"merge_size": 4}, "merge_size 4"),
-        ("qwen2-vl", {"image_processor_type": "CLIPImageProcessor"}, "patch_size"),
-        ("llava-next", {"image_processor_type": "CLIPImageProcessor"}, "tiles of"),
+        ("qwen2-vl", {"image_processor_type": "CLIPImageProcessor"}, "'CLIPImageProcessor' is not"),
+        ("llava-next", {"image_processor_type": "CLIPImageProcessor"}, "is not supported"),
     ],
 )
 def test_processor_that_does_not_fit_its_config(
@@ -176,6 +177,12 @@ def test_processor_that_does_not_fit_its_config(
     if "size" in change:
         changed["do_center_crop"] = False
     file.write_text(json.dumps(changed))
-    for call in (shape_of, lambda folder: tpprof.load(folder, device="cpu")):
-        with pytest.raises(ModelError, match=wrong):
-            call(str(tmp_path))
+    with pytest.raises(ModelError, match=wrong):
+        shape_of(str(tmp_path))
+    with pytest.raises(InputError, match=wrong):
+        _measured(tmp_path)
+
+
+def _measured(folder: Path) -> None:
+    loaded = tpprof.load(str(folder), device="cpu")
+    tpprof.inputs(loaded, image_size=(84, 84), text_tokens=(4, 4))
