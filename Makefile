@@ -19,7 +19,7 @@ compare: $(VENV)/ready  ## set up, then compare METHODS on the default model
 	$(BIN)/tpprof compare $(METHODS)
 
 test: $(VENV)/ready  ## set up, then run the tests
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-oldest:  ## the tests with the oldest supported transformers
 	$(MAKE) test VENV=.venv-oldest TRANSFORMERS=$(OLDEST)

@@ -292,7 +292,7 @@ def test_a_slow_down_is_found_with_its_size(
     assert gain.high is not None
     assert gain.low <= 1 / slower <= gain.high
     assert (gain.high < 1) == (slower > 1)
-    assert gain.high / gain.low < 1.03
+    assert gain.high / gain.low < 1.041, "within 2 % either way"
 
 
 def test_activity_counts_every_phase(model: Model) -> None:
