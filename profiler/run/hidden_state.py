@@ -120,13 +120,15 @@ def left_as_found(module: nn.Module, method: Method) -> Iterator[None]:
     itself; ModelChangedError for a changed model: nothing that is measured with it means anything.
     """
     model, own = _of_module(module), _of_method(method)
-    with process_left_as_found():
-        yield
-    if found := _difference(model, _of_module(module)):
-        raise ModelChangedError(
-            f"a request with {method.name} changed {found} of the model: no request after it is "
-            "the same, and nothing is measured with it"
-        )
+    try:
+        with process_left_as_found():
+            yield
+    finally:  # also where the method failed: the others would run on another model
+        if found := _difference(model, _of_module(module)):
+            raise ModelChangedError(
+                f"a request with {method.name} changed {found} of the model: no request after it "
+                "is the same, and nothing is measured with it"
+            )
     if found := _difference(own, _of_method(method)):
         raise LeftBehindError(f"a request with it changes its own {found}: {WHY}")
 

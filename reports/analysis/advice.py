@@ -12,12 +12,17 @@ from ..record.labels import ran
 from ..record.schema import Record
 from .counterparts import Counterparts, counted, layer_flops, layer_seconds
 from .intervals import Estimate
-from .promise import Bound, bound_of
+from .promise import flops_shares
 from .series import latency, phase, spans
 
 if TYPE_CHECKING:
     from .explanation import Contribution
 
+REMEDIES = {
+    "vision": "Prune in the vision tower, or make it faster",
+    "preprocess": "Prepare pictures in another process, while the device works",
+}
+"""What helps against phases that no pruning in the decoder touches."""
 WORTH = 0.05  # of the cell's latency: less is not worth a change
 HOST = "waiting for the host"  # derived from counts: it has no interval
 BUSY = 0.7  # busy for less of decode than this: the device waits for the host
@@ -39,8 +44,7 @@ def advice(
         return sum(known[name].seconds for name in names if name in known and _sure(known[name]))
 
     decode = phase(counterparts.cell, "decode")
-    saved, bound = _saved(counterparts), bound_of(record, counterparts.vanilla)
-    outside = sum(bound.outside.values()) if bound else 0.0
+    saved, largest = _saved(counterparts), _largest(counterparts)
     found: list[tuple[float, Callable[[], str]]] = [
         (of("attention maps"), lambda: _rows(of("attention maps"))),
         (of("released code"), lambda: _released(of("released code"))),
@@ -48,7 +52,7 @@ def advice(
         (of("scoring", "selection"), lambda: _stages(counterparts, of("scoring"), of("selection"))),
         (of("waiting for the host"), lambda: _launching(record, counterparts)),
         (decode.value if decode else 0.0, lambda: _decode(counterparts, decode)),
-        (outside, lambda: _limit(bound)),
+        (largest[1], lambda: _limit(counterparts, *largest)),
     ]
     found.sort(key=lambda pair: -pair[0])
     worth = [say() for seconds, say in found if seconds > WORTH * measured.value]
@@ -56,8 +60,9 @@ def advice(
 
 
 def untold(contributions: list[Contribution]) -> bool:
-    """Whether parts have no interval, so that nothing can be said of what they are worth."""
-    return any(p.low is None and p.name not in ("remainder", HOST) for p in contributions)
+    """Whether no part has an interval, so that nothing can be said of what they are worth: what is
+    derived from counts has none in any case."""
+    return all(part.low is None for part in contributions)
 
 
 def _sure(part: Contribution) -> bool:
@@ -164,21 +169,21 @@ def _decode(counterparts: Counterparts, decode: Estimate | None) -> str:
     )
 
 
-def _limit(bound: Bound | None) -> str:
-    """What to do about the phases that pruning does not touch."""
-    if bound is None or not bound.outside:
-        return ""
-    largest = max(bound.outside, key=lambda name: bound.outside[name])
-    remedy = {
-        "vision": "Prune in the vision tower, or make it faster",
-        "preprocess": "Prepare pictures in another process, while the device works",
-    }.get(largest)
-    if remedy is None:
-        return ""
-    return (
-        f"{remedy}: {_ms(bound.outside[largest])} of vanilla's time are {largest}, outside the "
-        "decoder."
-    )
+def _largest(counterparts: Counterparts) -> tuple[str, float]:
+    """The phase outside the decoder on which the cell spends most, of those that can be helped."""
+    spent = {name: phase(counterparts.cell, name) for name in REMEDIES}
+    known = {name: found.value for name, found in spent.items() if found}
+    name = max(known, key=lambda name: known[name], default="")
+    return name, known.get(name, 0.0)
+
+
+def _limit(counterparts: Counterparts, name: str, spent: float) -> str:
+    """What to do about a phase outside the decoder."""
+    remedy = REMEDIES[name]
+    if name == "vision":
+        share = flops_shares(counterparts.cell, counterparts.vanilla).get((name, None), 1.0)
+        remedy = "Make the vision tower faster" if share < 1 else remedy
+    return f"{remedy}: {_ms(spent)} of this request are {name}, outside the decoder."
 
 
 def _ms(spent: float) -> str:

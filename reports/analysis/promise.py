@@ -22,7 +22,7 @@ from ..record.cell import SpanKey
 from ..record.schema import Cell, Cost, Record
 from . import roofline
 from .intervals import CONFIDENCE, FEWEST, Estimate, central, speedup, trimmed
-from .series import SCORING, latencies, phase, spans, weighted
+from .series import SCORING, latencies, latency, phase, spans, weighted
 
 STEPS: dict[str, Callable[[str], bool]] = {
     "outside": lambda phase: phase not in ("prefill", "decode"),
@@ -73,12 +73,12 @@ class Bound:
 
 
 def promise_of(record: Record, cell: Cell, vanilla: Cell) -> Promise | None:
-    """What is promised of `cell`; None where the two were not measured in one round, or where no
-    FLOPs are known."""
+    """What is promised of `cell`; None where the two were not measured in one round, where no FLOPs
+    are known, or where the parts of vanilla cannot be those of its latency."""
     claim = claimed_share(cell, vanilla)
     whole = latencies(vanilla)
     rounds = sorted(whole.keys() & {sample.round for sample in cell.samples})
-    if claim is None or not rounds:
+    if claim is None or not rounds or min(promised_by_round(cell, vanilla).values()) <= 0:
         return None
     flops = flops_shares(cell, vanilla)
     series = {
@@ -100,10 +100,18 @@ def promised_by_round(cell: Cell, vanilla: Cell) -> dict[int, float]:
 
 
 def promised_seconds(cell: Cell, vanilla: Cell, name: str) -> float | None:
-    """The time of one phase that its FLOPs promise: the median over vanilla's rounds."""
+    """The time of one phase that its FLOPs promise: as a share of vanilla's latency, round by
+    round, times the vanilla that the cell was paired with."""
     weights = _weights(vanilla, flops_shares(cell, vanilla), 0.0, lambda phase: phase == name)
-    series = weighted(vanilla, weights) if weights else {}
-    return statistics.median(series.values()) if series else None
+    own, whole = latencies(cell), latencies(vanilla)
+    rounds = sorted(own.keys() & whole.keys())
+    gain, measured = speedup([(whole[n], own[n]) for n in rounds]), latency(cell)
+    if not weights or gain is None or measured is None:
+        return None
+    series = weighted(vanilla, weights)
+    shares = [series[number] / whole[number] for number in rounds]
+    share = statistics.fmean([shares[place] for place in central(shares)])
+    return share * measured.value * gain.value
 
 
 def over_promise(cell: Cell, vanilla: Cell, gain: Estimate | None, promised: float) -> Estimate:
@@ -121,7 +129,10 @@ def over_promise(cell: Cell, vanilla: Cell, gain: Estimate | None, promised: flo
 
 def claimed_share(cell: Cell, vanilla: Cell) -> float | None:
     """The FLOPs of prefill's decoder layers over vanilla's."""
-    own, full = (sum(w.flops for w in c.cost if w.phase == "prefill") for c in (cell, vanilla))
+    own, full = (
+        sum(work.flops for work in _shared_work(one) if work.phase == "prefill")
+        for one in (cell, vanilla)
+    )
     return own / full if own and full else None
 
 
@@ -136,7 +147,8 @@ def bound_of(record: Record, vanilla: Cell) -> Bound | None:
     whole, inside = latencies(vanilla), {"prefill", "decode"}
     if not whole:
         return None
-    if any("embed" in _lessened(cell, vanilla) for cell in record.cells):
+    lessened = [_lessened(cell, vanilla) for cell in record.cells]
+    if {"embed"} in [names - inside for names in lessened]:
         inside.add("embed")
     found = {name: phase(vanilla, name) for name in OUTSIDE if name not in inside}
     outside = {name: estimate.value for name, estimate in found.items() if estimate}

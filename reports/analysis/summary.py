@@ -64,7 +64,10 @@ def precision(record: Record, cell: Cell) -> float | None:
     """Half the width of the interval of the paired speed-up, over it: of vanilla, which is compared
     with itself, 0. Of the latency, where nothing is compared. None from too few rounds."""
     vanilla = baseline(record, cell)
-    paired = vanilla is not None and any(other is not vanilla for other in record.cells)
+    paired = vanilla is not None and any(
+        other is not vanilla and not other.error and baseline(record, other) is vanilla
+        for other in record.cells
+    )
     known = _speedup(cell, vanilla) if paired else latency(cell)
     return known.precision if known else None
 

@@ -311,8 +311,15 @@ def headline(cell: Cell, explanation: Explanation) -> str:
     )
     if explanation.within_noise:
         return f"{ends}, within the noise of this run."
-    way = max if over.value > 1 else min
-    most = way(explanation.causes, key=lambda part: part.seconds)
+    slower = over.value > 1
+    sure = [
+        part
+        for part in explanation.causes
+        if (part.low is not None and part.low > 0 if slower else (part.high or 0) < 0)
+    ]
+    if not sure:
+        return f"{ends}."
+    most = (max if slower else min)(sure, key=lambda part: part.seconds)
     return f"{ends}, most of all by {most.name} ({_signed(most.seconds)} ms)."
 
 

@@ -237,6 +237,23 @@ def test_a_request_that_changes_the_model_ends_the_run(what: str, own: Model) ->
     assert "a request with leave-behind changed" in str(told.value)
 
 
+@dataclass(frozen=True)
+class LeaveBehindAndFail(LeaveBehind):
+    """Change something, and fail."""
+
+    name: ClassVar[str] = "leave-behind-and-fail"
+
+    def select(self, view: View, stage: Stage) -> Keep | None:
+        super().select(view, stage)
+        raise RuntimeError("and it fails")
+
+
+def test_a_model_that_a_failing_request_changed_ends_the_run_too(own: Model) -> None:
+    bench, made = bench_cells(own, LeaveBehindAndFail(next(iter(OF_MODEL))))
+    with bench, pytest.raises(InputError, match="changed"):
+        bench.warm_up(made[1])
+
+
 @pytest.mark.parametrize("what", OF_PROCESS)
 def test_a_request_that_changes_the_process_fails_and_it_is_put_back(what: str, own: Model) -> None:
     before = [setting.get() for setting in SETTINGS]

@@ -277,6 +277,26 @@ def test_a_forced_wait_in_a_selection_is_waiting_for_the_host_and_a_slow_one_is_
     assert parts_of(run, 2)["selection"] == pytest.approx(0.040)
 
 
+def test_a_method_whose_selections_all_wait_is_advised_too() -> None:
+    select = PARTS.index(("prefill", "select", PRUNE))
+    vanilla, waits = made(), made("fastv", "maps", layer0=0.500, select1=0.150)
+    rows_ = made("fastv", select1=0.150)
+    for one in (vanilla, waits, rows_):
+        on_gpu(one, 1.0, syncs={select: 3} if one is not vanilla else None)
+    told = explain(record(vanilla, waits, rows_), waits)
+    assert told is not None
+    assert any("Read rows instead of maps" in line for line in told.advice)
+
+
+def test_a_tower_that_is_pruned_is_not_advised_to_be() -> None:
+    vanilla, fastv, merging = made(), made("fastv"), made("mustdrop", vision=0.060)
+    merging.cost[0].flops = 500
+    run = record(vanilla, fastv, merging)
+    plain, pruned = (explain(run, one).advice for one in (fastv, merging))  # type: ignore[union-attr]
+    assert any(line.startswith("Prune in the vision tower") for line in plain)
+    assert any(line.startswith("Make the vision tower faster: 60.00 ms") for line in pruned)
+
+
 def test_on_a_cpu_launching_is_operators_times_the_least_time_of_one() -> None:
     vanilla, fastv = made(), made("fastv", layer1=0.060, layer2=0.060, layer3=0.060)
     for one in (vanilla, fastv):

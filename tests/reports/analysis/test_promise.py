@@ -14,7 +14,13 @@ from tpprof.profiler import cost
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.run.comparison import Comparison
 from tpprof.profiler.workload import Preparation
-from tpprof.reports.analysis.promise import bound_of, over_promise, promise_of
+from tpprof.reports.analysis.explanation import explain
+from tpprof.reports.analysis.promise import (
+    bound_of,
+    over_promise,
+    promise_of,
+    promised_seconds,
+)
 from tpprof.reports.analysis.summary import rows
 from tpprof.reports.record.schema import Bandwidth, Cell, Peaks, Record, Span
 from tpprof.reports.record.spec import RunSpec, Workload
@@ -117,6 +123,44 @@ def test_too_few_rounds_give_a_ratio_without_an_interval() -> None:
     gain = rows(run)[1].speedup
     found = over_promise(run.cells[1], run.cells[0], gain, 1.5)
     assert (found.low, found.high, found.samples) == (None, None, 3)
+
+
+def test_parts_that_exceed_their_latency_promise_nothing() -> None:
+    run = drifting()
+    for taken in run.cells[0].samples:
+        taken.latency /= 2.5
+    for work_ in run.cells[1].cost:
+        work_.flops //= 100
+    row = rows(run)[1]
+    assert (row.promised, row.over_promise) == (None, None)
+
+
+def test_phases_promise_what_the_whole_does_under_drift() -> None:
+    """The cell was measured more often while the machine was slow; it kept its promise exactly."""
+    run = drifting()
+    run.cells[1].samples = run.cells[1].samples[4:]
+    told = explain(run, run.cells[1])
+    assert told is not None
+    parts = [promised_seconds(run.cells[1], run.cells[0], s.phase) for s in (*SPANS[:2], SPANS[3])]
+    assert sum(part or 0.0 for part in parts) == pytest.approx(told.promised_seconds)
+    assert told.promised_seconds == pytest.approx(told.measured_seconds)
+
+
+def test_the_claim_leaves_the_work_of_deciding_out() -> None:
+    run = drifting()
+    run.cells[1].cost.append(work("prefill", "score", 0, "rows", 10**6))
+    promise = promise_of(run, run.cells[1], run.cells[0])
+    assert promise is not None
+    assert promise.claim == pytest.approx(600 / 1000)
+
+
+def test_vanilla_beside_methods_that_failed_is_asked_for_its_latency() -> None:
+    run = drifting()
+    run.cells[1].error = "boom"
+    row = rows(run)[0]
+    assert row.latency is not None
+    assert row.precision == row.latency.precision
+    assert not row.reached
 
 
 def test_the_bound_counts_what_is_outside_and_what_weights_and_text_take() -> None:
