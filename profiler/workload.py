@@ -25,6 +25,13 @@ class WorkloadError(InputError):
     """A workload that does not exist or does not fit the model."""
 
 
+def require_picture(workload: Workload) -> None:
+    """Raises OptionError for a picture file that is not there."""
+    if workload.image is not None and not Path(workload.image).is_file():
+        wrong = "is a folder" if Path(workload.image).is_dir() else "no such file"
+        raise OptionError("image", f"{workload.image!r}: {wrong}")
+
+
 class Preparation:
     """Prepares the same request again and again, as a server does with each one it gets.
 
@@ -38,9 +45,7 @@ class Preparation:
         self.model = model
         self.workload = workload
         self.seed = seed
-        if workload.image is not None and not Path(workload.image).is_file():
-            wrong = "is a folder" if Path(workload.image).is_dir() else "no such file"
-            raise OptionError("image", f"{workload.image!r}: {wrong}")
+        require_picture(workload)
         self._require_companions()
         self.picture = None if workload.visual_tokens else load_picture(workload)
         self.request = self._request()

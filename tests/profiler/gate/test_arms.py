@@ -256,6 +256,9 @@ def test_what_an_arm_lacks_is_told_from_what_fails_in_it(tmp_path: Path) -> None
     assert code == 2
     broken.write_text("import sys; sys.exit(0)\n")
     code, failure, _ = in_a_fresh_process(Arm("head", ""), {**TASK, "plugins": [str(broken)]})
+    assert (code, "it would end the program" in failure) == (1, True), failure
+    broken.write_text("import os; os._exit(0)\n")
+    code, failure, _ = in_a_fresh_process(Arm("head", ""), {**TASK, "plugins": [str(broken)]})
     assert (code, failure) == (1, "the process ended without a record")
     empty = tmp_path / "env"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(empty)], check=True)
