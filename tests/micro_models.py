@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 
 import tpprof
+from tpprof.profiler.models.configs import config
 from tpprof.profiler.models.model import Model
-from tpprof.profiler.models.shapes import Shape, Text, Vision
+from tpprof.profiler.models.shapes import Shape, Text, Vision, qwen_tower
 
 SIZE = (168, 168)  # a picture of 2 x 2 tiles, or 6 x 6 merged tokens
 _CLIP = Vision(layers=4, hidden=48, intermediate=96, heads=3, image=84)
@@ -24,21 +28,34 @@ MICRO = {
         "micro-qwen2-vl",
         "qwen2-vl",
         Text(8, 64, 112, 4, 2, 512, qkv_bias=True),
-        Vision(
-            layers=4,
-            hidden=48,
-            intermediate=96,
-            heads=3,
-            image=0,
-            merge=2,
-            temporal=2,
-            feature_layers=(-1,),
-        ),
+        qwen_tower(layers=4, hidden=48, intermediate=96, heads=3),
     ),
 }
 
 
 _LOADED: dict[str, Model] = {}
+
+
+ROPE_FACTORS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "linear": {"factor": 2.0},
+    "dynamic": {"factor": 2.0},
+    "yarn": {"factor": 2.0, "original_max_position_embeddings": 64},
+    "llama3": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+    "longrope": {
+        "factor": 2.0,
+        "short_factor": [1.0] * 8,
+        "long_factor": [2.0] * 8,
+        "original_max_position_embeddings": 64,
+    },
+    "proportional": {},
+}
+"""Rotary types, and what they are told beside their base."""
 
 
 def load(architecture: str) -> Model:
@@ -55,3 +72,19 @@ def sharpen(model: Model) -> None:
         for name, weight in model.module.named_parameters():
             if name.endswith(("q_proj.weight", "k_proj.weight")):
                 weight.mul_(6.0)
+
+
+def rope(kind: str, architecture: str = "llava", key: str = "rope_type") -> dict[str, Any]:
+    """The section of a config that asks for this rotary embedding."""
+    axes = {"mrope_section": [2, 3, 3]} if architecture == "qwen2-vl" else {}
+    return {key: kind, "rope_theta": 1e4, **ROPE_FACTORS.get(kind, {}), **axes}
+
+
+def load_with_rope(kind: str, architecture: str, monkeypatch: pytest.MonkeyPatch) -> Model:
+    """A micro model with this rotary embedding and 64 positions, made past what refuses it."""
+    given = config(MICRO[architecture])
+    given.text_config.rope_parameters = rope(kind, architecture)
+    given.text_config.max_position_embeddings = 64
+    with monkeypatch.context() as patch:
+        patch.setattr("tpprof.profiler.models.load.config", lambda shape: given)
+        return tpprof.load(MICRO[architecture], device="cpu")

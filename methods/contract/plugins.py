@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from . import registry
-from .checks import contained
+from .containment import contained
 from .errors import InputError, first_line
 
 

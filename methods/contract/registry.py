@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from importlib.metadata import entry_points
 
-from .checks import contained
+from .containment import contained
 from .errors import InputError
 from .method import Method
 

@@ -9,7 +9,7 @@ import typing
 from fractions import Fraction
 from typing import Any
 
-from .checks import contained
+from .containment import contained
 from .errors import InputError, first_line
 from .method import Method
 from .registry import method_class

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..contract.checks import plan_for
 from ..contract.method import Method
+from ..contract.plan_checks import plan_for
 from ..contract.policies import Policy
 from ..contract.view import Notes
 from .context import Context, Lap, no_lap

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..contract.checks import MethodFaultError, contained, flops_fault, where_defined
+from ..contract.containment import MethodFaultError, contained, where_defined
 from ..contract.method import Keep, Method
 from ..contract.plan import EncoderStage, Stage
+from ..contract.plan_checks import flops_fault
 from ..contract.view import EncoderView, View
 
 RANKINGS = ("topk", "sort", "argsort", "kthvalue", "msort")

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..contract.checks import undroppable, where_defined
+from ..contract.containment import where_defined
 from ..contract.plan import EncoderStage
+from ..contract.plan_checks import undroppable
 from ..contract.view import EncoderView
 from .attention import RowsWanted
 from .context import Context, TokenSequence, arange, kept_states, trace_origin

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from ...methods import Method, format_spec, has_budget, parse, with_keep
-from ...methods.contract.checks import PlanError, plan_for
 from ...methods.contract.errors import InputError
 from ...methods.contract.plan import Plan
+from ...methods.contract.plan_checks import PlanError, plan_for
 from ...methods.contract.policies import Policy, check_policy
 from ...methods.contract.request import BudgetError
 from ...methods.engine.ledger import Ledger, planned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -144,30 +145,19 @@ class Shape:
 
 
 _CLIP_L = Vision(layers=24, hidden=1024, intermediate=4096, heads=16)
-_QWEN_TOWER = Vision(
+qwen_tower = functools.partial(Vision, image=0, merge=2, temporal=2, feature_layers=(-1,))
+"""A tower as Qwen2-VL has it."""
+_QWEN_TOWER = qwen_tower(
     layers=32,
     hidden=1280,
     intermediate=5120,
     heads=16,
-    merge=2,
-    temporal=2,
-    feature_layers=(-1,),
-    image=0,
     most_pixels=28 * 28 * 16384,  # as the published checkpoints' preprocessor_config.json says
 )
 _VICUNA_7B = Text(32, 4096, 11008, 32, 32, VICUNA_VOCABULARY)
 _VICUNA_13B = Text(40, 5120, 13824, 40, 40, VICUNA_VOCABULARY)
 _SMALL_CLIP = Vision(layers=4, hidden=256, intermediate=1024, heads=4)
-_SMALL_QWEN_TOWER = Vision(
-    layers=4,
-    hidden=256,
-    intermediate=1024,
-    heads=4,
-    merge=2,
-    temporal=2,
-    image=0,
-    feature_layers=(-1,),
-)
+_SMALL_QWEN_TOWER = qwen_tower(layers=4, hidden=256, intermediate=1024, heads=4)
 _SMALL_TEXT = Text(16, 320, 864, 5, 5, 12288)
 
 SHAPES: dict[str, Shape] = {

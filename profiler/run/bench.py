@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from ...methods.contract.checks import MethodFaultError, contained, location, own_files
+from ...methods.contract.containment import MethodFaultError, contained, location, own_files
 from ...methods.contract.errors import InputError, first_line
 from ...methods.engine.context import Lap, no_lap
 from ...methods.engine.run import Trace, run
@@ -158,26 +158,17 @@ class Bench:
     def activity(self, cell: BenchCell) -> None:
         """What torch.profiler counts. The last pass: once attached, it slows down what follows."""
         cell.saved.setups = cell.runtime.setups
-        try:
+        with self._told_missing(cell, "activity"):
             counted = torch_profile.count(self.device, functools.partial(self._untimed, cell))
             cell.saved.activity, cell.saved.kernels = counted
-        except MethodFaultError as error:
-            self._fail(cell, error)
-        except Exception as error:
-            cell.saved.missing["activity"] = first_line(error)
 
     def flops(self, cell: BenchCell) -> None:
         """FLOPs as torch counts them; what a compiled graph computes it does not see."""
         if cell.runtime.name != "eager" and not cell.runtime.fallback:
             cell.saved.missing["flops"] = f"torch counts no FLOPs under {cell.runtime.name}"
             return
-        try:
+        with self._told_missing(cell, "flops"):
             counted = torch_profile.flops(functools.partial(self._untimed, cell))
-        except MethodFaultError as error:
-            self._fail(cell, error)
-        except Exception as error:
-            cell.saved.missing["flops"] = first_line(error)
-        else:
             cell.saved.counted_flops = counted.by_phase
             cell.saved.table_flops = counted.tables
             cell.saved.decision_flops = counted.decisions
@@ -300,6 +291,16 @@ class Bench:
     def _fail(self, cell: BenchCell, error: Exception) -> None:
         said = str(error) if isinstance(error, InputError) else first_line(error)
         cell.saved.error = said + location(error, cell.method)
+
+    @contextmanager
+    def _told_missing(self, cell: BenchCell, what: str) -> Iterator[None]:
+        """What fails inside is n/a, with the reason; a method that does what none may fails."""
+        try:
+            yield
+        except MethodFaultError as error:
+            self._fail(cell, error)
+        except Exception as error:
+            cell.saved.missing[what] = first_line(error)
 
     @contextmanager
     def _kept_alive(self, cell: BenchCell) -> Iterator[None]:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...methods import Method, Plan, format_spec, parse
-from ...methods.contract.checks import MethodFaultError, plan_for
+from ...methods.contract.containment import MethodFaultError
 from ...methods.contract.errors import InputError
+from ...methods.contract.plan_checks import plan_for
 from ...methods.contract.policies import Policy, RuntimeName
 from ...methods.contract.request import Request
 from ...methods.engine.ledger import Ledger

@@ -30,7 +30,7 @@ from .bench import Bench, steady
 from .cells import BenchCell, make_cells
 from .equalize import equalize
 from .kept_tokens import picture
-from .room import require_room
+from .memory_limit import require_room
 from .rounds import Progress
 
 ISOLATED_WARMUPS = 2  # a fresh process is colder than its first request shows

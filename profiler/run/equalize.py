@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...methods import InputError, Method, Request, has_budget, with_keep
-from ...methods.contract.checks import plan_for
+from ...methods.contract.plan_checks import plan_for
 
 
 def equalize(methods: list[Method], request: Request) -> list[Method]:

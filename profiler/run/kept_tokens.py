@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...methods import InputError, Method, format_spec, load_plugins, parse
-from ...methods.contract.checks import contained, location, plan_for
+from ...methods.contract.containment import contained, location
 from ...methods.contract.errors import first_line
 from ...methods.contract.method import Keep
 from ...methods.contract.plan import EncoderStage, Plan, Stage
+from ...methods.contract.plan_checks import plan_for
 from ...methods.contract.policies import check_policy
 from ...methods.contract.request import Request
 from ...methods.contract.view import EncoderView, View

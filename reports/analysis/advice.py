@@ -10,10 +10,10 @@ from .. import units
 from ..record.cell import SpanKey
 from ..record.labels import ran
 from ..record.schema import Record
+from .by_round import latency, phase, spans
 from .counterparts import Counterparts, counted, layer_flops, layer_seconds
 from .intervals import Estimate
 from .promise import flops_shares
-from .series import latency, phase, spans
 
 if TYPE_CHECKING:
     from .explanation import Contribution
@@ -181,7 +181,7 @@ def _limit(counterparts: Counterparts, name: str, spent: float) -> str:
     """What to do about a phase outside the decoder."""
     remedy = REMEDIES[name]
     if name == "vision":
-        share = flops_shares(counterparts.cell, counterparts.vanilla).get((name, None), 1.0)
+        share = flops_shares(counterparts.cell, counterparts.vanilla)[name, None]
         remedy = "Make the vision tower faster" if share < 1 else remedy
     return f"{remedy}: {_ms(spent)} of this request are {name}, outside the decoder."
 

@@ -10,7 +10,7 @@ from statistics import median
 from ..record.cell import SpanKey
 from ..record.labels import ran
 from ..record.schema import Activity, Cell, Record
-from .series import baseline, spans, weighted
+from .by_round import baseline, spans, weighted
 
 MAP = "attention map"
 

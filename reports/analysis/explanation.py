@@ -17,6 +17,7 @@ from ..record import labels
 from ..record.cell import SpanKey
 from ..record.schema import Cell, Record
 from .advice import advice
+from .by_round import SCORING, latencies, latency, paired_speedup, phase, spans, weighted
 from .counterparts import (
     Counterparts,
     counted,
@@ -24,9 +25,8 @@ from .counterparts import (
     layer_flops,
     layer_rate,
 )
-from .intervals import Estimate, mean_interval, speedup
+from .intervals import Estimate, mean_interval
 from .promise import flops_shares, over_promise, promise_of
-from .series import SCORING, latencies, latency, phase, spans, weighted
 
 ENDS = {
     "claimed": "vanilla's time, cut as the FLOPs of the language model's prefill are: what papers "
@@ -157,7 +157,7 @@ def explain(record: Record, cell: Cell) -> Explanation | None:
     if counterparts is None or cell is counterparts.vanilla:
         return None
     vanilla, measured = counterparts.vanilla, latency(cell)
-    promise, gain = promise_of(record, cell, vanilla), _gain(cell, vanilla)
+    promise, gain = promise_of(record, cell, vanilla), paired_speedup(vanilla, cell)
     if promise is None or measured is None or gain is None:
         return None
     whole, notes = measured.value * gain.value, list[str]()
@@ -205,11 +205,6 @@ def explain_all(record: Record, cells: Iterable[Cell]) -> Explanations:
         if explanation is not None:
             explained.found.append((cell, explanation))
     return explained
-
-
-def _gain(cell: Cell, vanilla: Cell) -> Estimate | None:
-    own, full = latencies(cell), latencies(vanilla)
-    return speedup([(full[number], own[number]) for number in own if number in full])
 
 
 def _contribution(name: str, found: Estimate, about: str) -> Contribution:
@@ -279,14 +274,14 @@ def _outside(counterparts: Counterparts, sums: dict[str, _Sum]) -> None:
     def target(name: str) -> _Sum:
         if name == "decode":
             return sums["decode steps"]
-        return sums["shorter sequences" if shares.get((name, None), 1.0) < 1 else "same work"]
+        return sums["shorter sequences" if shares[name, None] < 1 else "same work"]
 
     for span in _all_places(counterparts):
         if span[0] != "prefill" and span[1] not in SCORING:
             target(span[0]).add(counterparts.plain(span), span)
     for span in spans(counterparts.vanilla):
         if span[0] != "prefill":
-            share = shares.get((span[0], None), 1.0)
+            share = shares[span[0], None]
             target(span[0]).add(counterparts.vanilla, span, -share)
 
 
@@ -316,7 +311,7 @@ def _layers(
             sums["same work"].add(counterparts.plain(span), span)
     for span in spans(vanilla):
         if span[0] == "prefill" and span not in layered:
-            sums["same work"].add(vanilla, span, -shares.get(("prefill", None), 1.0))
+            sums["same work"].add(vanilla, span, -shares["prefill", None])
 
 
 def _causal_share(own: Cell, vanilla: Cell, layer: int) -> float:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from ..record.schema import Cell, Record
 from . import roofline
+from .by_round import baseline
 from .counterparts import layer_flops, layer_rate, layer_seconds
-from .series import baseline
 
 
 @dataclass(frozen=True)

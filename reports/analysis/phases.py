@@ -10,8 +10,8 @@ from .. import units
 from ..record.labels import name
 from ..record.schema import Activity, Cell, Record
 from . import roofline
+from .by_round import by_round, phase
 from .intervals import Estimate, median_interval
-from .series import by_round, phase
 
 HOST_BOUND = 0.7  # busy for less of a phase than this: the device waits for the host
 

@@ -15,14 +15,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ..record.cell import SpanKey
 from ..record.schema import Cell, Cost, Record
 from . import roofline
+from .by_round import SCORING, latencies, latency, paired_speedup, phase, spans, weighted
 from .intervals import CONFIDENCE, FEWEST, Estimate, central, speedup, trimmed
-from .series import SCORING, latencies, latency, phase, spans, weighted
 
 STEPS: dict[str, Callable[[str], bool]] = {
     "outside": lambda phase: phase not in ("prefill", "decode"),
@@ -33,7 +33,13 @@ STEPS: dict[str, Callable[[str], bool]] = {
 OUTSIDE = ("preprocess", "transfer", "vision", "embed", "head")
 """The phases outside the decoder layers."""
 Place = tuple[str, int | None]  # a phase, or one decoder layer of prefill
-Shares = Mapping[Place, float]
+
+
+class Shares(dict[Place, float]):
+    """By phase, or decoder layer of prefill, what is left of vanilla's; all, where it has none."""
+
+    def __missing__(self, place: Place) -> float:
+        return 1.0
 
 
 @dataclass(frozen=True)
@@ -103,21 +109,18 @@ def promised_seconds(cell: Cell, vanilla: Cell, name: str) -> float | None:
     """The time of one phase that its FLOPs promise: as a share of vanilla's latency, round by
     round, times the vanilla that the cell was paired with."""
     weights = _weights(vanilla, flops_shares(cell, vanilla), 0.0, lambda phase: phase == name)
-    own, whole = latencies(cell), latencies(vanilla)
-    rounds = sorted(own.keys() & whole.keys())
-    gain, measured = speedup([(whole[n], own[n]) for n in rounds]), latency(cell)
+    gain, measured = paired_speedup(vanilla, cell), latency(cell)
     if not weights or gain is None or measured is None:
         return None
-    series = weighted(vanilla, weights)
-    shares = [series[number] / whole[number] for number in rounds]
+    series, whole = weighted(vanilla, weights), latencies(vanilla)
+    shares = [series[number] / whole[number] for number in latencies(cell) if number in whole]
     share = statistics.fmean([shares[place] for place in central(shares)])
     return share * measured.value * gain.value
 
 
-def over_promise(cell: Cell, vanilla: Cell, gain: Estimate | None, promised: float) -> Estimate:
+def over_promise(cell: Cell, vanilla: Cell, gain: Estimate, promised: float) -> Estimate:
     """Measured time over promised time, where FLOPs promise a speed-up of `promised` and the clock
     says `gain`; its interval from the pairs of each round."""
-    assert gain is not None
     value = promised / gain.value
     own, full, shares = latencies(cell), latencies(vanilla), promised_by_round(cell, vanilla)
     logs = [math.log(own[n] / (full[n] * shares[n])) for n in own if n in full]
@@ -137,8 +140,7 @@ def claimed_share(cell: Cell, vanilla: Cell) -> float | None:
 
 
 def flops_shares(cell: Cell, vanilla: Cell) -> Shares:
-    """By phase, and decoder layer of prefill, the share of vanilla's FLOPs that is left; 1 where
-    vanilla has none."""
+    """The share of vanilla's FLOPs that is left."""
     return _shares(cell, vanilla, lambda c: ((_place(w), w.flops) for w in _shared_work(c)))
 
 
@@ -167,9 +169,7 @@ def _weights(
     vanilla: Cell, shares: Shares, less: float, within: Callable[[str], bool]
 ) -> dict[SpanKey, float]:
     """By place of vanilla, the share that is left, `less` so much."""
-    return {
-        span: shares.get(_place_of(span), 1.0) - less for span in spans(vanilla) if within(span[0])
-    }
+    return {span: shares[_place_of(span)] - less for span in spans(vanilla) if within(span[0])}
 
 
 def _share_by_round(vanilla: Cell, shares: Shares) -> dict[int, float]:
@@ -196,7 +196,7 @@ def _shares(
     cell: Cell, vanilla: Cell, of: Callable[[Cell], Iterable[tuple[Place, float]]]
 ) -> Shares:
     own, full = (_summed(of(one)) for one in (cell, vanilla))
-    return {place: own.get(place, 0.0) / full[place] for place in full if full[place]}
+    return Shares({place: own.get(place, 0.0) / full[place] for place in full if full[place]})
 
 
 def _summed(amounts: Iterable[tuple[Place, float]]) -> dict[Place, float]:

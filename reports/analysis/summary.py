@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from ..record.schema import Cell, Record
-from .intervals import Estimate, median_interval, percentile, speedup
+from .by_round import baseline, by_round, latencies, latency, paired_speedup, phase, seconds_in
+from .intervals import Estimate, median_interval, percentile
 from .promise import over_promise, promise_of
-from .series import baseline, by_round, latencies, latency, phase, seconds_in
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ def precision(record: Record, cell: Cell) -> float | None:
         other is not vanilla and not other.error and baseline(record, other) is vanilla
         for other in record.cells
     )
-    known = _speedup(cell, vanilla) if paired else latency(cell)
+    known = paired_speedup(vanilla, cell) if vanilla and paired else latency(cell)
     return known.precision if known else None
 
 
 def _row(record: Record, cell: Cell, vanilla: Cell | None) -> Row:
-    stopping, gain = record.spec.stopping, _speedup(cell, vanilla)
+    stopping, gain = record.spec.stopping, paired_speedup(vanilla, cell) if vanilla else None
     flops = sum(item.flops for item in cell.cost)
     full = sum(item.flops for item in vanilla.cost) if vanilla else 0
     promise = promise_of(record, cell, vanilla) if vanilla else None
@@ -125,11 +125,3 @@ def _per_token(cell: Cell) -> Estimate | None:
         return None
     whole = seconds_in([number for number, part in enumerate(cell.parts) if part.phase == "decode"])
     return median_interval(list(by_round(cell, lambda sample: whole(sample) / steps).values()))
-
-
-def _speedup(cell: Cell, vanilla: Cell | None) -> Estimate | None:
-    """Vanilla's latency over the cell's, paired by round."""
-    if vanilla is None:
-        return None
-    full, own = latencies(vanilla), latencies(cell)
-    return speedup([(full[number], own[number]) for number in own if number in full])

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .. import units
+from ..analysis.by_round import baseline
 from ..analysis.counterparts import layer_flops, layer_seconds
 from ..analysis.run_view import RunView, label
-from ..analysis.series import baseline
 from ..record.labels import name
 from ..record.schema import Cell
 from .canvas import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import units
+from ..analysis.by_round import phase
 from ..analysis.run_view import RunView
-from ..analysis.series import phase
 from ..record.labels import name
 from ..record.schema import Cell, Peaks
 from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, key, left_out, place_axes

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .. import units
+from ..analysis.by_round import SCORING, by_round, seconds_in
 from ..analysis.intervals import median_interval
 from ..analysis.phases import activity
 from ..analysis.run_view import MOST, RunView, label
-from ..analysis.series import SCORING, by_round, seconds_in
 from ..analysis.summary import Row
 from ..record.schema import Cell
 from . import bars

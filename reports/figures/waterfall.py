@@ -16,15 +16,8 @@ ENDS_COLOURS = {"claimed": GRID, "promised": MUTED, "measured": SERIES[0]}
 
 def chart(cell: Cell, explanation: Explanation, number: int) -> Chart:
     """The waterfall of one cell, in milliseconds; `number` tells its file from the others'."""
-    rows, level = list[tuple[str, float, float, str, str]](), 0.0
     parts = explanation.walk(gathered(explanation))
-    for part in parts:
-        if part.name in ENDS:
-            start, level, colour = 0.0, part.seconds, ENDS_COLOURS[part.name]
-        else:
-            start, level = level, level + part.seconds
-            colour = SERIES[1] if part.seconds >= 0 else SERIES[2]
-        rows.append((part.name, start, level, colour, part.about))
+    rows = _bars(parts)
     count = len(rows)
     figure = blank(0.35 + STEP * count + 0.4)
     axes = place_axes(figure, 1.62, 0.42, 0.62, 0.32)
@@ -72,6 +65,19 @@ def chart(cell: Cell, explanation: Explanation, number: int) -> Chart:
         fontweight="bold",
     )
     return drawn
+
+
+def _bars(parts: list[Contribution]) -> list[tuple[str, float, float, str, str]]:
+    """Of each part its name, where its bar begins and ends (seconds), its colour, what it is."""
+    bars, level = list[tuple[str, float, float, str, str]](), 0.0
+    for part in parts:
+        if part.name in ENDS:
+            start, level, colour = 0.0, part.seconds, ENDS_COLOURS[part.name]
+        else:
+            start, level = level, level + part.seconds
+            colour = SERIES[1] if part.seconds >= 0 else SERIES[2]
+        bars.append((part.name, start, level, colour, part.about))
+    return bars
 
 
 def gathered(explanation: Explanation) -> list[Contribution]:

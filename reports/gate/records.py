@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from .. import units
+from ..analysis.by_round import baseline, latencies, pairs
 from ..analysis.intervals import Mean, trimmed
-from ..analysis.series import baseline, by_round
 from ..record import files
 from ..record.base import RecordError
 from ..record.compatibility import other_machine
@@ -150,13 +150,11 @@ def _lost(record: Record, cell: Cell) -> list[float]:
     vanilla = baseline(record, cell)
     if vanilla is None:
         return []
-    full = by_round(vanilla, lambda sample: sample.latency)
-    own = by_round(cell, lambda sample: sample.latency)
-    return [math.log(own[number] / full[number]) for number in own if number in full]
+    return [math.log(own / full) for full, own in pairs(vanilla, cell)]
 
 
 def _logs(cell: Cell) -> list[float]:
-    return [math.log(s) for s in by_round(cell, lambda sample: sample.latency).values()]
+    return [math.log(seconds) for seconds in latencies(cell).values()]
 
 
 def _difference(before: Sequence[float], after: Sequence[float]) -> Mean | None:

@@ -65,6 +65,7 @@ def columns(record: Record) -> list[Column[Row]]:
     return [
         *_what(record),
         *_times(record),
+        *_promises(),
         *_costs(record),
         for_programs("parts_over_latency", lambda r: r.parts_sum.value if r.parts_sum else None),
         for_programs("error", lambda r: r.cell.error or None),
@@ -144,8 +145,7 @@ def _times(record: Record) -> list[Column[Row]]:
     ]
 
 
-def _costs(record: Record) -> list[Column[Row]]:
-    on_gpu = any(cell.memory.allocator is not None for cell in record.cells)
+def _promises() -> list[Column[Row]]:
     return [
         Column(
             "speed-up\npromised",
@@ -182,6 +182,12 @@ def _costs(record: Record) -> list[Column[Row]]:
             OF_PROMISED,
             wide=True,
         ),
+    ]
+
+
+def _costs(record: Record) -> list[Column[Row]]:
+    on_gpu = any(cell.memory.allocator is not None for cell in record.cells)
+    return [
         Column(
             "FLOPs",
             lambda r: units.percent(r.flops_share),

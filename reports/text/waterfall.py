@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from .. import units
 from ..analysis import caveats, roofline
 from ..analysis.advice import untold
+from ..analysis.by_round import baseline
 from ..analysis.explanation import (
     CAUSES,
     ENDS,
@@ -21,7 +22,6 @@ from ..analysis.explanation import (
 )
 from ..analysis.phases import PhaseRow, phase_rows
 from ..analysis.promise import promised_seconds
-from ..analysis.series import baseline
 from ..record.base import RecordError
 from ..record.labels import name
 from ..record.schema import Cell, Record

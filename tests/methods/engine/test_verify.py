@@ -12,7 +12,7 @@ from micro_models import load
 
 import tpprof
 from tpprof.methods import Keep, Method, Plan, Request, Stage, View, parse
-from tpprof.methods.contract.checks import location
+from tpprof.methods.contract.containment import location
 from tpprof.methods.contract.view import Notes
 from tpprof.methods.engine.run import run
 from tpprof.methods.engine.verify import DecisionError, require_finite

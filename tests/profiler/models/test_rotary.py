@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from micro_models import MICRO, SIZE
+from micro_models import MICRO, SIZE, load_with_rope, rope
 from transformers import LlavaConfig, LlavaNextConfig, Qwen2VLConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -18,46 +18,10 @@ import tpprof
 from tpprof.profiler.models.configs import config
 from tpprof.profiler.models.errors import ModelError
 from tpprof.profiler.models.load import shape_of
-from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.rotary import STATEFUL, STATELESS
 
 ARCHITECTURES = tuple(MICRO)
 CONFIGS = {"llava": LlavaConfig, "llava-next": LlavaNextConfig, "qwen2-vl": Qwen2VLConfig}
-FACTORS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "linear": {"factor": 2.0},
-    "dynamic": {"factor": 2.0},
-    "yarn": {"factor": 2.0, "original_max_position_embeddings": 64},
-    "llama3": {
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64,
-    },
-    "longrope": {
-        "factor": 2.0,
-        "short_factor": [1.0] * 8,
-        "long_factor": [2.0] * 8,
-        "original_max_position_embeddings": 64,
-    },
-    "proportional": {},
-}
-
-
-def rope(kind: str, architecture: str = "llava", key: str = "rope_type") -> dict[str, Any]:
-    """The section of a config that asks for this rotary embedding."""
-    axes = {"mrope_section": [2, 3, 3]} if architecture == "qwen2-vl" else {}
-    return {key: kind, "rope_theta": 1e4, **FACTORS.get(kind, {}), **axes}
-
-
-def load_with(kind: str, architecture: str, monkeypatch: pytest.MonkeyPatch) -> Model:
-    """A micro model with this rotary embedding, made past what refuses it in a config."""
-    given = config(MICRO[architecture])
-    given.text_config.rope_parameters = rope(kind, architecture)
-    given.text_config.max_position_embeddings = 64
-    with monkeypatch.context() as patch:
-        patch.setattr("tpprof.profiler.models.load.config", lambda shape: given)
-        return tpprof.load(MICRO[architecture], device="cpu")
 
 
 def folder(path: Path, architecture: str, change: Any) -> str:
@@ -79,7 +43,7 @@ def test_every_type_of_transformers_is_decided_on() -> None:
 def test_stateless_types_give_what_transformers_gives(
     kind: str, architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = load_with(kind, architecture, monkeypatch)
+    model = load_with_rope(kind, architecture, monkeypatch)
     layout = "anyres" if architecture == "llava-next" else "flat"
     inputs = tpprof.inputs(model, image_size=SIZE, text_tokens=(3, 4), layout=layout)
     with torch.no_grad():
@@ -92,7 +56,7 @@ def test_stateless_types_give_what_transformers_gives(
 def test_stateful_types_are_refused_before_anything_runs(
     kind: str, architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = load_with(kind, architecture, monkeypatch)
+    model = load_with_rope(kind, architecture, monkeypatch)
     inputs = tpprof.inputs(model, image_size=SIZE, text_tokens=(3, 4))
     with pytest.raises(ModelError, match=f"rope_type '{kind}' .*: one request would change"):
         tpprof.forward(model, inputs)
@@ -101,7 +65,7 @@ def test_stateful_types_are_refused_before_anything_runs(
 
 
 def test_a_type_that_is_changed_after_loading_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = load_with("default", "llava", monkeypatch)
+    model = load_with_rope("default", "llava", monkeypatch)
     inputs = tpprof.inputs(model, image_size=SIZE, text_tokens=(3, 4))
     own = model.text_config.rope_parameters
     model.text_config.rope_parameters = rope("dynamic")

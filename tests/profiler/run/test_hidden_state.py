@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy
 import pytest
 import torch
-from micro_models import MICRO, SIZE
+from micro_models import MICRO, SIZE, load_with_rope
 
 import tpprof
 from tpprof.methods import Budget, InputError, Keep, Method, Plan, Request, Stage, View, parse
@@ -21,7 +21,6 @@ from tpprof.methods.contract.plan import single_prune
 from tpprof.methods.contract.policies import Policy
 from tpprof.methods.engine.run import Trace, run
 from tpprof.profiler import cost
-from tpprof.profiler.models.configs import config
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.rotary import STATELESS
 from tpprof.profiler.run.bench import Bench
@@ -45,29 +44,6 @@ REQUESTS: tuple[dict[str, Any], ...] = (
     {"image_size": (84, 168), "text_tokens": (2, 90), "new_tokens": 2, "batch_size": 2},
     {"image_size": (252, 168), "text_tokens": (9, 5), "new_tokens": 40},
 )
-ROPE: dict[str, dict[str, Any]] = {
-    "linear": {"factor": 2.0},
-    "yarn": {"factor": 2.0, "original_max_position_embeddings": 64},
-    "llama3": {
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64,
-    },
-}
-
-
-def made(architecture: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> Model:
-    """A micro model whose rotary embedding is of this kind, and whose positions end at 64."""
-    given = config(MICRO[architecture])
-    parameters = {"rope_type": kind, "rope_theta": 1e4, **ROPE.get(kind, {})}
-    if architecture == "qwen2-vl":
-        parameters["mrope_section"] = [2, 3, 3]
-    given.text_config.rope_parameters = parameters
-    given.text_config.max_position_embeddings = 64
-    with monkeypatch.context() as patch:
-        patch.setattr("tpprof.profiler.models.load.config", lambda shape: given)
-        return tpprof.load(MICRO[architecture], device="cpu", seed=1)
 
 
 def answers(
@@ -104,7 +80,7 @@ def sums(model: Model) -> dict[str, tuple[int, int]]:
 def test_a_request_is_the_same_first_last_and_alone(
     architecture: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = made(architecture, kind, monkeypatch)
+    model = load_with_rope(kind, architecture, monkeypatch)
     untouched = copy.deepcopy(model.module)
     before, settings = sums(model), [setting.get() for setting in SETTINGS]
     first = answers(model, CELLS, REQUESTS[0])
@@ -125,7 +101,7 @@ def test_a_request_is_the_same_first_last_and_alone(
 
 
 def test_a_batch_does_not_change_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = made("qwen2-vl", "default", monkeypatch)
+    model = load_with_rope("default", "qwen2-vl", monkeypatch)
     first = answers(model, CELLS, REQUESTS[1])
     answers(model, CELLS, REQUESTS[2])
     again = answers(model, CELLS, REQUESTS[1])

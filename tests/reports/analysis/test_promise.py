@@ -121,6 +121,7 @@ def test_a_promise_within_the_noise_is_not_held_against_the_clock() -> None:
 def test_too_few_rounds_give_a_ratio_without_an_interval() -> None:
     run = drifting(rounds=3)
     gain = rows(run)[1].speedup
+    assert gain is not None
     found = over_promise(run.cells[1], run.cells[0], gain, 1.5)
     assert (found.low, found.high, found.samples) == (None, None, 3)
 

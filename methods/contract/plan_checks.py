@@ -6,14 +6,10 @@ not exist is never reached, and rows read twice at one layer are the rows of one
 
 from __future__ import annotations
 
-import inspect
-import os
-import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any, get_args
 
+from .containment import contained, location, where_defined
 from .errors import InputError, first_line
 from .method import Method
 from .plan import EncoderRows, EncoderStage, Moment, Plan, Positions, Published, Rows, Stage
@@ -24,14 +20,6 @@ MOST_FLOPS = 10**18  # of one decision: more is no count
 
 class PlanError(InputError):
     """A plan that cannot be made, or that does not fit the request; names file and line."""
-
-
-class MethodFaultError(RuntimeError):
-    """A method that does what none may: found while it runs, and told in place of its figures."""
-
-
-class MethodExitError(MethodFaultError):
-    """A method that would have ended the program, or that moved its working folder."""
 
 
 def plan_for(method: Method, request: Request) -> Plan:
@@ -57,74 +45,8 @@ def plan_for(method: Method, request: Request) -> Plan:
     return plan
 
 
-@contextmanager
-def contained() -> Iterator[None]:
-    """Around code of a method: it may fail, but neither end the program nor move its folder."""
-    folder = os.getcwd()
-    try:
-        yield
-    except (Exception, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        name = type(error).__name__
-        raise MethodExitError(
-            f"it would end the program ({name}): return, or raise an error"
-        ) from error
-    finally:
-        moved = _moved_from(folder)
-    if moved:
-        raise MethodExitError("it changes the working folder of the program (os.chdir)")
-
-
-def location(error: BaseException, method: Method) -> str:
-    """The file and line of a method's own code that an error passed through; "" if it did not."""
-    files = own_files(method)
-    seen: list[traceback.FrameSummary] = []
-    link: BaseException | None = error
-    while link is not None and not seen:
-        seen = [f for f in traceback.extract_tb(link.__traceback__) if f.filename in files]
-        link = link.__cause__
-    return f" ({Path(seen[-1].filename).name} line {seen[-1].lineno})" if seen else ""
-
-
-def own_files(method: Method) -> set[str]:
-    """The source files of the method's class, and of those that it is made from."""
-    package = __name__.rpartition(".")[0]
-    classes = [c for c in type(method).__mro__ if c is not object and c.__module__ != "builtins"]
-    found = [_source(c) for c in classes if not c.__module__.startswith(package)]
-    return {file for file in found if file}
-
-
-def where_defined(function: Any) -> str:
-    """The name of a method's function, its file and its line."""
-    name = getattr(function, "__qualname__", type(function).__name__)
-    try:
-        file, line = inspect.getsourcefile(function), inspect.getsourcelines(function)[1]
-    except (OSError, TypeError):
-        return name
-    return f"{name}, {Path(file or '').name} line {line}"
-
-
 def _home(method: Method) -> str:
     return where_defined(type(method))
-
-
-def _source(found: type) -> str | None:
-    try:
-        return inspect.getsourcefile(found)
-    except (OSError, TypeError):
-        return None
-
-
-def _moved_from(folder: str) -> bool:
-    """Whether the working folder is another one; it is set back."""
-    try:
-        if os.getcwd() == folder:
-            return False
-    except FileNotFoundError:  # it was moved to a folder that is gone
-        pass
-    os.chdir(folder)
-    return True
 
 
 def _plan_fault(plan: Any, method: Method, request: Request) -> str:

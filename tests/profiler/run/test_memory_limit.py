@@ -9,7 +9,7 @@ import pytest
 import tpprof
 from tpprof.methods import InputError
 from tpprof.profiler.models.model import Model
-from tpprof.profiler.run import comparison, room
+from tpprof.profiler.run import comparison, memory_limit
 from tpprof.reports.record.spec import Workload
 
 
@@ -27,7 +27,7 @@ from tpprof.reports.record.spec import Workload
 def test_what_no_memory_holds_is_refused_first(
     options: dict[str, Any], model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "_memory", lambda device: 16 * 2**30)
+    monkeypatch.setattr(memory_limit, "_memory", lambda device: 16 * 2**30)
     monkeypatch.setattr(comparison, "Preparation", lambda *_: pytest.fail("it was prepared"))
     with pytest.raises(InputError, match=r"needs about [\d,]+ GiB.* has 16 GiB") as refused:
         tpprof.compare(["fastv"], model=model, rounds=1, **options)
@@ -35,4 +35,4 @@ def test_what_no_memory_holds_is_refused_first(
 
 
 def test_what_fits_is_not(model: Model) -> None:
-    room.require_room(model, Workload(visual_tokens=64, text_tokens=(3, 4)))
+    memory_limit.require_room(model, Workload(visual_tokens=64, text_tokens=(3, 4)))

@@ -9,7 +9,7 @@ from statistics import median
 from ..record.cell import SpanKey
 from ..record.labels import ran
 from ..record.schema import Cell, Record, Sample
-from .intervals import Estimate, median_interval
+from .intervals import Estimate, median_interval, speedup
 
 SCORING = ("score", "select", "compress")
 """The parts in which a method decides what goes, and moves what stays."""
@@ -46,6 +46,17 @@ def latencies(cell: Cell) -> dict[int, float]:
 def latency(cell: Cell) -> Estimate | None:
     """Seconds of a whole request; None without samples."""
     return median_interval(list(latencies(cell).values()))
+
+
+def pairs(vanilla: Cell, cell: Cell) -> list[tuple[float, float]]:
+    """Seconds of vanilla's request and of the cell's, for each round that both have."""
+    full, own = latencies(vanilla), latencies(cell)
+    return [(full[number], own[number]) for number in own if number in full]
+
+
+def paired_speedup(vanilla: Cell, cell: Cell) -> Estimate | None:
+    """Vanilla's latency over the cell's, round by round; None without a round that both have."""
+    return speedup(pairs(vanilla, cell))
 
 
 def phase(cell: Cell, name: str) -> Estimate | None:
