@@ -180,7 +180,7 @@ def explain(record: Record, cell: Cell) -> Explanation | None:
         claimed_seconds=claimed,
         promised_seconds=promised,
         measured_seconds=measured.value,
-        over_promise=over_promise(cell, vanilla, gain, 1 / promise.share),
+        over_promise=over_promise(cell, vanilla, gain, promise),
         steps=steps,
         causes=causes,
         advice=advice(record, counterparts, causes),

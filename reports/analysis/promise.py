@@ -48,11 +48,13 @@ class Promise:
 
     claim: share of the FLOPs of prefill's decoder layers that is left. steps: what lies between the
     claim and the promise, phase by phase: `outside` the decoder layers, `decode`, `layers` (of
-    prefill, which do not all take the same time). floors: by floors, None where they are unknown.
+    prefill, which do not all take the same time). by_round: the promise in each round that both
+    have. floors: by floors, None where they are unknown.
     """
 
     claim: float
     steps: dict[str, Estimate]
+    by_round: dict[int, float]
     floors: float | None
 
     @property
@@ -84,7 +86,7 @@ def promise_of(record: Record, cell: Cell, vanilla: Cell) -> Promise | None:
     claim = claimed_share(cell, vanilla)
     whole = latencies(vanilla)
     rounds = sorted(whole.keys() & {sample.round for sample in cell.samples})
-    if claim is None or not rounds or min(promised_by_round(cell, vanilla).values()) <= 0:
+    if claim is None or not rounds:
         return None
     flops = flops_shares(cell, vanilla)
     series = {
@@ -95,14 +97,13 @@ def promise_of(record: Record, cell: Cell, vanilla: Cell) -> Promise | None:
     for number in rounds:  # what lies between the parts stays
         series["outside"][number] += (1 - claim) * (whole[number] - timed[number])
     shares = {name: [own[n] / whole[n] for n in rounds] for name, own in series.items()}
-    chosen = central([sum(at) for at in zip(*shares.values(), strict=True)])
+    promised = [claim + sum(at) for at in zip(*shares.values(), strict=True)]
+    if min(promised) <= 0:
+        return None
+    chosen = central(promised)
     steps = {name: _mean_of(values, chosen) for name, values in shares.items()}
-    return Promise(claim, steps, _by_floors(record, cell, vanilla, rounds))
-
-
-def promised_by_round(cell: Cell, vanilla: Cell) -> dict[int, float]:
-    """The share of vanilla's latency that FLOPs promise, phase by phase, in each of its rounds."""
-    return _share_by_round(vanilla, flops_shares(cell, vanilla))
+    by_round = dict(zip(rounds, promised, strict=True))
+    return Promise(claim, steps, by_round, _by_floors(record, cell, vanilla, rounds))
 
 
 def promised_seconds(cell: Cell, vanilla: Cell, name: str) -> float | None:
@@ -118,12 +119,12 @@ def promised_seconds(cell: Cell, vanilla: Cell, name: str) -> float | None:
     return share * measured.value * gain.value
 
 
-def over_promise(cell: Cell, vanilla: Cell, gain: Estimate, promised: float) -> Estimate:
-    """Measured time over promised time, where FLOPs promise a speed-up of `promised` and the clock
-    says `gain`; its interval from the pairs of each round."""
-    value = promised / gain.value
-    own, full, shares = latencies(cell), latencies(vanilla), promised_by_round(cell, vanilla)
-    logs = [math.log(own[n] / (full[n] * shares[n])) for n in own if n in full]
+def over_promise(cell: Cell, vanilla: Cell, gain: Estimate, promise: Promise) -> Estimate:
+    """Measured time over promised time, where the clock says `gain`; its interval from the pairs of
+    each round."""
+    value = 1 / promise.share / gain.value
+    own, full = latencies(cell), latencies(vanilla)
+    logs = [math.log(own[n] / (full[n] * share)) for n, share in promise.by_round.items()]
     if len(logs) < FEWEST:
         return Estimate(value, None, None, len(logs))
     reach = math.exp(trimmed(logs).reach(CONFIDENCE))
@@ -172,12 +173,6 @@ def _weights(
     return {span: shares[_place_of(span)] - less for span in spans(vanilla) if within(span[0])}
 
 
-def _share_by_round(vanilla: Cell, shares: Shares) -> dict[int, float]:
-    whole = latencies(vanilla)
-    saved = weighted(vanilla, _weights(vanilla, shares, 1.0, lambda phase: True))
-    return {number: 1 + saved[number] / whole[number] for number in whole}
-
-
 def _by_floors(record: Record, cell: Cell, vanilla: Cell, rounds: list[int]) -> float | None:
     peaks, dtype = record.peaks, record.model.dtype
     if peaks is None or dtype not in peaks.flops_per_second:
@@ -187,8 +182,9 @@ def _by_floors(record: Record, cell: Cell, vanilla: Cell, rounds: list[int]) -> 
         found = roofline.part_seconds(peaks, _shared_work(of), dtype)
         return ((_place_of(span), seconds) for span, seconds in found.items())
 
-    series = _share_by_round(vanilla, _shares(cell, vanilla, floors))
-    values = [series[number] for number in rounds]
+    whole, shares = latencies(vanilla), _shares(cell, vanilla, floors)
+    saved = weighted(vanilla, _weights(vanilla, shares, 1.0, lambda phase: True))
+    values = [1 + saved[number] / whole[number] for number in rounds]
     return statistics.fmean([values[place] for place in central(values)])
 
 

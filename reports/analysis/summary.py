@@ -81,7 +81,7 @@ def _row(record: Record, cell: Cell, vanilla: Cell | None) -> Row:
     if promise is not None and vanilla is not None and gain is not None:
         promised = 1 / promise.share
         if cell is not vanilla and not _within_noise(promised, gain):
-            over = over_promise(cell, vanilla, gain, promised)
+            over = over_promise(cell, vanilla, gain, promise)
     whole, memory = latency(cell), cell.memory
     width = precision(record, cell)
     times = [sample.latency for sample in cell.samples]

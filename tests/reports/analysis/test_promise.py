@@ -120,9 +120,10 @@ def test_a_promise_within_the_noise_is_not_held_against_the_clock() -> None:
 
 def test_too_few_rounds_give_a_ratio_without_an_interval() -> None:
     run = drifting(rounds=3)
-    gain = rows(run)[1].speedup
+    gain, promise = rows(run)[1].speedup, promise_of(run, run.cells[1], run.cells[0])
     assert gain is not None
-    found = over_promise(run.cells[1], run.cells[0], gain, 1.5)
+    assert promise is not None
+    found = over_promise(run.cells[1], run.cells[0], gain, promise)
     assert (found.low, found.high, found.samples) == (None, None, 3)
 
 
