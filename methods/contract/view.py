@@ -20,11 +20,13 @@ class Notes:
     marks: boolean flags [B, n] on the current visual tokens, moved with them by the engine.
     kept: tensors that a method wants back at a later stage.
     solved: numbers found on the first request of a series and fixed from then on.
+    drawn: random numbers by device, seed and shape, where drawing anew is not possible.
     """
 
     solved: dict[str, float] = field(default_factory=dict)
     marks: dict[str, Tensor] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
+    drawn: dict[tuple[object, ...], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,15 @@ class _Common:
         """Uniform numbers in [0, 1), float32, on the device of the request, fixed by `seed`."""
         import torch
 
-        generator = torch.Generator(device=self.hidden.device).manual_seed(seed)
-        return torch.rand(shape, generator=generator, device=self.hidden.device)
+        device, drawn = self.hidden.device, self.notes.drawn
+        key = (device, seed, shape)
+        if drawn is not None and key in drawn:
+            return drawn[key].clone()
+        generator = torch.Generator(device=device).manual_seed(seed)
+        numbers = torch.rand(shape, generator=generator, device=device)
+        if drawn is not None:
+            drawn[key] = numbers
+        return numbers
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from .decoder import Decoder, Inputs
 from .ledger import Ledger
 
 if TYPE_CHECKING:
-    from .runtime import Runtime
+    from .runtimes.runtime import Runtime
 
 
 class Lap(Protocol):

@@ -43,19 +43,32 @@ class Inputs(dict[str, Tensor]):
 
     def to(self, device: torch.device | str) -> Inputs:
         """The same request on `device`; the copies are queued where the host memory allows it."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
-
+    def map(self, change: Callable[[Tensor], Tensor]) -> Inputs:
+        """The same request with `change` of each tensor on the device."""
         return Inputs(
-            {name: move(tensor) for name, tensor in self.items()},
+            {name: change(tensor) for name, tensor in self.items()},
             request=self.request,
-            positions=move(self.positions),
+            positions=change(self.positions),
             next_position=self.next_position,
-            order=None if self.order is None else move(self.order),
-            extras={name: move(tensor) for name, tensor in self.extras.items()},
+            order=None if self.order is None else change(self.order),
+            extras={name: change(tensor) for name, tensor in self.extras.items()},
             sequence_ends=self.sequence_ends,
         )
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors on the device, by name."""
+        own = {"positions": self.positions}
+        if self.order is not None:
+            own["order"] = self.order
+        return {**self, **self.extras, **own}
+
+    def fill(self, other: Inputs) -> None:
+        """Copy the tensors of another request of the same form into those of this one."""
+        for name, tensor in self.tensors.items():
+            tensor.copy_(other.tensors[name], non_blocking=True)
 
 
 class Tower(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,41 @@ from .attention import RowsWanted
 from .context import Context, TokenSequence, kept_states, trace_origin
 from .ledger import RowsRead, builds_map, decision_flops, stages_reading
 from .verify import select
+from .vision import embed
+
+
+@dataclass
+class Prompt:
+    """What a prompt left, for decode to go on from.
+
+    logits: [B, vocabulary] at its last position. token: int64 [B, 1], the first, greedy.
+    kept: as in `Trace`. cache: keys and values of each decoder layer.
+    """
+
+    logits: Tensor
+    token: Tensor
+    kept: list[Tensor]
+    cache: Any
+
+    def cache_bytes(self) -> list[int]:
+        """Bytes of keys and values in each decoder layer's cache."""
+        return [
+            sum(t.element_size() * t.numel() for t in (layer.keys, layer.values))
+            for layer in self.cache.layers
+        ]
+
+
+def prefill(context: Context) -> Prompt:
+    """From pixels to the first token: vision, embedding, decoder layers and head."""
+    try:
+        layers = Prefill(context, embed(context))
+        hidden = layers.run()
+    finally:
+        context.rest()
+    logits = context.decoder.head(hidden[:, -1:])[:, 0]
+    token = logits.argmax(-1, keepdim=True)
+    context.lap("head", "head")
+    return Prompt(logits, token, layers.kept, layers.cache)
 
 
 class Prefill:
@@ -52,12 +88,6 @@ class Prefill:
             context.lap("prefill", "compress")
         ledger.cached = [layer.keys.shape[2] for layer in self.cache.layers]
         return sequence.hidden
-
-    def cache_bytes(self) -> list[int]:
-        return [
-            sum(t.element_size() * t.numel() for t in (layer.keys, layer.values))
-            for layer in self.cache.layers
-        ]
 
     def _prepare(self, index: int) -> RowsWanted | None:
         """Say how layer `index` attends, and what to read of it."""

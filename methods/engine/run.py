@@ -19,9 +19,7 @@ from ..contract.view import Notes
 from .context import Context, Lap, no_lap
 from .decoder import Decoder, Inputs
 from .ledger import Ledger
-from .prefill import Prefill
-from .runtime import Runtime
-from .vision import embed
+from .runtimes.runtime import Runtime
 
 
 @dataclass
@@ -93,26 +91,19 @@ def run(
 
 
 def _request(context: Context, new_tokens: int) -> Trace:
-    decoder, runtime = context.decoder, context.runtime
+    runtime = context.runtime
     with runtime.in_force():
-        try:
-            sequence = embed(context)
-            prefill = Prefill(context, sequence)
-            hidden = prefill.run()
-        finally:
-            context.rest()
-        logits = decoder.head(hidden[:, -1:])[:, 0]
-        tokens = [logits.argmax(-1, keepdim=True)]
-        context.lap("head", "head")
-        kv_prefill = prefill.cache_bytes()
-        step_logits = runtime.decode(context, prefill.cache, tokens, new_tokens)
+        prompt = runtime.prefill(context)
+        tokens, kv_prefill = [prompt.token], prompt.cache_bytes()
+        step_logits = runtime.decode(context, prompt.cache, tokens, new_tokens)
+    logits = prompt.logits
     return Trace(
         logits=logits,
         step_logits=torch.stack(step_logits, 1) if step_logits else logits[:, None][:, :0],
         tokens=torch.cat(tokens, 1),
         visual_per_layer=context.ledger.visual,
-        kept=prefill.kept,
-        kv_bytes=KVBytes(prefill=kv_prefill, decode=prefill.cache_bytes()),
+        kept=prompt.kept,
+        kv_bytes=KVBytes(prefill=kv_prefill, decode=prompt.cache_bytes()),
         ledger=context.ledger,
         solved=context.notes.solved,
     )

@@ -216,11 +216,12 @@ def _replayed(call: Callable[[], object], count: int) -> Callable[[], None]:
     """The calls as one CUDA graph: the host's time to launch them is not in it."""
     import torch
 
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(count):
-            call()
-    replay: Callable[[], None] = graph.replay
+    from ...methods.engine.runtimes.capture import CudaCapture
+
+    batch = _called(call, count)
+    _, (replay,) = CudaCapture(torch.device("cuda", torch.cuda.current_device())).chain(
+        lambda cut: batch()
+    )
     return replay
 
 

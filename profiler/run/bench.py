@@ -8,7 +8,7 @@ import gc
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,8 @@ class Bench:
                 times.append(self._timing(cell)[0].latency)
             began = now()
             request = functools.partial(self._untimed, cell)
-            peak, trace = memory.peak(self.device, request, foreign)
+            own = foreign - cell.runtime.hidden_bytes()
+            peak, trace = memory.peak(self.device, request, own)
             times.append(now() - began)
             self._require_answer(trace)
             cell.saved.warmups = cell.saved.warmups or times
@@ -126,13 +127,13 @@ class Bench:
     def sample(self, cell: BenchCell, number: int, turn: int, process: int) -> schema.Sample | None:
         """One timed request; None if it failed, which the cell then says."""
         with self._kept_alive(cell), process_left_as_found():
-            before, fallback = self._asked(cell), cell.runtime.fallback
+            before, ran = self._asked(cell), _gave_up(cell)
             timing, trace = self._timing(cell)
             counts = self._asked(cell)
             self._require_answer(trace)
             require_steady(cell, trace)
-            if cell.runtime.fallback != fallback:
-                raise RuntimeError(f"{cell.runtime.name} gave up late: {cell.runtime.fallback}")
+            if _gave_up(cell) != ran:
+                raise RuntimeError(f"{cell.runtime.name} gave up late: {_gave_up(cell)}")
             marks = [f"{name} in the window" for name in counts if counts[name] > before[name]]
             return self._sample(cell, timing, marks, number, turn, process)
         return None
@@ -317,7 +318,13 @@ class Bench:
             if self.device.type == "cuda":
                 import torch
 
-                torch.cuda.empty_cache()
+                with suppress(RuntimeError):  # after a fault of the device; the cell has said so
+                    torch.cuda.empty_cache()
+
+
+def _gave_up(cell: BenchCell) -> str:
+    """Why a cell does not run as its runtime's name says."""
+    return cell.runtime.fallback or cell.runtime.eager_prefill
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from ...methods.contract.policies import Policy, RuntimeName
 from ...methods.contract.request import Request
 from ...methods.engine.ledger import Ledger
 from ...methods.engine.run import Trace
-from ...methods.engine.runtime import Runtime
 from ...methods.engine.runtimes import make_runtime
+from ...methods.engine.runtimes.runtime import Runtime
 from ...reports.record import schema
 from .. import cost
 from ..models.model import Model
@@ -141,6 +141,7 @@ def keep_counts(cell: BenchCell, trace: Trace, model: Model, request: Request) -
         )
     items = cost.items(model.shape, request, plan, trace.ledger, model.dtype.itemsize)
     saved.fallback = cell.runtime.fallback
+    saved.eager_prefill = cell.runtime.eager_prefill
     saved.visual_per_layer = list(trace.visual_per_layer)
     saved.tokens_per_layer = list(trace.ledger.tokens)
     saved.kv_bytes_prefill = list(trace.kv_bytes.prefill)

@@ -98,6 +98,10 @@ class Cell(Struct):
     fallback: Annotated[
         str, about("Why it ran eager where another runtime was asked for; empty if it did not.")
     ] = ""
+    eager_prefill: Annotated[
+        str,
+        about("Why vision and prefill alone ran eager under `graph`; empty if they did not."),
+    ] = ""
     setups: Annotated[
         dict[str, Count],
         about("How often graphs were compiled, captured, recompiled or broken, by name."),

@@ -13,7 +13,9 @@ def name(cell: Cell) -> str:
 
 def runtime(cell: Cell) -> str:
     """Under what it was asked to run, and what it ran under where that is not the same."""
-    return f"eager, not {cell.runtime}" if cell.fallback else cell.runtime
+    if cell.fallback:
+        return f"eager, not {cell.runtime}"
+    return f"{cell.runtime}, prefill eager" if cell.eager_prefill else cell.runtime
 
 
 def ran(cell: Cell) -> str:

@@ -54,9 +54,10 @@ def runtime_column(of: Callable[[RowT], Cell]) -> Column[RowT]:
         {
             "runtime": lambda row: of(row).runtime,
             "fallback": lambda row: of(row).fallback or None,
+            "eager_prefill": lambda row: of(row).eager_prefill or None,
         },
-        "eager: operators launched one by one; graph: decode replayed as a CUDA graph; compile: "
-        "decoder layers under torch.compile.",
+        "eager: operators launched one by one; graph: vision, prefill and decode replayed "
+        "as CUDA graphs; compile: decoder layers under torch.compile.",
         "words",
         under="method",
     )

@@ -23,6 +23,11 @@ def sentences(record: Record, listed: list[Row] | None = None) -> list[str]:
     notes += [
         f"{name(row.cell)} ran eager: {row.cell.fallback}." for row in table if row.cell.fallback
     ]
+    notes += [
+        f"{name(row.cell)} ran vision and prefill eager: {row.cell.eager_prefill}."
+        for row in table
+        if row.cell.eager_prefill and not row.cell.fallback
+    ]
     return [sentence for sentence in found if sentence] + list(dict.fromkeys(notes))
 
 

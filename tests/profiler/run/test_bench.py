@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
+from fake_capture import Captures
 from micro_models import SIZE
 
-from tpprof.methods import parse
-from tpprof.methods.engine.cuda_graph import GraphRuntime
+from tpprof.methods import Keep, Method, Stage, View, parse
 from tpprof.methods.engine.run import run
+from tpprof.methods.engine.runtimes.graph import GraphRuntime
 from tpprof.profiler.meters import memory, torch_profile
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.run.bench import Bench, _settled, frozen
@@ -190,16 +190,26 @@ def test_warm_up_ends_when_times_settle_or_never_will(times: list[float], settle
 def test_what_holds_the_method_to_its_plan_leaves_the_runtime_alone(
     bench: Bench, cell: BenchCell
 ) -> None:
-    """Prefill alone would have the runtime give up its graph for good."""
-
-    def capture(_: object, step: Callable[[], None], rewind: Callable[[], None]) -> Any:
-        rewind()
-        step()
-        return step
-
-    cell.runtime = runtime = GraphRuntime(bench.model, capture=capture)
+    cell.runtime = runtime = GraphRuntime(bench.model, capture=Captures())
     bench.warm_up(cell)
-    assert (runtime.fallback, runtime.captures, cell.saved.error) == ("", 1, "")
+    assert (runtime.fallback, runtime.eager_prefill, cell.saved.error) == ("", "", "")
+    assert runtime.captures == 2
+
+
+def test_a_decision_that_no_graph_holds_is_in_the_record(
+    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    select = type(cell.method).select
+
+    def waits(method: Method, view: View, stage: Stage) -> Keep | None:
+        float(view.hidden.flatten()[0])
+        return select(method, view, stage)
+
+    monkeypatch.setattr(type(cell.method), "select", waits)
+    cell.runtime = GraphRuntime(bench.model, capture=Captures())
+    bench.warm_up(cell)
+    assert (cell.saved.error, cell.saved.fallback) == ("", "")
+    assert "when stream is capturing" in cell.saved.eager_prefill
 
 
 @pytest.mark.parametrize("moment", ["warm-up", "sample"])

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
-from ..contract.policies import RuntimeName
-from .attention import Attention, in_force
-from .decode import decode
-from .decoder import Decoder
+from ...contract.policies import RuntimeName
+from ..attention import Attention, in_force
+from ..decode import decode
+from ..decoder import Decoder
+from ..prefill import Prompt, prefill
 
 if TYPE_CHECKING:
-    from .context import Context
+    from ..context import Context
 
 PositionEmbeddings = tuple[Tensor, Tensor]
 """Cosine and sine of the tokens at hand, each [B or 1, S, head_dim]."""
@@ -29,6 +30,7 @@ class Runtime:
     """The eager runtime, and what the others change of it.
 
     fallback: why it runs eagerly although its name says otherwise; "" while it does not.
+    eager_prefill: why vision and prefill alone do; "" while they do not.
     """
 
     name: RuntimeName = "eager"
@@ -36,11 +38,16 @@ class Runtime:
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
         self.fallback = ""
+        self.eager_prefill = ""
 
     @property
     def setups(self) -> dict[str, int]:
         """How often it has compiled or captured so far: not to be done in a timed request."""
         return {}
+
+    def hidden_bytes(self) -> int:
+        """Bytes that it uses and torch's allocator does not count as given out."""
+        return 0
 
     def request(self, once: Callable[[], Result]) -> Result:
         """What `once`, a whole request, gives. It may be run a second time after a fallback."""
@@ -64,12 +71,13 @@ class Runtime:
         cache: Any,
         position_embeddings: PositionEmbeddings,
         attention: Attention,
-        mask: Tensor | None = None,
     ) -> Tensor:
-        """Decoder layer `index` on hidden [B, S, d]: [B, S, d]. `mask` as `attend` takes it."""
-        return call_layer(
-            self.decoder.layers[index], hidden, cache, position_embeddings, attention, mask
-        )
+        """Decoder layer `index` on hidden [B, S, d]: [B, S, d]."""
+        return call_layer(self.decoder.layers[index], hidden, cache, position_embeddings, attention)
+
+    def prefill(self, context: Context) -> Prompt:
+        """From pixels to the first token, telling the laps of vision, prefill and head."""
+        return prefill(context)
 
     def decode(
         self, context: Context, cache: Any, tokens: list[Tensor], new_tokens: int
@@ -87,12 +95,11 @@ def call_layer(
     cache: Any,
     position_embeddings: PositionEmbeddings,
     attention: Attention,
-    mask: Tensor | None,
 ) -> Tensor:
     """A decoder layer, called as transformers calls it."""
     output: Tensor = layer(
         hidden,
-        attention_mask=mask,
+        attention_mask=None,
         position_ids=None,
         past_key_values=cache,
         use_cache=True,

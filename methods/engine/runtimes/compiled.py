@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..contract.errors import InputError, first_line
-from ..contract.policies import RuntimeName
-from .attention import Attention, attend, in_force
-from .decoder import Decoder
+from ...contract.errors import InputError, first_line
+from ...contract.policies import RuntimeName
+from ..attention import Attention, attend, in_force
+from ..decoder import Decoder
 from .runtime import PositionEmbeddings, Result, Runtime, call_layer
 
 NAME = "tpprof-compiled"
@@ -157,7 +157,6 @@ class CompileRuntime(Runtime):
         cache: Any,
         position_embeddings: PositionEmbeddings,
         attention: Attention,
-        mask: Tensor | None = None,
     ) -> Tensor:
         if self.fallback or self._compiled is None:
             return super().layer(
@@ -166,14 +165,13 @@ class CompileRuntime(Runtime):
                 cache=cache,
                 position_embeddings=position_embeddings,
                 attention=attention,
-                mask=mask,
             )
         layer, slot = self.decoder.layers[index], cache.layers[index]
         if hidden.shape[1] > 1:
             _may_vary(1, hidden, *position_embeddings)
         elif slot.keys is not None:
             _may_vary(2, slot.keys, slot.values)
-        return self._compiled(layer, hidden, slot, position_embeddings, attention, mask)
+        return self._compiled(layer, hidden, slot, position_embeddings, attention)
 
 
 def _may_vary(dimension: int, *tensors: Tensor) -> None:
