@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .. import units
 from ..record.cell import SpanKey
 from ..record.labels import ran
-from ..record.schema import Record
+from ..record.schema import Cell, Record
 from .by_round import latency, phase, spans
 from .counterparts import Counterparts, counted, layer_flops, layer_seconds
 from .intervals import Estimate
@@ -123,8 +123,17 @@ def _launching(record: Record, counterparts: Counterparts) -> str:
     return (
         "The decoder layers wait for the host: fewer tokens do not launch faster. From batch "
         f"{batch} on, launching takes less than {units.percent(KEPT, 0)} of the pruned ones "
-        f"(this run: {record.request.batch}).{stopped}"
+        f"(this run: {record.request.batch}).{stopped}{_captured(counterparts.cell)}"
     )
+
+
+def _captured(cell: Cell) -> str:
+    """Whether CUDA graphs would help layers that wait for the host; nothing is said of a CPU."""
+    if all(part.busy_seconds is None for part in cell.activity):
+        return ""
+    if cell.runtime == "eager":
+        return " As CUDA graphs (`--runtime graph`) they need not wait."
+    return f" They run eager: {cell.eager_prefill}." if cell.eager_prefill else ""
 
 
 def kept_from_batch(record: Record, counterparts: Counterparts) -> int | None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from tpprof.reports.analysis import caveats
 from tpprof.reports.analysis.phases import host_bound, phase_rows
 from tpprof.reports.analysis.summary import rows
+from tpprof.reports.record import labels
 from tpprof.reports.record.schema import Activity, GpuProcess, GpuState, Process, Record, Telemetry
 from tpprof.reports.record.spec import changed
 from tpprof.reports.text import sentences
@@ -236,6 +237,10 @@ def test_runtimes_are_shown_where_there_are_any(run: Record) -> None:
     assert lines[1][headings.index("runtime")] == "eager, not graph"
     assert lines[0][headings.index("first call\nms")] == "3,500"
     assert "fastv with maps under graph ran eager: needs a CUDA device." in sentences.sentences(run)
+    run.cells[1].fallback, run.cells[1].eager_prefill = "", "it waits"
+    said = "fastv with maps under graph ran vision and prefill eager: it waits."
+    assert said in sentences.sentences(run)
+    assert labels.runtime(run.cells[1]) == "graph, prefill eager"
 
 
 def test_the_attention_kernels_are_told(run: Record) -> None:

@@ -233,7 +233,13 @@ def test_time_in_which_the_gpu_idles_is_waiting_for_the_host() -> None:
     assert found["layers before the prune"] == pytest.approx(0.200 * 0.625 - 0.200)
     advice = explain(run, run.cells[1]).advice  # type: ignore[union-attr]
     # The host takes 0.240 s whatever the batch, the device 0.150 s a sample: 90 % busy at 1.44.
-    assert any("From batch 2 on" in sentence for sentence in advice)
+    (said,) = [sentence for sentence in advice if "From batch 2 on" in sentence]
+    assert said.endswith("As CUDA graphs (`--runtime graph`) they need not wait.")
+    run.cells[0].runtime = run.cells[1].runtime = "graph"
+    run.cells[1].eager_prefill = "it waits (method.py line 3)"
+    advice = explain(run, run.cells[1]).advice  # type: ignore[union-attr]
+    (said,) = [sentence for sentence in advice if "From batch 2 on" in sentence]
+    assert said.endswith("They run eager: it waits (method.py line 3).")
 
 
 def test_waits_in_layers_that_see_every_token_are_found_too() -> None:
