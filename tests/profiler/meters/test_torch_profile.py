@@ -137,6 +137,48 @@ def test_a_real_trace_counts_what_torch_was_asked_for(capfd: pytest.CaptureFixtu
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("heads_of_keys", [8, 2, 1])
+@pytest.mark.parametrize(
+    ("operator", "arguments"),
+    [
+        ("_scaled_dot_product_flash_attention", ()),
+        ("_scaled_dot_product_efficient_attention", (None, False)),
+        ("_scaled_dot_product_cudnn_attention", (None, False)),
+        ("_scaled_dot_product_flash_attention_for_cpu", ()),
+        ("_scaled_dot_product_fused_attention_overrideable", ()),
+    ],
+)
+def test_flops_of_attention_are_those_of_the_heads_of_its_queries(
+    operator: str, arguments: tuple[Any, ...], heads_of_keys: int
+) -> None:
+    """Whatever the heads share: 8 heads score 5 queries against 9 keys of 16 numbers, and sum 9
+    values of 16 for each, in 2 samples. A MAC is 2 FLOPs."""
+    query = torch.empty(2, 8, 5, 16, dtype=torch.bfloat16, device="meta")
+    key = torch.empty(2, heads_of_keys, 9, 16, dtype=torch.bfloat16, device="meta")
+
+    def request(lap: Lap) -> None:
+        getattr(torch.ops.aten, operator)(query, key, key, *arguments)
+        lap("prefill", "layer", 0)
+
+    counted = torch_profile.flops(request)
+    assert counted.by_phase == {"prefill": 2 * 8 * (5 * 9 * 16 + 5 * 9 * 16) * 2}
+    assert counted.uncounted == []
+
+
+@pytest.mark.parametrize("heads_of_keys", [8, 2])
+def test_flops_of_torchs_attention_on_a_cpu(heads_of_keys: int) -> None:
+    query, key = torch.ones(2, 8, 5, 16), torch.ones(2, heads_of_keys, 9, 16)
+
+    def request(lap: Lap) -> None:
+        torch.nn.functional.scaled_dot_product_attention(
+            query, key, key, enable_gqa=heads_of_keys < 8
+        )
+        lap("decode", "token", 0)
+
+    counted = torch_profile.flops(request)
+    assert counted.by_phase == {"decode": 2 * 8 * (5 * 9 * 16 + 5 * 9 * 16) * 2}
+
+
 @pytest.mark.gpu
 def test_a_real_gpu_trace_sees_launches_waits_and_busy_time() -> None:
     device = torch.device("cuda")
