@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +17,12 @@ import torch
 from torch import Tensor, nn
 
 NAME = "tpprof"
+SDPA_KERNELS = {
+    "sdpa-flash": "FLASH_ATTENTION",
+    "sdpa-cudnn": "CUDNN_ATTENTION",
+    "sdpa-efficient": "EFFICIENT_ATTENTION",
+}
+"""Backends that hold torch's scaled_dot_product_attention to one kernel, by torch's name of it."""
 
 
 @dataclass
@@ -129,9 +135,38 @@ def attend(
     if reading is not None:
         scale = options.get("scaling") or query.shape[-1] ** -0.5
         _timed(tpprof, lambda: reading.take(attention_rows(query, key, scale, reading)))
-    return _backend(tpprof.backend)(
-        _as_backend(module, tpprof.backend), query, key, value, attention_mask, **options
+    return call_backend(tpprof.backend, module, query, key, value, attention_mask, **options)
+
+
+def call_backend(
+    backend: str,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention as transformers' own function for a backend computes it; shapes as of `attend`."""
+    return _backend(interface_of(backend))(
+        _as_backend(module, backend), query, key, value, mask, **options
     )
+
+
+def interface_of(backend: str) -> str:
+    """What transformers' attention interface calls a backend."""
+    return "sdpa" if backend in SDPA_KERNELS else backend
+
+
+def held_to(backend: str) -> AbstractContextManager[None]:
+    """torch's attention held to the kernel that a backend names, if it names one: where that
+    cannot run, torch raises RuntimeError."""
+    if backend not in SDPA_KERNELS:
+        return nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    held: AbstractContextManager[None] = sdpa_kernel(getattr(SDPBackend, SDPA_KERNELS[backend]))
+    return held
 
 
 def attention_rows(query: Tensor, key: Tensor, scale: float, reading: RowsWanted) -> Tensor:

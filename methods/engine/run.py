@@ -16,6 +16,7 @@ from ..contract.method import Method
 from ..contract.plan_checks import plan_for
 from ..contract.policies import Policy
 from ..contract.view import Notes
+from .attention import held_to
 from .context import Context, Lap, no_lap
 from .decoder import Decoder, Inputs
 from .ledger import Ledger
@@ -92,7 +93,7 @@ def run(
 
 def _request(context: Context, new_tokens: int) -> Trace:
     runtime = context.runtime
-    with runtime.in_force():
+    with held_to(context.decoder.backend), runtime.in_force():
         prompt = runtime.prefill(context)
         tokens, kv_prefill = [prompt.token], prompt.cache_bytes()
         step_logits = runtime.decode(context, prompt.cache, tokens, new_tokens)

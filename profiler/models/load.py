@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from ...methods.contract.errors import first_line
+from ...methods.engine.attention import interface_of
+from .backends import require_backend, require_kernel
 from .configs import config, from_config
 from .errors import ModelError
 from .llava import Llava, LlavaNext
@@ -28,7 +30,6 @@ BUFFERS = ("inv_freq", "position_ids")
 """Ends of names under which older checkpoints save what is no weight."""
 WEIGHTS = (".safetensors", ".bin")
 POINTER = b"version https://git-lfs"
-BACKENDS = ("sdpa", "flash_attention_2", "eager")
 
 _ADAPTERS: dict[Architecture, tuple[type[Model], str]] = {
     "llava": (Llava, "LlavaForConditionalGeneration"),
@@ -54,12 +55,12 @@ def load(
 
     name: a shape (random weights by `seed`, made on `device` in `dtype`), a checkpoint folder or
     a hub id. device: CUDA if there is one. dtype: bfloat16 on CUDA, float32 elsewhere.
-    backend: the attention kernel, `sdpa`, `flash_attention_2` or `eager`.
+    backend: the attention kernel, one of `backends.BACKENDS`.
     Raises ModelError with one clear line.
     """
     target = default_device(device)
     precision = _dtype(dtype, target)
-    _check_backend(backend, target, precision)
+    require_backend(backend, target, precision)
     shape = SHAPES.get(name) if isinstance(name, str) else name
     if shape is not None:
         return _from_shape(shape, target, precision, backend, seed)
@@ -111,25 +112,10 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype
     return known[dtype]
 
 
-def _check_backend(backend: str, device: torch.device, dtype: torch.dtype) -> None:
-    if backend not in BACKENDS:
-        raise ModelError(f"unknown attention backend {backend!r}; known: {', '.join(BACKENDS)}")
-    if backend != "flash_attention_2":
-        return
-    from transformers.utils.import_utils import is_flash_attn_2_available
-
-    if not is_flash_attn_2_available():
-        raise ModelError(
-            "attention backend flash_attention_2 needs the package flash-attn and a GPU: "
-            "pip install 'tpprof[flash]', or use --backend sdpa"
-        )
-    if device.type != "cuda" or dtype == torch.float32:
-        raise ModelError("flash_attention_2 runs on CUDA in float16 or bfloat16 only")
-
-
 def _from_shape(
     shape: Shape, device: torch.device, dtype: torch.dtype, backend: str, seed: int
 ) -> Model:
+    require_kernel(backend, device, dtype, shape)
     adapter, class_name = _ADAPTERS[shape.architecture]
     given = config(shape)
     devices = [device] if device.type == "cuda" else []
@@ -137,7 +123,7 @@ def _from_shape(
         with torch.random.fork_rng(devices=devices), device:
             torch.manual_seed(seed)
             module = transformers_class(class_name)._from_config(
-                given, dtype=dtype, attn_implementation=backend
+                given, dtype=dtype, attn_implementation=interface_of(backend)
             )
     except torch.OutOfMemoryError as error:
         needed = shape.parameters * dtype.itemsize / 2**30
@@ -192,12 +178,13 @@ def _read_config(name: str) -> tuple[Architecture, Any, str]:
 def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backend: str) -> Model:
     architecture, given, source = _read_config(name)
     shape = from_config(name, architecture, given)
+    require_kernel(backend, device, dtype, shape)
     adapter, class_name = _ADAPTERS[architecture]
     try:
         module, report = transformers_class(class_name).from_pretrained(
             source,
             dtype=dtype,
-            attn_implementation=backend,
+            attn_implementation=interface_of(backend),
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             trust_remote_code=False,

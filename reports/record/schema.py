@@ -50,7 +50,7 @@ class ModelInfo(Struct):
     parameters: Annotated[Count, about("Number of parameters.")]
     layers: Annotated[Count, about("Number of decoder layers.")]
     dtype: Annotated[str, about("Data type of the weights, as torch names it.")]
-    backend: Annotated[str, about("Attention kernel asked for, as transformers names it.")]
+    backend: Annotated[str, about("Attention kernel asked for, as `--backend` names it.")]
     positions: Annotated[
         Count | None, about("Positions that it is made for, as its config says.")
     ] = None

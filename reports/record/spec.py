@@ -193,7 +193,13 @@ class ModelSpec(Spec, frozen=True):
     ] = None
     device: Annotated[Text | None, option("cpu, cuda, cuda:1, ...")] = None
     dtype: Annotated[Text | None, option("float32, float16 or bfloat16.")] = None
-    backend: Annotated[Text, option("Attention kernel: sdpa, flash_attention_2 or eager.")] = "sdpa"
+    backend: Annotated[
+        Text,
+        option(
+            "Attention kernel: sdpa, sdpa-flash, sdpa-cudnn, sdpa-efficient, flash_attention_2, _3 "
+            "or _4, eager."
+        ),
+    ] = "sdpa"
     seed: Annotated[int, option("Seed of random weights and text.", ge=0, le=2**32 - 1)] = 0
 
 

@@ -207,7 +207,7 @@ def _attend() -> Callable[..., Any]:
         tpprof: Attention,
         **options: Any,
     ) -> Any:
-        if tpprof.reading is None and not tpprof.use_map and tpprof.backend == "sdpa":
+        if tpprof.reading is None and not tpprof.use_map and tpprof.backend.startswith("sdpa"):
             return kernel(module, query, key, value, attention_mask, **options)
         return in_python(module, query, key, value, attention_mask, tpprof=tpprof, **options)
 

@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import BertConfig, MistralConfig, PreTrainedTokenizerFast, SiglipVisionConfig
-from transformers.utils.import_utils import is_flash_attn_2_available
 
 import tpprof
 from tpprof.profiler.cost.planning import Planner
@@ -276,25 +275,6 @@ def test_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", ["bf16", "int8", torch.int8], ids=str)
 def test_unknown_dtype(dtype: Any) -> None:
     refused("tiny", f"unknown dtype {dtype!r}", "float32, float16, bfloat16", dtype=dtype)
-
-
-@pytest.mark.parametrize("backend", ["flash", "SDPA", ""])
-def test_unknown_backend(backend: str) -> None:
-    known = "sdpa, flash_attention_2, eager"
-    refused("tiny", f"unknown attention backend {backend!r}", known, backend=backend)
-
-
-@pytest.mark.skipif(is_flash_attn_2_available(), reason="flash-attn is installed")
-def test_flash_attention_without_its_package() -> None:
-    parts = ("flash_attention_2 needs the package flash-attn", "tpprof[flash]", "--backend sdpa")
-    refused("tiny", *parts, backend="flash_attention_2")
-
-
-def test_flash_attention_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transformers.utils.import_utils.is_flash_attn_2_available", lambda: True)
-    for dtype in ("float16", "float32"):
-        options = {"backend": "flash_attention_2", "dtype": dtype}
-        refused("tiny", "flash_attention_2 runs on CUDA in float16 or bfloat16 only", **options)
 
 
 @pytest.mark.parametrize(
