@@ -50,9 +50,9 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        from importlib.metadata import version as installed
+        from .machine.environment import own_version
 
-        print(installed("tpprof"))
+        print(own_version())
         raise typer.Exit
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -23,6 +22,7 @@ from ...reports.gate.tolerant_record import reading
 from ...reports.gate.verdicts import Gate, NoVerdictError, accepted, nothing
 from ...reports.record.spec import RunSpec, Subject, changed
 from ...reports.record.spec_files import relative, rooted
+from ..machine.environment import own_version
 from ..models.errors import ModelError
 
 
@@ -59,7 +59,7 @@ def update_baseline(path: Path, subject: Subject | None, memory: float | None = 
         memory = before.memory if before else MEMORY
     baseline = Baseline(
         schema=SCHEMA,
-        tpprof=version("tpprof"),
+        tpprof=own_version(),
         subject=subject,
         memory=memory,
         snapshot=counted,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -21,6 +20,7 @@ from ...reports.gate.verdicts import Gate, Judged, NoVerdictError, Verdict, acce
 from ...reports.record.base import RecordError
 from ...reports.record.journal import Journal
 from ...reports.record.spec import Subject
+from ..machine.environment import own_version
 from ..run.rounds import Progress
 from .arms import Arm, MissingError, arm
 from .pairs import HeadFailsError, Probe, Session, in_a_fresh_process, keys_of, readings, timed
@@ -155,7 +155,7 @@ def begin(out: Path, arms: tuple[str, str], subject: Subject, rules: Rules) -> J
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     first = GateBegun(
         schema=SCHEMA,
-        tpprof=version("tpprof"),
+        tpprof=own_version(),
         created=created,
         base=arms[0],
         head=arms[1],

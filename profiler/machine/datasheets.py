@@ -10,7 +10,11 @@ from ...reports.record.schema import Bandwidth, Peaks
 @dataclass(frozen=True)
 class Sheet:
     """A GPU as published: dense tensor TFLOP/s in 16 bits, TFLOP/s in float32 without TF32, GB/s
-    and GB of its memory. `words` all occur in the name that its driver reports."""
+    of its memory and GiB in it. `words` all occur in the name that its driver reports.
+
+    Vendors write GB of memory and mean 2^30 bytes, on all of these cards: an H100 of "80 GB" tells
+    torch of 85,017,493,504 bytes. What driver and ECC keep for themselves is in the figure.
+    """
 
     name: str
     words: tuple[str, ...]
@@ -52,7 +56,7 @@ def datasheet(name: str) -> Peaks:
         source=sheet.source,
         flops_per_second={"bfloat16": half, "float16": half, "float32": single},
         bandwidth=[Bandwidth(footprint_bytes=0, bytes_per_second=sheet.bandwidth * 1e9)],
-        memory_bytes=int(sheet.memory * 1e9),
+        memory_bytes=int(sheet.memory * 2**30),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +25,8 @@ PACKAGES = (
     "torch",
     "transformers",
     "flash-attn",
+    "flash-attn-3",
+    "flash-attn-4",
     "numpy",
     "accelerate",
     "nvidia-ml-py",
@@ -61,6 +64,9 @@ _NAMES = (
     "TOKENIZERS_PARALLELISM",
 )
 _SECRETS = ("AUTH", "CREDENTIAL", "KEY", "PASSPHRASE", "PASSW", "SECRET", "TOKEN")
+COMMIT_VARIABLE = "TPPROF_COMMIT"
+"""Names the commit of tpprof where git tells nothing, as in a copy without `.git`."""
+_ROOT = Path(__file__).parents[2]
 _GIT_SECONDS = 2  # a run waits no longer than this for git
 
 
@@ -187,11 +193,28 @@ def _version(package: str) -> str | None:
         return None
 
 
+def own_version() -> str:
+    """The version of tpprof, from its sources where they lie on the path without installation."""
+    try:
+        return version("tpprof")
+    except PackageNotFoundError:
+        import tomlkit
+
+        found = tomlkit.parse((_ROOT / "pyproject.toml").read_text()).unwrap()
+        return str(found["project"]["version"])
+
+
 def _own_checkout() -> Commit:
-    folder = Path(__file__).parents[2]
-    if not (folder / ".git").exists():  # or git would find the project that holds the environment
-        return _unknown_commit("tpprof is installed, not a git checkout")
-    return _git(folder)
+    if (_ROOT / ".git").exists():  # or git would find the project that holds the environment
+        found = _git(_ROOT)
+    else:
+        found = _unknown_commit("tpprof is installed, not a git checkout")
+    named = os.environ.get(COMMIT_VARIABLE)
+    if found.commit is not None or named is None:
+        return found
+    if not re.fullmatch("[0-9a-f]{7,64}", named):
+        return _unknown_commit(f"{COMMIT_VARIABLE} is no commit: 7 to 64 digits of 0-9 and a-f")
+    return Commit(commit=named, reasons={"dirty": f"{COMMIT_VARIABLE} names a commit and no more"})
 
 
 def _git(folder: Path) -> Commit:

@@ -33,6 +33,10 @@ SHORTEST = 0.010
 """Seconds between readings: more often disturbs what is measured, and shows nothing new."""
 
 
+FELL = 0.97
+"""A clock below this share of the highest one seen has fallen."""
+
+
 class GpuReading(msgspec.Struct):
     """One line of the sampler. at: seconds of `clock.now`, which all processes of a machine share.
     Clocks in Hz, temperature in degrees Celsius, power in W; None where unknown. others: PIDs of
@@ -134,6 +138,11 @@ class Sampler:
             inside = [nearest] if away <= self._interval else []
         return _summary(inside)
 
+    @property
+    def highest_sm_hz(self) -> float | None:
+        """The highest SM clock of all readings so far, in Hz; None where none is known."""
+        return _of(max, [reading.sm for reading in self._readings])
+
     def _start(self, uuid: str) -> None:
         program = (
             f"from tpprof.profiler.meters.gpu_sampler import main; main({uuid!r}, {self._interval})"
@@ -168,6 +177,20 @@ class Sampler:
             except msgspec.MsgspecError:
                 if line.strip():
                     self.reason = line.decode(errors="replace").strip()
+
+
+def throttling(seen: Telemetry, highest_hz: float | None) -> list[str]:
+    """Marks of a sample in which the driver named reasons to hold clocks back: one for each, where
+    they really fell. The driver names a power cap where it shaves off 1 % for a moment.
+
+    They fell where the sample's median SM clock lies below FELL times `highest_hz`, the highest
+    clock that was seen in this process, warm-ups included. Where no clock is known, as on a slice
+    of a GPU, the mark says so.
+    """
+    clock = seen.sm_clock_hz
+    if clock is None or highest_hz is None:
+        return [f"throttled ({reason}), by how much is unknown" for reason in seen.throttled]
+    return [f"throttled ({reason})" for reason in seen.throttled if clock < FELL * highest_hz]
 
 
 def _at(reading: GpuReading) -> float:

@@ -22,7 +22,7 @@ from ...reports.record import schema
 from ..meters import memory, torch_profile
 from ..meters.clock import Stopwatch, Timing, now, on_device, unix_time, wait_for
 from ..meters.energy import energy_per_request
-from ..meters.gpu_sampler import Sampler
+from ..meters.gpu_sampler import Sampler, throttling
 from ..meters.host_waits import HostWaits
 from ..meters.nvml import Gpu
 from ..models.model import Model
@@ -261,8 +261,8 @@ class Bench:
             if telemetry is None or not telemetry.readings:
                 reason = self._sampler.reason or "no reading fell into some samples"
                 cell.saved.missing["telemetry"] = reason
-        if telemetry is not None:
-            marks += [f"throttled ({reason})" for reason in telemetry.throttled]
+        if self._sampler is not None and telemetry is not None:
+            marks += throttling(telemetry, self._sampler.highest_sm_hz)
             marks += [f"process {pid} on the GPU" for pid in telemetry.others]
         return schema.Sample(
             round=number,

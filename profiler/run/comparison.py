@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from ...methods.contract.policies import check_policy, check_runtime
 from ...reports.record import files, schema
 from ...reports.record.journal import Journal
 from ...reports.record.labels import name
-from ...reports.record.spec import ModelSpec, RunSpec
+from ...reports.record.spec import PASSES, ModelSpec, RunSpec
 from .. import cost
 from ..machine import calibration, doctor
-from ..machine.environment import describe_environment
+from ..machine.environment import describe_environment, own_version
 from ..models.forks import require_own_code
 from ..models.load import default_name, load
 from ..models.model import Model
@@ -33,6 +32,7 @@ from .kept_tokens import picture
 from .memory_limit import require_room
 from .rounds import Progress
 
+NOT_ASKED = "not asked for (--passes)"
 ISOLATED_WARMUPS = 2  # a fresh process is colder than its first request shows
 
 
@@ -40,8 +40,7 @@ class Comparison:
     """A model, a workload and the cells to measure; `record` holds what is measured so far.
 
     With a journal, each thing that becomes known is a line of it at once. With a trace, one request
-    of the first pruned method is traced into that file when the rounds are over. Without passes,
-    times are taken and nothing else: no energy, no counts of torch.
+    of the first pruned method is traced into that file when the rounds are over.
     """
 
     def __init__(self, spec: RunSpec, *, model: Model | None = None, command: str = "") -> None:
@@ -66,7 +65,6 @@ class Comparison:
         runtimes: Any = spec.cells.runtime
         self.cells = make_cells(chosen, policies, runtimes, request, self.model)
         self.record = self._record(reason, command)
-        self.passes = True
         self.journal: Journal | None = None
         self.trace: Path | None = None
 
@@ -127,14 +125,17 @@ class Comparison:
 
     def _passes(self, bench: Bench, wanted: list[int], tell: Progress) -> None:
         """Energy of all cells; then what their decisions do, and only then what torch counts, which
-        slows down what follows."""
-        passes = (bench.energy, bench.decisions, bench.flops, bench.activity)
-        for measure in passes if self.passes else ():
+        slows down what follows. What was not asked for is said to be so."""
+        asked = self.spec.extras.passes
+        for measure in (bench.energy, bench.decisions, bench.flops, bench.activity):
+            what = measure.__name__
             for done, number in enumerate(wanted):
                 cell = self.cells[number]
-                tell(f"{measure.__name__} of {name(cell.saved)}", done, len(wanted))
-                if cell.alive:
+                tell(f"{what} of {name(cell.saved)}", done, len(wanted))
+                if cell.alive and (what in asked or (asked and what == "decisions")):
                     measure(cell)
+                elif what in PASSES and what not in asked:
+                    _note_not_asked(cell.saved, what)
                 self._write_cell(number)
         alive = [number for number in wanted if self.cells[number].alive]
         if self.trace is not None and alive:
@@ -195,7 +196,7 @@ class Comparison:
         environment.plugins = contents(self.spec.cells.plugin)
         return schema.Record(
             schema=schema.SCHEMA,
-            tpprof=version("tpprof"),
+            tpprof=own_version(),
             created=created.isoformat(timespec="seconds"),
             spec=self.spec,
             command=command,
@@ -235,15 +236,15 @@ def compare(
     methods: str | Method | Sequence[str | Method],
     *,
     model: str | Model | None = None,
-    passes: bool = True,
+    passes: bool | Sequence[str] = True,
     **options: Any,
 ) -> schema.Record:
     """Measure methods side by side and return the record that `tpprof compare` saves.
 
     methods: spec strings or Methods; vanilla is always measured, first. model: a name, or a model
-    that is loaded. passes: whether energy and what torch counts are measured too, behind the
-    rounds. options: those of `tpprof compare`, by keyword (`rounds=6`, `attention=["rows"]`,
-    `image_size=(336, 336)`).
+    that is loaded. passes: what is measured behind the rounds (`("energy", "flops")`), True for
+    all, False for times alone. options: those of `tpprof compare`, by keyword (`rounds=6`,
+    `attention=["rows"]`, `image_size=(336, 336)`).
     Raises InputError or OptionError for what does not exist or does not fit.
     """
     listed = [methods] if isinstance(methods, (str, Method)) else methods
@@ -252,9 +253,10 @@ def compare(
     named = loaded.name if loaded is not None else model
     if isinstance(options.get("keep"), (int, float)):
         options["keep"] = str(options["keep"])
-    comparison = Comparison(RunSpec.of(methods=specs, model=named, **options), model=loaded)
-    comparison.passes = passes
-    return comparison.run()
+    if isinstance(passes, bool):
+        passes = PASSES if passes else ()
+    spec = RunSpec.of(methods=specs, model=named, passes=passes, **options)
+    return Comparison(spec, model=loaded).run()
 
 
 def _load(wanted: ModelSpec) -> tuple[Model, str]:
@@ -276,6 +278,14 @@ def _uncounted(cell: BenchCell) -> bool:
     """Whether the passes behind the rounds are still to be made."""
     counted = cell.saved.activity or "activity" in cell.saved.missing
     return cell.alive and not counted
+
+
+def _note_not_asked(cell: schema.Cell, what: str) -> None:
+    """The reason of a figure that was not to be measured; one of an earlier run stays."""
+    if what == "energy" and cell.energy.joules is None:
+        cell.energy = schema.Energy(reason=NOT_ASKED)
+    elif (what == "flops" and not cell.counted_flops) or (what == "activity" and not cell.activity):
+        cell.missing[what] = NOT_ASKED
 
 
 def _tell_nobody(label: str, done: int, total: int) -> None:

@@ -331,14 +331,38 @@ class Stopping(Spec, frozen=True):
         return None if self.rounds else self.max_seconds
 
 
+PASSES = ("energy", "flops", "activity", "lengths")
+"""What is measured behind the rounds, each in requests of its own: joules, FLOPs as torch counts
+them, launches and busy time, and the first request at a new length."""
+
+
 class Extras(Spec, frozen=True):
     """What else the record keeps."""
 
     group = "extras"
 
+    passes: Annotated[
+        tuple[Text, ...],
+        option(
+            "What is measured behind the rounds, comma-separated: energy, flops, activity, lengths "
+            "(the first request at a new length); none for times alone.",
+            form="list",
+        ),
+    ] = PASSES
     tokens: Annotated[bool, option("Keep which tokens stay, and a small copy of the picture.")] = (
         False
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.passes == ("none",):
+            msgspec.structs.force_setattr(self, "passes", ())
+        for name in self.passes:
+            if name not in PASSES:
+                known = f"known: {', '.join(PASSES)}, or none alone"
+                raise OptionError("passes", f"{_shown(name)} is no pass; {known}")
+        if len(set(self.passes)) < len(self.passes):
+            raise OptionError("passes", f"{','.join(self.passes)} names one twice")
 
 
 class Subject(Spec, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from tpprof.profiler import cli
 from tpprof.profiler.commands.env import lines
 from tpprof.profiler.machine import doctor
 from tpprof.profiler.machine.doctor import warnings
-from tpprof.profiler.machine.environment import describe_environment, variables
+from tpprof.profiler.machine.environment import describe_environment, own_version, variables
 from tpprof.reports.record.environment import Commit, Environment
 from tpprof.reports.record.gpu import GpuDescription, GpuProcess, GpuState
 
@@ -206,6 +207,66 @@ def test_no_secret_is_kept() -> None:
 def git(folder: Path, *arguments: str) -> None:
     identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
     subprocess.run(["git", "-C", folder, *identity, *arguments], check=True, capture_output=True)
+
+
+def own_commit(monkeypatch: pytest.MonkeyPatch, root: Path, named: str | None) -> Commit:
+    """tpprof's own commit, as if its sources lay in `root` and the variable named one."""
+    monkeypatch.setattr("tpprof.profiler.machine.environment._ROOT", root)
+    monkeypatch.delenv("TPPROF_COMMIT", raising=False)
+    if named is not None:
+        monkeypatch.setenv("TPPROF_COMMIT", named)
+    return describe_environment(None).git.tpprof
+
+
+@pytest.mark.parametrize("named", ["a6000a5", "a6000a5b63dce68dae1b5c3840fdce683f23a258", "0" * 64])
+def test_a_variable_names_the_commit_where_git_tells_nothing(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = own_commit(monkeypatch, tmp_path, named)
+    assert (found.commit, found.dirty) == (named, None)
+    assert found.reasons == {"dirty": "TPPROF_COMMIT names a commit and no more"}
+    (tmp_path / ".git").write_text("gitdir: /gone")
+    assert own_commit(monkeypatch, tmp_path, named).commit == named, "a checkout that is broken"
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "",
+        "main",
+        "a6000a",
+        "A6000A5",
+        "a6000a5\n",
+        "0" * 65,
+        "--help",
+        "a6000a5 ",
+        "\N{FULLWIDTH DIGIT ONE}" * 9,
+    ],
+)
+def test_what_is_no_commit_is_not_taken(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = own_commit(monkeypatch, tmp_path, named)
+    assert found.commit is None
+    assert found.reasons["commit"] == ("TPPROF_COMMIT is no commit: 7 to 64 digits of 0-9 and a-f")
+
+
+def test_git_goes_before_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git(tmp_path, "init")
+    git(tmp_path, "commit", "--allow-empty", "-m", "first")
+    found = own_commit(monkeypatch, tmp_path, "a" * 40)
+    assert found.commit not in (None, "a" * 40)
+    assert found.dirty is False
+    assert "not a git checkout" in own_commit(monkeypatch, tmp_path / "x", None).reasons["commit"]
+
+
+def test_the_version_is_known_without_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    installed = own_version()
+    monkeypatch.setattr("tpprof.profiler.machine.environment.version", missing)
+    assert own_version() == installed
 
 
 def test_commit_and_dirtiness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,47 @@ def test_the_nearest_reading_stands_in_for_one_interval(
     assert found.power_watts == power
 
 
+def test_the_highest_clock_is_that_of_all_readings() -> None:
+    with Sampler("abc", 0.05, command=reader(lines(*LINES))) as watching:
+        assert watching.highest_sm_hz == 1.9e9
+    with Sampler("abc", 0.05, command=reader(lines(LINES[-1]))) as watching:
+        assert watching.highest_sm_hz is None
+    assert Sampler(None).highest_sm_hz is None
+
+
+@pytest.mark.parametrize(
+    ("clock", "marks"),
+    [
+        (1980e6, []),
+        (1965e6, []),  # a power cap that shaves off 1 % for a moment, as on an H100
+        (1920.6e6, []),
+        (1920e6, ["throttled (software power cap)"]),
+        (1200e6, ["throttled (software power cap)"]),
+        (None, ["throttled (software power cap), by how much is unknown"]),
+    ],
+)
+def test_throttling_is_a_mark_where_clocks_fell(clock: float | None, marks: list[str]) -> None:
+    seen = Telemetry(
+        readings=3,
+        sm_clock_hz=clock,
+        sm_clock_lowest_hz=1000e6,
+        throttled=["software power cap"],
+    )
+    assert gpu_sampler.throttling(seen, 1980e6) == marks
+
+
+def test_every_reason_is_a_mark_and_none_without_a_reason() -> None:
+    seen = Telemetry(readings=1, sm_clock_hz=1e9, throttled=["hardware slowdown", "sync boost"])
+    assert gpu_sampler.throttling(seen, 1.9e9) == [
+        "throttled (hardware slowdown)",
+        "throttled (sync boost)",
+    ]
+    assert gpu_sampler.throttling(Telemetry(readings=1, sm_clock_hz=1e9), 1.9e9) == []
+    unknown = ["throttled (hardware slowdown), by how much is unknown"]
+    seen = Telemetry(readings=1, sm_clock_hz=1e9, throttled=["hardware slowdown"])
+    assert gpu_sampler.throttling(seen, None) == unknown
+
+
 def test_half_a_line_is_not_read_yet() -> None:
     with Sampler("abc", command=reader(lines(LINES[0]) + '{"at": 10.')) as watching:
         found = watching.telemetry(0, 20)

@@ -27,6 +27,7 @@ class FakeSampler:
     def __init__(self, telemetry: Telemetry | None) -> None:
         self.given = telemetry
         self.reason = "it could not be started"
+        self.highest_sm_hz = 1.98e9
         self.windows: list[tuple[float, float]] = []
 
     def telemetry(self, began: float, ended: float) -> Telemetry | None:
@@ -93,7 +94,9 @@ def test_a_runtime_that_gives_up_in_the_window_is_never_mixed_in(
 
 
 def test_throttling_marks_the_sample(bench: Bench, cell: BenchCell) -> None:
-    hot = Telemetry(readings=2, throttled=["hardware thermal slowdown"], others=[42])
+    hot = Telemetry(
+        readings=2, sm_clock_hz=1.2e9, throttled=["hardware thermal slowdown"], others=[42]
+    )
     sampler = FakeSampler(hot)
     bench._sampler = sampler  # type: ignore[assignment]
     sample = bench.sample(cell, 0, 0, 0)
@@ -102,6 +105,15 @@ def test_throttling_marks_the_sample(bench: Bench, cell: BenchCell) -> None:
     assert sample.marks == ["throttled (hardware thermal slowdown)", "process 42 on the GPU"]
     ((began, ended),) = sampler.windows
     assert ended - began == pytest.approx(sample.latency)
+
+
+def test_a_power_cap_without_a_lower_clock_is_no_mark(bench: Bench, cell: BenchCell) -> None:
+    capped = Telemetry(readings=3, sm_clock_hz=1.965e9, throttled=["software power cap"])
+    bench._sampler = FakeSampler(capped)  # type: ignore[assignment]
+    sample = bench.sample(cell, 0, 0, 0)
+    assert sample is not None
+    assert sample.telemetry == capped, "what the driver said is kept"
+    assert sample.marks == []
 
 
 def test_a_sampler_that_tells_nothing_leaves_its_reason(bench: Bench, cell: BenchCell) -> None:

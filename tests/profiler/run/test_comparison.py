@@ -332,3 +332,17 @@ def test_public_compare_takes_the_options_of_the_command_line(model: Model) -> N
     assert record.cells[1].visual_per_layer[-1] == round(record.request.visual / 2)
     assert record.spec.workload.new_tokens == 1
     assert rows(record)[1].decode is None
+
+
+def test_what_was_not_asked_for_is_said_to_be_so(llava_next: Model) -> None:
+    options = {"model": llava_next, "image_size": SIZE, "rounds": 1, "attention": ["rows"]}
+    some = tpprof.compare("random:keep=1/2", passes=["flops"], **options).cells[1]
+    assert some.counted_flops
+    assert some.energy.reason == "not asked for (--passes)"
+    assert some.missing == {"activity": "not asked for (--passes)"}
+    none = tpprof.compare("random:keep=1/2", passes=False, **options)
+    assert none.complete
+    for cell in none.cells:
+        assert cell.samples
+        assert cell.counted_flops == {}
+        assert set(cell.missing) == {"flops", "activity"}

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from record_builders import cell, headings_and_lines, record, work
 
-from tpprof.profiler.machine.datasheets import DATASHEETS, datasheet, datasheet_of
+from tpprof.profiler.machine.datasheets import DATASHEETS, Sheet, datasheet, datasheet_of
 from tpprof.reports.analysis import caveats, roofline
 from tpprof.reports.record.schema import Bandwidth, Cost, Peaks
 from tpprof.reports.text.waterfall import roofline_table
@@ -138,6 +138,25 @@ def test_the_table_holds_measured_time_against_floor_and_promise() -> None:
 def test_a_gpu_is_recognised_by_the_name_its_driver_reports(device: str, name: str | None) -> None:
     found = datasheet_of(device)
     assert (found.device if found else None) == name
+
+
+@pytest.mark.parametrize(
+    ("device", "told"),
+    [("NVIDIA H100 80GB HBM3", 85_017_493_504), ("NVIDIA H100 80GB HBM3", 85_520_809_984)],
+)
+def test_no_card_has_more_memory_than_its_datasheet_says(device: str, told: int) -> None:
+    """told: bytes of which torch, and NVML, speak on that card."""
+    sheet = datasheet_of(device)
+    assert sheet is not None
+    assert sheet.memory_bytes is not None
+    assert 0.98 < told / sheet.memory_bytes <= 1
+
+
+@pytest.mark.parametrize("sheet", DATASHEETS.values(), ids=lambda sheet: sheet.name)
+def test_memory_is_in_binary_units_on_every_card(sheet: Sheet) -> None:
+    found = datasheet_of(" ".join(sheet.words))
+    assert found is not None
+    assert found.memory_bytes == sheet.memory * 2**30
 
 
 @pytest.mark.parametrize("name", list(DATASHEETS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,7 @@ def test_a_specification_survives_json_and_another_process() -> None:
 def test_the_gates_subject_is_a_run_without_its_end() -> None:
     assert set(options_of(RunSpec)) - set(options_of(Subject)) == {
         *Stopping.__struct_fields__,
+        "passes",
         "tokens",
     }
 
@@ -209,3 +211,25 @@ def test_an_option_more_is_one_field() -> None:
 
     assert issubclass(More, Spec)
     assert part_of(More, keep="3").keep == "3"
+
+
+def test_passes_that_are_wanted() -> None:
+    assert RunSpec().extras.passes == ("energy", "flops", "activity", "lengths")
+    assert RunSpec.of(passes=["flops"]).extras.passes == ("flops",)
+    assert RunSpec.of(passes=["none"]).extras.passes == ()
+    assert RunSpec.of(passes=[]).extras.passes == ()
+
+
+@pytest.mark.parametrize(
+    ("passes", "wrong"),
+    [
+        (["flop"], "'flop' is no pass; known: energy, flops, activity, lengths, or none alone"),
+        (["none", "flops"], "'none' is no pass"),
+        (["energy", "energy"], "energy,energy names one twice"),
+        ([""], "must be a list of text of 1 to"),
+        ("energy", "must be a list"),
+    ],
+)
+def test_passes_that_do_not_exist(passes: Any, wrong: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(wrong)):
+        RunSpec.of(passes=passes)
