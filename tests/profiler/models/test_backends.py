@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from fake_capture import Captures
 from micro_models import MICRO, SIZE
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import tpprof
 from tpprof.methods import parse
 from tpprof.methods.engine.attention import SDPA_KERNELS
-from tpprof.methods.engine.cuda_graph import GraphRuntime
 from tpprof.methods.engine.run import run
+from tpprof.methods.engine.runtimes.graph import GraphRuntime
 from tpprof.methods.engine.torch_compile import CompileRuntime
 from tpprof.profiler.models import backends
 from tpprof.profiler.models.errors import ModelError
@@ -98,17 +99,15 @@ def test_a_compiled_layer_is_held_to_the_kernel_too() -> None:
     torch.testing.assert_close(compiled.logits, eager.logits)
 
 
-@pytest.mark.parametrize(
-    ("backend", "fits"),
-    [("sdpa-flash", False), ("sdpa-cudnn", True), ("sdpa-efficient", True), ("eager", True)],
-)
-def test_which_kernels_a_static_cache_fits(
-    backend: str, fits: bool, llava_next: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It hides the slots that are still to come behind a mask."""
-    monkeypatch.setattr(llava_next, "backend", backend)
-    runtime = GraphRuntime(llava_next, capture=lambda device, step, rewind: step)
-    assert ("no additive mask" not in runtime.fallback) is fits
+def test_captured_requests_are_held_to_the_kernel_too() -> None:
+    """A graph has exactly the keys of eager decode, so that no kernel has to take a mask."""
+    model = tpprof.load(MICRO["llava"], device="cpu", seed=1, backend="sdpa-flash")
+    inputs = tpprof.inputs(model, image_size=SIZE, new_tokens=3)
+    runtime = GraphRuntime(model, capture=Captures())
+    captured = run(model, inputs, parse("fastv:keep=1/2"), runtime=runtime)
+    eager = run(model, inputs, parse("fastv:keep=1/2"))
+    assert (runtime.fallback, runtime.eager_prefill) == ("", "")
+    torch.testing.assert_close(captured.step_logits, eager.step_logits)
 
 
 @pytest.mark.parametrize("backend", ["sdpa-cudnn", "sdpa-efficient"])
