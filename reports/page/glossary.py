@@ -16,8 +16,8 @@ TERMS = {
     "±": "Half the width of the 95 % interval over the median. From fewer than six rounds there is "
     "none.",
     "pruning": "Time of scoring, selecting, moving, merging and compressing tokens, wherever.",
-    "suspect samples": "Throttled to lower clocks, beside another process on the GPU, or with an allocation or a "
-    "compilation in their window. They are kept and count.",
+    "suspect samples": "Throttled to lower clocks, beside another process on the GPU, or with an "
+    "allocation or a compilation in their window. They are kept and count.",
     "roof": "The most work per second that the device allows: the lesser of its peak and its "
     "bandwidth times the work per byte.",
     "offset": "How far kept tokens lie to the end: mean of their relative positions (0 first, 1 "

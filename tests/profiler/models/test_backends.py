@@ -16,8 +16,8 @@ import tpprof
 from tpprof.methods import parse
 from tpprof.methods.engine.attention import SDPA_KERNELS
 from tpprof.methods.engine.run import run
+from tpprof.methods.engine.runtimes.compiled import CompileRuntime
 from tpprof.methods.engine.runtimes.graph import GraphRuntime
-from tpprof.methods.engine.torch_compile import CompileRuntime
 from tpprof.profiler.models import backends
 from tpprof.profiler.models.errors import ModelError
 from tpprof.profiler.models.model import Model
