@@ -72,9 +72,14 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = func._opname
-        if name.startswith(OPERATORS) or (name in INDEXING and _masks(args)):
+        given = kwargs or {}
+        if (
+            name.startswith(OPERATORS)
+            or (name in INDEXING and _masks(args))
+            or (name == "repeat_interleave" and given.get("output_size") is None)
+        ):
             self.note()
-        return func(*args, **(kwargs or {}))
+        return func(*args, **given)
 
 
 class _Copies(TorchFunctionMode):
@@ -86,10 +91,16 @@ class _Copies(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         given = kwargs or {}
-        targets = [where for where in (*args[1:2], given.get("device")) if isinstance(where, str)]
-        if func in COPIES or (func is Tensor.to and "cpu" in targets):
+        targets = [*args[1:2], given.get("device")]
+        if func in COPIES or (func is Tensor.to and any(map(_is_cpu, targets))):
             self.note()
         return func(*args, **given)
+
+
+def _is_cpu(target: object) -> bool:
+    """Whether `Tensor.to` is told to go to the host, by name. Of a tensor to be like, nobody can
+    say on a CPU whether it would be on the host elsewhere."""
+    return isinstance(target, (str, torch.device)) and torch.device(target).type == "cpu"
 
 
 def _masks(args: Any) -> bool:

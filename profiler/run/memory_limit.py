@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...methods import parse
@@ -36,11 +37,36 @@ def require_room(model: Model, workload: Workload) -> None:
 
 
 def _memory(device: Any) -> int:
-    """Bytes that the device has; on a CPU no more than this process may take."""
+    """Bytes that the device has; on a CPU no more than this process, or its container, may take."""
     if device.type == "cuda":
         import torch
 
         return int(torch.cuda.get_device_properties(device).total_memory)
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return physical if limit == resource.RLIM_INFINITY else min(physical, limit)
+    limits = [resource.getrlimit(resource.RLIMIT_AS)[0], *cgroup_limits()]
+    return min([physical, *(limit for limit in limits if limit != resource.RLIM_INFINITY)])
+
+
+def cgroup_limits(root: Path = Path("/")) -> list[int]:
+    """Bytes that the control groups of this process allow, from its own up; empty where none does
+    or the system has no such groups."""
+    mounted, limits = root / "sys/fs/cgroup", []
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, own = line.split(":", 2)
+        if "memory" in controllers.split(","):  # version 1
+            base, name = mounted / "memory", "memory.limit_in_bytes"
+        elif not controllers:
+            base, name = mounted, "memory.max"
+        else:
+            continue
+        place = PurePosixPath(own.lstrip("/"))
+        for folder in (place, *place.parents):
+            limits += [int(text) for text in _lines(base / folder / name) if text.isdecimal()]
+    return limits
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []

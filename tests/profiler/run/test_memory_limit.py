@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import tpprof
 from tpprof.methods import InputError
@@ -36,3 +38,41 @@ def test_what_no_memory_holds_is_refused_first(
 
 def test_what_fits_is_not(model: Model) -> None:
     memory_limit.require_room(model, Workload(visual_tokens=64, text_tokens=(3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("files", "limits"),
+    [
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/memory.max": "4096\n"}, [4096]),
+        (
+            {
+                "proc/self/cgroup": "0::/\n",
+                "sys/fs/cgroup/memory.max": "8192\n",
+            },
+            [8192],
+        ),
+        (
+            {
+                "proc/self/cgroup": "9:cpu,cpuacct:/\n5:memory:/a\n",
+                "sys/fs/cgroup/memory/a/memory.limit_in_bytes": "1024\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+            },
+            [1024, 9223372036854771712],
+        ),
+        ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.max": "max\n"}, []),
+        ({}, []),
+    ],
+    ids=["an outer group", "a container", "version 1", "no limit", "no groups"],
+)
+def test_what_a_container_may_take(
+    files: dict[str, str], limits: list[int], tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert memory_limit.cgroup_limits(tmp_path) == limits
+
+
+def test_the_least_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_limit, "cgroup_limits", lambda: [2**20, 2**62])
+    assert memory_limit._memory(torch.device("cpu")) == 2**20

@@ -355,6 +355,8 @@ def warned(plugin: str, word: str) -> list[str]:
         ("[bool(flag) for flag in view.visual[0, :6, 0] > 0]", 6),
         ("view.visual.tolist()", 1),
         ("view.visual[0].cpu().numpy()", 2),
+        ("view.visual.to('cpu'), view.visual.to(device=torch.device('cpu'))", 2),
+        ("torch.repeat_interleave(torch.ones_like(view.original[0]))", 1),
         ("(view.visual[..., 0] > 0).nonzero(), torch.where(view.visual[..., 0] > 0)", 2),
         ("view.visual[view.visual > 0], view.visual.masked_select(view.visual > 0)", 2),
         ("torch.unique(view.visual), float(view.visual.sum()), int(view.visual.sum())", 3),
@@ -367,6 +369,8 @@ def test_a_wait_for_the_device_is_told_on_a_cpu_too(write: Write, waits: str, ti
 
 def test_a_method_that_waits_for_nothing_is_not_warned_of(write: Write) -> None:
     assert warned(write(), "wait for a value") == []
+    known = "torch.repeat_interleave(torch.ones_like(view.original[0]), output_size=view.count)"
+    assert warned(write(select=f"{known}; view.visual.to(torch.float64); {SELECT}"), "wait") == []
     assert warned(write(), "FLOPs") == []
 
 
