@@ -131,6 +131,8 @@ def _captured(cell: Cell) -> str:
     """Whether CUDA graphs would help layers that wait for the host; nothing is said of a CPU."""
     if all(part.busy_seconds is None for part in cell.activity):
         return ""
+    if cell.runtime == "eager" and cell.host_waits:
+        return " CUDA graphs (`--runtime graph`) hold no decision that makes the host wait."
     if cell.runtime == "eager":
         return " As CUDA graphs (`--runtime graph`) they need not wait."
     return f" They run eager: {cell.eager_prefill}." if cell.eager_prefill else ""

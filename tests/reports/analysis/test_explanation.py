@@ -235,6 +235,9 @@ def test_time_in_which_the_gpu_idles_is_waiting_for_the_host() -> None:
     # The host takes 0.240 s whatever the batch, the device 0.150 s a sample: 90 % busy at 1.44.
     (said,) = [sentence for sentence in advice if "From batch 2 on" in sentence]
     assert said.endswith("As CUDA graphs (`--runtime graph`) they need not wait.")
+    run.cells[1].host_waits = {"method.py line 3": 1}
+    advice = explain(run, run.cells[1]).advice  # type: ignore[union-attr]
+    assert any("hold no decision that makes the host wait" in sentence for sentence in advice)
     run.cells[0].runtime = run.cells[1].runtime = "graph"
     run.cells[1].eager_prefill = "it waits (method.py line 3)"
     advice = explain(run, run.cells[1]).advice  # type: ignore[union-attr]
