@@ -19,7 +19,6 @@ from tpprof.reports.record.files import load, save
 from tpprof.reports.record.spec import RunSpec
 
 pytestmark = pytest.mark.gpu
-FIXED = [name for name in methods.names() if name != "mustdrop"]
 
 
 @pytest.fixture(scope="module", params=list(MICRO))
@@ -54,16 +53,17 @@ def test_vanilla_equals_transformers(on_gpu: Model) -> None:
     torch.testing.assert_close(trace.logits, expected, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("spec", FIXED)
+@pytest.mark.parametrize("spec", methods.names())
 def test_fixed_counts_never_wait_for_the_device(spec: str, no_syncs: None) -> None:
     torch.cuda.set_sync_debug_mode("default")
     model = tpprof.load(MICRO["llava-next"], device="cuda", dtype="bfloat16")
     inputs = tpprof.inputs(model, image_size=SIZE)
     method = methods.with_keep(methods.parse(spec), "1/2")
-    tpprof.forward(model, inputs, method)
+    solved: dict[str, float] = {}
+    tpprof.forward(model, inputs, method, solved=solved)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
-    tpprof.forward(model, inputs, method, verify=False)
+    tpprof.forward(model, inputs, method, solved=solved, verify=False)
 
 
 @pytest.mark.parametrize("spec", methods.names())
