@@ -28,7 +28,8 @@ def inputs(model: Model, *, seed: int = 0, **options: Any) -> Inputs:
     A mapping that `model.module(**inputs)` accepts (LLaVA-NeXT: with `layout="anyres"`, the only
     one that transformers knows). Options are those of the request on the command line, by keyword:
     `image` (file), `image_size` (height, width in pixels), `prompt`, `text_tokens` (before, after),
-    `layout`, `visual_tokens`, `new_tokens`, `batch_size`. Raises OptionError or WorkloadError.
+    `layout`, `preprocess`, `visual_tokens`, `new_tokens`, `batch_size`. Raises OptionError,
+    WorkloadError or ModelError.
     """
     return Preparation(model, part_of(Workload, **options), seed)().to(model.device)
 

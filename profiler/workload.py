@@ -1,4 +1,4 @@
-"""The workload: what a request holds, and how it is prepared on the host each time."""
+"""The workload: what a request holds, and how it is prepared each time."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..methods.contract.errors import InputError, first_line
 from ..methods.contract.request import Request
+from ..reports.record.schema import Preprocessing
 from ..reports.record.spec import OptionError, Workload
 from .models.geometry import request
 from .models.pictures import SAMPLE_SIZE, load_picture, picture_size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from PIL import Image
     from torch import Tensor
 
     from ..methods.engine.decoder import Inputs
@@ -35,8 +39,8 @@ def require_picture(workload: Workload) -> None:
 class Preparation:
     """Prepares the same request again and again, as a server does with each one it gets.
 
-    Calling it decodes nothing: the picture is in memory. It runs the image processor and the
-    tokenizer and assembles the tensors on the host.
+    Calling it decodes nothing: the picture is in memory. It runs the image processor, on the host
+    or on the model's device, and the tokenizer, and assembles the tensors.
     """
 
     def __init__(self, model: Model, workload: Workload, seed: int = 0) -> None:
@@ -48,18 +52,21 @@ class Preparation:
         require_picture(workload)
         self._require_companions()
         self.picture = None if workload.visual_tokens else load_picture(workload)
+        self.pixels: Callable[[list[Image.Image]], dict[str, Tensor]] = model.pixels
+        self.preprocessing: Preprocessing | None = None
         self.request = self._request()
         self.features = self._features() if workload.visual_tokens else None
         self.text = self._random_text() if self._random else None
 
     def __call__(self) -> Inputs:
-        """One request's tensors, on the host; synthetic features are where the model is."""
+        """One request's tensors, on the host; synthetic features, and pixels that were made there,
+        are where the model is."""
         before, after = self.text or self._tokenize()
         ids = self._with_placeholders(before, after)
         if self.features is not None:
             return self.model.synthetic(self.request, ids, self.features)
         assert self.picture is not None
-        pixels = self.model.pixels([self.picture.image] * self.workload.batch_size)
+        pixels = self.pixels([self.picture.image] * self.workload.batch_size)
         return self.model.assemble(pixels, ids, self.request, self.workload.layout)
 
     def _require_companions(self) -> None:
@@ -103,7 +110,27 @@ class Preparation:
                 f"{width}x{height}, and its image processor gives {counted}: nothing is measured "
                 "that was not planned"
             )
+        self._choose(pixels)
         return planned
+
+    def _choose(self, pixels: dict[str, Tensor]) -> None:
+        """Decide where pictures are processed. pixels: what the host makes of this one."""
+        model, where, apart = self.model, "host", None
+        processor = model.image_processor
+        if self.workload.preprocess == "device":
+            from .models.device_pixels import DevicePixels, require_same
+
+            assert self.picture is not None
+            self.pixels = on_device = DevicePixels(model)
+            made = on_device([self.picture.image])
+            apart = require_same(model.name, processor, pixels, made)
+            processor, where = on_device.processor, str(model.device)
+        self.preprocessing = Preprocessing(
+            device=where,
+            processor=type(processor).__name__,
+            backend=processor.backend,
+            apart=apart,
+        )
 
     def _with_placeholders(self, before: list[int], after: list[int]) -> Tensor:
         import torch

@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 from micro_models import MICRO, SIZE, sharpen
+from torchvision_here import needs_torchvision
 
 import tpprof
 from tpprof import methods
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.run.comparison import Comparison
+from tpprof.profiler.workload import Preparation
 from tpprof.reports.analysis.phases import phase_rows
 from tpprof.reports.analysis.summary import rows
 from tpprof.reports.record.files import load, save
-from tpprof.reports.record.spec import RunSpec
+from tpprof.reports.record.spec import RunSpec, Workload
 
 pytestmark = pytest.mark.gpu
 
@@ -64,6 +66,28 @@ def test_fixed_counts_never_wait_for_the_device(spec: str, no_syncs: None) -> No
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     tpprof.forward(model, inputs, method, solved=solved, verify=False)
+
+
+@needs_torchvision
+@pytest.mark.parametrize("size", [SIZE, (150, 129), (225, 83)], ids=str)
+def test_pictures_are_processed_on_the_gpu_without_waits(
+    on_gpu: Model, size: tuple[int, int], no_syncs: None
+) -> None:
+    torch.cuda.set_sync_debug_mode("default")
+    workload = Workload(preprocess="device", image_size=size, batch_size=2)
+    prepare = Preparation(on_gpu, workload)
+    assert prepare.preprocessing is not None
+    assert prepare.preprocessing.device.startswith("cuda")
+    assert prepare.preprocessing.apart is not None
+    assert prepare.preprocessing.apart <= 2.2
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    inputs = prepare()
+    torch.cuda.set_sync_debug_mode("default")
+    assert inputs["pixel_values"].device.type == "cuda"
+    host = Preparation(on_gpu, Workload(image_size=size, batch_size=2))()
+    apart = (inputs["pixel_values"].cpu() - host["pixel_values"]).abs().max()
+    assert float(apart) <= 2.2 / 255 / 0.26
 
 
 @pytest.mark.parametrize("spec", methods.names())

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..cost.conventions import Convention
     from ..cost.planning import Planned, Wanted
 
-OMITTED = ("device", "backend", "seed", "runtime", "equalize", "prompt")
+OMITTED = ("device", "backend", "seed", "runtime", "equalize", "prompt", "preprocess")
 USUAL = {"model": "llava-next-7b", "attention": ("rows",)}
 WANTED = "Which budget"
 PlanDeviceOption = Annotated[

@@ -34,6 +34,7 @@ OMITTED = (
     "visual_tokens",
     "new_tokens",
     "batch_size",
+    "preprocess",
 )
 USUAL = {"attention": ("rows",), "new_tokens": 1}
 ImagesOption = Annotated[

@@ -84,9 +84,9 @@ def _packages(environment: Environment, broken: Mapping[str, str]) -> Iterator[s
     for name, reason in broken.items():
         if name == "torchvision":
             yield (
-                f"torchvision does not import ({reason}): the image processors of transformers "
-                "that need it fail, or are replaced by slower ones; install the torchvision made "
-                f"for torch {packages.get('torch')}, or uninstall it"
+                f"torchvision does not import ({reason}): `--preprocess device` needs it, and "
+                "image processors of transformers may fail; install the torchvision made for torch "
+                f"{packages.get('torch')}, or uninstall it"
             )
         else:
             yield f"{name} does not import ({reason}): nothing can be measured; install it again"

@@ -12,6 +12,7 @@ from ...methods.contract.errors import first_line
 from ...methods.engine.attention import interface_of
 from .backends import require_backend, require_kernel
 from .configs import config, from_config
+from .device_pixels import device_processor, require_torchvision
 from .errors import ModelError
 from .llava import Llava, LlavaNext
 from .model import Model
@@ -145,6 +146,18 @@ def shape_of(name: str, *, pictures: bool = True) -> Shape:
     shape = from_config(name, architecture, given)
     processor = image_processor(name, source, architecture) if pictures else None
     return shape if processor is None else fitted(name, shape, processor)
+
+
+def require_device_processor(name: str | None) -> None:
+    """Raises OptionError, before anything is loaded, where the pictures of a model cannot be
+    processed on its device. name: as `load` takes it; None for one that has no checkpoint."""
+    require_torchvision()
+    if name is None or name in SHAPES:
+        return
+    architecture, _, source = _read_config(name)
+    processor = image_processor(name, source, architecture)
+    if processor is not None:
+        device_processor(processor)
 
 
 def _read_config(name: str) -> tuple[Architecture, Any, str]:

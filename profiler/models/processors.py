@@ -205,13 +205,10 @@ def _tokenizer(source: str) -> Any:
 
 
 def _image_processor(source: str, architecture: Architecture) -> Any:
+    """On the host all models have PIL's, which transformers' own choice would give only where
+    torchvision is missing."""
     _require_understood(_described(source) or {}, architecture)
-    try:
-        return transformers_class("AutoImageProcessor").from_pretrained(
-            source, trust_remote_code=False
-        )
-    except ImportError:  # transformers 5.17 wants torchvision for the automatic choice alone
-        return transformers_class(_PROCESSORS[architecture]).from_pretrained(source)
+    return transformers_class(_PROCESSORS[architecture]).from_pretrained(source)
 
 
 def _legacy_template(source: str) -> str | None:

@@ -20,7 +20,7 @@ from .. import cost
 from ..machine import calibration, doctor
 from ..machine.environment import describe_environment, own_version
 from ..models.forks import require_own_code
-from ..models.load import default_name, load
+from ..models.load import default_name, load, require_device_processor
 from ..models.model import Model
 from ..models.rotary import require_stateless
 from ..workload import Preparation
@@ -50,6 +50,8 @@ class Comparison:
             check_policy(policy)
         for runtime in spec.cells.runtime:
             check_runtime(runtime)
+        if spec.workload.preprocess == "device":
+            require_device_processor(spec.model.name if model is None else None)
         load_plugins(spec.cells.plugin)
         self.spec = spec
         chosen = [parse(method, spec.cells.keep) for method in spec.cells.methods]
@@ -224,6 +226,7 @@ class Comparison:
                 positions=self.prepare().next_position + request.new_tokens - 1,
                 picture=list(shown.size) if shown else None,
                 notes=list(shown.notes) if shown else [],
+                preprocessing=self.prepare.preprocessing,
             ),
             cells=[cell.saved for cell in self.cells],
             text_only=cost.as_record(cost.text_only(model.shape, request, model.dtype.itemsize)),

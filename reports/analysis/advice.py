@@ -23,6 +23,7 @@ REMEDIES = {
     "preprocess": "Prepare pictures in another process, while the device works",
 }
 """What helps against phases that no pruning in the decoder touches."""
+ON_DEVICE = "Process pictures on the device (`--preprocess device`), or in another process"
 WORTH = 0.05  # of the cell's latency: less is not worth a change
 HOST = "waiting for the host"  # derived from counts: it has no interval
 BUSY = 0.7  # busy for less of decode than this: the device waits for the host
@@ -52,7 +53,7 @@ def advice(
         (of("scoring", "selection"), lambda: _stages(counterparts, of("scoring"), of("selection"))),
         (of("waiting for the host"), lambda: _launching(record, counterparts)),
         (decode.value if decode else 0.0, lambda: _decode(counterparts, decode)),
-        (largest[1], lambda: _limit(counterparts, *largest)),
+        (largest[1], lambda: _limit(record, counterparts, *largest)),
     ]
     found.sort(key=lambda pair: -pair[0])
     worth = [say() for seconds, say in found if seconds > WORTH * measured.value]
@@ -188,12 +189,14 @@ def _largest(counterparts: Counterparts) -> tuple[str, float]:
     return name, known.get(name, 0.0)
 
 
-def _limit(counterparts: Counterparts, name: str, spent: float) -> str:
+def _limit(record: Record, counterparts: Counterparts, name: str, spent: float) -> str:
     """What to do about a phase outside the decoder."""
     remedy = REMEDIES[name]
     if name == "vision":
         share = flops_shares(counterparts.cell, counterparts.vanilla)[name, None]
         remedy = "Make the vision tower faster" if share < 1 else remedy
+    elif record.spec.workload.preprocess == "host":
+        remedy = ON_DEVICE
     return f"{remedy}: {_ms(spent)} of this request are {name}, outside the decoder."
 
 

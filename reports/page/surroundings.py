@@ -11,7 +11,7 @@ from .. import units
 from ..analysis.counterparts import layer_seconds
 from ..analysis.run_view import RunView, label
 from ..figures import layers
-from ..record.schema import Cell, Record
+from ..record.schema import Cell, Preprocessing, Record
 from ..text.cells import attention_column, method_column
 from ..text.table import Column, Table
 from ..text.table7 import KV
@@ -31,6 +31,7 @@ def environment(record: Record) -> list[tuple[str, str]]:
         ("attention kernel", model.backend),
         ("request", f"{tokens} tokens, batch {request.batch}, {request.new_tokens} new tokens"),
         ("picture", spec.workload.image),
+        ("pictures processed", _preprocessing(request.preprocessing)),
         ("prompt", spec.workload.prompt),
         ("device", around.device),
         ("memory", units.gibibytes(around.memory_bytes)),
@@ -48,6 +49,15 @@ def environment(record: Record) -> list[tuple[str, str]]:
         ("command", record.command),
     ]
     return [(name, str(value)) for name, value in pairs if value not in (None, "", units.NA)]
+
+
+def _preprocessing(known: Preprocessing | None) -> str:
+    if known is None:
+        return ""
+    said = f"on {known.device} by {known.processor} ({known.backend})"
+    if known.apart is None:
+        return said
+    return f"{said}, at most {known.apart:.1f} of 255 grey levels from what the host makes"
 
 
 def everything_table(record: Record) -> Table[tuple[str, str]]:

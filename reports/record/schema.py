@@ -29,6 +29,7 @@ __all__ = [
     "Memory",
     "ModelInfo",
     "Peaks",
+    "Preprocessing",
     "Process",
     "Record",
     "RequestInfo",
@@ -56,6 +57,18 @@ class ModelInfo(Struct):
     ] = None
 
 
+class Preprocessing(Struct):
+    """How pictures become what the vision tower is given."""
+
+    device: Annotated[str, about("Where: `host`, or the device of the model as torch names it.")]
+    processor: Annotated[str, about("Image processor, a class of transformers.")]
+    backend: Annotated[str, about("Its back end, as transformers names it: `pil`, `torchvision`.")]
+    apart: Annotated[
+        Amount | None,
+        about("Grey levels, of 255, by which a pixel differs at most from what the host makes."),
+    ] = None
+
+
 class RequestInfo(Struct):
     """The request: tokens of each sequence of the batch."""
 
@@ -73,6 +86,9 @@ class RequestInfo(Struct):
         list[Count] | None, about("Height and width in pixels as the image processor is given it.")
     ] = None
     notes: Annotated[list[str], about("What was done to the file on the way.")] = []
+    preprocessing: Annotated[
+        Preprocessing | None, about("How the picture is processed, in each request.")
+    ] = None
 
 
 class Process(Struct):

@@ -20,6 +20,7 @@ from msgspec import Meta
 from .base import RecordError
 
 Layout = Literal["flat", "anyres"]
+Place = Literal["host", "device"]
 Side = Annotated[int, Meta(ge=1, le=2**16)]
 Size = tuple[Side, Side]
 """Height and width in pixels."""
@@ -225,6 +226,9 @@ class Workload(Spec, frozen=True):
         option("BEFORE,AFTER: random text tokens instead of a prompt.", form="pair"),
     ] = None
     layout: Annotated[Layout, option("LLaVA-NeXT: flat (2880) or anyres (newlines).")] = "flat"
+    preprocess: Annotated[
+        Place, option("Where pictures are processed: host, or device (needs torchvision).")
+    ] = "host"
     visual_tokens: Annotated[
         Annotated[int, Meta(ge=1, le=2**24)] | None,
         option("Synthetic visual tokens, skipping the vision tower."),
@@ -238,6 +242,10 @@ class Workload(Spec, frozen=True):
             raise OptionError("prompt", "and text_tokens exclude each other", "text_tokens")
         if self.visual_tokens is not None and self.image is not None:
             raise OptionError("visual_tokens", "skips the picture: leave image out", "image")
+        if self.visual_tokens is not None and self.preprocess == "device":
+            raise OptionError(
+                "preprocess", "device needs a picture, which visual_tokens skips", "visual_tokens"
+            )
 
 
 class Cells(Spec, frozen=True):

@@ -16,6 +16,7 @@ from tpprof.reports.analysis.explanation import explain, explain_all
 from tpprof.reports.analysis.run_view import RunView
 from tpprof.reports.record.base import RecordError
 from tpprof.reports.record.schema import Activity, Cell, Peaks, Record, Span
+from tpprof.reports.record.spec import changed
 from tpprof.reports.text import waterfall
 from tpprof.reports.text.screen import Screen
 from tpprof.reports.text.table import inline
@@ -295,6 +296,17 @@ def test_a_method_whose_selections_all_wait_is_advised_too() -> None:
     told = explain(record(vanilla, waits, rows_), waits)
     assert told is not None
     assert any("Read rows instead of maps" in line for line in told.advice)
+
+
+def test_pictures_are_advised_to_be_processed_on_the_device_until_they_are() -> None:
+    run = record(made(preprocess=0.200), made("fastv", preprocess=0.200))
+    (plain,) = (explain(run, one).advice for one in run.cells[1:])  # type: ignore[union-attr]
+    on_device = "Process pictures on the device (`--preprocess device`), or in another process: 200"
+    assert any(line.startswith(on_device) for line in plain)
+    run.spec = changed(run.spec, preprocess="device")
+    (done,) = (explain(run, one).advice for one in run.cells[1:])  # type: ignore[union-attr]
+    assert any(line.startswith("Prepare pictures in another process") for line in done)
+    assert not any("--preprocess" in line for line in done)
 
 
 def test_a_tower_that_is_pruned_is_not_advised_to_be() -> None:

@@ -22,7 +22,7 @@ from tpprof.reports.gate.verdicts import Gate
 from tpprof.reports.page.gated import TITLES
 from tpprof.reports.page.render import render
 from tpprof.reports.page.sections import build
-from tpprof.reports.record.schema import Record
+from tpprof.reports.record.schema import Preprocessing, Record
 from tpprof.reports.record.spec import changed
 from tpprof.reports.text import side_by_side
 
@@ -120,6 +120,20 @@ def test_the_verdict_and_the_warnings_come_first(page: str) -> None:
     assert verdict < warning < page.index("<section")
     assert "suspect samples: throttled (heat)" in page
     assert "mustdrop with rows is fastest" in page
+
+
+def test_where_pictures_were_processed_is_said() -> None:
+    run = full()
+    assert "pictures processed" not in render([run], ["a"])
+    processor = "LlavaNextImageProcessor"
+    for device, apart, wanted in (
+        ("host", None, f"on host by {processor} (pil)"),
+        ("cuda:0", 1.04, f"on cuda:0 by {processor} (pil), at most 1.0 of 255 grey levels from"),
+    ):
+        run.request.preprocessing = Preprocessing(
+            device=device, processor=processor, backend="pil", apart=apart
+        )
+        assert wanted in render([run], ["a"])
 
 
 def test_the_numbers_of_a_figure_are_folded_under_it(page: str) -> None:
