@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +71,15 @@ class Preparation:
         assert self.picture is not None
         pixels = self.pixels([self.picture.image] * self.workload.batch_size)
         return self.model.assemble(pixels, ids, self.request, self.workload.layout)
+
+    def longer(self, more: int) -> Preparation:
+        """The same request with `more` text tokens at its end, repeated from its text."""
+        before, after = self.text or self._tokenize()
+        again = itertools.islice(itertools.cycle(after or before), more)
+        longer = copy.copy(self)
+        longer.text = before, [*after, *again]
+        longer.request = dataclasses.replace(self.request, after=len(longer.text[1]))
+        return longer
 
     def _require_companions(self) -> None:
         """See that the model has what this request needs of it."""

@@ -84,7 +84,7 @@ def describe_environment(
         device_type=device.type if device else None,
         packages={name: _version(name) for name in PACKAGES},
         git=Checkouts(working_directory=_git(Path.cwd()), tpprof=_own_checkout()),
-        determinism=_determinism(torch),
+        determinism=_determinism(torch, device),
         variables=variables(os.environ),
     )
     if device is not None and device.type == "cuda":
@@ -249,7 +249,7 @@ def _unknown_commit(reason: str) -> Commit:
     return Commit(reasons={"commit": reason, "dirty": reason})
 
 
-def _determinism(torch: Any) -> Determinism:
+def _determinism(torch: Any, device: torch.device | None) -> Determinism:
     figures = read_fields(
         Determinism,
         {
@@ -263,6 +263,25 @@ def _determinism(torch: Any) -> Determinism:
             "sdpa_memory_efficient": lambda: torch.backends.cuda.mem_efficient_sdp_enabled(),
             "sdpa_math": lambda: torch.backends.cuda.math_sdp_enabled(),
             "sdpa_cudnn": lambda: torch.backends.cuda.cudnn_sdp_enabled(),
+            "sdpa_order": lambda: _sdpa_order(torch, device),
         },
     )
     return Determinism(**figures)
+
+
+def _sdpa_order(torch: Any, device: torch.device | None) -> list[str]:
+    """The order in which torch tries the kernels of its attention.
+
+    torch makes it up on the first choice on a GPU, by the GPU (pytorch's sdp_utils.cpp), so that it
+    is asked to choose first; nothing is computed.
+    """
+    from torch.nn.attention import SDPBackend
+
+    if not hasattr(torch._C, "_get_sdp_priority_order"):
+        raise UnknownError(f"torch {torch.__version__} does not tell")
+    if device is not None and device.type == "cuda":
+        query = torch.zeros(1, 1, 8, 64, device=device, dtype=torch.float16)
+        torch._fused_sdp_choice(query, query, query)
+    members: Mapping[str, Any] = SDPBackend.__members__
+    known = {int(kernel): name for name, kernel in members.items()}
+    return [known.get(number, str(number)) for number in torch._C._get_sdp_priority_order()]

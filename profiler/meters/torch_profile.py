@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -64,14 +65,25 @@ PRODUCTS = frozenset(
 """Words in names of operators that multiply matrices, beside those that begin with `conv`.
 Factorisations (SVD, QR) count on neither side."""
 ATTENTION = ("scaled_dot_product", "flash_attn", "_attention_forward")
+KINDS = (
+    ("cudnn", "cuDNN"),
+    ("efficient", "memory-efficient"),
+    ("fmha", "memory-efficient"),
+    ("flash", "flash"),
+    ("attention_math", "math"),
+    ("softmax", "softmax map"),
+)
+"""Words in names of attention operators and of attention kernels on the device, and what kind of
+kernel they mean. cuDNN's come first: their names hold `flash` too."""
+BESIDE = ("score", "select", "compress")  # parts in which a method decides: no attention of a layer
 
 Event = dict[str, Any]
-Result = tuple[list[Activity], list[str]]
+Result = tuple[list[Activity], list[str], dict[str, list[str]]]
+"""Activity by part, attention kernels by decoder layer in prefill, and their kinds by phase."""
 
 
 def count(device: Any, request: Callable[[Lap], object]) -> Result:
-    """Run `request` once under torch.profiler; returns the activity of each part, and the
-    attention kernel of each decoder layer in prefill."""
+    """Run `request` once under torch.profiler; see Result."""
     return analyse(trace(device, request), on_gpu=device.type == "cuda")
 
 
@@ -240,7 +252,7 @@ class _Tally:
 
 
 def analyse(events: Iterable[Event], *, on_gpu: bool) -> Result:
-    """Activity by part and attention kernels by decoder layer, from the events of a trace.
+    """Activity and attention kernels, from the events of a trace; see Result.
 
     What the host did belongs to the part at whose end the next mark stands; what the device did,
     to the part in which the host launched it.
@@ -285,7 +297,58 @@ def analyse(events: Iterable[Event], *, on_gpu: bool) -> Result:
                 tallies[tuple(part)].busy.append((event["ts"], event["ts"] + event["dur"]))
     layers = [int(name[2]) for _, name, _ in marks if name[:2] == ["prefill", "layer"]]
     found = [kernels.get(layer, "unknown") for layer in sorted(set(layers))]
-    return [_activity(part, tally, on_gpu) for part, tally in tallies.items()], found
+    activity = [_activity(part, tally, on_gpu) for part, tally in tallies.items()]
+    return activity, found, _kinds(listed, part_at, launched)
+
+
+def _kinds(
+    events: list[Event],
+    part_at: Callable[[float], list[str] | None],
+    launched: dict[int, float],
+) -> dict[str, list[str]]:
+    """Kinds of attention kernel by phase, the most frequent first: as the host asked for them, or,
+    where it asked for none, as in a graph, by the names of what ran on the device."""
+    asked: dict[str, Counter[str]] = {}
+    ran: dict[str, Counter[str]] = {}
+
+    def add(found: dict[str, Counter[str]], at: float, kind: str) -> None:
+        part = part_at(at)
+        if kind and part and part[1] not in BESIDE:
+            found.setdefault(part[0], Counter())[kind] += 1
+
+    for at, names in _attention_calls(events):
+        kinds = list(filter(None, map(_kind, names)))  # torch's math holds a softmax: the first
+        add(asked, at, kinds[0] if kinds else "unknown")
+    for event in events:
+        if event.get("cat") == "kernel":
+            at = launched.get(event["args"].get("correlation", -1), -1.0)
+            add(ran, at, _kind(event["name"]))
+    return {
+        phase: [kind for kind, _ in kinds.most_common()]
+        for phase, kinds in {**ran, **asked}.items()
+    }
+
+
+def _attention_calls(events: list[Event]) -> list[tuple[float, list[str]]]:
+    """When the host asked for attention or a softmax, and the operators that this went through,
+    each called by the one before."""
+    words = (*ATTENTION, "softmax")
+    calls = [
+        e for e in events if e.get("cat") == "cpu_op" and any(word in e["name"] for word in words)
+    ]
+    found: list[tuple[float, list[str]]] = []
+    end = float("-inf")
+    for event in sorted(calls, key=lambda e: (e["ts"], -e["dur"])):
+        if event["ts"] >= end:
+            end = event["ts"] + event["dur"]
+            found.append((event["ts"], []))
+        found[-1][1].append(event["name"])
+    return found
+
+
+def _kind(name: str) -> str:
+    """The kind of attention kernel that a name means; "" for another one."""
+    return next((kind for word, kind in KINDS if word in name.lower()), "")
 
 
 def _count_call(tally: _Tally, name: str) -> None:

@@ -30,6 +30,7 @@ from ..workload import Preparation
 from .cells import BenchCell, keep_counts, require_steady
 from .hidden_state import ModelChangedError, left_as_found, process_left_as_found, require_same
 from .kept_tokens import selections
+from .new_length import Length, first_at_new_length, lengths
 
 SETTLED = 0.02  # warm-up ends when the last three requests lie this close together
 FEWEST_WARMUPS = {"cpu": 1, "cuda": 4}
@@ -48,6 +49,7 @@ class Bench:
         self.prepare = prepare
         self.device = model.device
         self.watch = Stopwatch(model.device)
+        self._lengths: set[Length] = set()
         self._gpu: Gpu | None = None
         self._sampler: Sampler | None = None
 
@@ -107,6 +109,7 @@ class Bench:
             cell.saved.warmups = cell.saved.warmups or times
             cell.saved.memory = schema.Memory(**vars(peak))
             keep_counts(cell, trace, self.model, self.prepare.request)
+            self._lengths |= lengths(trace.ledger)
             if self.tokens:
                 cell.saved.kept = selections(trace, self.prepare.request.visual)
 
@@ -158,10 +161,9 @@ class Bench:
 
     def activity(self, cell: BenchCell) -> None:
         """What torch.profiler counts. The last pass: once attached, it slows down what follows."""
-        cell.saved.setups = cell.runtime.setups
         with self._told_missing(cell, "activity"):
             counted = torch_profile.count(self.device, functools.partial(self._untimed, cell))
-            cell.saved.activity, cell.saved.kernels = counted
+            cell.saved.activity, cell.saved.kernels, cell.saved.phase_kernels = counted
 
     def flops(self, cell: BenchCell) -> None:
         """FLOPs as torch counts them; what a compiled graph computes it does not see."""
@@ -174,6 +176,17 @@ class Bench:
             cell.saved.table_flops = counted.tables
             cell.saved.decision_flops = counted.decisions
             cell.saved.uncounted_operators = counted.uncounted
+
+    def lengths(self, cell: BenchCell) -> None:
+        """The first request at a length that never ran in this process; where it cannot be had,
+        the reason. Whatever a method does with more text, its row stays."""
+        try:
+            with steady():
+                cell.saved.new_length = first_at_new_length(
+                    self.model, self.prepare, cell, self.watch, self._lengths
+                )
+        except Exception as error:
+            cell.saved.missing["lengths"] = first_line(error)
 
     def decisions(self, cell: BenchCell) -> None:
         """Look once more at the method's decisions, behind all timed requests, and at how often the

@@ -126,10 +126,13 @@ class Comparison:
             bench.settle(self.cells[number])
 
     def _passes(self, bench: Bench, wanted: list[int], tell: Progress) -> None:
-        """Energy of all cells; then what their decisions do, and only then what torch counts, which
-        slows down what follows. What was not asked for is said to be so."""
+        """Energy of all cells; then what their decisions do, the first request at a new length, and
+        only then what torch counts, which slows down what follows. What was not asked for is said
+        to be so."""
         asked = self.spec.extras.passes
-        for measure in (bench.energy, bench.decisions, bench.flops, bench.activity):
+        for number in wanted:
+            self.cells[number].saved.setups = dict(self.cells[number].runtime.setups)
+        for measure in (bench.energy, bench.decisions, bench.lengths, bench.flops, bench.activity):
             what = measure.__name__
             for done, number in enumerate(wanted):
                 cell = self.cells[number]

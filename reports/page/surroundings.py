@@ -13,6 +13,7 @@ from ..analysis.run_view import RunView, label
 from ..figures import layers
 from ..record.schema import Cell, Preprocessing, Record
 from ..text.cells import attention_column, method_column
+from ..text.sentences import kernels_by_phase
 from ..text.table import Column, Table
 from ..text.table7 import KV
 from ..text.waterfall import PROMISED
@@ -28,7 +29,7 @@ def environment(record: Record) -> list[tuple[str, str]]:
     pairs: list[tuple[str, Any]] = [
         ("model", f"{model.name} ({model.architecture}), {model.source}; {model.reason}"),
         ("parameters", f"{model.parameters / 1e6:,.0f} M, {model.layers} layers, {model.dtype}"),
-        ("attention kernel", model.backend),
+        ("attention kernel", _kernel(record)),
         ("request", f"{tokens} tokens, batch {request.batch}, {request.new_tokens} new tokens"),
         ("picture", spec.workload.image),
         ("pictures processed", _preprocessing(request.preprocessing)),
@@ -58,6 +59,14 @@ def _preprocessing(known: Preprocessing | None) -> str:
     if known.apart is None:
         return said
     return f"{said}, at most {known.apart:.1f} of 255 grey levels from what the host makes"
+
+
+def _kernel(record: Record) -> str:
+    """The kernel that was asked for, and those that vanilla's phases used."""
+    used = next((found for cell in record.cells if (found := kernels_by_phase(cell))), "")
+    order = record.environment.determinism.sdpa_order
+    tried = f"; torch tries {', '.join(map(str.lower, order))}" if order else ""
+    return f"{record.model.backend}{f': {used}' if used else ''}{tried}"
 
 
 def everything_table(record: Record) -> Table[tuple[str, str]]:

@@ -87,6 +87,20 @@ class Energy(Struct):
     reason: Annotated[str, about("Why joules are unknown.")] = ""
 
 
+class NewLength(Struct):
+    """Requests at a length that never ran before in their process, in a pass of their own."""
+
+    more_tokens: Annotated[
+        Count, about("Text tokens that the prompt was longer by: as few as make each length new.")
+    ]
+    seconds: Annotated[
+        list[Amount],
+        about(
+            "Latency of the first one, and of those that followed at the same length.", min_length=2
+        ),
+    ]
+
+
 class Cell(Struct):
     """One method under one attention policy and runtime: its counts, its cost and its samples."""
 
@@ -135,6 +149,13 @@ class Cell(Struct):
         list[str],
         about("Attention kernel of each decoder layer in prefill, as torch names it."),
     ] = []
+    phase_kernels: Annotated[
+        dict[str, list[str]],
+        about(
+            "Kinds of attention kernel by phase, the most frequent first: `flash`, `cuDNN`, "
+            "`memory-efficient`, `math`, or `softmax map` where the whole map is computed."
+        ),
+    ] = {}
     counted_flops: Annotated[
         dict[str, Count],
         about(
@@ -160,6 +181,9 @@ class Cell(Struct):
             "by file and line of the method."
         ),
     ] = {}
+    new_length: Annotated[
+        NewLength | None, about("The first request at a new length, and those that followed.")
+    ] = None
     energy: Annotated[Energy, about("Energy of a request.")] = msgspec.field(default_factory=Energy)
     parts: Annotated[list[Span], about("Parts of a request, in the order of their ends.")] = []
     samples: Annotated[list[Sample], about("Every timed request.")] = []

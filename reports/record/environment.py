@@ -55,6 +55,10 @@ class Determinism(Struct):
     ] = None
     sdpa_math: Annotated[bool | None, about("Whether attention may use plain operators.")] = None
     sdpa_cudnn: Annotated[bool | None, about("Whether attention may use cuDNN.")] = None
+    sdpa_order: Annotated[
+        list[str] | None,
+        about("Kernels of torch's attention in the order in which torch tries them on the device."),
+    ] = None
     reasons: Annotated[dict[str, str], about("Why a field is unknown, by name.")] = {}
 
 

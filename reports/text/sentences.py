@@ -9,8 +9,11 @@ from ..analysis.phases import host_bound
 from ..analysis.promise import Bound, bound_of
 from ..analysis.summary import Row, rows
 from ..record.labels import name, ran
-from ..record.schema import Record
+from ..record.schema import Cell, Record
 from .cells import over_text
+
+ATTENDING = ("vision", "prefill", "decode")
+"""Phases that attend."""
 
 
 def sentences(record: Record, listed: list[Row] | None = None) -> list[str]:
@@ -96,10 +99,35 @@ def footnotes(record: Record, listed: list[Row] | None = None) -> list[str]:
         used = ", ".join(f"{kernel} in {number}" for kernel, number in counts.items())
         layers = len(table[0].cell.kernels)
         lines.append(f"attention kernel of {name(table[0].cell)}: {used} of {layers} layers.")
+    lines += _kernels([row.cell for row in table if row.cell.name == "vanilla"])
     missing = {f"{what} ({why})": None for row in table for what, why in row.cell.missing.items()}
     if missing:
         lines.append(f"not measured: {', '.join(missing)}.")
     return lines
+
+
+def kernels_by_phase(cell: Cell) -> str:
+    """Which kinds of attention kernel the phases of a cell use; one word where all use the same,
+    "" where none is known."""
+    kinds = cell.phase_kernels
+    listed = {phase: " and ".join(found) for phase, found in kinds.items()}
+    if len(set(listed.values())) == 1:
+        return next(iter(listed.values()))
+    return ", ".join(f"{phase} {listed[phase]}" for phase in ATTENDING if phase in listed)
+
+
+def _kernels(cells: list[Cell]) -> list[str]:
+    """A line for each vanilla whose phases use different kernels, or others than the first one."""
+    differ = [
+        cell
+        for cell in cells
+        if "," in kernels_by_phase(cell) or cell.phase_kernels != cells[0].phase_kernels
+    ]
+    return [
+        f"kinds of attention kernel in {name(cell)}: {kernels_by_phase(cell)}."
+        for cell in differ
+        if cell.phase_kernels
+    ]
 
 
 def _count(number: int, noun: str) -> str:

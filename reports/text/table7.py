@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 from .. import units
@@ -39,6 +40,12 @@ BY_FLOORS = (
 OVER = (
     "Latency over the time that FLOPs promise, phase by phase, in pairs within a round; n/a where "
     "the promise lies within the noise of the measured speed-up."
+)
+NEW_LENGTH = (
+    "What the first request at a length that never ran before takes longer than those that follow "
+    "at the same one: plans that cuDNN builds for each new pair of lengths, a graph that is "
+    "captured anew. Warm-ups hide it; who prunes to lengths that depend on the picture pays it for "
+    "each new one. noise: it took no longer than one of the three that followed."
 )
 OF_PROMISED = "Measured speed-up over the promised one: the inverse of the times the promised time."
 KV = "Bytes of the real key and value tensors after prefill, text included; MB of 10^6."
@@ -131,6 +138,14 @@ def _times(record: Record) -> list[Column[Row]]:
             {"first_call_seconds": _first},
             "The first request of all: loading, compiling and capturing are in it.",
             shown=_several_runtimes(record),
+            under="prefill\nms",
+        ),
+        Column(
+            "new length\nms",
+            _new_length,
+            {"new_length_seconds": _new_length_seconds},
+            NEW_LENGTH,
+            optional=True,
             under="prefill\nms",
         ),
         Column(
@@ -250,6 +265,22 @@ def _latency(row: Row) -> str:
 def _first(row: Row) -> float | None:
     """Seconds of the first request ever: compiling, capturing and loading are in it."""
     return row.cell.warmups[0] if row.cell.warmups else None
+
+
+def _new_length_seconds(row: Row) -> float | None:
+    """Seconds of the first request at a new length beyond the median of those behind it."""
+    found = row.cell.new_length
+    if found is None:
+        return None
+    first, *following = found.seconds
+    return first - median(following)
+
+
+def _new_length(row: Row) -> str:
+    found, more = row.cell.new_length, _new_length_seconds(row)
+    if found is not None and found.seconds[0] <= max(found.seconds[1:]):
+        return "noise"
+    return units.milliseconds(more)
 
 
 def _speedup(row: Row) -> str:

@@ -19,7 +19,12 @@ from tpprof.profiler import cli
 from tpprof.profiler.commands.env import lines
 from tpprof.profiler.machine import doctor
 from tpprof.profiler.machine.doctor import warnings
-from tpprof.profiler.machine.environment import describe_environment, own_version, variables
+from tpprof.profiler.machine.environment import (
+    _sdpa_order,
+    describe_environment,
+    own_version,
+    variables,
+)
 from tpprof.reports.record.environment import Commit, Environment
 from tpprof.reports.record.gpu import GpuDescription, GpuProcess, GpuState
 
@@ -138,6 +143,37 @@ def test_a_broken_torch_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.threads is None
     assert "torch does not import" in found.reasons["threads"]
     assert "torch does not import" in found.determinism.reasons["sdpa_flash"]
+
+
+def test_the_order_of_torchs_attention_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._C, "_get_sdp_priority_order", lambda: [3, 1, 2, 0, 9])
+    assert describe_environment(CPU).determinism.sdpa_order == [
+        "CUDNN_ATTENTION",
+        "FLASH_ATTENTION",
+        "EFFICIENT_ATTENTION",
+        "MATH",
+        "9",
+    ]
+    monkeypatch.delattr(torch._C, "_get_sdp_priority_order")
+    found = describe_environment(CPU).determinism
+    assert found.sdpa_order is None
+    assert "does not tell" in found.reasons["sdpa_order"]
+
+
+def test_a_gpu_is_asked_to_choose_before_it_tells_its_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch makes the order up by the GPU when it first chooses."""
+    order = [1, 2, 0, 3, 4]
+
+    def choose(*tensors: object) -> int:
+        order[:] = [3, 1, 2, 0, 4]
+        return 3
+
+    monkeypatch.setattr(torch, "zeros", lambda *size, **options: None)
+    monkeypatch.setattr(torch, "_fused_sdp_choice", choose)
+    monkeypatch.setattr(torch._C, "_get_sdp_priority_order", lambda: order)
+    assert _sdpa_order(torch, CUDA)[0] == "CUDNN_ATTENTION"
 
 
 @pytest.mark.usefixtures("cuda")

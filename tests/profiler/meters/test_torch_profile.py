@@ -85,7 +85,7 @@ def events() -> list[dict[str, Any]]:
 def test_what_the_host_asked_for_belongs_to_the_part_that_was_under_way(
     events: list[dict[str, Any]],
 ) -> None:
-    parts, kernels = torch_profile.analyse(events, on_gpu=True)
+    parts, kernels, _ = torch_profile.analyse(events, on_gpu=True)
     assert [(part.phase, part.part, part.index) for part in parts] == [
         ("prefill", "layer", 0),
         ("prefill", "layer", 1),
@@ -112,6 +112,49 @@ def test_an_attention_that_is_not_recognised_is_unknown(events: list[dict[str, A
     assert torch_profile.analyse(plain, on_gpu=True)[1] == ["unknown", "softmax map"]
 
 
+def test_kinds_of_kernel_by_phase(events: list[dict[str, Any]]) -> None:
+    assert torch_profile.analyse(events, on_gpu=True)[2] == {"prefill": ["flash", "softmax map"]}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind"),
+    [
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x128", "cuDNN"),
+        ("void pytorch_flash::flash_fwd_splitkv_kernel<pytorch_flash::Flash_fwd_kernel", "flash"),
+        ("fmha_cutlassF_bf16_aligned_64x128_rf_sm80(PyTorchMemEffAttention::A", "memory-efficient"),
+        ("void at::native::(anonymous namespace)::cunn_SoftMaxForwardReg<float, f", "softmax map"),
+    ],
+)
+def test_what_a_graph_replays_is_known_by_what_ran(kernel: str, kind: str) -> None:
+    events = [
+        mark(0, "start|start|"),
+        operator(10, 5, "aten::_scaled_dot_product_cudnn_attention"),
+        mark(20, "prefill|layer|0"),
+        call(30, "cudaGraphLaunch", 1),
+        mark(40, "decode|token|0"),
+        {**ran(50, 5, 1), "name": kernel},
+        {**ran(60, 5, 1), "name": "nvjet_tst_64x8_64x16_4x1_v_bz_TNT"},
+    ]
+    kinds = torch_profile.analyse(events, on_gpu=True)[2]
+    assert kinds == {"prefill": ["cuDNN"], "decode": [kind]}
+
+
+def test_the_softmax_of_a_decision_is_no_attention_of_a_layer() -> None:
+    events = [
+        mark(0, "start|start|"),
+        operator(5, 2, "aten::softmax"),
+        mark(10, "prefill|score|0"),
+        operator(12, 8, "aten::scaled_dot_product_attention"),
+        operator(13, 5, "aten::_scaled_dot_product_attention_math"),
+        operator(14, 2, "aten::_softmax"),
+        mark(30, "prefill|layer|0"),
+        operator(35, 5, "aten::scaled_dot_product_attention"),
+        mark(50, "decode|token|0"),
+    ]
+    kinds = torch_profile.analyse(events, on_gpu=True)[2]
+    assert kinds == {"prefill": ["math"], "decode": ["unknown"]}
+
+
 def test_without_a_gpu_there_are_operators_alone(events: list[dict[str, Any]]) -> None:
     prefill, *_ = torch_profile.analyse(events, on_gpu=False)[0]
     assert prefill.operators == 2
@@ -127,13 +170,14 @@ def test_a_real_trace_counts_what_torch_was_asked_for(capfd: pytest.CaptureFixtu
             lap("decode", "token", step)
         torch.ones(3)  # after the last part
 
-    counted, kernels = torch_profile.count(torch.device("cpu"), request)
+    counted, kernels, kinds = torch_profile.count(torch.device("cpu"), request)
     assert [(part.phase, part.index, part.operators) for part in counted] == [
         ("vision", None, 2),
         ("decode", 0, 2),
         ("decode", 1, 2),
     ]
     assert kernels == []
+    assert kinds == {}
     assert capfd.readouterr().err == ""
 
 
@@ -191,7 +235,7 @@ def test_a_real_gpu_trace_sees_launches_waits_and_busy_time() -> None:
         (values + 1).sum().item()
         lap("decode", "token", 0)
 
-    (prefill, decode), _ = torch_profile.count(device, request)
+    (prefill, decode), *_ = torch_profile.count(device, request)
     assert prefill.launches == prefill.kernels == 1
     assert prefill.syncs == 0
     assert prefill.busy_seconds is not None

@@ -310,6 +310,9 @@ def test_activity_counts_every_phase(model: Model) -> None:
     # The kernel that ran, not the dispatcher that chose it.
     chosen = {"aten::_scaled_dot_product_flash_attention_for_cpu"}
     assert set(by_rows.kernels) == set(vanilla.kernels) == chosen
+    flash = {phase: ["flash"] for phase in ("vision", "prefill", "decode")}
+    assert vanilla.phase_kernels == by_rows.phase_kernels == flash
+    assert maps.phase_kernels == {**flash, "prefill": ["flash", "softmax map"]}
 
 
 def test_the_api_refuses_what_it_cannot_use(model: Model) -> None:
@@ -339,10 +342,11 @@ def test_what_was_not_asked_for_is_said_to_be_so(llava_next: Model) -> None:
     some = tpprof.compare("random:keep=1/2", passes=["flops"], **options).cells[1]
     assert some.counted_flops
     assert some.energy.reason == "not asked for (--passes)"
-    assert some.missing == {"activity": "not asked for (--passes)"}
+    assert some.missing == dict.fromkeys(("activity", "lengths"), "not asked for (--passes)")
+    assert some.new_length is None
     none = tpprof.compare("random:keep=1/2", passes=False, **options)
     assert none.complete
     for cell in none.cells:
         assert cell.samples
         assert cell.counted_flops == {}
-        assert set(cell.missing) == {"flops", "activity"}
+        assert set(cell.missing) == {"flops", "activity", "lengths"}

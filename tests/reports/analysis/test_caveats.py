@@ -251,6 +251,27 @@ def test_the_attention_kernels_are_told(run: Record) -> None:
     )
 
 
+def test_the_footer_says_the_kernels_where_phases_differ() -> None:
+    run = record(
+        cell("vanilla", "rows", 2.0, 1000),
+        cell("fastv:keep=320", "rows", 1.0, 500),
+        cell("vanilla", "rows", 2.0, 1000, runtime="graph"),
+    )
+    same = {"vision": ["cuDNN"], "prefill": ["cuDNN"], "decode": ["cuDNN"]}
+    for measured in run.cells:
+        measured.phase_kernels = dict(same)
+    assert not [line for line in sentences.footnotes(run) if "kinds of attention kernel" in line]
+    assert sentences.kernels_by_phase(run.cells[0]) == "cuDNN"
+    run.cells[2].phase_kernels["decode"] = ["memory-efficient"]
+    run.cells[0].phase_kernels["prefill"] = ["cuDNN", "softmax map"]
+    assert [line for line in sentences.footnotes(run) if "kinds of attention kernel" in line] == [
+        "kinds of attention kernel in vanilla: vision cuDNN, prefill cuDNN and softmax map, decode "
+        "cuDNN.",
+        "kinds of attention kernel in vanilla under graph: vision cuDNN, prefill cuDNN, decode "
+        "memory-efficient.",
+    ]
+
+
 def test_what_could_not_be_measured_is_told_once(run: Record) -> None:
     for measured in run.cells:
         measured.missing = {"activity": "no profiler here"}

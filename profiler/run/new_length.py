@@ -1,0 +1,90 @@
+"""What the first request at a length costs that never ran in this process.
+
+Libraries set themselves up for each pair of numbers of queries and keys: cuDNN builds a plan, a
+graph is captured anew, the allocator may ask the driver for memory. Warm-ups hide that; a server
+whose pruned lengths depend on the picture pays it for each new one.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+from ...methods.contract.containment import contained
+from ...methods.engine.ledger import Ledger
+from ...methods.engine.run import Trace, run
+from ...methods.engine.runtime import Runtime
+from ...methods.engine.runtimes import make_runtime
+from ...reports.record import schema
+from ..meters.clock import Stopwatch
+from ..models.model import Model
+from ..workload import Preparation
+from .cells import BenchCell
+from .hidden_state import process_left_as_found
+
+FOLLOWING = 3  # requests at the same length behind the first one, which show what is settled
+Length = tuple[int, int]
+"""Queries and keys of an attention of the decoder."""
+
+
+def lengths(ledger: Ledger) -> set[Length]:
+    """All pairs of lengths at which the decoder layers of a request attended."""
+    prefill = {(count, count) for count in ledger.tokens}
+    return prefill | {(1, keys) for step in ledger.decode_keys for keys in step}
+
+
+def fewest_more(wanted: set[Length], seen: set[Length]) -> int:
+    """The fewest text tokens, at least one, that make each of the lengths `wanted` one that was not
+    seen: all of them grow by as many."""
+    for extra in itertools.count(1):
+        longer = {(rows if rows == 1 else rows + extra, keys + extra) for rows, keys in wanted}
+        if not longer & seen:
+            return extra
+    raise AssertionError("integers do not end")
+
+
+def first_at_new_length(
+    model: Model, prepare: Preparation, cell: BenchCell, watch: Stopwatch, seen: set[Length]
+) -> schema.NewLength:
+    """Time the cell's request with just so many more text tokens that none of its lengths was
+    `seen`, and then the same again; adds them to `seen`.
+
+    Nothing of the cell is touched but a compiler's graphs: its method is a copy, and a graph is
+    captured in a runtime of its own. Raises RuntimeError where a length was seen all the same, as
+    of a method whose counts depend on the text.
+    """
+    assert cell.ledger is not None
+    extra = fewest_more(lengths(cell.ledger), seen)
+    longer, method, runtime = (
+        prepare.longer(extra),
+        copy.deepcopy(cell.method),
+        _runtime(cell, model),
+    )
+    solved, seconds = dict(cell.saved.solved), list[float]()
+    for number in range(1 + FOLLOWING):
+        with process_left_as_found(), contained():
+            watch.start()
+            inputs = longer()
+            watch.lap("preprocess", "preprocess")
+            trace: Trace = run(
+                model,
+                inputs.to(model.device),
+                method,
+                attention=cell.policy,
+                solved=solved,
+                lap=watch.lap,
+                runtime=runtime,
+            )
+            seconds.append(watch.stop().latency)
+        found = lengths(trace.ledger)
+        if number == 0 and found & seen:
+            raise RuntimeError("with more text it runs at lengths that were run before")
+        seen |= found
+    return schema.NewLength(more_tokens=extra, seconds=seconds)
+
+
+def _runtime(cell: BenchCell, model: Model) -> Runtime:
+    """Compiled layers serve all lengths; a graph serves one, and the cell still needs its own."""
+    if cell.runtime.name == "compile":
+        return cell.runtime
+    return make_runtime("eager" if cell.runtime.fallback else cell.runtime.name, model)
