@@ -13,8 +13,8 @@ import itertools
 from ...methods.contract.containment import contained
 from ...methods.engine.ledger import Ledger
 from ...methods.engine.run import Trace, run
-from ...methods.engine.runtime import Runtime
 from ...methods.engine.runtimes import make_runtime
+from ...methods.engine.runtimes.runtime import Runtime
 from ...reports.record import schema
 from ..meters.clock import Stopwatch
 from ..models.model import Model
