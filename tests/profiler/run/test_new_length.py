@@ -8,13 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fake_capture import Captures
 from micro_models import SIZE
 
 from tpprof.methods import parse
 from tpprof.methods.contract.plan import Plan
 from tpprof.methods.contract.request import Request
-from tpprof.methods.engine.cuda_graph import GraphRuntime
 from tpprof.methods.engine.ledger import Ledger
+from tpprof.methods.engine.runtimes.graph import GraphRuntime
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.run import new_length
 from tpprof.profiler.run.bench import Bench
@@ -103,7 +104,7 @@ def test_a_graph_for_the_new_length_leaves_that_of_the_cell(
     made: list[GraphRuntime] = []
 
     def graph(name: str, model: Model) -> GraphRuntime:
-        made.append(GraphRuntime(model, capture=lambda device, step, rewind: step))
+        made.append(GraphRuntime(model, capture=Captures()))
         return made[-1]
 
     monkeypatch.setattr("tpprof.profiler.run.cells.make_runtime", graph)
@@ -115,7 +116,7 @@ def test_a_graph_for_the_new_length_leaves_that_of_the_cell(
     assert cell.saved.new_length is not None
     assert cell.runtime.setups == captured
     assert made[-1] is not cell.runtime
-    assert made[-1].captures == 1, "a server captures anew"
+    assert made[-1].captures == 2, "a server captures anew"
 
 
 def test_a_cell_that_fell_back_is_measured_as_it_runs(
