@@ -10,9 +10,17 @@ import struct
 import subprocess
 import sys
 import termios
+from importlib.metadata import entry_points
 from pathlib import Path
 
 RUN = [sys.executable, "-c", "from tpprof.profiler.cli import main; main()"]
+_NAMED = (
+    []
+    if entry_points(group="pytest11", name="tpprof")
+    else ["-p", "tpprof.profiler.gate.pytest_plugin"]
+)
+PYTEST = [sys.executable, "-m", "pytest", "-q", *_NAMED]
+"""pytest with tpprof's plug-in, which it finds by itself only where tpprof is installed."""
 SMALL = ["--model", "tiny-llava", "--device", "cpu", "--visual-tokens", "64"]
 """What takes seconds."""
 PLUGIN = Path(__file__).parent / "extra_plugin.py"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from command import PLUGIN, SMALL, tpprof
+from command import PLUGIN, PYTEST, SMALL, tpprof
 from record_builders import cell, record, sample
 
 from tpprof.profiler.commands.options import Typed
@@ -73,7 +72,7 @@ def test_a_method_that_keeps_one_token_more_fails_with_its_layer(baseline: Path)
 
     (plugin.parent / "test_mine.py").write_text("import mine\n\ndef test_it():\n    pass\n")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--tpprof-gate", "deep/b.json"],
+        [*PYTEST, "--tpprof-gate", "deep/b.json"],
         cwd=plugin.parent,
         capture_output=True,
         text=True,
@@ -105,7 +104,7 @@ def test_a_method_that_keeps_one_token_more_fails_with_its_layer(baseline: Path)
     more["subject"]["cells"]["methods"].append("toil")
     baseline.write_text(json.dumps(more))
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--tpprof-gate", "deep/b.json"],
+        [*PYTEST, "--tpprof-gate", "deep/b.json"],
         cwd=plugin.parent,
         capture_output=True,
         text=True,
@@ -132,7 +131,7 @@ def test_a_baseline_that_cannot_be_read_has_no_verdict(
     again = tpprof("gate", "check", "b.json", "--update", cwd=tmp_path)
     assert again.returncode == 3, "what it counted is not known"
     tests = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--tpprof-gate", "b.json"],
+        [*PYTEST, "--tpprof-gate", "b.json"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -212,7 +211,5 @@ def test_pytest_without_the_option_imports_nothing(tmp_path: Path) -> None:
         "    assert 'tpprof.profiler.gate.pytest_plugin' in sys.modules\n"
         "    assert not {'torch', 'msgspec', 'rich'} & set(sys.modules)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q"], cwd=tmp_path, capture_output=True, text=True
-    )
+    done = subprocess.run(PYTEST, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

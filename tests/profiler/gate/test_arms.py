@@ -116,7 +116,8 @@ def test_what_a_plug_in_imports_is_of_its_own_tree(
     link = repository.parent / "link"
     link.symlink_to(repository)
     monkeypatch.chdir(link)
-    monkeypatch.setenv("PYTHONPATH", str(link / "pkg"))
+    before = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", str(link / "pkg"), prepend=os.pathsep)
     task = {**TASK, "requests": 1, "passes": False}
     for text, kept in (("HEAD", 7), (".", 8)):
         with arm("base", text, ["lib/mine.py"]) as side:
@@ -133,7 +134,7 @@ def test_what_a_plug_in_imports_is_of_its_own_tree(
             assert {"mine.py", "helper.py", "__init__.py"} <= names
             assert code.foreign == []
     (repository / "pkg").rename(repository / "moved")
-    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", before)
     elsewhere = f"import sys; sys.path.append({str(repository / 'moved')!r})\nfrom helper"
     plugin.write_text(plugin.read_text().replace("from helper", elsewhere))
     commit(repository)
@@ -275,7 +276,8 @@ def test_another_environment_runs_its_own_code(
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(env)], check=True)
     (packages,) = env.glob("lib/python*/site-packages")
     ours = sysconfig.get_paths()["purelib"]
-    (packages / "ours.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
+    where = Path(package.__file__).parents[1]  # of a tpprof that is on the path, not installed
+    (packages / "ours.pth").write_text(f"{where}\nimport site; site.addsitedir({ours!r})\n")
     wrong = tmp_path / "wrong" / "tpprof"
     wrong.mkdir(parents=True)
     (wrong / "__init__.py").write_text("raise SystemError('the wrong one')\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -191,7 +192,7 @@ def __getattr__(name):
     return lambda *arguments: 4 if "Reasons" in name else 40
 """
     (tmp_path / "pynvml.py").write_text(answers)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)  # where tpprof may lie
 
 
 @pytest.mark.usefixtures("packaged_nvml")
