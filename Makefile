@@ -61,11 +61,8 @@ bench-gate: $(VENV)/ready  ## how often the timing gate is wrong: simulated, the
 	$(BIN)/python benchmarks/gate_power.py
 	$(BIN)/python benchmarks/gate_real.py
 
-bench-gpu: $(VENV)/ready  ## Table 7 on llava-next-7b; saved under benchmarks/results
-	$(BIN)/tpprof calibrate --device cuda
-	$(BIN)/tpprof compare $(METHODS) --model llava-next-7b --device cuda --keep 320 \
-		--attention rows,maps,published --runtime eager,graph --new-tokens 16 --phases \
-		--min-rounds 20 --max-seconds 300 --out benchmarks/results
+bench-gpu:  ## what a GPU is borrowed for, 8 minutes, nothing installed: STEPS='compare tests', DRY=1
+	$(PYTHON) benchmarks/gpu/run.py $(STEPS) $(if $(DRY),--dry-run)
 
 figures: $(VENV)/ready  ## the pictures in README and docs, from a run now or from RECORD
 	$(BIN)/python benchmarks/picture.py docs $(if $(RECORD),--record $(RECORD))
