@@ -176,6 +176,10 @@ class Bench:
             cell.saved.table_flops = counted.tables
             cell.saved.decision_flops = counted.decisions
             cell.saved.uncounted_operators = counted.uncounted
+            backend, seen = self.model.backend, " ".join(counted.uncounted)
+            if backend.startswith("flash_attention") and "flash" not in seen:
+                # FlashAttention-4 launches its kernels past torch's dispatcher.
+                cell.saved.uncounted_operators = [*counted.uncounted, backend]
 
     def lengths(self, cell: BenchCell) -> None:
         """The first request at a length that never ran in this process; where it cannot be had,

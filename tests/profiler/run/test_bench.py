@@ -153,6 +153,30 @@ def test_flops_are_counted_under_eager_alone(
     assert cell.saved.missing["flops"] == "torch counts no FLOPs under graph"
 
 
+@pytest.mark.parametrize(
+    ("backend", "seen", "told"),
+    [
+        ("flash_attention_4", [], ["flash_attention_4"]),
+        ("flash_attention_4", ["aten.cdist"], ["aten.cdist", "flash_attention_4"]),
+        ("flash_attention_2", ["flash_attn._flash_attn_forward"], None),
+        ("sdpa-flash", [], None),
+    ],
+)
+def test_attention_that_torch_does_not_see_is_named(
+    backend: str,
+    seen: list[str],
+    told: list[str] | None,
+    bench: Bench,
+    cell: BenchCell,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted = torch_profile.CountedFlops({"prefill": 2}, {}, 0, seen)
+    monkeypatch.setattr(torch_profile, "flops", lambda request: counted)
+    monkeypatch.setattr(bench.model, "backend", backend)
+    bench.flops(cell)
+    assert cell.saved.uncounted_operators == (seen if told is None else told)
+
+
 def test_what_is_loaded_is_frozen_while_measuring() -> None:
     gc.freeze()  # as Python 3.12 starts: with frozen objects of its own
     at_first = gc.get_freeze_count()
