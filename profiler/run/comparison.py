@@ -288,9 +288,16 @@ def _uncounted(cell: BenchCell) -> bool:
 
 def _note_not_asked(cell: schema.Cell, what: str) -> None:
     """The reason of a figure that was not to be measured; one of an earlier run stays."""
-    if what == "energy" and cell.energy.joules is None:
-        cell.energy = schema.Energy(reason=NOT_ASKED)
-    elif (what == "flops" and not cell.counted_flops) or (what == "activity" and not cell.activity):
+    if what == "energy":
+        if cell.energy.joules is None:
+            cell.energy = schema.Energy(reason=NOT_ASKED)
+        return
+    found = {
+        "flops": cell.counted_flops,
+        "activity": cell.activity,
+        "lengths": cell.new_length,
+    }
+    if not found[what]:
         cell.missing[what] = NOT_ASKED
 
 

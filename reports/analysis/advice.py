@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from .. import units
 from ..record.cell import SpanKey
-from ..record.labels import ran
 from ..record.schema import Cell, Record
 from .by_round import latency, phase, spans
 from .counterparts import Counterparts, counted, layer_flops, layer_seconds
@@ -136,7 +135,8 @@ def _captured(cell: Cell) -> str:
         return " CUDA graphs (`--runtime graph`) hold no decision that makes the host wait."
     if cell.runtime == "eager":
         return " As CUDA graphs (`--runtime graph`) they need not wait."
-    return f" They run eager: {cell.eager_prefill}." if cell.eager_prefill else ""
+    reason = cell.fallback or cell.eager_prefill
+    return f" They run eager: {reason.rstrip('.')}." if reason else ""
 
 
 def kept_from_batch(record: Record, counterparts: Counterparts) -> int | None:
@@ -166,10 +166,11 @@ def kept_from_batch(record: Record, counterparts: Counterparts) -> int | None:
 
 
 def _decode(counterparts: Counterparts, decode: Estimate | None) -> str:
-    """Where a GPU idles in decode; graphs that are captured already, or no GPU, say nothing."""
+    """Where a GPU idles in decode; graphs that are captured already, or cannot be, or no GPU, say
+    nothing."""
     parts = [part for part in counterparts.cell.activity if part.phase == "decode"]
     busy = [part.busy_seconds for part in parts if part.busy_seconds is not None]
-    if ran(counterparts.cell) != "eager" or decode is None or not busy or len(busy) < len(parts):
+    if counterparts.cell.runtime != "eager" or decode is None or not busy or len(busy) < len(parts):
         return ""
     share = sum(busy) / decode.value
     if share >= BUSY:

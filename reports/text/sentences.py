@@ -24,10 +24,12 @@ def sentences(record: Record, listed: list[Row] | None = None) -> list[str]:
     found = [_contrast(measured), _ranking(measured), host_bound(record)]
     notes = [f"{row.cell.method}: {row.cell.note}." for row in table if row.cell.note]
     notes += [
-        f"{name(row.cell)} ran eager: {row.cell.fallback}." for row in table if row.cell.fallback
+        f"{name(row.cell)} ran eager: {row.cell.fallback.rstrip('.')}."
+        for row in table
+        if row.cell.fallback
     ]
     notes += [
-        f"{name(row.cell)} ran vision and prefill eager: {row.cell.eager_prefill}."
+        f"{name(row.cell)} ran vision and prefill eager: {row.cell.eager_prefill.rstrip('.')}."
         for row in table
         if row.cell.eager_prefill and not row.cell.fallback
     ]
