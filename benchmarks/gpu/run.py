@@ -79,16 +79,16 @@ def steps(folder: Path, *, dry: bool) -> list[Step]:
     short = ("--min-rounds", "6", "--max-seconds", "10")
     both = ("--runtime", "eager,graph")
     policies = "rows" if dry else "rows,maps,published"
-    main = (*both, "--attention", policies, "--min-rounds", "6")
+    pixels = ("--preprocess", "device") if importlib.util.find_spec("torchvision") else ()
+    main = (*both, "--attention", policies, *pixels, "--min-rounds", "6")
     methods = "fastv" if dry else "fastv sparsevlm mustdrop"
     workers = ("-p", "xdist", "-n", "8") if importlib.util.find_spec("xdist") and not dry else ()
-    others = f"not ({MEASURES}) and not compiled_for and not cannot_be_captured"
+    others = f"not ({MEASURES}) and not compiled_for"
     return [
         Step("env", 5, 30, tpprof("env", "--device", device)),
         Step("calibrate", 20, 75, tpprof("calibrate", "--device", device)),
         Step("compare", 60, 215, compare("compare", methods, *main, "--max-seconds", "30")),
         Step("tests", 25, 110, tests(others, *workers)),
-        Step("capture", 15, 60, tests("cannot_be_captured")),
         Step("timed", 40, 130, tests(MEASURES)),
         Step("flash", 40, 80, compare("flash", "fastv", *both, *short, "--backend", "sdpa-flash")),
         Step("tokens", 100, 240, compare("tokens", methods, *main, *short, "--new-tokens", "16")),
