@@ -1,0 +1,78 @@
+"""The committed records of a GPU: what is said of them is in them, and they contradict nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tpprof.methods import parse, with_keep
+from tpprof.profiler.cost.planning import Planner
+from tpprof.reports.analysis.phases import phase_rows
+from tpprof.reports.analysis.summary import Row, rows
+from tpprof.reports.record.files import load
+from tpprof.reports.record.schema import Record
+from tpprof.reports.record.spec import Workload
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDS = sorted((ROOT / "benchmarks/results").glob("*.json"))
+SAID = [ROOT / "README.md", ROOT / "benchmarks/results/README.md"]
+
+
+@pytest.fixture(scope="module")
+def h100() -> Record:
+    return load(ROOT / "benchmarks/results/h100-cudnn-2-tokens.json")
+
+
+def row(record: Record, name: str, policy: str, runtime: str) -> Row:
+    (found,) = [
+        row
+        for row in rows(record)
+        if (row.cell.name, row.cell.attention, row.cell.runtime) == (name, policy, runtime)
+    ]
+    return found
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_parts_sum_and_nothing_beats_its_floor(path: Path) -> None:
+    record = load(path)
+    assert all(not cell.error for cell in record.cells)
+    for row in rows(record):
+        assert row.parts_sum is not None
+        assert row.parts_sum.value == pytest.approx(1, abs=0.02)
+    floors = [row for row in phase_rows(record) if row.floor is not None]
+    assert floors
+    for phase in floors:
+        assert phase.span is not None
+        assert phase.span.value > phase.floor, (phase.cell.method, phase.phase)
+
+
+@pytest.mark.parametrize(
+    ("name", "policy", "runtime"),
+    [
+        ("fastv", "rows", "eager"),
+        ("fastv", "rows", "graph"),
+        ("sparsevlm", "published", "eager"),
+        ("sparsevlm", "rows", "graph"),
+    ],
+)
+def test_the_speed_ups_of_readme_are_those_of_the_record(
+    h100: Record, name: str, policy: str, runtime: str
+) -> None:
+    speedup = row(h100, name, policy, runtime).speedup
+    assert speedup is not None
+    said = f"{speedup.value:.2f}x ({speedup.low:.2f} - {speedup.high:.2f})"
+    for path in SAID:
+        assert said in path.read_text(), path
+
+
+@pytest.mark.parametrize("policy", ["rows", "maps"])
+def test_planned_peaks_err_high_and_little(h100: Record, policy: str) -> None:
+    """Planned without a GPU, measured by torch's allocator on one."""
+    planner = Planner("llava-next-7b", Workload(preprocess="device"), attention=policy)
+    for name in ("vanilla", "fastv", "sparsevlm", "mustdrop"):
+        measured = row(h100, name, "rows" if name == "vanilla" else policy, "eager").cell.memory
+        planned = planner.plan(with_keep(parse(name), "320")).peak_bytes
+        assert measured.allocator is not None
+        assert planned is not None
+        assert measured.allocator <= planned <= 1.01 * measured.allocator, name
