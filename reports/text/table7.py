@@ -136,8 +136,8 @@ def _times(record: Record) -> list[Column[Row]]:
             "first call\nms",
             lambda r: units.milliseconds(_first(r)),
             {"first_call_seconds": _first},
-            "The first request under the runtime: compiling and capturing are in it, but not what two "
-            "eager prefills before it, which hold the method to its plan, have set up already.",
+            "The first request under the runtime: compiling and capturing are in it, but not what "
+            "two eager prefills before it, which hold the method to its plan, have set up already.",
             shown=_several_runtimes(record),
             under="prefill\nms",
         ),
