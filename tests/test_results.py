@@ -66,6 +66,37 @@ def test_the_speed_ups_of_readme_are_those_of_the_record(
         assert said in path.read_text(), path
 
 
+TABLE = [
+    ("vanilla", "vanilla", "rows", "eager"),
+    ("FastV rows", "fastv", "rows", "eager"),
+    ("SparseVLM rows", "sparsevlm", "rows", "eager"),
+    ("SparseVLM as released", "sparsevlm", "published", "eager"),
+    ("MustDrop rows", "mustdrop", "rows", "eager"),
+    ("vanilla", "vanilla", "rows", "graph"),
+    ("FastV rows", "fastv", "rows", "graph"),
+    ("FastV maps", "fastv", "maps", "graph"),
+    ("SparseVLM rows", "sparsevlm", "rows", "graph"),
+    ("MustDrop rows", "mustdrop", "rows", "graph"),
+]
+
+
+@pytest.mark.parametrize(("title", "name", "policy", "runtime"), TABLE)
+def test_the_table_of_the_reading_is_the_record(
+    h100: Record, title: str, name: str, policy: str, runtime: str
+) -> None:
+    found = row(h100, name, policy, runtime)
+    assert found.prefill is not None
+    assert found.latency is not None
+    ratios = " | | |"
+    if (s := found.speedup) and name != "vanilla":
+        measured = f"{s.value:.2f}x ({s.low:.2f} - {s.high:.2f})"
+        ratios = f" {measured} | {found.promised:.2f}x | {found.claimed:.2f}x |"
+    times = f"{found.prefill.value * 1e3:.1f} | {found.latency.value * 1e3:.1f}"
+    joules = found.cell.energy.joules
+    line = f"| {title}, {runtime} | {times} |{ratios} {joules:.1f} |"
+    assert line in (ROOT / "benchmarks/results/README.md").read_text()
+
+
 @pytest.mark.parametrize("policy", ["rows", "maps"])
 def test_planned_peaks_err_high_and_little(h100: Record, policy: str) -> None:
     """Planned without a GPU, measured by torch's allocator on one."""

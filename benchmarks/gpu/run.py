@@ -80,18 +80,18 @@ def steps(folder: Path, *, dry: bool) -> list[Step]:
     both = ("--runtime", "eager,graph")
     policies = "rows" if dry else "rows,maps,published"
     pixels = ("--preprocess", "device") if importlib.util.find_spec("torchvision") else ()
-    main = (*both, "--attention", policies, *pixels, "--min-rounds", "6")
+    whole = (*both, "--attention", policies, *pixels, "--min-rounds", "6")
     methods = "fastv" if dry else "fastv sparsevlm mustdrop"
     workers = ("-p", "xdist", "-n", "8") if importlib.util.find_spec("xdist") and not dry else ()
     others = f"not ({MEASURES}) and not compiled_for"
     return [
         Step("env", 5, 30, tpprof("env", "--device", device)),
         Step("calibrate", 20, 75, tpprof("calibrate", "--device", device)),
-        Step("compare", 60, 215, compare("compare", methods, *main, "--max-seconds", "30")),
+        Step("compare", 60, 215, compare("compare", methods, *whole, "--max-seconds", "30")),
         Step("tests", 25, 110, tests(others, *workers)),
         Step("timed", 40, 130, tests(MEASURES)),
         Step("flash", 40, 80, compare("flash", "fastv", *both, *short, "--backend", "sdpa-flash")),
-        Step("tokens", 100, 240, compare("tokens", methods, *main, *short, "--new-tokens", "16")),
+        Step("tokens", 100, 240, compare("tokens", methods, *whole, *short, "--new-tokens", "16")),
         Step("qwen", 40, 90, compare("qwen", "fastv", *both, *short, model=qwen)),
         Step("compiled", 60, 130, tests("compiled_for")),
         Step("compile", 60, 110, compare("compile", "fastv", *short, "--runtime", "eager,compile")),
@@ -102,7 +102,7 @@ def run(chosen: Sequence[Step], out: Path, seconds: float, env: dict[str, str]) 
     """Run the steps one after another within `seconds`; none stops those behind it."""
     began, done = time.monotonic(), []
     for step in chosen:
-        left = seconds - (time.monotonic() - began)
+        left = seconds - GRACE - (time.monotonic() - began)
         if left < step.least:
             done.append(Outcome(step, 0.0, f"skipped: {left:.0f} s left, it needs {step.least:g}"))
         else:
@@ -153,11 +153,12 @@ def environment(out: Path, wheels: Path | None) -> dict[str, str]:
     site = out / "site"
     site.mkdir(parents=True, exist_ok=True)
     link = site / "tpprof"
-    if not link.is_symlink():
-        link.symlink_to(ROOT, target_is_directory=True)
+    link.unlink(missing_ok=True)  # it may lead to another checkout
+    link.symlink_to(ROOT, target_is_directory=True)
     for wheel in sorted(wheels.glob("*.whl")) if wheels else []:
         if importlib.util.find_spec(wheel.name.partition("-")[0]) is None:
-            zipfile.ZipFile(wheel).extractall(site)
+            with zipfile.ZipFile(wheel) as packed:
+                packed.extractall(site)
     path = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         "XDG_CACHE_HOME": str(out / "cache"),  # the calibration comes back with the records

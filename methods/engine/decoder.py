@@ -67,8 +67,9 @@ class Inputs(dict[str, Tensor]):
 
     def fill(self, other: Inputs) -> None:
         """Copy the tensors of another request of the same form into those of this one."""
+        theirs = other.tensors
         for name, tensor in self.tensors.items():
-            tensor.copy_(other.tensors[name], non_blocking=True)
+            tensor.copy_(theirs[name], non_blocking=True)
 
 
 class Tower(Protocol):

@@ -28,7 +28,13 @@ from ..meters.nvml import Gpu
 from ..models.model import Model
 from ..workload import Preparation
 from .cells import BenchCell, keep_counts, require_steady
-from .hidden_state import ModelChangedError, left_as_found, process_left_as_found, require_same
+from .hidden_state import (
+    ModelChangedError,
+    left_as_found,
+    process_left_as_found,
+    require_alike,
+    require_same,
+)
 from .kept_tokens import selections
 from .new_length import Length, first_at_new_length, lengths
 
@@ -96,8 +102,10 @@ class Bench:
             kind, eager = self.device.type, cell.runtime.name == "eager"
             fewest = max(FEWEST_WARMUPS[kind], least, 1 if eager else COMPILED_WARMUPS)
             times: list[float] = []
+            first = None
             if not cell.saved.warmups:
-                self._hold_to_itself(cell, self._hold_to_plan(cell))
+                first = self._hold_to_plan(cell)
+                self._hold_to_itself(cell, first)
             while len(times) < fewest - 1 or not _settled(times, max(MOST_WARMUPS[kind], fewest)):
                 times.append(self._timing(cell)[0].latency)
             began = now()
@@ -106,6 +114,8 @@ class Bench:
             peak, trace = memory.peak(self.device, request, own)
             times.append(now() - began)
             self._require_answer(trace)
+            if first is not None and cell.runtime.name == "graph":
+                require_alike(first, trace)
             cell.saved.warmups = cell.saved.warmups or times
             cell.saved.memory = schema.Memory(**vars(peak))
             keep_counts(cell, trace, self.model, self.prepare.request)
@@ -137,6 +147,7 @@ class Bench:
             require_steady(cell, trace)
             if _gave_up(cell) != ran:
                 raise RuntimeError(f"{cell.runtime.name} gave up late: {_gave_up(cell)}")
+            cell.saved.setups = dict(cell.runtime.setups)
             marks = [f"{name} in the window" for name in counts if counts[name] > before[name]]
             return self._sample(cell, timing, marks, number, turn, process)
         return None

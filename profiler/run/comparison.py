@@ -261,6 +261,8 @@ def compare(
         options["keep"] = str(options["keep"])
     if isinstance(passes, bool):
         passes = PASSES if passes else ()
+    elif isinstance(passes, str):
+        passes = [passes]
     spec = RunSpec.of(methods=specs, model=named, passes=passes, **options)
     return Comparison(spec, model=loaded).run()
 

@@ -23,6 +23,7 @@ from ...methods.engine.run import Trace
 
 TABLES = ("_parameters", "_buffers", "_modules")  # of a module: what they hold has names of its own
 DEPTH = 4  # to which containers are looked through
+ALIKE = 0.1  # share of kept tokens, and of the size of the logits, by which kernels may differ
 WHY = "what a request gives must not depend on those before it"
 SAME_NUMBERS = "view.random(seed=...) draws numbers that are the same in every request"
 
@@ -155,6 +156,29 @@ def require_same(first: Trace, again: Trace) -> None:
     else:
         return
     raise LeftBehindError(f"the same request {found} when it is run again: {WHY}")
+
+
+def require_alike(eager: Trace, replayed: Trace) -> None:
+    """Raises LeftBehindError where a captured request answers otherwise than an eager one: what a
+    method computes on the host is captured once and never again. Kernels may round otherwise, so
+    that a tenth of the tokens, and of the size of the logits, may differ."""
+    shares = [_agreeing(*pair) for pair in zip(eager.kept, replayed.kept, strict=True)]
+    off = (replayed.logits - eager.logits).float().norm() / eager.logits.float().norm()
+    if min(shares, default=1.0) < 1 - ALIKE:
+        found = "keeps other visual tokens"
+    elif off > ALIKE:
+        found = "gives other logits"
+    else:
+        return
+    raise LeftBehindError(
+        f"captured as a graph it {found} than eagerly: it computes something on the host, which a "
+        "graph does not run again"
+    )
+
+
+def _agreeing(one: Tensor, other: Tensor) -> float:
+    """The share of the kept tokens of one request that another one kept too."""
+    return float(torch.isin(one, other).float().mean())
 
 
 def _put_back(settings: list[Any]) -> list[str]:

@@ -55,11 +55,8 @@ def first_at_new_length(
     """
     assert cell.ledger is not None
     extra = fewest_more(lengths(cell.ledger), seen)
-    longer, method, runtime = (
-        prepare.longer(extra),
-        copy.deepcopy(cell.method),
-        _runtime(cell, model),
-    )
+    longer, method = prepare.longer(extra), copy.deepcopy(cell.method)
+    runtime, fell_back = _runtime(cell, model), cell.runtime.fallback
     solved, seconds = dict(cell.saved.solved), list[float]()
     for number in range(1 + FOLLOWING):
         with process_left_as_found(), contained():
@@ -77,9 +74,13 @@ def first_at_new_length(
             )
             seconds.append(watch.stop().latency)
         found = lengths(trace.ledger)
-        if number == 0 and found & seen:
-            raise RuntimeError("with more text it runs at lengths that were run before")
+        if cell.runtime.fallback != fell_back:
+            reason, cell.runtime.fallback = cell.runtime.fallback, fell_back
+            raise RuntimeError(f"with more text it does not run under {runtime.name}: {reason}")
+        old = found & seen if number == 0 else None
         seen |= found
+        if old:
+            raise RuntimeError("with more text it runs at lengths that were run before")
     return schema.NewLength(more_tokens=extra, seconds=seconds)
 
 
@@ -87,4 +88,6 @@ def _runtime(cell: BenchCell, model: Model) -> Runtime:
     """Compiled layers serve all lengths; a graph serves one, and the cell still needs its own."""
     if cell.runtime.name == "compile":
         return cell.runtime
-    return make_runtime("eager" if cell.runtime.fallback else cell.runtime.name, model)
+    made = make_runtime("eager" if cell.runtime.fallback else cell.runtime.name, model)
+    made.eager_prefill = cell.runtime.eager_prefill
+    return made

@@ -51,7 +51,7 @@ def advice(
         (saved, lambda: _earlier(counterparts, saved)),
         (of("scoring", "selection"), lambda: _stages(counterparts, of("scoring"), of("selection"))),
         (of("waiting for the host"), lambda: _launching(record, counterparts)),
-        (decode.value if decode else 0.0, lambda: _decode(counterparts, decode)),
+        (decode.value if decode else 0.0, lambda: _decode(record, counterparts, decode)),
         (largest[1], lambda: _limit(record, counterparts, *largest)),
     ]
     found.sort(key=lambda pair: -pair[0])
@@ -165,12 +165,18 @@ def kept_from_batch(record: Record, counterparts: Counterparts) -> int | None:
     return max(record.request.batch, math.ceil(wanted * record.request.batch))
 
 
-def _decode(counterparts: Counterparts, decode: Estimate | None) -> str:
-    """Where a GPU idles in decode; graphs that are captured already, or cannot be, or no GPU, say
-    nothing."""
+def _decode(record: Record, counterparts: Counterparts, decode: Estimate | None) -> str:
+    """Where a GPU idles in decode; graphs that are captured already, or were seen not to be
+    possible, or no GPU, say nothing."""
     parts = [part for part in counterparts.cell.activity if part.phase == "decode"]
     busy = [part.busy_seconds for part in parts if part.busy_seconds is not None]
-    if counterparts.cell.runtime != "eager" or decode is None or not busy or len(busy) < len(parts):
+    own = counterparts.cell
+    refused = any(
+        cell.fallback and cell.runtime == "graph"
+        for cell in record.cells
+        if (cell.method, cell.attention) == (own.method, own.attention)
+    )
+    if own.runtime != "eager" or refused or decode is None or not busy or len(busy) < len(parts):
         return ""
     share = sum(busy) / decode.value
     if share >= BUSY:

@@ -43,9 +43,10 @@ OVER = (
 )
 NEW_LENGTH = (
     "What the first request at a length that never ran before takes longer than those that follow "
-    "at the same one: plans that cuDNN builds for each new pair of lengths, a graph that is "
-    "captured anew. Warm-ups hide it; who prunes to lengths that depend on the picture pays it for "
-    "each new one. noise: it took no longer than one of the three that followed."
+    "at the same one: cuDNN's plans for new pairs of lengths, kernels not loaded yet, memory, a "
+    "graph that is captured anew; it scatters from length to length. Warm-ups hide it; who prunes "
+    "to lengths that depend on the picture pays it for each new one. noise: it took no longer than "
+    "one of the three that followed."
 )
 OF_PROMISED = "Measured speed-up over the promised one: the inverse of the times the promised time."
 KV = "Bytes of the real key and value tensors after prefill, text included; MB of 10^6."

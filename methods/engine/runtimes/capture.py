@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import warnings
 from collections.abc import Callable, Iterator
@@ -55,8 +56,7 @@ class CudaCapture:
         with self._beside():
             torch.cuda.synchronize()
             gc.collect()
-            with contextlib.suppress(RuntimeError):
-                torch.cuda.empty_cache()
+            torch.cuda.empty_cache()
             self._pool = torch.cuda.graph_pool_handle()
             generator = torch.cuda.default_generators[torch.cuda.current_device()]
             before, graphs = generator.clone_state(), list[torch.cuda.CUDAGraph]()
@@ -90,21 +90,24 @@ class CudaCapture:
         )
 
     def _abandon(self, graphs: list[Any], generator: Any, before: Any) -> None:
-        """Give back what a capture that failed holds. Up to torch 2.11 nobody else does: random
-        numbers, and later captures, would raise for the rest of the process."""
+        """Give back what a capture that failed holds.
+
+        A capture that ends well gives it back with its graph. One that CUDA has broken does not, up
+        to torch 2.11: random numbers and later captures would raise for the rest of the process.
+        """
         index, internal = torch.cuda.current_device(), torch._C
-        mends = (
-            graphs[
-                -1
-            ].capture_end,  # the stream goes back to work, and says that the capture failed
-            *(graph.reset for graph in graphs),
-            lambda: internal._cuda_endAllocateToPool(index, self._pool),
-            lambda: internal._cuda_releasePool(index, self._pool),
-            lambda: generator.graphsafe_set_state(before),
-        )
-        for mend in mends:  # each raises where there is nothing to mend
+        try:
+            _end(graphs[-1])  # the stream goes back to work
+        except RuntimeError:
+            # Each raises where a newer torch has done it.
             with contextlib.suppress(RuntimeError, AttributeError):
-                mend()
+                internal._cuda_endAllocateToPool(index, self._pool)
+                internal._cuda_releasePool(index, self._pool)
+            with contextlib.suppress(RuntimeError, AttributeError):
+                generator.graphsafe_set_state(before)
+        for graph in graphs:
+            with contextlib.suppress(RuntimeError):
+                graph.reset()
         self._pool = None
 
     @contextmanager
@@ -112,7 +115,7 @@ class CudaCapture:
         """On a stream of its own, behind what was queued and before what will be."""
         with torch.cuda.device(self._device):
             own = torch.cuda.current_stream()
-            side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side = _side_stream(torch.cuda.current_device())
             side.wait_stream(own)
             try:
                 with torch.cuda.stream(side):
@@ -120,6 +123,12 @@ class CudaCapture:
             finally:
                 torch.cuda.set_stream(own)
                 own.wait_stream(side)
+
+
+@functools.cache
+def _side_stream(index: int) -> Any:
+    """One a device: the libraries keep memory of their own for every stream they ever ran on."""
+    return torch.cuda.Stream(index)  # type: ignore[no-untyped-call]
 
 
 def _end(graph: Any) -> None:

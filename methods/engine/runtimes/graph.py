@@ -41,8 +41,8 @@ class CapturedSteps:
 class GraphRuntime(Runtime):
     """Prefill and decode replayed as CUDA graphs, each captured on the first request of its form.
 
-    A prefill that cannot be captured, because a decision makes the host wait say, runs eagerly,
-    and decode is replayed all the same. captures: how often something was captured.
+    A prefill that cannot be captured (a decision may make the host wait) runs eagerly, and decode
+    is replayed all the same. captures: how often something was captured.
     `capture` stands in for CUDA graphs where there is no CUDA device.
     """
 
@@ -80,7 +80,8 @@ class GraphRuntime(Runtime):
                 prompt.capture(context)
             except Exception as error:
                 self.eager_prefill = first_line(error) + location(error, context.method)
-                del self._held["prefill"]
+            if self.eager_prefill:  # outside: the error holds all that was captured
+                del self._held["prefill"], prompt, capture
                 return super().prefill(context)
             self.captures += 1
             self._prompt = prompt
@@ -105,7 +106,8 @@ class GraphRuntime(Runtime):
                 self._steps = self._captured_steps(form, cache, tables, tokens[-1])
             except Exception as error:
                 self._give_up(first_line(error))
-                return decode(context, cache, tokens, new_tokens)
+        if self._steps is None:
+            return decode(context, cache, tokens, new_tokens)
         captured = self._steps
         captured.static.fill(cache, tables, tokens[-1])
         context.lap("decode", "fill")

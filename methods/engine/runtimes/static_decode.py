@@ -1,7 +1,8 @@
 """Decode over static buffers, step by step, each over exactly the keys that eager decode has.
 
-The buffers have exactly the pruned length of each layer's cache plus room for the tokens to come,
-so their bytes are those of the eager cache after decode. They stay from request to request.
+The buffers have exactly the pruned length of each layer's cache plus room for the tokens to come:
+the bytes of the eager cache after decode. They stay from request to request, beside the cache of
+prefill, which is copied into them.
 """
 
 from __future__ import annotations

@@ -78,12 +78,11 @@ class StaticPrefill:
     def replay(self, context: Context) -> Prompt:
         """Run the request of `context`, telling its laps."""
         self._inputs.fill(context.inputs)
-        context.ledger = copy.deepcopy(self._ledger)
         prompt = self._prompt
         for index, (replay, lap) in enumerate(zip(self._replays, self._laps, strict=True)):
             replay()
-            if index == len(self._laps) - 1:
-                prompt = self._own()
+            if index == len(self._laps) - 1:  # the device is busy with what was launched so far
+                prompt, context.ledger = self._own(), copy.deepcopy(self._ledger)
             context.lap(*lap)
         return prompt
 

@@ -446,15 +446,21 @@ expected = run(model, inputs, method)
 def wait(module, given):
     given[0].flatten()[0].item()
 
-runtime = make_runtime("graph", model)
-hook = model.layers[0].register_forward_pre_hook(wait)
-trace = run(model, inputs, method, runtime=runtime)
-hook.remove()
-assert runtime.fallback and runtime.eager_prefill, (runtime.fallback, runtime.eager_prefill)
-torch.testing.assert_close(trace.logits, expected.logits, atol=1e-4, rtol=1e-4)
-assert torch.cuda.current_stream() == torch.cuda.default_stream()
-torch.rand(3, device="cuda")
-torch.cuda.empty_cache()
+def refuse(module, given):  # ends the capture, and breaks nothing of CUDA
+    if torch.cuda.is_current_stream_capturing():
+        raise ValueError("not in a graph")
+
+for hook in (wait, refuse):
+    runtime = make_runtime("graph", model)
+    handle = model.layers[0].register_forward_pre_hook(hook)
+    trace = run(model, inputs, method, runtime=runtime)
+    handle.remove()
+    assert runtime.fallback and runtime.eager_prefill, (runtime.fallback, runtime.eager_prefill)
+    torch.testing.assert_close(trace.logits, expected.logits, atol=1e-4, rtol=1e-4)
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    del runtime
+    torch.rand(3, device="cuda")
+    torch.cuda.empty_cache()
 other = tpprof.load(MICRO["llava"], device="cuda", dtype="float32", seed=1)
 runtime = make_runtime("graph", other)
 run(other, tpprof.inputs(other, image_size=SIZE, new_tokens=4), method, runtime=runtime)

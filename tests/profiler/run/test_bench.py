@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from fake_capture import Captures
@@ -74,7 +76,7 @@ def test_asking_the_driver_for_memory_in_the_window_marks_the_sample(
 def test_compiling_in_the_window_marks_the_sample(
     bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counts = iter([{"captures": 1}, {"captures": 2}])
+    counts = itertools.chain([{"captures": 1}], itertools.repeat({"captures": 2}))
     monkeypatch.setattr(type(cell.runtime), "setups", property(lambda self: next(counts)))
     sample = bench.sample(cell, 0, 0, 0)
     assert sample is not None
@@ -248,6 +250,37 @@ def test_a_decision_that_no_graph_holds_is_in_the_record(
     bench.warm_up(cell)
     assert (cell.saved.error, cell.saved.fallback) == ("", "")
     assert "when stream is capturing" in cell.saved.eager_prefill
+
+
+def test_what_a_graph_holds_of_the_host_fails_the_cell(
+    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which tokens stay, a number of Python's decides: a graph holds the one of its capture."""
+    captured: list[bool] = []
+    select = type(cell.method).select
+
+    def drawn(method: Method, view: View, stage: Stage) -> Keep | None:
+        keep = select(method, view, stage)
+        assert keep is not None
+        return Keep(keep.index.flip(1).sub(35).abs().sort(-1).values) if captured else keep
+
+    class Told(Captures):
+        def __call__(self, device: Any) -> Any:
+            captured.append(True)
+            return super().__call__(device)
+
+    monkeypatch.setattr(type(cell.method), "select", drawn)
+    cell.runtime = GraphRuntime(bench.model, capture=Told())
+    bench.warm_up(cell)
+    assert "captured as a graph it " in cell.saved.error
+    assert "something on the host" in cell.saved.error
+
+
+def test_captures_are_in_the_record_with_the_first_sample(bench: Bench, cell: BenchCell) -> None:
+    cell.runtime = GraphRuntime(bench.model, capture=Captures())
+    bench.warm_up(cell)
+    assert bench.sample(cell, 0, 0, 0) is not None
+    assert cell.saved.setups == {"captures": 2}
 
 
 @pytest.mark.parametrize("moment", ["warm-up", "sample"])

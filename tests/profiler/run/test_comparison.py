@@ -339,7 +339,7 @@ def test_public_compare_takes_the_options_of_the_command_line(model: Model) -> N
 
 def test_what_was_not_asked_for_is_said_to_be_so(llava_next: Model) -> None:
     options = {"model": llava_next, "image_size": SIZE, "rounds": 1, "attention": ["rows"]}
-    some = tpprof.compare("random:keep=1/2", passes=["flops"], **options).cells[1]
+    some = tpprof.compare("random:keep=1/2", passes="flops", **options).cells[1]
     assert some.counted_flops
     assert some.energy.reason == "not asked for (--passes)"
     assert some.missing == dict.fromkeys(("activity", "lengths"), "not asked for (--passes)")

@@ -15,6 +15,7 @@ from tpprof.methods import parse
 from tpprof.methods.contract.plan import Plan
 from tpprof.methods.contract.request import Request
 from tpprof.methods.engine.ledger import Ledger
+from tpprof.methods.engine.run import run
 from tpprof.methods.engine.runtimes.graph import GraphRuntime
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.run import new_length
@@ -136,14 +137,52 @@ def test_a_cell_that_fell_back_is_measured_as_it_runs(
     assert asked == ["eager"], "what could not be captured is not tried again"
 
 
+def test_a_prefill_that_is_not_captured_is_not_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[GraphRuntime] = []
+
+    def graph(name: str, model: Model) -> GraphRuntime:
+        made.append(GraphRuntime(model, capture=Captures()))
+        return made[-1]
+
+    monkeypatch.setattr("tpprof.profiler.run.cells.make_runtime", graph)
+    monkeypatch.setattr(new_length, "make_runtime", graph)
+    cell = warmed_up(bench, "mustdrop:global_threshold=0.001", "graph")
+    assert cell.runtime.eager_prefill
+    bench.lengths(cell)
+    assert made[-1].eager_prefill == cell.runtime.eager_prefill
+    assert made[-1].captures == 1, "decode alone"
+
+
+def test_a_compiler_that_fails_on_another_length_leaves_the_cell_compiled(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = warmed_up(bench, "random:keep=1/2")
+    cell.runtime.name = "compile"
+
+    def gives_up(*arguments: Any, **options: Any) -> Any:
+        cell.runtime.fallback = "no compiler"
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(new_length, "run", gives_up)
+    bench.lengths(cell)
+    assert cell.runtime.fallback == ""
+    assert cell.saved.new_length is None
+    assert cell.saved.missing["lengths"].endswith("does not run under compile: no compiler")
+
+
 def test_a_length_that_ran_before_all_the_same_is_no_figure(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cell = warmed_up(bench, "vanilla")
     monkeypatch.setattr(new_length, "fewest_more", lambda wanted, seen: 0)
+    bench._lengths = {(1, cell.saved.tokens_per_layer[0] + 1)}
     bench.lengths(cell)
     assert cell.saved.new_length is None
     assert "lengths that were run before" in cell.saved.missing["lengths"]
+    length = cell.saved.tokens_per_layer[0]
+    assert (length, length) in bench._lengths, "it has run by now, figure or not"
 
 
 @dataclass(frozen=True)
