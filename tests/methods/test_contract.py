@@ -130,7 +130,7 @@ class _Syncs(torch.utils._python_dispatch.TorchDispatchMode):
 
 @pytest.mark.parametrize(
     ("spec", "stages"),
-    [(spec, 0) for spec in SPECS if "threshold" not in spec and "similarity" not in spec]
+    [(spec, 0) for spec in SPECS]
     + [("mustdrop:global_threshold=0.001", 4), ("sparsevlm:adaptive=true", 4)],
 )
 def test_host_synchronisations(llava_next: Model, spec: str, stages: int) -> None:
