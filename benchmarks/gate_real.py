@@ -96,7 +96,7 @@ def calibrated(options: argparse.Namespace, base: Path) -> GateOptions:
         print(f"SD of a pair {found.deviation:.1%}, detectable {found.detectable:.1%}")
     print(f"{config.calibrated}: tolerance of latency {config.rules.tolerance['latency']:.1%}")
     subject = changed(config.subject, plugin=())  # each arm brings its own
-    return GateOptions(str(base), str(base), subject, config.rules, options.out)
+    return GateOptions(str(base), str(base), subject, config.rules, options.out, allow_same=True)
 
 
 def products_of(out: Path, asked: GateOptions, share: float) -> int:

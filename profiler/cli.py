@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -22,6 +24,10 @@ from .commands.lists import methods, models
 from .commands.options import OnceCommand, fail
 from .commands.report import report
 from .commands.tokens import tokens
+
+UNREAD = 141
+"""Exit code where standard output cannot be written: 128 + SIGPIPE, as other commands end."""
+UNWRITABLE = (errno.EPIPE, errno.EBADF, errno.ENOSPC, errno.EIO)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,7 +66,16 @@ def main() -> None:
     """Entry point: errors a user can mend become one line and exit code 2. Any other one is ours,
     and must not look like a cell that failed, or like a regression: exit code 70."""
     try:
-        raise SystemExit(app(standalone_mode=False, prog_name="tpprof") or 0)
+        code = app(standalone_mode=False, prog_name="tpprof") or 0
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "standard output is closed")
+        sys.stdout.flush()
+        raise SystemExit(code)
+    except OSError as error:
+        if error.errno in UNWRITABLE and error.filename is None:
+            _end_unread()
+        traceback.print_exc()
+        raise SystemExit(70) from None
     except (KeyboardInterrupt, Abort):
         print("tpprof: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
@@ -76,6 +91,15 @@ def main() -> None:
             _show_usage(error)
         traceback.print_exc()
         raise SystemExit(70) from None
+
+
+def _end_unread() -> NoReturn:
+    """Nobody reads the output any more, or there is none: what was to be said was not said, which
+    no other exit code may hide. Python writes the rest of it as it ends: into nothing."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    print("tpprof: the result was not shown: standard output is closed or full", file=sys.stderr)
+    raise SystemExit(UNREAD)
 
 
 def _show_usage(error: Any) -> NoReturn:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+SILENT = -1000
+"""In the place of an exit code: the process ended as if all were well, and gave no answer."""
 
 
 def python(program: str, executable: str = sys.executable) -> list[str]:
@@ -36,6 +44,33 @@ def finish(
         complaints.seek(0)
         lines = complaints.read().decode(errors="replace").strip().splitlines()
     return process.returncode, _reason(process.returncode, lines[-1] if lines else "")
+
+
+def ask(
+    command: Sequence[str], task: Mapping[str, Any], environment: dict[str, str] | None = None
+) -> tuple[int, str, bytes]:
+    """Run a command that takes a task as JSON on its stdin: its code, "" or how it failed, and its
+    answer.
+
+    It is told a file for the answer (`out`) and a token that nobody else knows. An answer counts if
+    the process ends with 0 and the file has the token, and as many bytes as it says
+    (`gate.probe.answering` writes it): what a method prints, what it leaves in files and how it
+    ends the process are no answer.
+    """
+    token = secrets.token_hex(16)
+    with tempfile.TemporaryDirectory(prefix="tpprof-answer-") as folder:
+        out = Path(folder) / "answer"
+        content = msgspec.json.encode({**task, "out": str(out), "token": token})
+        code, failure = finish(command, content, environment)
+        if code:
+            return code, failure, b""
+        try:
+            first, _, answer = out.read_bytes().partition(b"\n")
+        except OSError:
+            first, answer = b"", b""
+    if first != f"{token} {len(answer)}".encode():
+        return SILENT, "what it ran ended the process (exit code 0) before it gave its result", b""
+    return 0, "", answer
 
 
 def _reason(code: int, last_line: str) -> str:

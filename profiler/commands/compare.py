@@ -22,6 +22,7 @@ from .options import (
     takes,
 )
 from .output import WideOption
+from .supervised import in_a_child
 
 OutOption = Annotated[
     Path, typer.Option(help="Record: a .json file, or a folder.", rich_help_panel=SHOWN)
@@ -70,6 +71,7 @@ def compare(
     spec = _spec(typed, config)
     _check_trace(trace, isolate=spec.stopping.isolate)
     output.require_writable(html, figures, [out])
+    done = in_a_child(lambda: _lost(out))
     from ...reports.analysis.explanation import explain_all
     from ..run.recording import measure
 
@@ -82,7 +84,24 @@ def compare(
     if explain_all(outcome.record, outcome.record.cells).found:
         again = shlex.join(["tpprof", "explain", str(outcome.path)])
         print(f"where the time went: {again}", file=sys.stderr)
+    done()
     raise typer.Exit(outcome.code)
+
+
+def _lost(out: Path) -> str:
+    """What is left where a method ended the process."""
+    from ...reports.record.files import journal_of
+
+    journal = journal_of(out) if out.suffix == ".json" else None
+    if journal is None:
+        journal = max(out.glob("*.jsonl"), default=None, key=lambda path: path.stat().st_mtime)
+    kept = ""
+    if journal is not None and journal.exists():
+        kept = f"; what was measured until then is in {journal.with_suffix('.json')}"
+    return (
+        f"a method or plug-in ended the process before all was measured{kept}; --isolate measures "
+        "each cell in a process of its own, and goes on"
+    )
 
 
 def _spec(typed: Typed, config: Path | None) -> RunSpec:

@@ -47,6 +47,14 @@ ConfigOption = Annotated[
 AcceptOption = Annotated[
     bool, typer.Option("--accept-counts", help="Counts that changed are meant: judge time alone.")
 ]
+UnjudgedOption = Annotated[
+    bool,
+    typer.Option("--accept-unjudged", help="What cannot be judged does not stand against a pass."),
+]
+SameOption = Annotated[
+    bool,
+    typer.Option("--allow-same", help="Base and head may be the same code: an A/A test."),
+]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write all that was found.")]
 JUnitOption = Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML.")]
 HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write a page with the verdicts.")]
@@ -73,6 +81,7 @@ def check(
     memory: Annotated[
         str | None, typer.Option(help="Tolerance of the allocator's peak, a share (1%).")
     ] = None,
+    accept_unjudged: UnjudgedOption = False,
     json: JsonOption = None,
     junit: JUnitOption = None,
     summary: SummaryOption = None,
@@ -92,7 +101,7 @@ def check(
             subject = _over(typed, earlier.subject, baseline.parent) if earlier else _whole(typed)
         gate = exact.update_baseline(baseline, subject, allowed)
     else:
-        gate = exact.check_baseline(baseline)
+        gate = exact.check_baseline(baseline, accept_unjudged=accept_unjudged)
     finish(gate, json, junit, summary, html)
 
 
@@ -108,6 +117,8 @@ def ab(
     pairs: PairsOption = None,
     requests: RequestsOption = None,
     accept_counts: AcceptOption = False,
+    accept_unjudged: UnjudgedOption = False,
+    allow_same: SameOption = False,
     out: JournalOption = Path("runs"),
     json: JsonOption = None,
     junit: JUnitOption = None,
@@ -119,8 +130,22 @@ def ab(
 
     saved = read(config) if config else None
     subject = _over(typed, saved.subject, config.parent) if saved and config else _whole(typed)
-    rules = rules_of(saved.rules if saved else None, tolerance, metric, pairs, requests)
-    options = GateOptions(base, head, subject, rules, journal_in(out), accept_counts)
+
+    def adjusted(earlier: Rules | None) -> Rules:
+        return rules_of(earlier, tolerance, metric, pairs, requests)
+
+    options = GateOptions(
+        base,
+        head,
+        subject,
+        adjusted(saved.rules if saved else None),
+        journal_in(out),
+        accept_counts=accept_counts,
+        accept_unjudged=accept_unjudged,
+        allow_same=allow_same,
+        config=config,
+        adjusted=adjusted,
+    )
     require_results(html, [options.out], json, junit, summary)
     gate = measured(options.out, lambda tell: run_ab(options, tell))
     finish(gate, json, junit, summary, html)
@@ -133,6 +158,7 @@ def compare(
     config: ConfigOption = None,
     tolerance: ToleranceOption = None,
     accept_counts: AcceptOption = False,
+    accept_unjudged: UnjudgedOption = False,
     json: JsonOption = None,
     junit: JUnitOption = None,
     summary: SummaryOption = None,
@@ -146,7 +172,8 @@ def compare(
         if not path.exists() and not path.with_suffix(".jsonl").exists():
             fail(f"{path}: no such record")
     require_results(html, [base, head], json, junit, summary)
-    gate = records.compare_record_files(base, head, rules, accept_counts=accept_counts)
+    accepted = {"accept_counts": accept_counts, "accept_unjudged": accept_unjudged}
+    gate = records.compare_record_files(base, head, rules, **accepted)
     finish(gate, json, junit, summary, html, [base, head])
 
 

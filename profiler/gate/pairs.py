@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from ...reports.gate.verdicts import Judged, NoVerdictError, Verdict
 from ...reports.record.journal import Journal
 from ...reports.record.spec import Subject, options_of, value_of
 from ..run.rounds import Progress
-from ..subprocesses import finish, python
+from ..subprocesses import SILENT, ask, python
 from . import probe
 from .arms import Arm
 
@@ -36,17 +34,11 @@ def in_a_fresh_process(arm: Arm, task: dict[str, Any]) -> tuple[int, str, bytes]
     program = Path(probe.__file__).read_text(encoding="utf-8")
     command = python(f"exec(compile({program!r}, 'probe', 'exec'))", arm.python)
     own = {name: v for name, v in os.environ.items() if name != "PYTHONPATH" or not arm.alone}
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "record.json"
-        try:
-            content = json.dumps({**task, "out": str(out)}).encode()
-            code, failure = finish(command, content, own)
-        except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"{arm.name}: {arm.python} cannot be started ({reason})") from error
-        if code == 0 and not out.exists():
-            code, failure = 1, "the process ended without a record"
-        return code, failure, out.read_bytes() if code == 0 else b""
+    try:
+        return ask(command, task, own)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{arm.name}: {arm.python} cannot be started ({reason})") from error
 
 
 class Session:
@@ -140,7 +132,8 @@ class Session:
             },
         }
         code, ran.failure, content = self.run(arm, task)
-        ran.killed = any(signal in ran.failure for signal in OUTSIDE) and code < 0
+        outside = any(signal in ran.failure for signal in OUTSIDE) and code < 0
+        ran.killed = outside or code == SILENT
         ran.unknown = code == probe.UNKNOWN
         record = None
         if code == 0:
@@ -154,7 +147,9 @@ class Session:
         """What a process that did not measure everything means."""
         arm, cells = self.arms[ran.arm].name, {cell for cell, _ in keys}
         if ran.killed:
-            return Batch(stopped=f"{arm} was killed: {ran.failure}")
+            return Batch(stopped=f"{arm} did not come to its end: {ran.failure}")
+        if ran.foreign:
+            return Batch(stopped=foreign(arm, ran))
         if ran.failure:
             verdict = Verdict.FAIL if ran.arm == "B" and not ran.unknown else Verdict.NO_VERDICT
             return Batch(broken=dict.fromkeys(cells, (verdict, f"{arm} fails: {ran.failure}")))
@@ -172,6 +167,15 @@ class Session:
             if ran.median(cell, metric) is None:
                 broken[cell] = (Verdict.NO_VERDICT, f"{arm} did not measure its {metric}")
         return Batch(broken=broken)
+
+
+def foreign(arm: str, ran: Ran) -> str:
+    """What a process ran that is not of its own side, and the way out."""
+    return (
+        f"{arm} imports what its own tree holds, or another one of the project, from elsewhere: "
+        f"{', '.join(ran.foreign[:3])}; let its folder be searched in either tree (PYTHONPATH, an "
+        "editable install), or give environments that each have their own"
+    )
 
 
 def timed(base: TolerantRecord, head: TolerantRecord, named: Sequence[str]) -> list[ReadCell]:

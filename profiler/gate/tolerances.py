@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...methods import parse
 from ...methods.contract.errors import InputError
-from ...methods.contract.plugins import load_plugins
 from ...reports import units
 from ...reports.analysis.intervals import fenced
 from ...reports.gate.config import SCHEMA, Config, load_config, save_config
@@ -24,6 +22,7 @@ from ...reports.text.cells import CELL
 from ...reports.text.table import Column, Table
 from ..run.rounds import Progress
 from .arms import Arm
+from .counting import require_methods
 from .pairs import HeadFailsError, Probe, Session, in_a_fresh_process, keys_of, readings, timed
 from .timing import begin, with_tolerances
 
@@ -86,9 +85,7 @@ def write_config(path: Path, subject: Subject, rules: Rules) -> None:
     """
     if path.exists():
         raise InputError(f"{path} is there already; change it, or remove it")
-    load_plugins(subject.cells.plugin)
-    for spec in subject.cells.methods:
-        parse(spec)
+    require_methods(subject)
     config = Config(schema=SCHEMA, subject=relative(subject, path.parent), rules=rules)
     save_config(config, path)
 

@@ -116,6 +116,12 @@ class Bench:
         require_finite(trace.logits, "its logits")
         require_finite(trace.step_logits, "its logits of decode")
 
+    def repeat(self, cell: BenchCell) -> None:
+        """One more request, neither timed nor saved; it must do what the counted one did."""
+        if cell.alive:
+            with self._kept_alive(cell):
+                self._require_answer(self._untimed(cell))
+
     def settle(self, cell: BenchCell) -> None:
         """One more untimed request, behind the warm-ups of all cells: capturing a graph empties
         torch's allocator, whose memory the others then have to ask for again."""
@@ -288,7 +294,7 @@ class Bench:
     def _state(self) -> schema.GpuState | None:
         return self._gpu.state([os.getpid()], has_context=True) if self._gpu else None
 
-    def _fail(self, cell: BenchCell, error: Exception) -> None:
+    def _fail(self, cell: BenchCell, error: BaseException) -> None:
         said = str(error) if isinstance(error, InputError) else first_line(error)
         cell.saved.error = said + location(error, cell.method)
 
@@ -307,9 +313,9 @@ class Bench:
         """What fails inside ends this cell, not the run; what it held is given back."""
         try:
             yield
-        except ModelChangedError:
+        except (KeyboardInterrupt, ModelChangedError):
             raise
-        except Exception as error:
+        except BaseException as error:  # a method that asks for the end (SystemExit) fails, too
             self._fail(cell, error)
         if cell.saved.error:
             cell.runtime = make_runtime(cell.runtime.name, self.model)

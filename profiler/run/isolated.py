@@ -22,12 +22,16 @@ from . import rounds
 from .rounds import Progress
 from .worker import Task
 
+SILENTLY = "what it ran ended the process (exit code 0) before all was measured"
+
 
 def empty_record(spec: RunSpec, command: str) -> Record:
     """The record of the run before anything is measured; raises InputError as the run would."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "record"
         failed = _run(Task(spec=spec, command=command, out=str(path), parent=os.getpid()))
+        if not failed and not path.exists():
+            failed = SILENTLY
         if failed:
             raise InputError(failed)
         return msgspec.json.decode(path.read_bytes(), type=Record)
@@ -51,9 +55,11 @@ def run(journal: Journal, record: Record, tell: Progress) -> None:
             spec=spec, out=str(path), parent=os.getpid(), cell=index, round=number, turn=turn
         )
         failed = _run(task)
+        journal.mend()
         newest[0] = files.load(path)
+        if not failed and not _came_to_its_end(newest[0], index, number):
+            failed = SILENTLY
         if failed:
-            journal.mend()
             _note_failure(journal, newest[0], index, number, failed)
             newest[0] = files.load(path)
 
@@ -64,6 +70,16 @@ def run(journal: Journal, record: Record, tell: Progress) -> None:
         lambda cell, number: f"process {number + 1} of {name(cell)}",
     )
     journal.append(files.Ended())
+
+
+def _came_to_its_end(record: Record, index: int, number: int) -> bool:
+    """Whether the process of a cell and round did all that it was asked for, or says why not."""
+    ended = any(
+        (process.cell, process.round) == (index, number) and process.seconds is not None
+        for process in record.processes
+    )
+    taken = any(sample.round == number for sample in record.cells[index].samples)
+    return ended and (taken or bool(record.cells[index].error))
 
 
 def _run(task: Task) -> str:

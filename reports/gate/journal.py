@@ -36,11 +36,12 @@ class Ran(Struct, tag="ran"):
 
     block, turn: where it stood in the ABBA blocks, which are counted on through all looks and the
     confirmation; -1 is the look at what there is. seconds: of each request, by cell and metric.
-    errors: cells that failed. failure: why there is nothing else; killed: by a signal from outside;
-    unknown: the arm does not know what it is asked for. origins: where the code lies that ran;
-    own, foreign: imported files of the arm's tree, and of another tree of the project. clock_hz:
-    median SM clock; throttled, others: what NVML saw beside us; unwatched: why it saw nothing of a
-    GPU.
+    errors: cells that failed. failure: why there is nothing else; killed: by a signal from outside,
+    or by what it ran, which ended it as if all were well; unknown: the arm does not know what it is
+    asked for. origins: where the code lies that ran; own, foreign: imported files of the arm's
+    tree, and of the project that are not; contents: of what was imported, hashes by package.
+    clock_hz: median SM clock; throttled, others: what NVML saw beside us; unwatched: why it saw
+    nothing of a GPU.
     """
 
     block: int
@@ -55,6 +56,7 @@ class Ran(Struct, tag="ran"):
     origins: dict[str, str] = msgspec.field(default_factory=dict)
     own: list[str] = msgspec.field(default_factory=list)
     foreign: list[str] = msgspec.field(default_factory=list)
+    contents: dict[str, str] = msgspec.field(default_factory=dict)
     failure: str = ""
     killed: bool = False
     unknown: bool = False
@@ -89,6 +91,7 @@ def observe(ran: Ran, record: TolerantRecord, metrics: list[str]) -> Ran:
     readings, reason = 0, "no reading fell into a request"
     if code := record.environment.code:
         ran.origins, ran.own, ran.foreign = code.origins, code.own, code.foreign
+        ran.contents = code.contents
     for cell in record.cells:
         if cell.error:
             ran.errors[cell.title] = cell.error

@@ -120,7 +120,10 @@ def headline(gate: Gate) -> str:
     meaning = MEANINGS[gate.verdict]
     if gate.kind != "exact":
         meaning = ELSEWHERE.get(gate.verdict, meaning)
-    return f"{gate.verdict.value}: {meaning}; {gate.subject} ({listed})"
+    if gate.verdict is Verdict.INCONCLUSIVE and gate.verdict not in {r.verdict for r in gate.rows}:
+        meaning = "no regression in what was judged (--accept-unjudged takes that for a pass)"
+    unjudged = f"; NOT JUDGED: {', '.join(gate.unjudged)}" if gate.unjudged else ""
+    return f"{gate.verdict.value}: {meaning}{unjudged}; {gate.subject} ({listed})"
 
 
 def print_gate(gate: Gate, screen: Screen) -> None:
@@ -156,6 +159,7 @@ def as_json(gate: Gate) -> bytes:
         "subject": gate.subject,
         "verdict": gate.verdict.value,
         "exit_code": gate.code,
+        "accept_unjudged": gate.accept_unjudged,
         "notes": gate.notes,
         "rows": [msgspec.to_builtins(row) for row in gate.rows],
     }
@@ -165,7 +169,7 @@ def as_json(gate: Gate) -> bytes:
 def from_json(content: bytes) -> Gate:
     """The gate that `as_json` wrote; raises RecordError for anything else."""
     saved = decode_versioned(content, _Saved, SCHEMA, "this", "gate's JSON", "judge again")
-    return Gate(saved.kind, saved.subject, saved.rows, saved.notes)
+    return Gate(saved.kind, saved.subject, saved.rows, saved.notes, saved.accept_unjudged)
 
 
 class _Saved(msgspec.Struct):
@@ -174,6 +178,7 @@ class _Saved(msgspec.Struct):
     subject: str
     rows: list[Judged]
     notes: list[str]
+    accept_unjudged: bool = False
 
 
 def as_junit(gate: Gate) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +15,14 @@ from .table import Table
 
 LINE = 160  # columns of a line of text where nobody says how wide the page is
 PAGE = 220  # wide enough for nearly any table
+
+
+class PipedConsole(Console):
+    """A console that leaves it to the command what a closed pipe means; rich would end with 1,
+    which is a regression's code."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, "nobody reads the output")
 
 
 @dataclass(frozen=True)
@@ -56,9 +65,11 @@ class Screen:
 
 def open_screen(*, wide: bool = False) -> Screen:
     """Standard output. What is no terminal is none with FORCE_COLOR either: it has colours then."""
-    own = Console()
+    own = PipedConsole()
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "standard output is closed")
     if sys.stdout.isatty():
         return Screen(own, wide)
     colours: Any = own.color_system
-    page = Console(width=max(PAGE, own.width), force_terminal=False, color_system=colours)
+    page = PipedConsole(width=max(PAGE, own.width), force_terminal=False, color_system=colours)
     return Screen(page, wide)

@@ -9,12 +9,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from record_builders import cell, record, sample
+from record_builders import cell, counted, record, sample
 
 from tpprof.methods.contract.errors import InputError
 from tpprof.profiler.gate.arms import Arm
 from tpprof.profiler.gate.timing import GateOptions, run_ab, same_code
 from tpprof.profiler.gate.tolerances import calibrate_tolerances, write_config
+from tpprof.profiler.subprocesses import SILENT
 from tpprof.reports.gate import config
 from tpprof.reports.gate.journal import Judgement, Ran, read
 from tpprof.reports.gate.rules import Rules
@@ -31,8 +32,17 @@ def taken(seconds: float, count: int, device_type: str = "cpu", **origins: str) 
     """What a process gives: vanilla, and fastv whose requests take so long. origins: where its code
     lies."""
     whole = record(
-        cell("vanilla", "rows", 1.0, 2 * FLOPS, samples=[sample(n, 1.0) for n in range(count)]),
-        cell("fastv", "rows", seconds, FLOPS, samples=[sample(n, seconds) for n in range(count)]),
+        *(
+            cell(
+                name,
+                "rows",
+                own,
+                FLOPS,
+                samples=[sample(n, own) for n in range(count)],
+                **counted(FLOPS),
+            )
+            for name, own in (("vanilla", 1.0), ("fastv", seconds))
+        )
     )
     code = CodeOrigins(origins=origins) if origins else None
     whole.environment = Environment(device="a machine", device_type=device_type, code=code)
@@ -70,6 +80,7 @@ def judged(fake: Fake, tmp_path: Path, **more: Any) -> Gate:
         "subject": Subject.of(methods=["fastv"]),
         "rules": Rules(metrics=["latency"], tolerance={"latency": 0.05}, requests=3),
         "out": tmp_path / "gate.jsonl",
+        "allow_same": True,
     }
     return run_ab(GateOptions(**{**given, **more}), lambda label, done, total: None, fake)
 
@@ -165,15 +176,21 @@ def test_arms_that_run_the_same_files_have_no_verdict(tmp_path: Path) -> None:
 
     other = tmp_path / "other.py"
     other.write_text("")
-    gate = judged(from_, tmp_path, base=str(other))  # type: ignore[arg-type]
+    gate = judged(from_, tmp_path, base=str(other), allow_same=False)  # type: ignore[arg-type]
     assert gate.code == 3
-    assert "the very same code: /head/fastv.py" in told(gate)
+    assert "the very same code (/head/fastv.py)" in told(gate)
     gate = judged(from_, tmp_path)  # type: ignore[arg-type]
     assert (gate.code, "compares a code with itself" in gate.notes[0]) == (0, True)
+    gate = judged(Fake(), tmp_path, allow_same=False)
+    assert (gate.code, "are the same" in told(gate)) == (3, True), "one file on both sides"
     one = Ran(block=-1, turn=0, arm="A", origins={"python": "/a"}, own=["/a/helper.py"])
     assert same_code(one, one)
     assert not same_code(one, msgspec.structs.replace(one, own=["/b/helper.py"]))
     assert not same_code(msgspec.structs.replace(one, origins={}), one)
+    moved = {"origins": {"python": "/b"}, "contents": {"mine": "abc"}}
+    other_place = msgspec.structs.replace(one, **moved)
+    assert same_code(other_place, msgspec.structs.replace(one, contents={"mine": "abc"}))
+    assert not same_code(other_place, msgspec.structs.replace(one, contents={"mine": "abd"}))
 
 
 def test_a_time_that_the_request_does_not_have_has_no_verdict(tmp_path: Path) -> None:
@@ -229,6 +246,26 @@ def test_what_breaks_off_keeps_the_processes_that_ended(tmp_path: Path) -> None:
             judged(interrupted, tmp_path)  # type: ignore[arg-type]
         kept = [line for line in read(tmp_path / "gate.jsonl") if isinstance(line, Ran)]
         assert len(kept) == count, "the looks at both sides among them"
+
+
+@pytest.mark.parametrize("arm_", ["base", "head"])
+@pytest.mark.parametrize("after", [0, 6])
+def test_an_arm_that_ends_itself_has_no_verdict(arm_: str, after: int, tmp_path: Path) -> None:
+    fake = Fake(fail={arm_: (SILENT, "ended the process")}, after=after)
+    gate = judged(fake, tmp_path)
+    assert gate.code == 3, told(gate)
+
+
+def test_what_comes_from_elsewhere_in_a_later_process_has_no_verdict(tmp_path: Path) -> None:
+    fake = Fake()
+
+    def later(record: Record) -> None:
+        if len(fake.calls) > 6:
+            record.environment.code = CodeOrigins(foreign=["/installed/mine.py"])
+
+    fake.change = later
+    gate = judged(fake, tmp_path)
+    assert (gate.code, "/installed/mine.py" in told(gate)) == (3, True), told(gate)
 
 
 @pytest.mark.parametrize("arm_", ["base", "head"])
