@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from typer import Abort
+from typer.core import TyperGroup
 
 from ..reports.record.spec import OptionError
 from .commands.calibrate import calibrate_device
@@ -29,7 +30,31 @@ UNREAD = 141
 """Exit code where standard output cannot be written: 128 + SIGPIPE, as other commands end."""
 UNWRITABLE = (errno.EPIPE, errno.EBADF, errno.ENOSPC, errno.EIO)
 
+
+class UnreadError(Exception):
+    """Standard output cannot be written."""
+
+
+class ReadGroup(TyperGroup):
+    """Commands whose output must be read: click would end with 1 at a closed pipe, which is the
+    code of a regression."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            try:
+                return super().invoke(ctx)
+            finally:  # behind an Exit, too, which is how a gate ends
+                if sys.stdout is None:
+                    raise OSError(errno.EBADF, "standard output is closed")
+                sys.stdout.flush()
+        except OSError as error:
+            if error.errno in UNWRITABLE and error.filename is None:
+                raise UnreadError from error
+            raise
+
+
 app = typer.Typer(
+    cls=ReadGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Measures what visual token pruning really buys: time beside FLOPs.",
@@ -66,16 +91,9 @@ def main() -> None:
     """Entry point: errors a user can mend become one line and exit code 2. Any other one is ours,
     and must not look like a cell that failed, or like a regression: exit code 70."""
     try:
-        code = app(standalone_mode=False, prog_name="tpprof") or 0
-        if sys.stdout is None:
-            raise OSError(errno.EBADF, "standard output is closed")
-        sys.stdout.flush()
-        raise SystemExit(code)
-    except OSError as error:
-        if error.errno in UNWRITABLE and error.filename is None:
-            _end_unread()
-        traceback.print_exc()
-        raise SystemExit(70) from None
+        raise SystemExit(app(standalone_mode=False, prog_name="tpprof") or 0)
+    except UnreadError:
+        _end_unread()
     except (KeyboardInterrupt, Abort):
         print("tpprof: interrupted", file=sys.stderr)
         raise SystemExit(130) from None

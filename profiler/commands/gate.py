@@ -82,6 +82,9 @@ def check(
         str | None, typer.Option(help="Tolerance of the allocator's peak, a share (1%).")
     ] = None,
     accept_unjudged: UnjudgedOption = False,
+    since: Annotated[
+        str, typer.Option(help="A commit: tell how the baseline differs from that one's.")
+    ] = "",
     json: JsonOption = None,
     junit: JUnitOption = None,
     summary: SummaryOption = None,
@@ -101,7 +104,7 @@ def check(
             subject = _over(typed, earlier.subject, baseline.parent) if earlier else _whole(typed)
         gate = exact.update_baseline(baseline, subject, allowed)
     else:
-        gate = exact.check_baseline(baseline, accept_unjudged=accept_unjudged)
+        gate = exact.check_baseline(baseline, accept_unjudged=accept_unjudged, since=since)
     finish(gate, json, junit, summary, html)
 
 

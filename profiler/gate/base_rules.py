@@ -1,5 +1,5 @@
-"""Which rules judge: where a repository holds them, those of the base, and what the head changes is
-said. Else a change could bring the rules that let it pass."""
+"""Which rules judge: where a repository holds them, those of the base, and what the head changes of
+them, or of a baseline, is said. Else a change could bring what lets it pass."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any
 import msgspec
 
 from ...reports import units
+from ...reports.gate.baseline import load_baseline
 from ...reports.gate.config import Config, load_config
-from ...reports.gate.verdicts import Judged, Verdict
+from ...reports.gate.counts import compare_counts
+from ...reports.gate.verdicts import Judged, NoVerdictError, Verdict
 from ...reports.record.base import RecordError
-from .arms import Arm, in_tree
+from ...reports.record.spec import Subject
+from .arms import Arm, arm, in_tree
 
 
 def base_config(path: Path | None, base: Arm) -> tuple[Config | None, str]:
@@ -54,6 +57,37 @@ def no_longer_measured(base: Config, head: Config) -> list[Judged]:
         values = units.NA, units.NA, units.NA
         rows.append(Judged("all cells", "gate.toml", Verdict.NOT_JUDGED, *values, what))
     return rows
+
+
+def baseline_changes(path: Path, since: str) -> str:
+    """How the baseline at `path` differs from that of a commit, as a note; "" if it does not, or
+    `since` names none. Raises InputError for a commit that does not exist."""
+    if not since:
+        return ""
+    with arm("since", since, []) as base:
+        theirs = in_tree(path, base)
+        if theirs is None or not theirs.exists():
+            return f"{since} has no {path.name}: this one is new"
+        try:
+            old, new = load_baseline(theirs), load_baseline(path)
+        except NoVerdictError as error:
+            return f"{path.name} cannot be held against that of {since}: {error}"
+    before, after = ({"memory": held.memory, **_plain(held.subject)} for held in (old, new))
+    listed = _differing(before, after)
+    rows = compare_counts(old.snapshot, new.snapshot, complete=True)
+    listed += [
+        f"{row.cell} {row.metric} {row.before} -> {row.after}"
+        for row in rows
+        if row.verdict is not Verdict.PASS
+    ]
+    if not listed:
+        return ""
+    return f"THE BASELINE DIFFERS FROM THAT OF {since}: {', '.join(listed)}"
+
+
+def _plain(subject: Subject) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(subject)
+    return plain
 
 
 def _differing(before: Any, after: Any, name: str = "") -> list[str]:

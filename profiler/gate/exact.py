@@ -21,13 +21,16 @@ from ...reports.gate.verdicts import Gate, NoVerdictError, accepted, nothing
 from ...reports.record.spec import Subject, changed
 from ...reports.record.spec_files import relative
 from ..models.errors import ModelError
+from .base_rules import baseline_changes
 from .counting import count_cells
 
 
-def check_baseline(path: Path, *, accept_unjudged: bool = False) -> Gate:
+def check_baseline(path: Path, *, accept_unjudged: bool = False, since: str = "") -> Gate:
     """The exact gate against the baseline at `path`; no verdict where it cannot be judged.
-    accept_unjudged: what cannot be judged does not stand against a pass."""
+    accept_unjudged: what cannot be judged does not stand against a pass. since: a commit; how the
+    baseline differs from the one that it holds is told."""
     label = f"against {path}"
+    changed_since = baseline_changes(path, since)
     try:
         baseline = load_baseline(path)
         if not baseline.subject.cells.methods:
@@ -37,6 +40,7 @@ def check_baseline(path: Path, *, accept_unjudged: bool = False) -> Gate:
         return nothing("exact", label, str(error))
     gate = _gate(baseline, found, label)
     gate.accept_unjudged = accept_unjudged
+    gate.notes += [changed_since] if changed_since else []
     return gate
 
 

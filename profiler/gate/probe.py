@@ -27,7 +27,10 @@ SKIPPED = {*INSTALLED, ".git", ".hg", ".tox", ".nox", ".eggs", "__pycache__", "n
 BUILT = {"build", "dist"}
 COMPILED = (".so", ".pyd", ".pyx", ".c", ".cc", ".cpp", ".cxx", ".cu", ".rs")
 SOURCES = (".py", *COMPILED, "pyproject.toml", "setup.cfg")
+EDITABLE = re.compile("^__editable__|^_editable_impl_|_editable(_loader)?$")
+"""Modules of editable installs, which find a project and are none of its own."""
 LARGE = 2**25  # bytes
+LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
 
 
 def main() -> None:
@@ -156,7 +159,7 @@ def _held_too(tree: str, files: dict[str, str]) -> list[str]:
     found = []
     for name, file in files.items():
         path = Path(file).resolve()
-        if _of_python(path):
+        if _of_python(path) or EDITABLE.search(name):
             continue
         parts = name.split(".")
         named = [c for c in held.get(parts[-1], []) if _is_module(c, parts)]
@@ -237,8 +240,7 @@ def _hash(file: str) -> str:
 
 def _of_python(path: Path) -> bool:
     """Whether a file is of Python's own library."""
-    library = Path(sysconfig.get_path("stdlib")).resolve()
-    return path.is_relative_to(library) and not INSTALLED & set(path.parts)
+    return path.is_relative_to(LIBRARY) and not INSTALLED & set(path.parts)
 
 
 def _inside(file: str, folder: str) -> bool:

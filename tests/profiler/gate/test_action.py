@@ -130,7 +130,8 @@ def test_both_gates_run_with_their_arguments(tmp_path: Path) -> None:
     (tmp_path / "fastv.txt").write_text("")  # which the shell must not put in the place of fastv*
     assert runner.run() == 0, runner.told
     exact, timing = runner.calls
-    assert exact.startswith("gate check my file.json --json tpprof-gate/exact.json")
+    begun = "gate check my file.json --since origin/main --json tpprof-gate/exact.json"
+    assert exact.startswith(begun)
     assert timing.startswith("gate ab origin/main . fastv* --metric latency --config gate.toml")
     assert (runner.outputs["exact"], runner.outputs["timing"]) == ({"code": "0"}, {"code": "0"})
 
