@@ -97,8 +97,8 @@ def _count_again(baseline: Baseline, folder: Path) -> Snapshot:
 
 
 def _told_count(subject: Subject, folder: Path) -> Snapshot:
-    names = ", ".join(subject.cells.methods)
-    print(f"counting {names} in a process of their own", file=sys.stderr)
+    if sys.stderr.isatty():  # it takes a while
+        print(f"counting {', '.join(subject.cells.methods)}", file=sys.stderr)
     return count_cells(subject, folder)
 
 

@@ -148,13 +148,17 @@ def test_a_baseline_that_cannot_be_read_has_no_verdict(
         (["check", "b.json", "--update", "fastw"], "did you mean 'fastv'"),
         (["check", "b.json", "--update", "x", "--plugin", "no.py"], "no such file"),
         (["ab", "none", "other", "fastv"], "is no .py file, no environment"),
+        (["ab", "", ".", "fastv"], "base is empty"),
+        (["ab", ".", "", "fastv"], "head is empty"),
+        (["check", "b.json", "--update", "fastv", "--memory", "90%"], "at most 0.25"),
+        (["ab", ".", ".", "fastv", "--tolerance", "900%"], "at most 1"),
         (["ab", ".", ".", "fastv", "--pairs", "8,x"], "is not a list of counts"),
         (["ab", ".", ".", "fastv", "--metric", "speed"], "known: latency, prefill, decode"),
         (["ab", ".", ".", "fastv", "--tolerance", "much"], "is not a share"),
         (["ab", ".", ".", "--config", "none.toml"], "see tpprof gate init"),
         (["ab", ".", "."], "name a METHOD"),
         (["ab", ".", ".", "fastv"], "not of a git repository"),
-        (["ab", "m.py", "m.py", "fastv", "--out", "b.json/x.jsonl"], "cannot be written"),
+        (["ab", "m.py", "n.py", "fastv", "--out", "b.json/x.jsonl"], "cannot be written"),
         (["check", "b.json", "--update", "fastv", "--memory", "0"], "a share above 0"),
         (["check", "b.json", "--update", "fastv", "--memory", "x"], "is not a share"),
         (["init"], "name a METHOD"),
@@ -168,7 +172,7 @@ def test_a_baseline_that_cannot_be_read_has_no_verdict(
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], reason: str, tmp_path: Path) -> None:
-    for name in ("b.json", "m.py"):
+    for name in ("b.json", "m.py", "n.py"):
         (tmp_path / name).write_text("")
     done = tpprof("gate", *arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stdout
@@ -189,7 +193,8 @@ def test_records_that_cannot_be_read_have_no_verdict(tmp_path: Path) -> None:
     whole, torn = tmp_path / "whole.json", tmp_path / "torn.json"
     whole.write_bytes(msgspec.json.encode(saved()))
     torn.write_bytes(whole.read_bytes()[:-100])
-    assert tpprof("gate", "compare", "whole.json", "whole.json", cwd=tmp_path).returncode == 0
+    same = tpprof("gate", "compare", "whole.json", "whole.json", cwd=tmp_path)
+    assert (same.returncode, "of one run" in same.stdout) == (3, True)
     for pair in (("torn.json", "whole.json"), ("whole.json", "torn.json")):
         done = tpprof("gate", "compare", *pair, cwd=tmp_path)
         assert (done.returncode, "no tpprof record" in done.stdout) == (3, True), done.stdout

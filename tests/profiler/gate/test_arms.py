@@ -160,6 +160,7 @@ def test_what_a_plug_in_imports_is_of_its_own_tree(
         ),
         Rules(metrics=["latency"]),
         repository.parent / "j.jsonl",
+        allow_same=True,
     )
     gate = run_ab(asked, lambda label, done, total: None)
     assert gate.code == 3
