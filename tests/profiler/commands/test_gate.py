@@ -149,7 +149,7 @@ def test_a_baseline_that_cannot_be_read_has_no_verdict(
         (["check", "b.json", "--update", "x", "--plugin", "no.py"], "no such file"),
         (["ab", "none", "other", "fastv"], "is no .py file, no environment"),
         (["ab", "", ".", "fastv"], "base is empty"),
-        (["ab", ".", "", "fastv"], "head is empty"),
+        (["ab", "m.py", "", "fastv"], "head is empty"),
         (["check", "b.json", "--update", "fastv", "--memory", "90%"], "at most 0.25"),
         (["ab", ".", ".", "fastv", "--tolerance", "900%"], "at most 1"),
         (["ab", ".", ".", "fastv", "--pairs", "8,x"], "is not a list of counts"),
