@@ -6,7 +6,8 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -14,6 +15,7 @@ from typer import Abort
 from typer.core import TyperGroup
 
 from ..reports.record.spec import OptionError
+from ..reports.sanitize import one_line, quoted, say
 from .commands.calibrate import calibrate_device
 from .commands.compare import compare
 from .commands.env import show_environment
@@ -22,13 +24,13 @@ from .commands.flops import flops
 from .commands.gate import gate
 from .commands.init import init
 from .commands.lists import methods, models
-from .commands.options import OnceCommand, fail
+from .commands.options import StrictCommand, fail
 from .commands.report import report
 from .commands.tokens import tokens
 
 UNREAD = 141
 """Exit code where standard output cannot be written: 128 + SIGPIPE, as other commands end."""
-UNWRITABLE = (errno.EPIPE, errno.EBADF, errno.ENOSPC, errno.EIO)
+UNWRITABLE = (errno.EPIPE, errno.EBADF, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 class UnreadError(Exception):
@@ -39,18 +41,29 @@ class ReadGroup(TyperGroup):
     """Commands whose output must be read: click would end with 1 at a closed pipe, which is the
     code of a regression."""
 
+    def make_context(self, *given: Any, **named: Any) -> Any:  # where --help is printed
+        with _read():
+            return super().make_context(*given, **named)
+
     def invoke(self, ctx: Any) -> Any:
+        with _read():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _read() -> Iterator[None]:
+    """See that what is printed can be written. Raises UnreadError."""
+    try:
         try:
-            try:
-                return super().invoke(ctx)
-            finally:  # behind an Exit, too, which is how a gate ends
-                if sys.stdout is None:
-                    raise OSError(errno.EBADF, "standard output is closed")
-                sys.stdout.flush()
-        except OSError as error:
-            if error.errno in UNWRITABLE and error.filename is None:
-                raise UnreadError from error
-            raise
+            yield
+        finally:  # behind an Exit, too, which is how a gate ends
+            if sys.stdout is None:
+                raise OSError(errno.EBADF, "standard output is closed")
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno in UNWRITABLE and error.filename is None:
+            raise UnreadError from error
+        raise
 
 
 app = typer.Typer(
@@ -72,7 +85,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "models": models,
 }
 for name, command in COMMANDS.items():
-    app.command(name, cls=OnceCommand)(command)
+    app.command(name, cls=StrictCommand)(command)
 app.add_typer(gate, name="gate")
 
 
@@ -95,20 +108,28 @@ def main() -> None:
     except UnreadError:
         _end_unread()
     except (KeyboardInterrupt, Abort):
-        print("tpprof: interrupted", file=sys.stderr)
+        say("tpprof: interrupted")
         raise SystemExit(130) from None
     except Exception as error:
-        from ..methods.contract.errors import InputError
-        from ..reports.record.base import RecordError
+        _explain(error)
 
-        if isinstance(error, OptionError):
-            fail(error.as_flag)
-        if isinstance(error, (InputError, RecordError)):
-            fail(str(error))
-        if hasattr(error, "format_message"):  # of the command line itself: click's, or typer's own
-            _show_usage(error)
-        traceback.print_exc()
-        raise SystemExit(70) from None
+
+def _explain(error: Exception) -> NoReturn:
+    """End with one line, or with a traceback where the error is ours."""
+    from ..methods.contract.errors import InputError
+    from ..reports.outputs import OutputError
+    from ..reports.record.base import RecordError
+
+    if isinstance(error, OptionError):
+        fail(error.as_flag)
+    if isinstance(error, (InputError, OutputError, RecordError)):
+        fail(str(error))
+    if hasattr(error, "format_message"):  # of the command line itself: click's, or typer's own
+        _show_usage(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        fail(f"{quoted(str(error.filename))}: {error.strerror or error}")
+    traceback.print_exc()
+    raise SystemExit(70) from None
 
 
 def _end_unread() -> NoReturn:
@@ -116,7 +137,7 @@ def _end_unread() -> NoReturn:
     no other exit code may hide. Python writes the rest of it as it ends: into nothing."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
-    print("tpprof: the result was not shown: standard output is closed or full", file=sys.stderr)
+    say("tpprof: the result was not shown: standard output is closed or full")
     raise SystemExit(UNREAD)
 
 
@@ -127,4 +148,4 @@ def _show_usage(error: Any) -> NoReturn:
         raise SystemExit(2)
     line = " ".join(str(error.format_message()).split()).replace("Value error, ", "")
     command = error.ctx.command_path if getattr(error, "ctx", None) else "tpprof"
-    fail(f"{line.rstrip('.')}; see `{command} --help`")
+    fail(f"{one_line(line.rstrip('.'), 300)}; see `{command} --help`")

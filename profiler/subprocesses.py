@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,44 @@ import msgspec
 
 SILENT = -1000
 """In the place of an exit code: the process ended as if all were well, and gave no answer."""
+_BEGIN = """\
+import os, sys
+sys.path = [p for p in sys.path if p]
+try:
+    import ctypes
+    ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL: Linux alone has it
+except Exception:
+    pass
+if os.getppid() != {parent}:
+    os._exit(1)
+"""
+"""The child goes when its parent does, however that ends."""
+_CLEAN_UP = "import shutil, sys; sys.stdin.buffer.read(); shutil.rmtree(sys.argv[1], True)"
 
 
 def python(program: str, executable: str = sys.executable) -> list[str]:
-    """The command that runs `program` in this Python, or another. The folder that the user is in,
-    which may hold modules of any name, is not searched."""
-    return [executable, "-c", f"import sys; sys.path = [p for p in sys.path if p]; {program}"]
+    """The command that runs `program` in this Python, or another, as a child of this process. The
+    folder that the user is in, which may hold modules of any name, is not searched."""
+    return [executable, "-c", _BEGIN.format(parent=os.getpid()) + program]
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that goes when it is no longer needed, and also when this process is killed: a small
+    one that waits for its end removes it then."""
+    folder = Path(tempfile.mkdtemp(prefix="tpprof-")).resolve()
+    command = [sys.executable, "-I", "-S", "-c", _CLEAN_UP, str(folder)]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # what ends this process's group does not reach it
+    ):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def finish(
@@ -58,8 +93,8 @@ def ask(
     ends the process are no answer.
     """
     token = secrets.token_hex(16)
-    with tempfile.TemporaryDirectory(prefix="tpprof-answer-") as folder:
-        out = Path(folder) / "answer"
+    with temporary_folder() as folder:
+        out = folder / "answer"
         content = msgspec.json.encode({**task, "out": str(out), "token": token})
         code, failure = finish(command, content, environment)
         if code:

@@ -21,9 +21,20 @@ FLOORS = ("methods", "reports", "profiler")
 ALLOWED = {"methods": {"methods"}, "reports": {"reports"}, "profiler": set(FLOORS)}
 STAIRS = {
     "methods": ("contract", "engine", ""),
-    "reports": ("units", "record", "analysis", "text", "gate", "figures", "page"),
+    "reports": (
+        "units",
+        "sanitize",
+        "outputs",
+        "record",
+        "analysis",
+        "text",
+        "gate",
+        "figures",
+        "page",
+    ),
     "profiler": (
         "subprocesses",
+        "git",
         "models",
         "workload",
         "meters",

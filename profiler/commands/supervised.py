@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from ...reports.sanitize import say
+
 DONE = b"done"
 ENDED = 1
 """Exit code of a command whose child ended as if all were well, and was not done."""
@@ -70,13 +72,12 @@ def _end_as(code: int, reading: int, lost: Callable[[], str]) -> NoReturn:
     except BlockingIOError:  # a process that the child left behind holds the pipe
         told = b""
     if code == 0 and told != DONE:
-        print(f"tpprof: {lost()}", file=sys.stderr)
+        say(f"tpprof: {lost()}")
         code = ENDED
     if code < 0:
         name = signal.Signals(-code).name
-        print(f"tpprof: what it ran was ended by {name}; {lost()}", file=sys.stderr)
+        say(f"tpprof: what it ran was ended by {name}; {lost()}")
         code = 128 - code
-    sys.stderr.flush()
     os._exit(code)
 
 

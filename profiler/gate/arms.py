@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +12,8 @@ from pathlib import Path
 
 from ...methods.contract.errors import InputError
 from ...reports.gate.verdicts import NoVerdictError
+from .. import git
+from ..subprocesses import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def arm(name: str, text: str, plugins: Sequence[str]) -> Iterator[Arm]:
                 f"{name} {text!r} is a folder, but not of a git repository, and no "
                 "Python environment"
             )
-        clean = _git(top, "status", "--porcelain").stdout == ""
-        identity = (_content_of(top, "HEAD") if clean else "") or str(top.resolve())
+        identity = _content_of(top, "HEAD") if _is_clean(top) else ""
+        identity = identity or str(top.resolve())
         yield _tree(Arm(name, f"working tree {text}", identity=identity), top, given)
     else:
         top, commit = _commit(name, text)
@@ -166,9 +167,17 @@ def _commit(name: str, text: str) -> tuple[Path, str]:
 
 def _commit_of(folder: Path, text: str) -> str:
     """The full commit that `text` names in the repository around `folder`; "" if none."""
-    names = "rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}"
-    done = _git(folder, *names)
-    return done.stdout.strip() if done.returncode == 0 else ""
+    try:
+        return git.commit_named(folder, text)
+    except OSError as error:
+        raise _missing_git(error) from error
+
+
+def _is_clean(top: Path) -> bool:
+    """Whether nothing in the working tree differs from its commit."""
+    with git.unconfigured(top) as ask:
+        done = ask("status", "--porcelain")
+    return done.returncode == 0 and not done.stdout
 
 
 def _content_of(folder: Path, commit: str) -> str:
@@ -180,15 +189,14 @@ def _content_of(folder: Path, commit: str) -> str:
 @contextmanager
 def _written(top: Path, commit: str) -> Iterator[Path]:
     """The files of a commit in a folder of their own, of which the repository knows nothing."""
-    with tempfile.TemporaryDirectory(prefix="tpprof-gate-") as parent:
-        folder = Path(parent).resolve() / commit[:12]
+    with temporary_folder() as parent, git.unconfigured(top) as ask:
+        folder = parent / commit[:12]
         folder.mkdir()
-        own = {**os.environ, "GIT_INDEX_FILE": str(Path(parent) / "index")}
         for arguments in (
             ("read-tree", commit),
             ("checkout-index", "--all", "--quiet", f"--prefix={folder}/"),
         ):
-            done = _git(top, *arguments, environment=own)
+            done = ask(*arguments, index=str(parent / "index"))
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or ["git failed"])[-1]
                 raise InputError(f"commit {commit[:12]} cannot be checked out ({last})")
@@ -217,16 +225,12 @@ def _complaint(folder: Path) -> str:
     return "" if not label or label.startswith("not a git") else f" ({label})"
 
 
-def _git(
-    folder: Path, *arguments: str, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            env=environment,
-        )
+        return git.ask(folder, *arguments)
     except OSError as error:
-        raise InputError(f"git does not run ({error.strerror or error})") from error
+        raise _missing_git(error) from error
+
+
+def _missing_git(error: OSError) -> InputError:
+    return InputError(f"git does not run ({error.strerror or error})")

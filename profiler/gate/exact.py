@@ -20,6 +20,7 @@ from ...reports.gate.rules import MEMORY
 from ...reports.gate.verdicts import Gate, NoVerdictError, accepted, nothing
 from ...reports.record.spec import Subject, changed
 from ...reports.record.spec_files import relative
+from ...reports.sanitize import say
 from ..models.errors import ModelError
 from .base_rules import baseline_changes
 from .counting import count_cells
@@ -44,7 +45,9 @@ def check_baseline(path: Path, *, accept_unjudged: bool = False, since: str = ""
     return gate
 
 
-def update_baseline(path: Path, subject: Subject | None, memory: float | None = None) -> Gate:
+def update_baseline(
+    path: Path, subject: Subject | None, memory: float | None = None, *, overwrite: bool = False
+) -> Gate:
     """Count anew and write the baseline: of `subject`, or of what the baseline held so far.
 
     Returns what changes by it, which is accepted; no verdict where there is neither. Raises
@@ -74,11 +77,7 @@ def update_baseline(path: Path, subject: Subject | None, memory: float | None = 
         memory=memory,
         snapshot=counted,
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_baseline(baseline, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror or error})") from error
+    save_baseline(baseline, path, overwrite=overwrite)
     gate = _gate(before or baseline, counted, f"accepted in {path}")
     gate.rows = accepted(gate.rows)
     if before is None:
@@ -97,8 +96,8 @@ def _count_again(baseline: Baseline, folder: Path) -> Snapshot:
 
 
 def _told_count(subject: Subject, folder: Path) -> Snapshot:
-    if sys.stderr.isatty():  # it takes a while
-        print(f"counting {', '.join(subject.cells.methods)}", file=sys.stderr)
+    if sys.stderr is not None and sys.stderr.isatty():  # it takes a while
+        say(f"counting {', '.join(subject.cells.methods)}")
     return count_cells(subject, folder)
 
 

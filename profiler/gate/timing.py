@@ -20,7 +20,6 @@ from ...reports.gate.rules import ON_CPU, ON_GPU, Rules, check_power, check_rule
 from ...reports.gate.timing import decide
 from ...reports.gate.tolerant_record import TolerantRecord
 from ...reports.gate.verdicts import Gate, Judged, NoVerdictError, Verdict, accepted, nothing
-from ...reports.record.base import RecordError
 from ...reports.record.journal import Journal
 from ...reports.record.spec import Subject
 from ..run.rounds import Progress
@@ -192,7 +191,7 @@ def _unwatched(session: Session) -> str:
 
 
 def begin(out: Path, arms: tuple[str, str], subject: Subject, rules: Rules) -> Journal:
-    """A journal that says what is measured. Raises RecordError where it cannot be written."""
+    """A journal that says what is measured. Raises OutputError where it cannot be written."""
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     first = GateBegun(
         schema=SCHEMA,
@@ -203,10 +202,7 @@ def begin(out: Path, arms: tuple[str, str], subject: Subject, rules: Rules) -> J
         subject=subject,
         rules=rules,
     )
-    try:
-        return Journal.begin(out, first)
-    except OSError as error:
-        raise RecordError(f"{out} cannot be written ({error.strerror or error})") from error
+    return Journal.begin(out, first)
 
 
 def with_tolerances(rules: Rules, base: TolerantRecord) -> Rules:

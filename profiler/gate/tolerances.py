@@ -78,12 +78,12 @@ def calibrate_tolerances(
     return found
 
 
-def write_config(path: Path, subject: Subject, rules: Rules) -> None:
-    """A new gate.toml with the tolerances of this kind of device; an old one is not overwritten.
+def write_config(path: Path, subject: Subject, rules: Rules, *, overwrite: bool = False) -> None:
+    """A new gate.toml with the tolerances of this kind of device.
 
     Raises InputError for methods that do not exist.
     """
-    if path.exists():
+    if path.exists() and not overwrite:
         raise InputError(f"{path} is there already; change it, or remove it")
     require_methods(subject)
     config = Config(schema=SCHEMA, subject=relative(subject, path.parent), rules=rules)

@@ -18,6 +18,7 @@ from ...methods.engine.context import Lap, no_lap
 from ...methods.engine.run import Trace, run
 from ...methods.engine.runtimes import make_runtime
 from ...methods.engine.verify import require_finite
+from ...reports.outputs import beside
 from ...reports.record import schema
 from ..meters import memory, torch_profile
 from ..meters.clock import Stopwatch, Timing, now, on_device, unix_time, wait_for
@@ -189,13 +190,16 @@ class Bench:
                 self._hold_to_plan(cell)
             cell.saved.host_waits = dict(waits.seen)
 
-    def trace(self, cell: BenchCell, path: Path) -> None:
+    def trace(self, cell: BenchCell, path: Path) -> bool:
         """Write the Chrome trace of one request, which the profiler slows down; where it fails,
-        the reason is kept."""
+        the reason is kept. Whether it was written."""
         try:
-            torch_profile.export(self.device, functools.partial(self._untimed, cell), path)
+            with beside(path) as part:
+                torch_profile.export(self.device, functools.partial(self._untimed, cell), part)
         except Exception as error:
             cell.saved.missing["trace"] = first_line(error)
+            return False
+        return True
 
     def _hold_to_plan(self, cell: BenchCell) -> Trace:
         """One untimed prefill in which each decision of the method is looked at; eager, for a graph

@@ -6,8 +6,6 @@ This process loads neither torch nor the model; while one measures it only waits
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
 
 import msgspec
 
@@ -17,7 +15,7 @@ from ...reports.record.journal import Journal
 from ...reports.record.labels import name
 from ...reports.record.schema import Record
 from ...reports.record.spec import RunSpec, changed
-from ..subprocesses import finish, python
+from ..subprocesses import finish, python, temporary_folder
 from . import rounds
 from .rounds import Progress
 from .worker import Task
@@ -27,8 +25,8 @@ SILENTLY = "what it ran ended the process (exit code 0) before all was measured"
 
 def empty_record(spec: RunSpec, command: str) -> Record:
     """The record of the run before anything is measured; raises InputError as the run would."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "record"
+    with temporary_folder() as folder:
+        path = folder / "record"
         failed = _run(Task(spec=spec, command=command, out=str(path), parent=os.getpid()))
         if not failed and not path.exists():
             failed = SILENTLY
@@ -56,12 +54,12 @@ def run(journal: Journal, record: Record, tell: Progress) -> None:
         )
         failed = _run(task)
         journal.mend()
-        newest[0] = files.load(path)
+        newest[0] = files.load_run(path)
         if not failed and not _came_to_its_end(newest[0], index, number):
             failed = SILENTLY
         if failed:
             _note_failure(journal, newest[0], index, number, failed)
-            newest[0] = files.load(path)
+            newest[0] = files.load_run(path)
 
     rounds.follow(
         lambda: newest[0],

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
+from ..outputs import write
 from ..record.base import Count, RecordError, Struct, decode_versioned
-from ..record.journal import write_whole
 from ..record.spec import Subject
 from .rules import MemoryShare
 from .tolerant_record import ReadCell, TolerantRecord
@@ -128,9 +128,10 @@ def load_baseline(path: Path) -> Baseline:
         raise NoVerdictError(str(error)) from error
 
 
-def save_baseline(baseline: Baseline, path: Path) -> None:
-    """Write the baseline in one step, in a form whose differences read well."""
-    write_whole(path, msgspec.json.format(msgspec.json.encode(baseline), indent=1) + b"\n")
+def save_baseline(baseline: Baseline, path: Path, *, overwrite: bool = False) -> None:
+    """Write the baseline in one step, in a form whose differences read well; raises OutputError."""
+    content = msgspec.json.format(msgspec.json.encode(baseline), indent=1) + b"\n"
+    write(path, content, "baseline", overwrite=overwrite)
 
 
 def _by_phase(cell: ReadCell, count: str) -> dict[str, int] | None:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from ..sanitize import masked, one_line
 from .table import Table
 
 LINE = 160  # columns of a line of text where nobody says how wide the page is
@@ -35,7 +36,8 @@ class Screen:
 
     def print_line(self, line: str | Text = "", style: str = "", *, whole: bool = False) -> None:
         """A line of text, broken where it ends; one that is `whole` only on a terminal."""
-        text = Text(line, style=style) if isinstance(line, str) else line
+        text = Text(one_line(line), style=style) if isinstance(line, str) else line
+        text.plain = masked(text.plain)
         if self.console.is_terminal:
             self.console.print(text)
         elif whole:
@@ -51,7 +53,9 @@ class Screen:
         """The rows alone."""
         whole = self.wide or not self.console.is_terminal
         width = max(self.console.width, PAGE) if self.wide else self.console.width
-        self.console.print(table.to_rich(width, whole=whole), soft_wrap=True)
+        grid = table.to_rich(width, whole=whole)
+        grid.plain = masked(grid.plain)
+        self.console.print(grid, soft_wrap=True)
 
     def print_table(self, table: Table[Any]) -> None:
         """What to know first, the rows, what they mean and what they come to."""
