@@ -116,9 +116,11 @@ class Preparation:
         import torch
 
         generator = torch.Generator().manual_seed(self.seed)
-        lowest_special = min(self.model.image_token, self.model.shape.text.vocabulary - 4)
+        token, end = self.model.image_token, self.model.shape.text.vocabulary - 4
+        # Below the image's own token, or above it where nothing but special ones lies below.
+        low, high = (3, min(token, end)) if token > 3 else (max(3, token + 1), end)
         count = self.request.before + self.request.after
-        ids = torch.randint(3, lowest_special, (count,), generator=generator).tolist()
+        ids = torch.randint(low, high, (count,), generator=generator).tolist()
         return ids[: self.request.before], ids[self.request.before :]
 
     def _features(self) -> Tensor:

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ...reports.sanitize import one_line
+from ...reports.text.screen import PipedConsole
 from ..run import rounds
 
 LONGEST = 120  # characters beside the bar
@@ -19,7 +19,7 @@ LONGEST = 120  # characters beside the bar
 def progress() -> Iterator[rounds.Progress]:
     """A bar on stderr, and what tells it how far things are."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    stderr = Console(file=sys.stderr)
+    stderr = PipedConsole(file=sys.stderr)
     hidden = not stderr.is_terminal  # where it would leave an empty line, and nothing else
     with Progress(
         *columns, console=stderr, transient=True, auto_refresh=False, disable=hidden
