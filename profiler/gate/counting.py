@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from ...methods.contract.errors import InputError, first_line
+from ...methods.contract.plan_checks import plan_for
 from ...reports.gate.baseline import Snapshot
 from ...reports.gate.tolerant_record import reading
 from ...reports.gate.verdicts import NoVerdictError
@@ -19,7 +20,9 @@ from ...reports.record.base import RecordError, Struct
 from ...reports.record.spec import RunSpec, Subject
 from ...reports.record.spec_files import rooted
 from ..models.errors import ModelError
+from ..models.shapes import SHAPES
 from ..subprocesses import ask, python
+from ..workload import SYNTHETIC_TEXT, plan_request
 from .probe import answering
 
 AGAIN = 3
@@ -29,8 +32,8 @@ mind."""
 
 class CountTask(Struct):
     """What is asked of the process. folder: where relative paths of the subject lead from. count:
-    whether to count; else it is only looked whether the methods exist. out, token: see
-    `subprocesses.ask`."""
+    whether to count; else it is only looked whether the methods exist and can be planned. out,
+    token: see `subprocesses.ask`."""
 
     subject: Subject
     folder: str
@@ -58,7 +61,8 @@ def count_cells(subject: Subject, folder: Path) -> Snapshot:
 
 
 def require_methods(subject: Subject) -> None:
-    """Raises InputError for methods that do not exist, and plug-ins that fail."""
+    """Raises InputError for methods that do not exist or cannot be planned, and plug-ins that
+    fail."""
     try:
         _asked(subject, Path(), count=False)
     except NoVerdictError as error:
@@ -108,11 +112,20 @@ def _done(task: CountTask) -> Counted:
 
 
 def _look(subject: Subject) -> None:
-    from ...methods import load_plugins, parse
+    from ...methods import format_spec, load_plugins, parse
 
     load_plugins(subject.cells.plugin)
-    for spec in subject.cells.methods:
-        parse(spec)
+    methods = [parse(spec, subject.cells.keep) for spec in subject.cells.methods]
+    shape, workload = SHAPES.get(subject.model.name or ""), subject.workload
+    if shape is None:  # a checkpoint is not read for it
+        return
+    before, after = workload.text_tokens or SYNTHETIC_TEXT
+    request = plan_request(shape, workload, before=before, after=after)
+    for method in methods:
+        try:
+            plan_for(method, request)
+        except InputError as error:
+            raise type(error)(f"{format_spec(method)}: {error}") from error
 
 
 def _count(subject: Subject, folder: Path) -> Snapshot:

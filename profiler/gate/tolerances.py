@@ -81,7 +81,7 @@ def calibrate_tolerances(
 def write_config(path: Path, subject: Subject, rules: Rules, *, overwrite: bool = False) -> None:
     """A new gate.toml with the tolerances of this kind of device.
 
-    Raises InputError for methods that do not exist.
+    Raises InputError for methods that do not exist or cannot be planned.
     """
     if path.exists() and not overwrite:
         raise InputError(f"{path} is there already; change it, or remove it")

@@ -50,6 +50,8 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ["gate", "compare", "run.json", "run.json", "--summary", "run.json"],
         ["gate", "init", "fastv", "--config", "notes.txt"],
         ["gate", "init", "fastv", "--plugin", "plug.py", "--config", "plug.py", "--overwrite"],
+        ["gate", "init", "fastv:keep=0", "--config", "new.toml"],
+        ["gate", "init", "fastv", "--keep", "0", "--config", "new.toml"],
         ["init", "fastv", "--out", "notes.txt"],
         ["compare", "fastv", "--out", "notes.json"],
         ["compare", "fastv", "--plugin", "plug.py", "--html", "plug.py", "--overwrite"],
