@@ -104,7 +104,7 @@ def check(
     judged = rooted(earlier.subject, baseline.parent) if earlier else None
     read = [path for each in (subject, judged) if each for path in output.read_by(each)]
     written = results(json, junit, summary, html)
-    if update:
+    if update and (subject or earlier):  # else there is nothing to count
         written.append(Output("the baseline", baseline, "baseline"))
     output.require_outputs(written, read if update else [*read, baseline], overwrite=overwrite)
     allowed = None if memory is None else rules_of(Rules(memory=share("memory", memory))).memory
