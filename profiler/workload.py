@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..methods.contract.errors import InputError, first_line
 from ..methods.contract.request import Request
 from ..reports.record.spec import OptionError, Workload
+from ..reports.sanitize import quoted
 from .models.geometry import request
 from .models.pictures import SAMPLE_SIZE, load_picture, picture_size
 
@@ -29,7 +30,7 @@ def require_picture(workload: Workload) -> None:
     """Raises OptionError for a picture file that is not there."""
     if workload.image is not None and not Path(workload.image).is_file():
         wrong = "is a folder" if Path(workload.image).is_dir() else "no such file"
-        raise OptionError("image", f"{workload.image!r}: {wrong}")
+        raise OptionError("image", f"{quoted(workload.image, 300)}: {wrong}")
 
 
 class Preparation:
@@ -173,7 +174,9 @@ class Preparation:
 
 
 def plan_request(shape: Any, workload: Workload, *, before: int, after: int) -> Request:
-    """The lengths of `workload` on a shape, before any picture is processed."""
+    """The lengths of `workload` on a shape, before any picture is processed. Raises OptionError for
+    a picture that is not there."""
+    require_picture(workload)
     return request(
         shape,
         before=before,

@@ -127,7 +127,7 @@ def _require_text(name: str, text: str) -> None:
     """Ends the program for a text that no option or argument can have."""
     most = LONGEST_PROMPT if name == "--prompt" else LONGEST
     if not text.strip():
-        fail(f"{name} is empty: give a value, or leave it out")
+        fail(f"{name} is empty (an unset variable?): give a value, or leave it out")
     if len(text) > most:
         fail(f"{name} is {len(text):,} characters long; at most {most:,}")
     try:

@@ -1,7 +1,8 @@
 """A command that goes on in a child process, because what it runs may end the process.
 
-A method that calls `os._exit(0)` would else end the command as if all were well. Torch is not
-loaded yet where a process is forked here, and no thread runs.
+A method that calls `os._exit(0)` would else end the command as if all were well. A process is
+forked only where torch is not loaded yet and no other thread runs, as in the command itself: a
+program that calls it goes on alone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -24,10 +26,11 @@ def in_a_child(lost: Callable[[], str]) -> Callable[[], None]:
     """Go on in a child process, where this returns: call what it returns when all is done.
 
     The process that was there waits and ends with the child's code; with ENDED and the line that
-    `lost` gives where the child ends with 0 and was not done. Where a system cannot fork or tell
-    who sent a signal, it goes on alone.
+    `lost` gives where the child ends with 0 and was not done. Where a process cannot be forked
+    safely, or a system cannot tell who sent a signal, it goes on alone.
     """
-    if not (hasattr(os, "fork") and hasattr(signal, "sigwaitinfo")):
+    known = hasattr(os, "fork") and hasattr(signal, "sigwaitinfo")
+    if not known or "torch" in sys.modules or threading.active_count() > 1:
         return lambda: None
     reading, writing = os.pipe()
     if sys.stdout is not None:

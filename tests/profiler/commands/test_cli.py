@@ -83,7 +83,7 @@ def test_report_formats(recorded: Path, form: str) -> None:
         (["compare", "fastv", "--workload", "mmlu"], "No such option: --workload"),
         (["compare", "fastv", "--keep", "1", "--keep", "2"], "--keep is given twice"),
         (["compare", "fastv", *SMALL, "--prompt", "hi"], "no tokenizer"),
-        (["compare", "fastv", *SMALL, "--out", "/dev/null/runs"], "give a folder"),
+        (["compare", "fastv", *SMALL, "--out", "/dev/null/runs"], "is not a folder"),
         (["compare", "fastv", "--device", "tpu"], "unknown device"),
         (["compare", "fastv", "--dtype", "int3"], "known: float32"),
         (["flops", "fastv", "--model", "gpt"], "known: tiny"),
