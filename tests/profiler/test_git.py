@@ -82,7 +82,7 @@ def test_a_gate_looks_at_a_commit_and_a_tree_without_running_anything(
     with arm("base", name, []) as found:
         assert found.tree is not None
         assert (Path(found.tree) / "src" / "a.py").read_text() == "a = 1\n"
-        assert len(found.commit) == 40
+        assert len(found.identity) == 40, "the hash of its content"
     assert not (hostile.parent / "ran").exists()
 
 
