@@ -147,7 +147,7 @@ def _wanted(hint: Any) -> str:
     bounds: Mapping[str, Any] = {
         name: getattr(meta, name)
         for meta in metas
-        for name in ("ge", "gt", "le", "lt", "min_length", "max_length")
+        for name in ("ge", "gt", "le", "lt", "min_length", "max_length", "pattern")
         if getattr(meta, name) is not None
     }
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
@@ -171,6 +171,8 @@ def _wanted(hint: Any) -> str:
     if kind is bool:
         return "true or false"
     most = bounds.get("max_length", 0)
+    if bounds.get("pattern") == _NOT_BLANK:
+        return f"text with more than spaces in it, of at most {most:,} characters"
     return f"text of 1 to {most:,} characters, none a control character" if most else "text"
 
 
@@ -194,7 +196,8 @@ Text = Annotated[
         pattern=rf"^(?=.*\S)[^{_CONTROLS}]+$(?![\s\S])",
     ),
 ]
-Question = Annotated[str, Meta(min_length=1, max_length=LONGEST_PROMPT, pattern=r"\S")]
+_NOT_BLANK = r"\S"
+Question = Annotated[str, Meta(max_length=LONGEST_PROMPT, pattern=_NOT_BLANK)]
 
 
 class ModelSpec(Spec, frozen=True):
