@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -63,22 +63,10 @@ def finish(
 ) -> tuple[int, str]:
     """Run a command to its end with this on its stdin: its code, and "" or how it failed."""
     with tempfile.TemporaryFile() as complaints:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=complaints,
-            env=environment,
-        )
-        try:
-            process.communicate(stdin)
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+        code = _run(command, stdin, complaints, environment)
         complaints.seek(0)
         lines = complaints.read().decode(errors="replace").strip().splitlines()
-    return process.returncode, _reason(process.returncode, lines[-1] if lines else "")
+    return code, _reason(code, lines[-1] if lines else "")
 
 
 def ask(
@@ -106,6 +94,29 @@ def ask(
     if first != f"{token} {len(answer)}".encode():
         return SILENT, "what it ran ended the process (exit code 0) before it gave its result", b""
     return 0, "", answer
+
+
+def _run(
+    command: Sequence[str],
+    stdin: bytes,
+    complaints: IO[bytes],
+    environment: dict[str, str] | None,
+) -> int:
+    """The exit code of a command, whose stderr goes into a file."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=complaints,
+        env=environment,
+    )
+    try:
+        process.communicate(stdin)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    return process.returncode
 
 
 def _reason(code: int, last_line: str) -> str:

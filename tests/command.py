@@ -12,6 +12,10 @@ import sys
 import termios
 from pathlib import Path
 
+import pytest
+
+from tpprof.profiler import cli
+
 RUN = [sys.executable, "-c", "from tpprof.profiler.cli import main; main()"]
 SMALL = ["--model", "tiny-llava", "--device", "cpu", "--visual-tokens", "64"]
 """What takes seconds."""
@@ -23,6 +27,15 @@ def tpprof(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     done = subprocess.run([*RUN, *arguments], capture_output=True, text=True, cwd=cwd)
     assert "Traceback" not in done.stderr, done.stderr
     return done
+
+
+def in_this_process(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
+    """The command to its end, in this process, which has loaded what takes seconds: its exit
+    code."""
+    monkeypatch.setattr(sys, "argv", ["tpprof", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code
 
 
 def on_a_terminal(arguments: list[str], folder: Path, *, columns: int) -> list[str]:

@@ -130,11 +130,14 @@ def _look(subject: Subject) -> None:
 
 def _count(subject: Subject, folder: Path) -> Snapshot:
     """One request of each cell is counted, some more must do the same, and the last ones are
-    counted by torch."""
+    counted by torch. Plug-ins come first: torch takes seconds to load, and one that fails none."""
+    from ...methods import load_plugins
+
+    whole = rooted(subject, folder)
+    load_plugins(whole.cells.plugin)
     from ..run.bench import Bench
     from ..run.comparison import Comparison
 
-    whole = rooted(subject, folder)
     comparison = Comparison(RunSpec(model=whole.model, workload=whole.workload, cells=whole.cells))
     with Bench(comparison.model, comparison.prepare) as bench:
         for cell in comparison.cells:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...methods import load_plugins, parse
 from ...methods.contract.errors import InputError
 from ...reports.record import files
 from ...reports.record.base import RecordError
@@ -47,9 +48,14 @@ def measure(
     OutputError where the disk is full; what was measured until then is in the journal.
     """
     comparison = None
+    if out.suffix == ".json":
+        _require_free(out, overwrite=overwrite, resume=resume)
     if spec.stopping.isolate:  # this process loads neither torch nor the model
         record = isolated.empty_record(spec, command)
     else:
+        load_plugins(spec.cells.plugin)  # what fails is told at once: torch takes seconds to load
+        for method in spec.cells.methods:
+            parse(method, spec.cells.keep)
         from .comparison import Comparison
 
         comparison = Comparison(spec, command=command)
@@ -132,15 +138,21 @@ def _unfinished(folder: Path) -> list[Path]:
 
 def _journal(path: Path, record: Record, earlier: Record | None, *, overwrite: bool) -> Journal:
     """A journal that starts from what there is; raises InputError for one that would be lost."""
-    journal_path = files.journal_of(path)
+    _require_free(path, overwrite=overwrite, resume=earlier is not None)
     start = record if earlier is None else _continued(earlier, record)
-    if not is_empty(journal_path) and in_use(journal_path):
-        raise InputError(f"{journal_path} belongs to a run that still goes on; give another --out")
-    if earlier is None and (kept := _kept(path, journal_path, overwrite=overwrite)):
+    return Journal.begin(files.journal_of(path), files.Begun(record=start))
+
+
+def _require_free(path: Path, *, overwrite: bool, resume: bool) -> None:
+    """Raises InputError where another run writes to `path`, or, unless it is gone on with, where
+    one lies there that did not end."""
+    journal = files.journal_of(path)
+    if not is_empty(journal) and in_use(journal):
+        raise InputError(f"{journal} belongs to a run that still goes on; give another --out")
+    if not resume and (kept := _kept(path, journal, overwrite=overwrite)):
         raise InputError(
             f"{kept} holds a run that did not end; continue it with --resume, or remove it"
         )
-    return Journal.begin(journal_path, files.Begun(record=start))
 
 
 def _kept(path: Path, journal: Path, *, overwrite: bool) -> Path | None:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command import RUN, SMALL, tpprof
+from command import RUN, SMALL, in_this_process, tpprof
 from record_builders import cell, record, sample
 
 from tpprof.profiler import cli
@@ -23,10 +23,8 @@ def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
 ) -> tuple[object, str]:
     """The command in this process: exit code and stderr."""
-    monkeypatch.setattr(sys, "argv", ["tpprof", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return ended.value.code, capsys.readouterr().err
+    code = in_this_process(monkeypatch, *arguments)
+    return code, capsys.readouterr().err
 
 
 @pytest.fixture

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
-from command import PLUGIN, RUN, SMALL
+from command import PLUGIN, RUN, SMALL, in_this_process
 
 from tpprof.profiler.gate.exact import check_baseline, update_baseline
 from tpprof.profiler.run.isolated import SILENTLY
@@ -15,10 +16,12 @@ from tpprof.reports.gate.verdicts import Gate, Verdict
 from tpprof.reports.record.files import load
 from tpprof.reports.record.spec import Subject
 
+pytestmark = pytest.mark.usefixtures("warm_children")
+
 HONEST = PLUGIN.read_text()
 FAKE = """
-import glob, json
-for folder in glob.glob("/tmp/tpprof-answer-*"):
+import glob, tempfile
+for folder in glob.glob(tempfile.gettempdir() + "/tpprof-*"):
     open(folder + "/answer", "w").write("0 2\\n{}")
 print("PASS: no regression")
 import os; os._exit(0)
@@ -38,7 +41,7 @@ AT_IMPORT = {
 
 
 @pytest.fixture(scope="module")
-def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def baseline(tmp_path_factory: pytest.TempPathFactory, warm_children: None) -> Path:
     folder = tmp_path_factory.mktemp("cheats")
     plugin = folder / "mine.py"
     plugin.write_text(HONEST)
@@ -53,7 +56,9 @@ def small(methods: list[str], plugin: Path) -> Subject:
         model="tiny-llava",
         device="cpu",
         attention=["rows"],
-        visual_tokens=64,
+        visual_tokens=16,
+        text_tokens=(1, 1),
+        new_tokens=1,
         plugin=[str(plugin)],
     )
 
@@ -68,7 +73,11 @@ def told(gate: Gate) -> str:
 
 
 @pytest.mark.parametrize("cheat", AT_IMPORT)
-def test_what_ends_the_process_at_import_has_no_verdict(cheat: str, baseline: Path) -> None:
+def test_what_ends_the_process_at_import_has_no_verdict(
+    cheat: str, baseline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where the fake one looks for it
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     gate = judged(baseline, f"{AT_IMPORT[cheat]}\n{HONEST}")
     assert gate.code == 3, told(gate)
     assert len(gate.rows) == 1
@@ -188,10 +197,12 @@ def test_pytest_does_not_end_well_with_it(cheat: str, baseline: Path) -> None:
     assert "NO VERDICT" in done.stdout
 
 
-def compared(plugin: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+COMPARE = ["compare", "loudest", "--plugin", "mine.py", *SMALL, "--out", "r.json"]
+
+
+def compared(plugin: str, folder: Path) -> subprocess.CompletedProcess[str]:
     (folder / "mine.py").write_text(plugin)
-    command = [*RUN, "compare", "loudest", "--plugin", "mine.py", *SMALL, "--out", "r.json", *more]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return subprocess.run([*RUN, *COMPARE], cwd=folder, capture_output=True, text=True)
 
 
 def test_compare_does_not_end_well_with_it_and_loses_nothing(tmp_path: Path) -> None:
@@ -214,10 +225,13 @@ def test_compare_does_not_end_well_with_it_and_loses_nothing(tmp_path: Path) -> 
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
-def test_isolated_cells_that_end_their_process_fail_alone(tmp_path: Path) -> None:
+def test_isolated_cells_that_end_their_process_fail_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     plugin = HONEST.replace(IN_SELECT, "        import os; os._exit(0)\n")
-    done = compared(plugin, tmp_path, "--isolate", "--rounds", "1")
-    assert done.returncode == 1, done.stdout
+    (tmp_path / "mine.py").write_text(plugin)
+    assert in_this_process(monkeypatch, *COMPARE, "--isolate", "--rounds", "1") == 1
     cells = {cell.name: cell for cell in load(tmp_path / "r.json").cells}
     assert cells["loudest"].error == SILENTLY
     assert len(cells["vanilla"].samples) == 1
