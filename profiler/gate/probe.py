@@ -7,6 +7,7 @@ may be another version: so it asks for the public API alone, and imports it by i
 from __future__ import annotations
 
 import atexit
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -30,7 +31,7 @@ SOURCES = (".py", *COMPILED, "pyproject.toml", "setup.cfg")
 EDITABLE = re.compile("^__editable__|^_editable_impl_|_editable(_loader)?$")
 """Modules of editable installs, which find a project and are none of its own."""
 LARGE = 2**25  # bytes
-LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
+LIBRARY = os.path.realpath(sysconfig.get_path("stdlib"))
 
 
 def main() -> None:
@@ -117,11 +118,11 @@ def sources(tree: str | None, tops: list[str]) -> tuple[list[str], list[str]]:
     not: they lie in another of its trees, or the arm's own one holds the module too, with another
     content."""
     files = _imported()
-    own = sorted({file for file in files.values() if tree is not None and _inside(file, tree)})
+    own = {file for file in files.values() if tree is not None and _inside(file, tree)}
     others = {file for file in files.values() if any(_inside(file, top) for top in tops)}
     if tree is not None:
         others |= set(_held_too(tree, {n: f for n, f in files.items() if f not in own}))
-    return own, sorted(others - set(own))
+    return sorted(own), sorted(others - own)
 
 
 def contents() -> dict[str, str]:
@@ -129,7 +130,7 @@ def contents() -> dict[str, str]:
     files, which have no name of their own, are one package."""
     found: dict[str, list[str]] = {"python": [sys.version]}
     for name, file in sorted(_imported().items()):
-        if not _of_python(Path(file).resolve()):
+        if not _of_python(_real(file)):
             package = name.partition(".")[0]
             plugged = package.startswith("tpprof_plugin_")
             entry = _hash(file) if plugged else f"{name} {_hash(file)}"
@@ -143,7 +144,7 @@ def contents() -> dict[str, str]:
 def _imported() -> dict[str, str]:
     """The file of each imported module that has one, compiled ones among them."""
     files = {n: getattr(module, "__file__", None) for n, module in [*sys.modules.items()]}
-    return {n: str(file) for n, file in files.items() if file and Path(str(file)).is_absolute()}
+    return {n: str(file) for n, file in files.items() if file and os.path.isabs(str(file))}
 
 
 def _held_too(tree: str, files: dict[str, str]) -> list[str]:
@@ -158,16 +159,16 @@ def _held_too(tree: str, files: dict[str, str]) -> list[str]:
     installed = _installed(projects)
     found = []
     for name, file in files.items():
-        path = Path(file).resolve()
-        if _of_python(path) or EDITABLE.search(name):
+        real = _real(file)
+        if _of_python(real) or EDITABLE.search(name):
             continue
         parts = name.split(".")
         named = [c for c in held.get(parts[-1], []) if _is_module(c, parts)]
         named += [c for c in held.get("__init__", []) if _is_module(c.parent, parts)]
         if named and any(_hash(str(candidate)) != _hash(file) for candidate in named):
             found.append(file)
-        elif not named and str(path) in installed:
-            alike = held.get(path.name.partition(".")[0], [])
+        elif not named and real in installed:
+            alike = held.get(Path(real).name.partition(".")[0], [])
             if not any(_hash(str(candidate)) == _hash(file) for candidate in alike):
                 found.append(file)
     return found
@@ -211,21 +212,17 @@ def _projects(files: Any) -> set[str]:
                 section = line.strip() if line.startswith("[") else section
                 match = re.match(r"\s*name\s*=\s*[\"']?([A-Za-z0-9._-]+)", line)
                 if match and section in ("", "[project]", "[metadata]", "[tool.poetry]"):
-                    found.add(_normal(match[1]))
+                    found.add(match[1])
     return found
 
 
 def _installed(projects: set[str]) -> set[str]:
     """All files of installed distributions of these names."""
-    found = set()
-    for package in importlib.metadata.distributions():
-        if _normal(str(package.metadata["Name"])) in projects:
-            found |= {str(Path(str(package.locate_file(f))).resolve()) for f in package.files or []}
+    found: set[str] = set()
+    for project in projects:
+        for package in importlib.metadata.distributions(name=project):
+            found |= {os.path.realpath(str(package.locate_file(f))) for f in package.files or []}
     return found
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _hash(file: str) -> str:
@@ -238,17 +235,31 @@ def _hash(file: str) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _of_python(path: Path) -> bool:
+def _of_python(real: str) -> bool:
     """Whether a file is of Python's own library."""
-    return path.is_relative_to(LIBRARY) and not INSTALLED & set(path.parts)
+    return real.startswith(f"{LIBRARY}{os.sep}") and not INSTALLED & set(real.split(os.sep))
 
 
 def _inside(file: str, folder: str) -> bool:
     """Whether it belongs to a source tree, and not to an environment that lies in it."""
-    if not Path(file).is_absolute():  # of a module that has no file
+    if not os.path.isabs(file):  # of a module that has no file
         return False
-    path = Path(file).resolve()
-    return path.is_relative_to(folder) and not INSTALLED & set(path.parts) and not _of_python(path)
+    real, inside = _real(file), folder.rstrip(os.sep) + os.sep
+    if not f"{real}{os.sep}".startswith(inside):
+        return False
+    return not (INSTALLED & set(real.split(os.sep)) or _of_python(real))
+
+
+def _real(file: str) -> str:
+    """Its path without symbolic links; of thousands of files in some hundred folders."""
+    folder, name = os.path.split(file)
+    path = os.path.join(_real_folder(folder), name)
+    return os.path.realpath(path) if os.path.islink(path) else path
+
+
+@functools.lru_cache(maxsize=None)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def _move(tree: str | None, tops: list[str]) -> None:
