@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
 import os
 import pty
 import re
@@ -29,13 +31,21 @@ def tpprof(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def in_this_process(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
-    """The command to its end, in this process, which has loaded what takes seconds: its exit
-    code."""
-    monkeypatch.setattr(sys, "argv", ["tpprof", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return ended.value.code
+def in_this_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The same, in this process, which has loaded what takes seconds."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patched.chdir(cwd)
+        patched.setattr(sys, "argv", ["tpprof", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    code = ended.value.code
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def on_a_terminal(arguments: list[str], folder: Path, *, columns: int) -> list[str]:

@@ -257,7 +257,7 @@ def _real(file: str) -> str:
     return os.path.realpath(path) if os.path.islink(path) else path
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _real_folder(folder: str) -> str:
     return os.path.realpath(folder)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from command import PLUGIN, SMALL, tpprof
+from command import PLUGIN, SMALL, in_this_process, tpprof
 from record_builders import cell, record, sample
 
 from tpprof.profiler.commands.options import Typed
@@ -39,17 +39,19 @@ def test_options_change_what_a_file_says_field_by_field() -> None:
 
 
 @pytest.fixture(scope="module")
-def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def baseline(tmp_path_factory: pytest.TempPathFactory, warm_children: None) -> Path:
     """A baseline of a plug-in method beside it."""
     folder = tmp_path_factory.mktemp("gate")
     (folder / "mine.py").write_text(PLUGIN.read_text())
-    made = tpprof(
+    made = in_this_process(
         "gate",
         "check",
         "deep/b.json",
         "--update",
         "loudest",
         *SMALL,
+        "--text-tokens",
+        "1,1",
         "--plugin",
         "mine.py",
         cwd=folder,
@@ -63,10 +65,10 @@ def test_a_method_that_keeps_one_token_more_fails_with_its_layer(baseline: Path)
     assert json.loads(baseline.read_text())["subject"]["cells"]["plugin"] == ["../mine.py"]
     plugin = baseline.parent.parent / "mine.py"
     results = ["--json", "o.json", "--junit", "o.xml", "--summary", "s.md"]
-    equal = tpprof("gate", "check", str(baseline), cwd=plugin.parent.parent)
+    equal = in_this_process("gate", "check", str(baseline), cwd=plugin.parent.parent)
     assert equal.returncode == 0, equal.stdout
     plugin.write_text(plugin.read_text().replace("KEEP = 7", "KEEP = 8"))
-    more = tpprof("gate", "check", "deep/b.json", *results, cwd=plugin.parent)
+    more = in_this_process("gate", "check", "deep/b.json", *results, cwd=plugin.parent)
     assert more.returncode == 1, more.stdout
     assert "layers 3 to 15 7 -> 8" in (plugin.parent / "s.md").read_text()
     assert json.loads((plugin.parent / "o.json").read_text())["verdict"] == "FAIL"
@@ -83,19 +85,19 @@ def test_a_method_that_keeps_one_token_more_fails_with_its_layer(baseline: Path)
     assert "1 failed, 4 passed" in done.stdout, "though a test has imported the plug-in already"
 
     plugin.write_text(plugin.read_text().replace('"loudest"', '"louder"'))
-    renamed = tpprof("gate", "check", "deep/b.json", cwd=plugin.parent)
+    renamed = in_this_process("gate", "check", "deep/b.json", cwd=plugin.parent)
     assert (renamed.returncode, "missing here" in renamed.stdout) == (3, True), renamed.stdout
     plugin.write_text(plugin.read_text().replace('"louder"', '"loudest"'))
 
-    accepted = tpprof("gate", "check", "deep/b.json", "--update", cwd=plugin.parent)
+    accepted = in_this_process("gate", "check", "deep/b.json", "--update", cwd=plugin.parent)
     assert accepted.returncode == 0
     assert "accepted" in accepted.stdout
     plugin.write_text(plugin.read_text().replace("KEEP = 8", "KEEP = 7"))
-    fewer = tpprof("gate", "check", "deep/b.json", cwd=plugin.parent)
+    fewer = in_this_process("gate", "check", "deep/b.json", cwd=plugin.parent)
     assert (fewer.returncode, "update the baseline" in fewer.stdout) == (0, True)
 
     longer = ["--update", "--new-tokens", "3", "--html", "o.html"]
-    changed = tpprof("gate", "check", "deep/b.json", *longer, cwd=plugin.parent)
+    changed = in_this_process("gate", "check", "deep/b.json", *longer, cwd=plugin.parent)
     assert changed.returncode == 0, changed.stdout
     subject = json.loads(baseline.read_text())["subject"]
     assert (subject["cells"]["methods"], subject["model"]["name"]) == (["loudest"], "tiny-llava")
@@ -114,7 +116,7 @@ def test_a_method_that_keeps_one_token_more_fails_with_its_layer(baseline: Path)
     damaged = json.loads(baseline.read_text())
     damaged["subject"]["workload"]["image_size"] = "x"
     baseline.write_text(json.dumps(damaged))
-    damaged = tpprof("gate", "check", "deep/b.json", cwd=plugin.parent)
+    damaged = in_this_process("gate", "check", "deep/b.json", cwd=plugin.parent)
     assert (damaged.returncode, "workload" in damaged.stdout) == (3, True), damaged.stdout
 
 
@@ -127,9 +129,9 @@ def test_a_baseline_that_cannot_be_read_has_no_verdict(
 ) -> None:
     if content is not None:
         (tmp_path / "b.json").write_text(content)
-    done = tpprof("gate", "check", "b.json", cwd=tmp_path)
+    done = in_this_process("gate", "check", "b.json", cwd=tmp_path)
     assert (done.returncode, reason in done.stdout) == (3, True), done.stdout
-    again = tpprof("gate", "check", "b.json", "--update", cwd=tmp_path)
+    again = in_this_process("gate", "check", "b.json", "--update", cwd=tmp_path)
     assert again.returncode == 3, "what it counted is not known"
     tests = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--tpprof-gate", "b.json"],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,14 +16,6 @@ from tpprof.profiler import cli
 from tpprof.profiler.subprocesses import python
 from tpprof.reports.record.files import Begun, journal_of, load, save
 from tpprof.reports.record.journal import Journal
-
-
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
-) -> tuple[object, str]:
-    """The command in this process: exit code and stderr."""
-    code = in_this_process(monkeypatch, *arguments)
-    return code, capsys.readouterr().err
 
 
 @pytest.fixture
@@ -64,30 +55,23 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_file_that_is_there_stays(
     arguments: list[str],
     saved: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name in ("notes.txt", "notes.json", "notes.jsonl", "plug.py"):
         Path(name).write_text("# mine\n")
     Path("run.jsonl").write_text("mine\n")
     before = {path.name: path.read_bytes() for path in saved.parent.iterdir()}
-    code, complaints = command(monkeypatch, capsys, *arguments)
-    assert code == 2
-    assert len(complaints.splitlines()) == 1, complaints
+    done = in_this_process(*arguments, cwd=saved.parent)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
     assert {path.name: path.read_bytes() for path in saved.parent.iterdir()} == before
 
 
 @pytest.mark.parametrize("option", ["--keep", "--text-tokens", "--dtype", "--device", "--out"])
 @pytest.mark.parametrize("value", ["", "  ", "x" * 20_000, "a\x1b[31m", "\udcff"])
-def test_a_text_that_can_be_none_is_refused(
-    option: str,
-    value: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    code, complaints = command(monkeypatch, capsys, "compare", "fastv", option, value)
-    assert code == 2
-    (line,) = complaints.splitlines()
+def test_a_text_that_can_be_none_is_refused(option: str, value: str, tmp_path: Path) -> None:
+    done = in_this_process("compare", "fastv", option, value, cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
     assert option in line
     assert len(line) < 300
 

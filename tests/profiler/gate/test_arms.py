@@ -41,7 +41,6 @@ from tpprof.reports.gate.verdicts import NoVerdictError, Verdict
 from tpprof.reports.record.schema import Record
 from tpprof.reports.record.spec import Subject
 
-
 pytestmark = pytest.mark.usefixtures("warm_children")
 
 
@@ -497,9 +496,7 @@ AB = [
 ]
 
 
-def test_two_commits_are_timed(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_commits_are_timed(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the command line to the verdict. The head keeps a token more, as it is meant to. The
     looks and the first block are measured; then each arm says the same again."""
     really, answers, asked = pairs.ask, dict[str, Any](), list[str]()
@@ -513,9 +510,8 @@ def test_two_commits_are_timed(
 
     monkeypatch.setattr(pairs, "ask", ask)
     results = ["--json", "o.json", "--html", "o.html", "--accept-counts"]
-    monkeypatch.chdir(repository)
-    code = in_this_process(monkeypatch, "gate", "ab", *AB, *results)
-    assert code == 0, capsys.readouterr()
+    done = in_this_process("gate", "ab", *AB, *results, cwd=repository)
+    assert done.returncode == 0, done.stdout + done.stderr
     gate = from_json((repository / "o.json").read_bytes())
     verdicts = {row.metric: row.verdict for row in gate.rows if row.cell.startswith("loudest")}
     assert verdicts["latency ms"] is Verdict.PASS

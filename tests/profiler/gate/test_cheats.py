@@ -225,13 +225,11 @@ def test_compare_does_not_end_well_with_it_and_loses_nothing(tmp_path: Path) -> 
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
-def test_isolated_cells_that_end_their_process_fail_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_isolated_cells_that_end_their_process_fail_alone(tmp_path: Path) -> None:
     plugin = HONEST.replace(IN_SELECT, "        import os; os._exit(0)\n")
     (tmp_path / "mine.py").write_text(plugin)
-    assert in_this_process(monkeypatch, *COMPARE, "--isolate", "--rounds", "1") == 1
+    done = in_this_process(*COMPARE, "--isolate", "--rounds", "1", cwd=tmp_path)
+    assert done.returncode == 1, done.stdout
     cells = {cell.name: cell for cell in load(tmp_path / "r.json").cells}
     assert cells["loudest"].error == SILENTLY
     assert len(cells["vanilla"].samples) == 1
