@@ -56,6 +56,9 @@ SameOption = Annotated[
     bool,
     typer.Option("--allow-same", help="Base and head may be the same code: an A/A test."),
 ]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on with the one at --out that was broken off.")
+]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write all that was found.")]
 JUnitOption = Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML.")]
 HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write a page with the verdicts.")]
@@ -130,6 +133,7 @@ def ab(
     accept_unjudged: UnjudgedOption = False,
     allow_same: SameOption = False,
     out: JournalOption = Path("runs"),
+    resume: ResumeOption = False,
     json: JsonOption = None,
     junit: JUnitOption = None,
     summary: SummaryOption = None,
@@ -150,10 +154,11 @@ def ab(
         head,
         subject,
         adjusted(saved.rules if saved else None),
-        journal_in(out),
+        journal_in(out, resume=resume),
         accept_counts=accept_counts,
         accept_unjudged=accept_unjudged,
         allow_same=allow_same,
+        resume=resume,
         config=config,
         adjusted=adjusted,
     )
@@ -161,7 +166,7 @@ def ab(
     taken = [config, *output.read_by(subject), *(path for path in arms if path.is_file())]
     written = [_journal(options.out), *results(json, junit, summary, html)]
     output.require_outputs(written, taken, overwrite=overwrite)
-    require_ended(options.out)
+    require_ended(options.out, resume=resume)
     gate = measured(options.out, lambda tell: run_ab(options, tell))
     finish(gate, json, junit, summary, html, overwrite=overwrite)
 
@@ -230,29 +235,37 @@ def calibrate_machine(
     config: Annotated[Path, typer.Argument(help="gate.toml, whose tolerances are found.")] = CONFIG,
     pairs: CalibrationOption = 20,
     out: JournalOption = Path("runs"),
+    resume: ResumeOption = False,
 ) -> None:
     """Find tolerances that hold on this machine, from A/A pairs, and write them to gate.toml."""
-    _calibrate(config, pairs, out)
+    _calibrate(config, pairs, out, resume=resume)
 
 
-def _calibrate(config: Path, pairs: int, out: Path) -> None:
-    from ..gate import tolerances
+def _calibrate(config: Path, pairs: int, out: Path, *, resume: bool = False) -> None:
+    from ..gate.tolerances import calibrate_tolerances, doubt, tolerances_table
 
-    out = journal_in(out)
+    out = journal_in(out, resume=resume, calibration=True)
     output.require_outputs([_journal(out)], [config])
-    require_ended(out)
-    found = measured(out, lambda tell: tolerances.calibrate_tolerances(config, pairs, out, tell))
-    output.print_table(tolerances.tolerances_table(found), Format.table)
+    require_ended(out, resume=resume)
+    found = measured(
+        out, lambda tell: calibrate_tolerances(config, pairs, out, tell, resume=resume)
+    )
+    output.print_table(tolerances_table(found), Format.table)
     say(f"tolerances written to {config}")
-    if doubt := tolerances.doubt(found):
-        say(f"! {doubt}")
+    if doubted := doubt(found):
+        say(f"! {doubted}")
 
 
-def journal_in(out: Path) -> Path:
-    """A journal of its own in a folder, so that no earlier one is lost, or the file that is
-    named."""
+def journal_in(out: Path, *, resume: bool = False, calibration: bool = False) -> Path:
+    """The file that is named, or one in the folder: the newest that was broken off, or one of its
+    own, so that no earlier one is lost."""
     if out.suffix == ".jsonl":
         return out
+    if resume:
+        from ..gate.resumption import unfinished
+
+        if found := unfinished(out, calibration=calibration):
+            return found
     stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S")
     return out / f"gate-{stamp}.jsonl"
 
@@ -273,7 +286,7 @@ def measured(out: Path, work: Callable[[Progress], Result]) -> Result:
         with terminable(), progress() as tell:
             return work(tell)
     except KeyboardInterrupt as stopped:
-        kept = f"; what was measured is in {out}" if out.exists() else ""
+        kept = f"; what was measured is in {out}, --resume goes on" if out.exists() else ""
         say(f"tpprof: interrupted{kept}")
         raise typer.Exit(143 if isinstance(stopped, Terminated) else 130) from None
 
@@ -295,13 +308,16 @@ def _journal(out: Path) -> Output:
     return Output("--out", out, "journal")
 
 
-def require_ended(out: Path) -> None:
-    """Ends the program where the journal at `out` is of a gate that did not come to its end."""
+def require_ended(out: Path, *, resume: bool) -> None:
+    """Ends the program where the journal at `out` is of a gate that did not come to its end, and is
+    not gone on with."""
     from ...reports.gate.journal import Judgement, read
     from ...reports.record.journal import is_empty
 
-    if not is_empty(out) and not any(isinstance(line, Judgement) for line in read(out)):
-        fail(f"{out} holds a gate that did not end; keep it under another name, or remove it")
+    if resume or is_empty(out):
+        return
+    if not any(isinstance(line, Judgement) for line in read(out)):
+        fail(f"{out} holds a gate that did not end; continue it with --resume, or remove it")
 
 
 def finish(

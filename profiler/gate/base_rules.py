@@ -35,7 +35,7 @@ def base_config(path: Path | None, base: Arm) -> tuple[Config | None, str]:
 
 def changes(base: Config, head: Config) -> str:
     """How the rules of the head differ, as a note; "" if they do not."""
-    listed = _differing(msgspec.to_builtins(base.rules), msgspec.to_builtins(head.rules))
+    listed = differing(msgspec.to_builtins(base.rules), msgspec.to_builtins(head.rules))
     if not listed:
         return ""
     return f"THE HEAD CHANGES THE RULES, and those of the base judge: {', '.join(listed)}"
@@ -52,7 +52,7 @@ def no_longer_measured(base: Config, head: Config) -> list[Judged]:
     ]
     before["cells"].pop("methods")
     after["cells"].pop("methods")
-    if listed := _differing(before, after):
+    if listed := differing(before, after):
         what = f"the head measures something else: {', '.join(listed)}"
         values = units.NA, units.NA, units.NA
         rows.append(Judged("all cells", "gate.toml", Verdict.NOT_JUDGED, *values, what))
@@ -73,7 +73,7 @@ def baseline_changes(path: Path, since: str) -> str:
         except NoVerdictError as error:
             return f"{path.name} cannot be held against that of {since}: {error}"
     before, after = ({"memory": held.memory, **_plain(held.subject)} for held in (old, new))
-    listed = _differing(before, after)
+    listed = differing(before, after)
     rows = compare_counts(old.snapshot, new.snapshot, complete=True)
     listed += [
         f"{row.cell} {row.metric} {row.before} -> {row.after}"
@@ -90,11 +90,12 @@ def _plain(subject: Subject) -> dict[str, Any]:
     return plain
 
 
-def _differing(before: Any, after: Any, name: str = "") -> list[str]:
+def differing(before: Any, after: Any, name: str = "") -> list[str]:
+    """Where two values of plain data differ, each as `name of the field: before -> after`."""
     if isinstance(before, dict) and isinstance(after, dict):
         return [
             line
             for key in dict.fromkeys([*before, *after])
-            for line in _differing(before.get(key), after.get(key), f"{name} {key}".strip())
+            for line in differing(before.get(key), after.get(key), f"{name} {key}".strip())
         ]
     return [f"{name} {before} -> {after}"] if before != after else []

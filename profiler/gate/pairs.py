@@ -21,6 +21,7 @@ from ..run.rounds import Progress
 from ..subprocesses import SILENT, ask, python
 from . import probe
 from .arms import Arm
+from .resumption import Earlier
 
 OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 """Signals that somebody else sends. Any other one is the process's own crash."""
@@ -42,8 +43,8 @@ def in_a_fresh_process(arm: Arm, task: dict[str, Any]) -> tuple[int, str, bytes]
 
 
 class Session:
-    """Measures pairs of processes as `sequential.decide` asks for them. The paths of `subject` are
-    absolute."""
+    """Measures pairs of processes as `timing.decide` asks for them. The paths of `subject` are
+    absolute. earlier: what need not be measured again."""
 
     def __init__(
         self,
@@ -55,10 +56,12 @@ class Session:
         *,
         run: Probe = in_a_fresh_process,
         tell: Progress = lambda label, done, total: None,
+        earlier: Earlier | None = None,
     ) -> None:
         self.arms = {"A": base, "B": head}
         self.subject, self.rules = subject, rules
         self.run, self.tell, self.journal = run, tell, journal
+        self.earlier = earlier or Earlier()
         self.methods: dict[str, str] = {}  # of each cell
         self.processes: list[Ran] = []
         self._block = 0
@@ -72,6 +75,7 @@ class Session:
             blank = Ran(block=-1, turn=0, arm=letter)
             ran, record = self._process(letter, self.subject.cells.methods, 1, blank, passes=True)
             if record is not None:
+                self.earlier.require_same(ran, arm.name)
                 self.methods |= {cell.title: cell.method for cell in record.cells}
                 if not ran.errors:
                     break
@@ -85,11 +89,13 @@ class Session:
         methods = list(dict.fromkeys(self.methods[cell] for cell, _ in keys))
         first = self._block
         for block in blocks(pairs, first):
-            ran, self._block = [], block.number + 1
+            ran, self._block = list[Ran](), block.number + 1
+            known = self.earlier.block(block.number)
+            self.processes += known
             for turn, letter in enumerate(block.order):
                 done = (block.number - first) * 4 + turn
                 self.tell(f"{self.arms[letter].name}, process {done + 1}", done, 2 * pairs)
-                ran.append(self._measured(letter, methods, block, turn))
+                ran.append(known[turn] if known else self._measured(letter, methods, block, turn))
                 broken = self._broken(ran[-1], keys)
                 batch.stopped, batch.broken = broken.stopped, {**broken.broken, **batch.broken}
                 if batch.stopped or all(cell in batch.broken for cell, _ in keys):

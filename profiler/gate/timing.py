@@ -35,6 +35,7 @@ from .pairs import (
     readings,
     timed,
 )
+from .resumption import Earlier
 
 SAME = "so nothing is compared (--allow-same takes it, as an A/A test, or where only data differs)"
 
@@ -45,8 +46,9 @@ class GateOptions:
     with no tolerances where those of the device are to hold. Paths of the subject are absolute.
     out: the journal. accept_counts: counts that changed are meant, and shown alone.
     accept_unjudged: what cannot be judged does not stand against a pass. allow_same: both may run
-    the same code. config: the gate.toml that the rules come from; adjusted: rules of such a file,
-    with what the command line says."""
+    the same code. resume: the journal may be of the same gate, which is gone on with. config: the
+    gate.toml that the rules come from; adjusted: rules of such a file, with what the command line
+    says."""
 
     base: str
     head: str
@@ -56,6 +58,7 @@ class GateOptions:
     accept_counts: bool = False
     accept_unjudged: bool = False
     allow_same: bool = False
+    resume: bool = False
     config: Path | None = None
     adjusted: Callable[[Rules], Rules] = check_rules
 
@@ -92,8 +95,10 @@ def _session(
         raise NoVerdictError(f"{base.label} and {head.label} are the same; {SAME}")
     rules = _rules(options, base, gate)
     check_power(rules, len(rules.metrics))
-    journal = begin(options.out, (base.label, head.label), subject, rules)
-    return Session(base, head, subject, rules, journal, run=run, tell=tell)
+    first = begun((base.label, head.label), subject, rules)
+    earlier = Earlier.of(options.out, first) if options.resume else Earlier()
+    journal = Journal.begin(options.out, first, *earlier.processes)
+    return Session(base, head, subject, rules, journal, run=run, tell=tell, earlier=earlier)
 
 
 def _rules(options: GateOptions, base: Arm, gate: Gate) -> Rules:
@@ -190,10 +195,10 @@ def _unwatched(session: Session) -> str:
     return f"throttling, clocks and other users of the GPU are n/a: {', '.join(sorted(reasons))}"
 
 
-def begin(out: Path, arms: tuple[str, str], subject: Subject, rules: Rules) -> Journal:
-    """A journal that says what is measured. Raises OutputError where it cannot be written."""
+def begun(arms: tuple[str, str], subject: Subject, rules: Rules) -> GateBegun:
+    """The first line of a journal, which says what is measured."""
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    first = GateBegun(
+    return GateBegun(
         schema=SCHEMA,
         tpprof=version("tpprof"),
         created=created,
@@ -202,7 +207,6 @@ def begin(out: Path, arms: tuple[str, str], subject: Subject, rules: Rules) -> J
         subject=subject,
         rules=rules,
     )
-    return Journal.begin(out, first)
 
 
 def with_tolerances(rules: Rules, base: TolerantRecord) -> Rules:

@@ -31,11 +31,11 @@ class Journal:
         self.mend()
 
     @classmethod
-    def begin(cls, path: Path, first: msgspec.Struct) -> Journal:
-        """A new journal whose first line is `first`, in the place of an older one; claimed until
+    def begin(cls, path: Path, *lines: msgspec.Struct) -> Journal:
+        """A new journal that begins with `lines`, in the place of an older one; claimed until
         this process ends, however it ends. Raises OutputError where it cannot be written, or
         where another run writes it, and RecordError for what could not be read again."""
-        content = encoded(first)
+        content = b"".join(map(encoded, lines))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with _alone_in(path.parent):
