@@ -56,11 +56,11 @@ def in_a_child(lost: Callable[[], str]) -> Callable[[], None]:
 
 def _wait(child: int, awaited: set[signal.Signals]) -> int:
     """The exit code of the child, negative for a signal. Signals that this process alone gets go to
-    it; those of a terminal it has had already."""
+    it, as that of a terminal which is gone; what is typed there it has had already."""
     while True:
         found = signal.sigwaitinfo(awaited)
         if found.si_signo != signal.SIGCHLD:
-            if found.si_pid:  # of a process, and not of the kernel
+            if found.si_pid or found.si_signo == signal.SIGHUP:  # not by the kernel to both
                 os.kill(child, found.si_signo)
             continue
         ended, status = os.waitpid(child, os.WNOHANG)
