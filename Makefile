@@ -9,7 +9,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 METHODS ?= fastv sparsevlm mustdrop
 
-.PHONY: help compare test test-oldest gate check format lint types bench bench-gate bench-gpu \
+.PHONY: help compare test test-oldest gate fuzz check format lint types bench bench-gate bench-gpu \
 	figures table7 schema build clean
 
 help:  ## list the targets
@@ -35,6 +35,9 @@ test-oldest: .venv-oldest/ready  ## the tests with the oldest torch and transfor
 
 gate: $(VENV)/ready  ## tpprof's own exact gate; accept a change with GATE=--update
 	$(BIN)/tpprof gate check tests/gate-baseline.json $(GATE)
+
+fuzz: $(VENV)/ready  ## malformed inputs for SECONDS, from SEED
+	$(BIN)/python tests/fuzz.py $(or $(SECONDS),60) $(SEED)
 
 check: test gate lint types  ## all that CI runs
 

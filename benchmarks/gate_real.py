@@ -22,7 +22,7 @@ from tpprof.methods.contract.policies import Policy
 from tpprof.profiler.commands.progress import progress
 from tpprof.profiler.gate.arms import Arm
 from tpprof.profiler.gate.pairs import Session
-from tpprof.profiler.gate.timing import GateOptions, begin, run_ab
+from tpprof.profiler.gate.timing import GateOptions, begun, run_ab
 from tpprof.profiler.gate.tolerances import calibrate_tolerances, write_config
 from tpprof.reports.gate.abba import Block
 from tpprof.reports.gate.config import load_config
@@ -30,6 +30,7 @@ from tpprof.reports.gate.journal import Ran
 from tpprof.reports.gate.rules import Rules
 from tpprof.reports.gate.timing import Batch, Key, Series, decide
 from tpprof.reports.gate.verdicts import Gate, Judged, Verdict
+from tpprof.reports.record.journal import Journal
 from tpprof.reports.record.spec import Subject, changed
 
 PLUGIN = Path(__file__).parent.parent / "tests" / "extra_plugin.py"
@@ -96,7 +97,7 @@ def calibrated(options: argparse.Namespace, base: Path) -> GateOptions:
         print(f"SD of a pair {found.deviation:.1%}, detectable {found.detectable:.1%}")
     print(f"{config.calibrated}: tolerance of latency {config.rules.tolerance['latency']:.1%}")
     subject = changed(config.subject, plugin=())  # each arm brings its own
-    return GateOptions(str(base), str(base), subject, config.rules, options.out)
+    return GateOptions(str(base), str(base), subject, config.rules, options.out, allow_same=True)
 
 
 def products_of(out: Path, asked: GateOptions, share: float) -> int:
@@ -106,7 +107,8 @@ def products_of(out: Path, asked: GateOptions, share: float) -> int:
         tried = plugin(out / "tried.py", TRIED)
         base_arm = Arm("base", "base", plugins=(asked.base,))
         head_arm = Arm("head", "head", plugins=(str(tried),))
-        journal = begin(out / "products.jsonl", ("base", "tried"), asked.subject, asked.rules)
+        first = begun(("base", "tried"), asked.subject, asked.rules)
+        journal = Journal.begin(out / "products.jsonl", first)
         with progress() as tell:
             session = Session(base_arm, head_arm, asked.subject, asked.rules, journal, tell=tell)
             session.scout("A")

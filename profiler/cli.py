@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer import Abort
+from typer.core import TyperGroup
 
 from ..reports.record.spec import OptionError
+from ..reports.sanitize import one_line, quoted, say
 from .commands.calibrate import calibrate_device
 from .commands.compare import compare
 from .commands.env import show_environment
@@ -19,11 +24,50 @@ from .commands.flops import flops
 from .commands.gate import gate
 from .commands.init import init
 from .commands.lists import methods, models
-from .commands.options import OnceCommand, fail
+from .commands.options import StrictCommand, fail
 from .commands.report import report
 from .commands.tokens import tokens
 
+UNREAD = 141
+"""Exit code where standard output cannot be written: 128 + SIGPIPE, as other commands end."""
+UNWRITABLE = (errno.EPIPE, errno.EBADF, errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+
+class UnreadError(Exception):
+    """Standard output cannot be written."""
+
+
+class ReadGroup(TyperGroup):
+    """Commands whose output must be read: click would end with 1 at a closed pipe, which is the
+    code of a regression."""
+
+    def make_context(self, *given: Any, **named: Any) -> Any:  # where --help is printed
+        with _read():
+            return super().make_context(*given, **named)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _read():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _read() -> Iterator[None]:
+    """See that what is printed can be written. Raises UnreadError."""
+    try:
+        try:
+            yield
+        finally:  # behind an Exit, too, which is how a gate ends
+            if sys.stdout is None:
+                raise OSError(errno.EBADF, "standard output is closed")
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno in UNWRITABLE and error.filename is None:
+            raise UnreadError from error
+        raise
+
+
 app = typer.Typer(
+    cls=ReadGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Measures what visual token pruning really buys: time beside FLOPs.",
@@ -41,7 +85,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "models": models,
 }
 for name, command in COMMANDS.items():
-    app.command(name, cls=OnceCommand)(command)
+    app.command(name, cls=StrictCommand)(command)
 app.add_typer(gate, name="gate")
 
 
@@ -61,21 +105,40 @@ def main() -> None:
     and must not look like a cell that failed, or like a regression: exit code 70."""
     try:
         raise SystemExit(app(standalone_mode=False, prog_name="tpprof") or 0)
+    except UnreadError:
+        _end_unread()
     except (KeyboardInterrupt, Abort):
-        print("tpprof: interrupted", file=sys.stderr)
+        say("tpprof: interrupted")
         raise SystemExit(130) from None
     except Exception as error:
-        from ..methods.contract.errors import InputError
-        from ..reports.record.base import RecordError
+        _explain(error)
 
-        if isinstance(error, OptionError):
-            fail(error.as_flag)
-        if isinstance(error, (InputError, RecordError)):
-            fail(str(error))
-        if hasattr(error, "format_message"):  # of the command line itself: click's, or typer's own
-            _show_usage(error)
-        traceback.print_exc()
-        raise SystemExit(70) from None
+
+def _explain(error: Exception) -> NoReturn:
+    """End with one line, or with a traceback where the error is ours."""
+    from ..methods.contract.errors import InputError
+    from ..reports.outputs import OutputError
+    from ..reports.record.base import RecordError
+
+    if isinstance(error, OptionError):
+        fail(error.as_flag)
+    if isinstance(error, (InputError, OutputError, RecordError)):
+        fail(str(error))
+    if hasattr(error, "format_message"):  # of the command line itself: click's, or typer's own
+        _show_usage(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        fail(f"{quoted(str(error.filename))}: {error.strerror or error}")
+    traceback.print_exc()
+    raise SystemExit(70) from None
+
+
+def _end_unread() -> NoReturn:
+    """Nobody reads the output any more, or there is none: what was to be said was not said, which
+    no other exit code may hide. Python writes the rest of it as it ends: into nothing."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    say("tpprof: the result was not shown: standard output is closed or full")
+    raise SystemExit(UNREAD)
 
 
 def _show_usage(error: Any) -> NoReturn:
@@ -85,4 +148,4 @@ def _show_usage(error: Any) -> NoReturn:
         raise SystemExit(2)
     line = " ".join(str(error.format_message()).split()).replace("Value error, ", "")
     command = error.ctx.command_path if getattr(error, "ctx", None) else "tpprof"
-    fail(f"{line.rstrip('.')}; see `{command} --help`")
+    fail(f"{one_line(line.rstrip('.'), 300)}; see `{command} --help`")

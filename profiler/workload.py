@@ -12,6 +12,7 @@ from ..methods.contract.errors import InputError, first_line
 from ..methods.contract.request import Request
 from ..reports.record.schema import Preprocessing
 from ..reports.record.spec import OptionError, Workload
+from ..reports.sanitize import quoted
 from .models.geometry import request
 from .models.pictures import SAMPLE_SIZE, load_picture, picture_size
 
@@ -36,7 +37,7 @@ def require_picture(workload: Workload) -> None:
     """Raises OptionError for a picture file that is not there."""
     if workload.image is not None and not Path(workload.image).is_file():
         wrong = "is a folder" if Path(workload.image).is_dir() else "no such file"
-        raise OptionError("image", f"{workload.image!r}: {wrong}")
+        raise OptionError("image", f"{quoted(workload.image, 300)}: {wrong}")
 
 
 class Preparation:
@@ -155,9 +156,11 @@ class Preparation:
         import torch
 
         generator = torch.Generator().manual_seed(self.seed)
-        lowest_special = min(self.model.image_token, self.model.shape.text.vocabulary - 4)
+        token, end = self.model.image_token, self.model.shape.text.vocabulary - 4
+        # Below the image's own token, or above it where nothing but special ones lies below.
+        low, high = (3, min(token, end)) if token > 3 else (max(3, token + 1), end)
         count = self.request.before + self.request.after
-        ids = torch.randint(3, lowest_special, (count,), generator=generator).tolist()
+        ids = torch.randint(low, high, (count,), generator=generator).tolist()
         return ids[: self.request.before], ids[self.request.before :]
 
     def _features(self) -> Tensor:
@@ -210,7 +213,9 @@ class Preparation:
 
 
 def plan_request(shape: Any, workload: Workload, *, before: int, after: int) -> Request:
-    """The lengths of `workload` on a shape, before any picture is processed."""
+    """The lengths of `workload` on a shape, before any picture is processed. Raises OptionError for
+    a picture that is not there."""
+    require_picture(workload)
     return request(
         shape,
         before=before,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
 import os
 import pty
 import re
@@ -12,6 +14,10 @@ import sys
 import termios
 from importlib.metadata import entry_points
 from pathlib import Path
+
+import pytest
+
+from tpprof.profiler import cli
 
 RUN = [sys.executable, "-c", "from tpprof.profiler.cli import main; main()"]
 _NAMED = (
@@ -31,6 +37,23 @@ def tpprof(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     done = subprocess.run([*RUN, *arguments], capture_output=True, text=True, cwd=cwd)
     assert "Traceback" not in done.stderr, done.stderr
     return done
+
+
+def in_this_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The same, in this process, which has loaded what takes seconds."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patched.chdir(cwd)
+        patched.setattr(sys, "argv", ["tpprof", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    code = ended.value.code
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def on_a_terminal(arguments: list[str], folder: Path, *, columns: int) -> list[str]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 import torch
 from micro_models import MICRO, load
+from warm_children import WarmChildren
 
+from tpprof.profiler import subprocesses
 from tpprof.profiler.models.model import Model
 
 # Models this small gain nothing from a second thread, and lose much on a busy machine.
@@ -34,3 +37,17 @@ def model(request: pytest.FixtureRequest) -> Model:
 @pytest.fixture(scope="session")
 def llava_next() -> Model:
     return load("llava-next")
+
+
+@pytest.fixture(scope="session")
+def warm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmChildren]:
+    with WarmChildren(tmp_path_factory.mktemp("warm")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def warm_children(warm_server: WarmChildren) -> Iterator[None]:
+    """The children of these tests do not import torch anew: see `warm_children.py`."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(subprocesses, "_run", warm_server.run)
+        yield

@@ -21,9 +21,20 @@ FLOORS = ("methods", "reports", "profiler")
 ALLOWED = {"methods": {"methods"}, "reports": {"reports"}, "profiler": set(FLOORS)}
 STAIRS = {
     "methods": ("contract", "engine", ""),
-    "reports": ("units", "record", "analysis", "text", "gate", "figures", "page"),
+    "reports": (
+        "units",
+        "sanitize",
+        "outputs",
+        "record",
+        "analysis",
+        "text",
+        "gate",
+        "figures",
+        "page",
+    ),
     "profiler": (
         "subprocesses",
+        "git",
         "models",
         "workload",
         "meters",
@@ -236,3 +247,14 @@ def test_importing_tpprof_imports_nothing_heavy() -> None:
     program = "import sys, tpprof; print('torch' in sys.modules, 'rich' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_tests_that_the_docs_name_are_there() -> None:
+    named = {
+        word
+        for page in (ROOT / "docs").glob("*.md")
+        for word in re.findall(r"`(test_[a-z0-9_]+)`", page.read_text())
+    }
+    written = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert named
+    assert [name for name in sorted(named) if f"def {name}(" not in written] == []

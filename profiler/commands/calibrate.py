@@ -12,6 +12,7 @@ import typer
 
 from ...reports import units
 from ...reports.record.schema import Peaks
+from ...reports.sanitize import for_json
 from ...reports.text.table import Column, Table, for_programs
 from ..machine.datasheets import datasheet_of
 from .options import Format, FormatOption
@@ -33,7 +34,7 @@ def calibrate_device(
     target = default_device(device)
     peaks = calibrate(target)
     if format_ is Format.json:
-        print(msgspec.json.format(msgspec.json.encode(peaks), indent=2).decode())
+        print(for_json(msgspec.json.format(msgspec.json.encode(peaks), indent=2).decode()))
         return
     screen = open_screen()
     if format_ is Format.table:

@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
+from ...reports.outputs import Output, require_folder
 from ...reports.record.spec import Cells, Extras, ModelSpec, RunSpec, Stopping, Workload
+from ...reports.sanitize import say
 from .options import (
     SHOWN,
     FiguresOption,
@@ -21,7 +23,8 @@ from .options import (
     fail,
     takes,
 )
-from .output import WideOption
+from .output import OverwriteOption, WideOption, files_of
+from .supervised import in_a_child
 
 OutOption = Annotated[
     Path, typer.Option(help="Record: a .json file, or a folder.", rich_help_panel=SHOWN)
@@ -62,6 +65,7 @@ def compare(
     figures: FiguresOption = None,
     format_: FormatOption = Format.table,
     wide: WideOption = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Measure methods side by side and print Table 7: time beside FLOPs."""
     from . import output
@@ -69,20 +73,42 @@ def compare(
 
     spec = _spec(typed, config)
     _check_trace(trace, isolate=spec.stopping.isolate)
-    output.require_writable(html, figures, [out])
+    written = [*_records(out), *output.pages(html)]
+    if trace is not None:
+        written.append(Output("--trace", trace, "trace"))
+    read = [config, *output.read_by(spec)]
+    output.require_outputs(written, read, figures=figures, overwrite=overwrite)
+    done = in_a_child(lambda: _lost(out))
     from ...reports.analysis.explanation import explain_all
     from ..run.recording import measure
 
     with progress() as tell:
         command = shlex.join(["tpprof", *sys.argv[1:]])
-        outcome = measure(spec, out, tell, command=command, resume=resume, trace=trace)
+        outcome = measure(
+            spec, out, tell, command=command, resume=resume, trace=trace, overwrite=overwrite
+        )
+    output.write([outcome.record], [outcome.path.stem], html, figures, overwrite=overwrite)
     output.print_record(outcome.record, format_, by_phase=phases, wide=wide)
-    output.write([outcome.record], [outcome.path.stem], html, figures)
-    print(f"record: {outcome.path}", file=sys.stderr)
+    say(f"record: {outcome.path}")
     if explain_all(outcome.record, outcome.record.cells).found:
         again = shlex.join(["tpprof", "explain", str(outcome.path)])
-        print(f"where the time went: {again}", file=sys.stderr)
+        say(f"where the time went: {again}")
+    done()
     raise typer.Exit(outcome.code)
+
+
+def _lost(out: Path) -> str:
+    """What is left where a method ended the process."""
+    journal = files_of([out])[1] if out.suffix == ".json" else None
+    if journal is None:
+        journal = max(out.glob("*.jsonl"), default=None, key=lambda path: path.stat().st_mtime)
+    kept = ""
+    if journal is not None and journal.exists():
+        kept = f"; what was measured until then is in {journal}"
+    return (
+        f"a method or plug-in ended the process before all was measured{kept}; --isolate measures "
+        "each cell in a process of its own, and goes on"
+    )
 
 
 def _spec(typed: Typed, config: Path | None) -> RunSpec:
@@ -103,5 +129,13 @@ def _check_trace(trace: Path | None, *, isolate: bool) -> None:
         fail("--trace needs a run in one process: leave --isolate out")
     if not trace.name.endswith((".json", ".json.gz")):
         fail(f"--trace {trace}: give a .json or .json.gz file")
-    if trace.is_dir() or not trace.parent.is_dir():
-        fail(f"--trace {trace}: no such folder, or a folder itself")
+
+
+def _records(out: Path) -> list[Output]:
+    """The record and its journal, where --out names them; in a folder they get a name of their
+    own."""
+    if out.suffix != ".json":
+        require_folder("--out", out)
+        return []
+    journal = files_of([out])[1]
+    return [Output("--out", out, "record"), Output("the journal of --out", journal, "journal")]

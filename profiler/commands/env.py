@@ -11,6 +11,7 @@ import typer
 from ...reports import units
 from ...reports.record.base import Struct
 from ...reports.record.environment import Environment
+from ...reports.sanitize import for_json
 from ...reports.text.table import Column, Table
 from .options import Format, FormatOption, fail
 from .output import print_table
@@ -30,7 +31,7 @@ def show_environment(
 
     environment = examine(device)
     if format_ is Format.json:
-        print(msgspec.json.format(msgspec.json.encode(environment), indent=2).decode())
+        print(for_json(msgspec.json.format(msgspec.json.encode(environment), indent=2).decode()))
         return
     found = environment.warnings
     print_table(environment_table(environment), format_)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ...reports.sanitize import say
 from .options import Format, FormatOption
 from .output import WideOption, print_table, require_format
 
@@ -36,7 +36,7 @@ def explain(
         return
     chosen = waterfall.chosen(record, method)
     for line in chosen.failed:  # for which these forms have no room
-        print(line, file=sys.stderr)
+        say(line)
     found = chosen.found
     if format_ is Format.json:
         print_table(waterfall.explanations_table(record, found), format_)

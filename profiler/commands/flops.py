@@ -11,9 +11,10 @@ import typer
 from ...reports import units
 from ...reports.record.schema import Peaks
 from ...reports.record.spec import Cells, ModelSpec, Subject, Workload
+from ...reports.sanitize import quoted
 from ...reports.text.cells import METHOD
 from ...reports.text.table import Column, Table, for_programs
-from .options import Format, FormatOption, Typed, fail, short, takes
+from .options import Format, FormatOption, Typed, fail, takes
 from .output import WideOption, print_table
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _positive(option: str, text: str, scales: dict[str, float], example: str) ->
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        fail(f"{option} {short(text)} is not an amount above 0, as {example}")
+        fail(f"{option} {quoted(text)} is not an amount above 0, as {example}")
     return value
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -11,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from ...reports.gate.rules import METRICS, Rules, check_rules, split_level
+from ...reports.outputs import Kind, Output, write
 from ...reports.record.spec import Cells, ModelSpec, Subject, Workload
 from ...reports.record.spec_files import rooted
+from ...reports.sanitize import say
 from . import output
-from .options import Format, OnceCommand, Typed, fail, is_count, share, takes
+from .options import Format, StrictCommand, Typed, fail, is_count, share, takes
 
 if TYPE_CHECKING:
     from ...reports.gate.config import Config
@@ -47,6 +48,17 @@ ConfigOption = Annotated[
 AcceptOption = Annotated[
     bool, typer.Option("--accept-counts", help="Counts that changed are meant: judge time alone.")
 ]
+UnjudgedOption = Annotated[
+    bool,
+    typer.Option("--accept-unjudged", help="What cannot be judged does not stand against a pass."),
+]
+SameOption = Annotated[
+    bool,
+    typer.Option("--allow-same", help="Base and head may be the same code: an A/A test."),
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on with the one at --out that was broken off.")
+]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write all that was found.")]
 JUnitOption = Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML.")]
 HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write a page with the verdicts.")]
@@ -62,7 +74,7 @@ gate = typer.Typer(
 )
 
 
-@gate.command(cls=OnceCommand)
+@gate.command(cls=StrictCommand)
 @takes(Cells, ModelSpec, Workload, omit=OMITTED, usual=USUAL)
 def check(
     typed: Typed,
@@ -73,30 +85,40 @@ def check(
     memory: Annotated[
         str | None, typer.Option(help="Tolerance of the allocator's peak, a share (1%).")
     ] = None,
+    accept_unjudged: UnjudgedOption = False,
+    since: Annotated[
+        str, typer.Option(help="A commit: tell how the baseline differs from that one's.")
+    ] = "",
     json: JsonOption = None,
     junit: JUnitOption = None,
     summary: SummaryOption = None,
     html: HtmlOption = None,
+    overwrite: output.OverwriteOption = False,
 ) -> None:
     """The exact gate: count tokens, FLOPs, bytes and operators again. No GPU needed."""
     from ..gate import exact
 
     if not update and (typed.values or memory is not None):
         fail("the baseline says what is counted; METHODs and their options go with --update")
-    require_results(html, [baseline], json, junit, summary)
+    earlier, _ = exact.earlier_baseline(baseline)
+    subject = None
+    if update and typed.values:
+        subject = _over(typed, earlier.subject, baseline.parent) if earlier else _whole(typed)
+    judged = rooted(earlier.subject, baseline.parent) if earlier else None
+    read = [path for each in (subject, judged) if each for path in output.read_by(each)]
+    written = results(json, junit, summary, html)
+    if update and (subject or earlier):  # else there is nothing to count
+        written.append(Output("the baseline", baseline, "baseline"))
+    output.require_outputs(written, read if update else [*read, baseline], overwrite=overwrite)
     allowed = None if memory is None else rules_of(Rules(memory=share("memory", memory))).memory
     if update:
-        earlier, _ = exact.earlier_baseline(baseline)
-        subject = None
-        if typed.values:
-            subject = _over(typed, earlier.subject, baseline.parent) if earlier else _whole(typed)
-        gate = exact.update_baseline(baseline, subject, allowed)
+        gate = exact.update_baseline(baseline, subject, allowed, overwrite=overwrite)
     else:
-        gate = exact.check_baseline(baseline)
-    finish(gate, json, junit, summary, html)
+        gate = exact.check_baseline(baseline, accept_unjudged=accept_unjudged, since=since)
+    finish(gate, json, junit, summary, html, overwrite=overwrite)
 
 
-@gate.command(cls=OnceCommand)
+@gate.command(cls=StrictCommand)
 @takes(Cells, ModelSpec, Workload, omit=OMITTED, usual=USUAL)
 def ab(
     typed: Typed,
@@ -108,35 +130,60 @@ def ab(
     pairs: PairsOption = None,
     requests: RequestsOption = None,
     accept_counts: AcceptOption = False,
+    accept_unjudged: UnjudgedOption = False,
+    allow_same: SameOption = False,
     out: JournalOption = Path("runs"),
+    resume: ResumeOption = False,
     json: JsonOption = None,
     junit: JUnitOption = None,
     summary: SummaryOption = None,
     html: HtmlOption = None,
+    overwrite: output.OverwriteOption = False,
 ) -> None:
     """The timing gate: base and head in the same job, in pairs of fresh processes (ABBA)."""
     from ..gate.timing import GateOptions, run_ab
 
     saved = read(config) if config else None
     subject = _over(typed, saved.subject, config.parent) if saved and config else _whole(typed)
-    rules = rules_of(saved.rules if saved else None, tolerance, metric, pairs, requests)
-    options = GateOptions(base, head, subject, rules, journal_in(out), accept_counts)
-    require_results(html, [options.out], json, junit, summary)
+
+    def adjusted(earlier: Rules | None) -> Rules:
+        return rules_of(earlier, tolerance, metric, pairs, requests)
+
+    options = GateOptions(
+        base,
+        head,
+        subject,
+        adjusted(saved.rules if saved else None),
+        journal_in(out, resume=resume),
+        accept_counts=accept_counts,
+        accept_unjudged=accept_unjudged,
+        allow_same=allow_same,
+        resume=resume,
+        config=config,
+        adjusted=adjusted,
+    )
+    arms = [Path(text) for text in (base, head)]
+    taken = [config, *output.read_by(subject), *(path for path in arms if path.is_file())]
+    written = [_journal(options.out), *results(json, junit, summary, html)]
+    output.require_outputs(written, taken, overwrite=overwrite)
+    require_ended(options.out, resume=resume)
     gate = measured(options.out, lambda tell: run_ab(options, tell))
-    finish(gate, json, junit, summary, html)
+    finish(gate, json, junit, summary, html, overwrite=overwrite)
 
 
-@gate.command()
+@gate.command(cls=StrictCommand)
 def compare(
     base: Annotated[Path, typer.Argument(help="A record that `tpprof compare` saved.")],
     head: Annotated[Path, typer.Argument(help="The same, of what is to be judged.")],
     config: ConfigOption = None,
     tolerance: ToleranceOption = None,
     accept_counts: AcceptOption = False,
+    accept_unjudged: UnjudgedOption = False,
     json: JsonOption = None,
     junit: JUnitOption = None,
     summary: SummaryOption = None,
     html: HtmlOption = None,
+    overwrite: output.OverwriteOption = False,
 ) -> None:
     """Judge two saved records: counts exactly, time by the speed-ups over vanilla in each."""
     from ...reports.gate import records
@@ -145,12 +192,14 @@ def compare(
     for path in (base, head):
         if not path.exists() and not path.with_suffix(".jsonl").exists():
             fail(f"{path}: no such record")
-    require_results(html, [base, head], json, junit, summary)
-    gate = records.compare_record_files(base, head, rules, accept_counts=accept_counts)
-    finish(gate, json, junit, summary, html, [base, head])
+    taken = [config, *output.files_of([base, head])]
+    output.require_outputs(results(json, junit, summary, html), taken, overwrite=overwrite)
+    accepted = {"accept_counts": accept_counts, "accept_unjudged": accept_unjudged}
+    gate = records.compare_record_files(base, head, rules, **accepted)
+    finish(gate, json, junit, summary, html, [base, head], overwrite=overwrite)
 
 
-@gate.command(cls=OnceCommand)
+@gate.command(cls=StrictCommand)
 @takes(Cells, ModelSpec, Workload, omit=OMITTED, usual=USUAL)
 def init(
     typed: Typed,
@@ -162,47 +211,61 @@ def init(
     metric: MetricOption = None,
     requests: RequestsOption = None,
     out: JournalOption = Path("runs"),
+    overwrite: output.OverwriteOption = False,
 ) -> None:
     """Write gate.toml: what to measure, and by which rules."""
     from ..gate import tolerances
 
-    tolerances.write_config(config, _whole(typed), rules_of(None, metric=metric, requests=requests))
+    subject = _whole(typed)
+    written = Output("--config", config, "text")
+    output.require_outputs([written], output.read_by(subject), overwrite=overwrite)
+    rules = rules_of(None, metric=metric, requests=requests)
+    tolerances.write_config(config, subject, rules, overwrite=overwrite)
     if calibrate:
         _calibrate(config, pairs, out)
         return
-    print(
+    say(
         f"{config} is written, with the usual tolerances of a kind of device: "
-        "`tpprof gate calibrate` finds those of this machine",
-        file=sys.stderr,
+        "`tpprof gate calibrate` finds those of this machine"
     )
 
 
-@gate.command("calibrate")
+@gate.command("calibrate", cls=StrictCommand)
 def calibrate_machine(
     config: Annotated[Path, typer.Argument(help="gate.toml, whose tolerances are found.")] = CONFIG,
     pairs: CalibrationOption = 20,
     out: JournalOption = Path("runs"),
+    resume: ResumeOption = False,
 ) -> None:
     """Find tolerances that hold on this machine, from A/A pairs, and write them to gate.toml."""
-    _calibrate(config, pairs, out)
+    _calibrate(config, pairs, out, resume=resume)
 
 
-def _calibrate(config: Path, pairs: int, out: Path) -> None:
-    from ..gate import tolerances
+def _calibrate(config: Path, pairs: int, out: Path, *, resume: bool = False) -> None:
+    from ..gate.tolerances import calibrate_tolerances, doubt, tolerances_table
 
-    out = journal_in(out)
-    found = measured(out, lambda tell: tolerances.calibrate_tolerances(config, pairs, out, tell))
-    output.print_table(tolerances.tolerances_table(found), Format.table)
-    print(f"tolerances written to {config}", file=sys.stderr)
-    if doubt := tolerances.doubt(found):
-        print(f"! {doubt}", file=sys.stderr)
+    out = journal_in(out, resume=resume, calibration=True)
+    output.require_outputs([_journal(out)], [config])
+    require_ended(out, resume=resume)
+    found = measured(
+        out, lambda tell: calibrate_tolerances(config, pairs, out, tell, resume=resume)
+    )
+    output.print_table(tolerances_table(found), Format.table)
+    say(f"tolerances written to {config}")
+    if doubted := doubt(found):
+        say(f"! {doubted}")
 
 
-def journal_in(out: Path) -> Path:
-    """A journal of its own in a folder, so that no earlier one is lost, or the file that is
-    named."""
+def journal_in(out: Path, *, resume: bool = False, calibration: bool = False) -> Path:
+    """The file that is named, or one in the folder: the newest that was broken off, or one of its
+    own, so that no earlier one is lost."""
     if out.suffix == ".jsonl":
         return out
+    if resume:
+        from ..gate.resumption import unfinished
+
+        if found := unfinished(out, calibration=calibration):
+            return found
     stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S")
     return out / f"gate-{stamp}.jsonl"
 
@@ -223,20 +286,38 @@ def measured(out: Path, work: Callable[[Progress], Result]) -> Result:
         with terminable(), progress() as tell:
             return work(tell)
     except KeyboardInterrupt as stopped:
-        kept = f"; what was measured is in {out}" if out.exists() else ""
-        print(f"tpprof: interrupted{kept}", file=sys.stderr)
+        kept = f"; what was measured is in {out}, --resume goes on" if out.exists() else ""
+        say(f"tpprof: interrupted{kept}")
         raise typer.Exit(143 if isinstance(stopped, Terminated) else 130) from None
 
 
-def require_results(html: Path | None, taken: Sequence[Path], *others: Path | None) -> None:
-    """Fail before anything is measured where a result could not be written."""
-    output.require_writable(html, None, taken)
-    known = {path.resolve() for path in [*taken, *([html] if html else [])]}
-    for path in (path for path in others if path is not None):
-        output.require_file(str(path), path)
-        if path.resolve() in known:
-            fail(f"{path} is a file of this gate already; give another one")
-        known.add(path.resolve())
+def results(
+    json: Path | None, junit: Path | None, summary: Path | None, html: Path | None
+) -> list[Output]:
+    """The files in which a gate tells what was found."""
+    found: list[tuple[str, Path | None, Kind]] = [
+        ("--json", json, "gate's JSON"),
+        ("--junit", junit, "JUnit XML"),
+        ("--summary", summary, "text"),
+    ]
+    listed = [Output(n, path, kind, kind == "text") for n, path, kind in found if path is not None]
+    return [*listed, *output.pages(html)]
+
+
+def _journal(out: Path) -> Output:
+    return Output("--out", out, "journal")
+
+
+def require_ended(out: Path, *, resume: bool) -> None:
+    """Ends the program where the journal at `out` is of a gate that did not come to its end, and is
+    not gone on with."""
+    from ...reports.gate.journal import Judgement, read
+    from ...reports.record.journal import is_empty
+
+    if resume or is_empty(out):
+        return
+    if not any(isinstance(line, Judgement) for line in read(out)):
+        fail(f"{out} holds a gate that did not end; continue it with --resume, or remove it")
 
 
 def finish(
@@ -246,6 +327,8 @@ def finish(
     summary: Path | None,
     html: Path | None,
     files: Sequence[Path] = (),
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Tell what was found in all the ways that were asked for; end with the gate's code.
 
@@ -254,14 +337,15 @@ def finish(
     from ...reports.gate import render
     from ...reports.text.screen import open_screen
 
-    render.print_gate(gate, open_screen())
-    for path, content in ((json, render.as_json), (junit, render.as_junit)):
-        if path is not None:
-            write(path, content(gate))
+    if json is not None:
+        write(json, render.as_json(gate), "gate's JSON", overwrite=overwrite)
+    if junit is not None:
+        write(junit, render.as_junit(gate), "JUnit XML", overwrite=overwrite)
     if summary is not None:
         render.append_summary(gate, summary)
     if html is not None:
-        output.write(*readable(files), html, gate=gate)
+        output.write(*readable(files), html, gate=gate, overwrite=overwrite)
+    render.print_gate(gate, open_screen())
     raise typer.Exit(gate.code)
 
 
@@ -276,15 +360,6 @@ def readable(files: Sequence[Path]) -> tuple[list[Record], list[str]]:
         return [load(file) for file in files], side_by_side.names_of(files)
     except RecordError:
         return [], []
-
-
-def write(path: Path, content: bytes) -> None:
-    """One of the files that a gate leaves; one that cannot be written is bad input."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        fail(f"{path} cannot be written ({error.strerror or error})")
 
 
 def _whole(typed: Typed) -> Subject:

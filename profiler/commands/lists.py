@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ...reports.sanitize import one_line
 from .options import PluginOption
 
 WIDTH, BULLET, INDENT = 100, "    - ", "      "
@@ -25,15 +26,17 @@ def methods(
     from ...methods import method_class, names
 
     for cls in [method_class(wanted) for wanted in name or names()]:
-        print(f"{cls.name}\n    {cls.summary()}")
+        print(f"{one_line(cls.name)}\n    {one_line(cls.summary())}")
         for label in ("Paper", "Code"):
             if reference := cls.reference(label):
-                print(f"    {label}: {reference}")
+                print(f"    {label}: {one_line(reference)}")
         for knob in cls.knobs():
             default = "auto" if knob.default is None else knob.default
-            print(f"      {knob.name}={default}  {knob.metadata.get('about', '')}")
+            about = knob.metadata.get("about", "")
+            print(one_line(f"      {knob.name}={default}  {about}"))
         for departure in cls.departures:
-            print(textwrap.fill(departure, WIDTH, initial_indent=BULLET, subsequent_indent=INDENT))
+            text = one_line(departure)
+            print(textwrap.fill(text, WIDTH, initial_indent=BULLET, subsequent_indent=INDENT))
         print()
 
 

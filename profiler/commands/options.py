@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -16,6 +15,8 @@ import typer
 from typer.core import TyperCommand
 
 from ...reports.record.spec import (
+    LONGEST,
+    LONGEST_PROMPT,
     OptionError,
     OptionField,
     Spec,
@@ -25,6 +26,7 @@ from ...reports.record.spec import (
     flag_of,
     unwrapped,
 )
+from ...reports.sanitize import one_line, quoted, say
 
 SubjectT = TypeVar("SubjectT", bound=Subject)
 Command = Callable[..., None]
@@ -95,16 +97,45 @@ PluginOption = Annotated[
 ]
 
 
-class OnceCommand(TyperCommand):
-    """A command that refuses an option which is given twice where one is meant."""
+class StrictCommand(TyperCommand):
+    """A command that refuses an option which is given twice where one is meant, and any text that
+    can be none: an empty one, one that is no UTF-8 or holds control characters, or one that is
+    longer than all that it could name."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        values, rest, order = self.make_parser(ctx).parse_args(args=list(args))
+        named = {parameter.name: _called(parameter) for parameter in self.get_params(ctx)}
+        for name, value in values.items():
+            for text in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(text, str):
+                    _require_text(named.get(name, name), text)
+        for text in rest:
+            _require_text("an argument", text)
         for parameter in order:
             once = parameter.param_type_name == "option" and not parameter.multiple
             if once and order.count(parameter) > 1:
                 fail(f"{parameter.opts[0]} is given twice: it takes one value")
         return super().parse_args(ctx, args)
+
+
+def _called(parameter: Any) -> str:
+    options = [name for name in parameter.opts if name.startswith("--")]
+    return str(options[0] if options else parameter.name.upper())
+
+
+def _require_text(name: str, text: str) -> None:
+    """Ends the program for a text that no option or argument can have."""
+    most = LONGEST_PROMPT if name == "--prompt" else LONGEST
+    if not text.strip():
+        fail(f"{name} is empty (an unset variable?): give a value, or leave it out")
+    if len(text) > most:
+        fail(f"{name} is {len(text):,} characters long; at most {most:,}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        fail(f"{name} {quoted(text)} holds bytes that are no UTF-8")
+    if name != "--prompt" and one_line(text) != text:
+        fail(f"{name} {quoted(text)} holds control characters")
 
 
 @dataclass(frozen=True)
@@ -226,7 +257,7 @@ def parse(option: OptionField, text: Any) -> Any:
         }[option.form]
         parts = text.split(separator)
         if len(parts) != 2 or not all(map(is_count, parts)):
-            raise OptionError(option.keyword, f"{short(text)} is not {wanted}")
+            raise OptionError(option.keyword, f"{quoted(text)} is not {wanted}")
         return tuple(map(int, parts))
     return _number(option.keyword, text, _plain(option.type))
 
@@ -234,15 +265,15 @@ def parse(option: OptionField, text: Any) -> Any:
 def _number(keyword: str, text: str, kind: Any) -> Any:
     if kind is int:
         if not re.fullmatch(r"[+-]?[0-9]{1,18}", text.strip()):
-            raise OptionError(keyword, f"{short(text)} is not a whole number")
+            raise OptionError(keyword, f"{quoted(text)} is not a whole number")
         return int(text)
     if kind is float:
         if not re.fullmatch(r"[+-]?[0-9.]{1,18}(e[+-]?[0-9]{1,3})?", text.strip().lower()):
-            raise OptionError(keyword, f"{short(text)} is not a number")
+            raise OptionError(keyword, f"{quoted(text)} is not a number")
         try:
             return float(text)
         except ValueError:
-            raise OptionError(keyword, f"{short(text)} is not a number") from None
+            raise OptionError(keyword, f"{quoted(text)} is not a number") from None
     return text
 
 
@@ -264,21 +295,15 @@ def share(keyword: str, text: str) -> float:
     try:
         found = _number(keyword, number, float) / (100 if text.endswith("%") else 1)
     except OptionError:
-        raise OptionError(keyword, f"{short(text)} is not a share, as 0.02 or 2%") from None
+        raise OptionError(keyword, f"{quoted(text)} is not a share, as 0.02 or 2%") from None
     if found >= 1 and not text.endswith("%"):
         raise OptionError(
-            keyword, f"{short(text)} is not a share, as 0.02 or 2%; did you mean {text}%?"
+            keyword, f"{quoted(text)} is not a share, as 0.02 or 2%; did you mean {text}%?"
         )
     return float(found)
 
 
-def short(text: str) -> str:
-    """What was typed, quoted, and not all of it if it is long."""
-    quoted = repr(text)
-    return quoted if len(quoted) <= 60 else f"{quoted[:57]}..."
-
-
 def fail(message: str) -> NoReturn:
     """End with one line and exit code 2."""
-    print(f"tpprof: {message}", file=sys.stderr)
+    say(f"tpprof: {message}")
     raise SystemExit(2)

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ...reports import outputs
+from ...reports.outputs import Output
+from ...reports.sanitize import say
 from .options import SHOWN, Format, fail
 
 if TYPE_CHECKING:
     from ...reports.gate.verdicts import Gate
     from ...reports.record.schema import Record
+    from ...reports.record.spec import Subject
     from ...reports.text.table import Table
 
+OverwriteOption = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace files that are there though tpprof did not make them.",
+        rich_help_panel=SHOWN,
+    ),
+]
 WideOption = Annotated[
     bool,
     typer.Option(
@@ -36,7 +46,8 @@ def print_table(table: Table[Any], format_: Format, *, wide: bool = False) -> No
         open_screen(wide=wide).print_table(table)
         return
     if format_ is not Format.markdown:
-        print("".join(f"! {warning}\n" for warning in table.warnings), end="", file=sys.stderr)
+        for warning in table.warnings:
+            say(f"! {warning}")
     formats = {
         Format.json: table.to_json,
         Format.csv: table.to_csv,
@@ -80,61 +91,60 @@ def write(
     html: Path | None,
     figures: Path | None = None,
     gate: Gate | None = None,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Write the page, with what a gate found above all, and the figures of each record; says where
-    on stderr."""
-    try:
-        if html is not None:
-            from ...reports.page.render import render
+    on stderr. Raises OutputError."""
+    if html is not None:
+        from ...reports.page.render import render
 
-            html.parent.mkdir(parents=True, exist_ok=True)
-            html.write_text(render(records, names, gate), encoding="utf-8")
-            print(f"report: {html}", file=sys.stderr)
-        if figures is not None:
-            from ...reports.analysis.run_view import RunView
-            from ...reports.figures.gallery import save_all, save_side_by_side
+        page = render(records, names, gate).encode(errors="replace")
+        outputs.write(html, page, "page", overwrite=overwrite)
+        say(f"report: {html}")
+    if figures is not None:
+        from ...reports.analysis.run_view import RunView
+        from ...reports.figures.gallery import save_all, save_side_by_side
 
-            subjects = [RunView(record) for record in records]
-            if len(records) > 1:
-                save_side_by_side(subjects, names, figures)
-            for subject, name in zip(subjects, names, strict=True):
-                folder = figures if len(records) == 1 else figures / name
-                written = save_all(subject, folder)
-                print(f"figures: {len(written)} in {folder}", file=sys.stderr)
-    except OSError as error:
-        fail(f"{error.filename or html or figures}: {error.strerror or error}")
+        subjects = [RunView(record) for record in records]
+        if len(records) > 1:
+            save_side_by_side(subjects, names, figures, overwrite=overwrite)
+        for subject, name in zip(subjects, names, strict=True):
+            folder = figures if len(records) == 1 else figures / (name.strip(". ") or "record")
+            written = save_all(subject, folder, overwrite=overwrite)
+            say(f"figures: {len(written)} in {folder}")
 
 
-def require_writable(html: Path | None, figures: Path | None, records: Sequence[Path] = ()) -> None:
-    """Fail before anything is measured, not after, where a report could not be written, or would
-    be in the place of a record. Nothing is made yet."""
+def require_outputs(
+    written: Sequence[Output],
+    read: Iterable[Path | None] = (),
+    *,
+    figures: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Ends the program, before anything runs, where a file could not be written, or would be lost
+    or mixed up by it. read: all files that the command reads."""
+    if figures is not None:
+        outputs.require_folder("--figures", figures)
+    outputs.require_outputs(written, [path for path in read if path], overwrite=overwrite)
+
+
+def pages(html: Path | None) -> list[Output]:
+    return [] if html is None else [Output("--html", html, "page")]
+
+
+def files_of(records: Iterable[Path]) -> list[Path]:
+    """Records and the journals beside them."""
     from ...reports.record.files import journal_of
 
-    if html is not None and html.is_dir():
-        fail(f"--html {html} is a folder; give a file, as report.html")
-    taken = {path.resolve() for record in records for path in (record, journal_of(record))}
-    if html is not None and html.resolve() in taken:
-        fail(f"--html {html} is the record itself; give another file, as report.html")
-    if figures is not None and figures.exists() and not figures.is_dir():
-        fail(f"--figures {figures} is a file; give a folder")
-    for option, path in (("--html", html and html.parent), ("--figures", figures)):
-        if path is not None:
-            _holds(f"{option} {path}", path)
+    return [path for record in records for path in (record, journal_of(record))]
 
 
-def require_file(option: str, file: Path) -> None:
-    """Fail where a file could not be written; `option` is what it is called."""
-    if file.is_dir():
-        fail(f"{option} is a folder; give a file")
-    _holds(option, file.parent)
-
-
-def _holds(option: str, folder: Path) -> None:
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        fail(f"{option}: {there} is not a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        fail(f"{option}: {there} cannot be written")
+def read_by(subject: Subject) -> list[Path]:
+    """The files and folders that running a subject reads."""
+    plugins = [Path(name) for name in subject.cells.plugin if name.endswith(".py")]
+    named = [subject.model.name, subject.workload.image]
+    return [*plugins, *(Path(name) for name in named if name)]
 
 
 def require_format(format_: Format, command: str, without: Sequence[Format]) -> None:

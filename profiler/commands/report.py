@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import FiguresOption, Format, FormatOption, HtmlOption, PhasesOption, fail
-from .output import WideOption
+from .output import OverwriteOption, WideOption
 
 
 def report(
@@ -20,6 +20,7 @@ def report(
     html: HtmlOption = None,
     figures: FiguresOption = None,
     wide: WideOption = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Print saved records again, or what a run that did not end has measured; several side by
     side."""
@@ -28,11 +29,12 @@ def report(
     from . import output
 
     records, names = [load(file) for file in files], side_by_side.names_of(files)
-    output.require_writable(html, figures, files)
+    read = output.files_of(files)
+    output.require_outputs(output.pages(html), read, figures=figures, overwrite=overwrite)
     if phases and len(records) > 1:
         fail("--phases is for one record; several stand side by side, method by method")
+    output.write(records, names, html, figures, overwrite=overwrite)
     if len(records) == 1:
         output.print_record(records[0], format_, by_phase=phases, wide=wide)
     else:
         output.print_records(records, names, format_, wide=wide)
-    output.write(records, names, html, figures)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,15 @@ import typer
 from ...reports.analysis.position_bias import by_chance, divergence, offset
 from ...reports.figures import kept
 from ...reports.figures.canvas import save, style
+from ...reports.outputs import require_folder
 from ...reports.record.kept import Kept, Picture, pruned
 from ...reports.record.spec import Cells, ModelSpec, Subject, Workload
+from ...reports.sanitize import say
 from ...reports.text.cells import METHOD
 from ...reports.text.table import Column, Table, for_programs
 from ...reports.units import NA
 from .options import Format, FormatOption, Typed, fail, takes
-from .output import WideOption, print_table
+from .output import OverwriteOption, WideOption, print_table
 
 if TYPE_CHECKING:
     from ..run.kept_tokens import Seen
@@ -60,12 +61,13 @@ def tokens(
     out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("runs/tokens"),
     format_: FormatOption = Format.table,
     wide: WideOption = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Draw which visual tokens methods keep of pictures, and how unevenly; nothing is timed."""
     from . import output
 
     output.require_format(format_, "tokens", [Format.long])
-    output.require_writable(None, out)
+    require_folder("--out", out)
     spec = typed.alone(Subject)
     if not spec.cells.methods:
         fail("name a METHOD (fastv:keep=320), as `tpprof methods` lists them")
@@ -73,9 +75,9 @@ def tokens(
 
     viewer = TokenViewer(spec, images=image or [None])
     seen = viewer.seen()
+    written = draw(seen, viewer.pictures, out, overwrite=overwrite)
     print_table(tokens_table(seen), format_, wide=wide)
-    written = draw(seen, viewer.pictures, out)
-    print(f"figures: {len(written)} in {out}", file=sys.stderr)
+    say(f"figures: {len(written)} in {out}")
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,12 @@ def tokens_table(seen: Sequence[Seen]) -> Table[Pruned]:
     return Table([*_what_stays(), *_how_unevenly()], rows, notes=[NOTE])
 
 
-def draw(seen: Sequence[Seen], pictures: Mapping[str, Picture], out: Path) -> list[Path]:
+def draw(
+    seen: Sequence[Seen], pictures: Mapping[str, Picture], out: Path, *, overwrite: bool = False
+) -> list[Path]:
     """Write the histogram of all methods, and each method over each picture, as PNG and PDF."""
     last: dict[str, list[Kept]] = {}
     charts = []
-    out.mkdir(parents=True, exist_ok=True)
     with style():
         for number, one in enumerate(seen):
             entries = pruned(one.kept)
@@ -115,7 +118,12 @@ def draw(seen: Sequence[Seen], pictures: Mapping[str, Picture], out: Path) -> li
                 name = f"kept-{number}-{_plain(one.method)}-{_plain(stem)}"
                 charts.append(kept.over_picture(name, one.method, pictures[one.image], one.kept))
         charts.append(kept.positions(last))
-        return [path for chart in charts if chart is not None for path in save(chart, out)]
+        return [
+            path
+            for chart in charts
+            if chart is not None
+            for path in save(chart, out, overwrite=overwrite)
+        ]
 
 
 def _what_stays() -> list[Column[Pruned]]:

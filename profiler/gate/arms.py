@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +12,8 @@ from pathlib import Path
 
 from ...methods.contract.errors import InputError
 from ...reports.gate.verdicts import NoVerdictError
+from .. import git
+from ..subprocesses import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,9 @@ class Arm:
     """What one side runs. label: how people call it. python: its interpreter. root: the checkout
     that is imported as tpprof, if it is one. paths: searched first for modules. plugins: files and
     modules that register methods. tree: the source tree that is its own; tops: others of the same
-    project, from which nothing may come. commit: what the tree is, "" if it was changed. alone:
-    whether PYTHONPATH, which both sides share, is not for it."""
+    project, from which nothing may come. identity: what two arms that are the same have in common:
+    the content of a tree that git knows, or where it lies. alone: whether PYTHONPATH, which both
+    sides share, is not for it."""
 
     name: str
     label: str
@@ -31,7 +33,7 @@ class Arm:
     plugins: tuple[str, ...] = ()
     tree: str | None = None
     tops: tuple[str, ...] = ()
-    commit: str = ""
+    identity: str = ""
     alone: bool = False
 
     def apart(self, other: Arm) -> Arm:
@@ -53,14 +55,19 @@ def arm(name: str, text: str, plugins: Sequence[str]) -> Iterator[Arm]:
     Raises InputError where `text` is nothing of that kind, or two of them.
     """
     path, given = Path(text), tuple(plugins)
+    if not text.strip():
+        raise InputError(f"{name} is empty (an unset variable?): name a commit, a folder, ...")
     if text.endswith(".py"):
         if not path.is_file():
             raise InputError(f"{name} {text!r}: no such plug-in file")
-        yield Arm(name, f"plug-in {text}", plugins=(*given, str(path.resolve())))
+        file = str(path.resolve())
+        yield Arm(name, f"plug-in {text}", plugins=(*given, file), identity=file)
     elif python := _interpreter(path):
         if not os.access(python, os.X_OK):
             raise InputError(f"{name} {text!r}: {python} cannot be executed")
-        yield Arm(name, f"environment {text}", python=python, plugins=given, alone=True)
+        where = str(Path(python).parent.resolve() / Path(python).name)
+        label = f"environment {text}"
+        yield Arm(name, label, python=python, plugins=given, alone=True, identity=where)
     elif path.is_dir():
         if _is_plain(text) and _commit_of(Path.cwd(), text):
             raise InputError(
@@ -73,14 +80,14 @@ def arm(name: str, text: str, plugins: Sequence[str]) -> Iterator[Arm]:
                 f"{name} {text!r} is a folder, but not of a git repository, and no "
                 "Python environment"
             )
-        clean = _git(top, "status", "--porcelain").stdout == ""
-        commit = _commit_of(top, "HEAD") if clean else ""
-        yield _tree(Arm(name, f"working tree {text}", commit=commit), top, given)
+        identity = _content_of(top, "HEAD") if _is_clean(top) else ""
+        identity = identity or str(top.resolve())
+        yield _tree(Arm(name, f"working tree {text}", identity=identity), top, given)
     else:
         top, commit = _commit(name, text)
         with _written(top, commit) as folder:
             label = f"commit {commit[:12]}" + ("" if commit.startswith(text) else f" ({text})")
-            yield _tree(Arm(name, label, commit=commit), folder, given)
+            yield _tree(Arm(name, label, identity=_content_of(top, commit)), folder, given)
 
 
 def _is_plain(text: str) -> bool:
@@ -160,27 +167,49 @@ def _commit(name: str, text: str) -> tuple[Path, str]:
 
 def _commit_of(folder: Path, text: str) -> str:
     """The full commit that `text` names in the repository around `folder`; "" if none."""
-    names = "rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}"
-    done = _git(folder, *names)
+    try:
+        return git.commit_named(folder, text)
+    except OSError as error:
+        raise _missing_git(error) from error
+
+
+def _is_clean(top: Path) -> bool:
+    """Whether nothing in the working tree differs from its commit."""
+    with git.unconfigured(top) as ask:
+        done = ask("status", "--porcelain")
+    return done.returncode == 0 and not done.stdout
+
+
+def _content_of(folder: Path, commit: str) -> str:
+    """The hash of all files of a commit; "" if there is none."""
+    done = _git(folder, "rev-parse", "--verify", "--quiet", f"{commit}^{{tree}}")
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
 @contextmanager
 def _written(top: Path, commit: str) -> Iterator[Path]:
     """The files of a commit in a folder of their own, of which the repository knows nothing."""
-    with tempfile.TemporaryDirectory(prefix="tpprof-gate-") as parent:
-        folder = Path(parent).resolve() / commit[:12]
+    with temporary_folder() as parent, git.unconfigured(top) as ask:
+        folder = parent / commit[:12]
         folder.mkdir()
-        own = {**os.environ, "GIT_INDEX_FILE": str(Path(parent) / "index")}
         for arguments in (
             ("read-tree", commit),
             ("checkout-index", "--all", "--quiet", f"--prefix={folder}/"),
         ):
-            done = _git(top, *arguments, environment=own)
+            done = ask(*arguments, index=str(parent / "index"))
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or ["git failed"])[-1]
                 raise InputError(f"commit {commit[:12]} cannot be checked out ({last})")
         yield folder
+
+
+def in_tree(file: Path, arm: Arm) -> Path | None:
+    """Where a file of the repository around it lies in the tree of an arm; None if that has none,
+    or the file is of no repository."""
+    top = _top(file.resolve().parent) if file.resolve().parent.is_dir() else None
+    if top is None or arm.tree is None:
+        return None
+    return Path(arm.tree) / file.resolve().relative_to(top.resolve())
 
 
 def _top(folder: Path) -> Path | None:
@@ -196,16 +225,12 @@ def _complaint(folder: Path) -> str:
     return "" if not label or label.startswith("not a git") else f" ({label})"
 
 
-def _git(
-    folder: Path, *arguments: str, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            env=environment,
-        )
+        return git.ask(folder, *arguments)
     except OSError as error:
-        raise InputError(f"git does not run ({error.strerror or error})") from error
+        raise _missing_git(error) from error
+
+
+def _missing_git(error: OSError) -> InputError:
+    return InputError(f"git does not run ({error.strerror or error})")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import msgspec
-
 from ...methods.contract.errors import InputError
 from ...reports.gate.baseline import (
     SCHEMA,
@@ -18,26 +16,38 @@ from ...reports.gate.baseline import (
 )
 from ...reports.gate.counts import compare_counts, uncounted
 from ...reports.gate.rules import MEMORY
-from ...reports.gate.tolerant_record import reading
 from ...reports.gate.verdicts import Gate, NoVerdictError, accepted, nothing
-from ...reports.record.spec import RunSpec, Subject, changed
-from ...reports.record.spec_files import relative, rooted
+from ...reports.record.spec import Subject, changed
+from ...reports.record.spec_files import relative
+from ...reports.sanitize import say
 from ..machine.environment import own_version
 from ..models.errors import ModelError
+from .base_rules import baseline_changes
+from .counting import count_cells
 
 
-def check_baseline(path: Path) -> Gate:
-    """The exact gate against the baseline at `path`; no verdict where it cannot be judged."""
+def check_baseline(path: Path, *, accept_unjudged: bool = False, since: str = "") -> Gate:
+    """The exact gate against the baseline at `path`; no verdict where it cannot be judged.
+    accept_unjudged: what cannot be judged does not stand against a pass. since: a commit; how the
+    baseline differs from the one that it holds is told."""
     label = f"against {path}"
+    changed_since = baseline_changes(path, since)
     try:
         baseline = load_baseline(path)
+        if not baseline.subject.cells.methods:
+            raise NoVerdictError(f"{path} names no method: there is nothing to judge")
         found = _count_again(baseline, path.parent)
     except NoVerdictError as error:
         return nothing("exact", label, str(error))
-    return _gate(baseline, found, label)
+    gate = _gate(baseline, found, label)
+    gate.accept_unjudged = accept_unjudged
+    gate.notes += [changed_since] if changed_since else []
+    return gate
 
 
-def update_baseline(path: Path, subject: Subject | None, memory: float | None = None) -> Gate:
+def update_baseline(
+    path: Path, subject: Subject | None, memory: float | None = None, *, overwrite: bool = False
+) -> Gate:
     """Count anew and write the baseline: of `subject`, or of what the baseline held so far.
 
     Returns what changes by it, which is accepted; no verdict where there is neither. Raises
@@ -50,7 +60,10 @@ def update_baseline(path: Path, subject: Subject | None, memory: float | None = 
         subject = before.subject
     else:
         return nothing("exact", f"against {path}", reason)
-    counted = count_cells(subject, path.parent)
+    try:
+        counted = _told_count(subject, path.parent)
+    except NoVerdictError as error:
+        raise InputError(f"no baseline is made: {error}") from error
     failed = [f"{c.cell}: {c.error or 'operators not counted'}" for c in counted.cells if _fails(c)]
     if failed:
         raise InputError(f"no baseline is made of cells that fail: {'; '.join(failed)}")
@@ -64,11 +77,7 @@ def update_baseline(path: Path, subject: Subject | None, memory: float | None = 
         memory=memory,
         snapshot=counted,
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_baseline(baseline, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror or error})") from error
+    save_baseline(baseline, path, overwrite=overwrite)
     gate = _gate(before or baseline, counted, f"accepted in {path}")
     gate.rows = accepted(gate.rows)
     if before is None:
@@ -76,36 +85,20 @@ def update_baseline(path: Path, subject: Subject | None, memory: float | None = 
     return gate
 
 
-def count_cells(subject: Subject, folder: Path) -> Snapshot:
-    """The counts of all cells, from one request of each and one under torch's profiler."""
-    from ..run.bench import Bench
-    from ..run.comparison import Comparison
-
-    whole = rooted(subject, folder)
-    comparison = Comparison(RunSpec(model=whole.model, workload=whole.workload, cells=whole.cells))
-    with Bench(comparison.model, comparison.prepare) as bench:
-        for number, cell in enumerate(comparison.cells, 1):
-            label = f"counting {number} of {len(comparison.cells)}: {cell.saved.method}"
-            print(label, file=sys.stderr)
-            bench.warm_up(cell)
-        for cell in comparison.cells:
-            if cell.alive:
-                bench.flops(cell)
-                bench.activity(cell)
-    counted = Snapshot.of(reading(comparison.record))
-    # With paths as the file names them.
-    counted.workload = msgspec.json.decode(msgspec.json.encode(subject.workload))
-    return counted
-
-
 def _count_again(baseline: Baseline, folder: Path) -> Snapshot:
     """Raises NoVerdictError where this machine or this version cannot do what the baseline did."""
     try:
-        return count_cells(baseline.subject, folder)
+        return _told_count(baseline.subject, folder)
     except ModelError as error:
         raise NoVerdictError(f"cannot be counted on this machine: {error}") from error
     except InputError as error:
         raise NoVerdictError(f"a cell of the baseline is missing here: {error}") from error
+
+
+def _told_count(subject: Subject, folder: Path) -> Snapshot:
+    if sys.stderr is not None and sys.stderr.isatty():  # it takes a while
+        say(f"counting {', '.join(subject.cells.methods)}")
+    return count_cells(subject, folder)
 
 
 def _gate(before: Baseline, after: Snapshot, subject: str) -> Gate:
@@ -113,7 +106,7 @@ def _gate(before: Baseline, after: Snapshot, subject: str) -> Gate:
     versions = ", ".join(f"{name} {version}" for name, version in after.packages.items())
     notes = [
         f"{after.model} counted on {after.device} in {after.dtype} with {versions}",
-        uncounted(before.snapshot, after),
+        uncounted(after),
     ]
     notes = [note for note in notes if note]
     return Gate("exact", subject, rows, notes)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,10 @@ from ...reports.gate.verdicts import Judged, NoVerdictError, Verdict
 from ...reports.record.journal import Journal
 from ...reports.record.spec import Subject, options_of, value_of
 from ..run.rounds import Progress
-from ..subprocesses import finish, python
+from ..subprocesses import SILENT, ask, python
 from . import probe
 from .arms import Arm
+from .resumption import Earlier
 
 OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 """Signals that somebody else sends. Any other one is the process's own crash."""
@@ -36,22 +35,16 @@ def in_a_fresh_process(arm: Arm, task: dict[str, Any]) -> tuple[int, str, bytes]
     program = Path(probe.__file__).read_text(encoding="utf-8")
     command = python(f"exec(compile({program!r}, 'probe', 'exec'))", arm.python)
     own = {name: v for name, v in os.environ.items() if name != "PYTHONPATH" or not arm.alone}
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "record.json"
-        try:
-            content = json.dumps({**task, "out": str(out)}).encode()
-            code, failure = finish(command, content, own)
-        except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"{arm.name}: {arm.python} cannot be started ({reason})") from error
-        if code == 0 and not out.exists():
-            code, failure = 1, "the process ended without a record"
-        return code, failure, out.read_bytes() if code == 0 else b""
+    try:
+        return ask(command, task, own)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{arm.name}: {arm.python} cannot be started ({reason})") from error
 
 
 class Session:
-    """Measures pairs of processes as `sequential.decide` asks for them. The paths of `subject` are
-    absolute."""
+    """Measures pairs of processes as `timing.decide` asks for them. The paths of `subject` are
+    absolute. earlier: what need not be measured again."""
 
     def __init__(
         self,
@@ -63,10 +56,12 @@ class Session:
         *,
         run: Probe = in_a_fresh_process,
         tell: Progress = lambda label, done, total: None,
+        earlier: Earlier | None = None,
     ) -> None:
         self.arms = {"A": base, "B": head}
         self.subject, self.rules = subject, rules
         self.run, self.tell, self.journal = run, tell, journal
+        self.earlier = earlier or Earlier()
         self.methods: dict[str, str] = {}  # of each cell
         self.processes: list[Ran] = []
         self._block = 0
@@ -80,6 +75,7 @@ class Session:
             blank = Ran(block=-1, turn=0, arm=letter)
             ran, record = self._process(letter, self.subject.cells.methods, 1, blank, passes=True)
             if record is not None:
+                self.earlier.require_same(ran, arm.name)
                 self.methods |= {cell.title: cell.method for cell in record.cells}
                 if not ran.errors:
                     break
@@ -93,11 +89,13 @@ class Session:
         methods = list(dict.fromkeys(self.methods[cell] for cell, _ in keys))
         first = self._block
         for block in blocks(pairs, first):
-            ran, self._block = [], block.number + 1
+            ran, self._block = list[Ran](), block.number + 1
+            known = self.earlier.block(block.number)
+            self.processes += known
             for turn, letter in enumerate(block.order):
                 done = (block.number - first) * 4 + turn
                 self.tell(f"{self.arms[letter].name}, process {done + 1}", done, 2 * pairs)
-                ran.append(self._measured(letter, methods, block, turn))
+                ran.append(known[turn] if known else self._measured(letter, methods, block, turn))
                 broken = self._broken(ran[-1], keys)
                 batch.stopped, batch.broken = broken.stopped, {**broken.broken, **batch.broken}
                 if batch.stopped or all(cell in batch.broken for cell, _ in keys):
@@ -140,7 +138,8 @@ class Session:
             },
         }
         code, ran.failure, content = self.run(arm, task)
-        ran.killed = any(signal in ran.failure for signal in OUTSIDE) and code < 0
+        outside = any(signal in ran.failure for signal in OUTSIDE) and code < 0
+        ran.killed = outside or code == SILENT
         ran.unknown = code == probe.UNKNOWN
         record = None
         if code == 0:
@@ -154,7 +153,9 @@ class Session:
         """What a process that did not measure everything means."""
         arm, cells = self.arms[ran.arm].name, {cell for cell, _ in keys}
         if ran.killed:
-            return Batch(stopped=f"{arm} was killed: {ran.failure}")
+            return Batch(stopped=f"{arm} did not come to its end: {ran.failure}")
+        if ran.foreign:
+            return Batch(stopped=foreign(arm, ran))
         if ran.failure:
             verdict = Verdict.FAIL if ran.arm == "B" and not ran.unknown else Verdict.NO_VERDICT
             return Batch(broken=dict.fromkeys(cells, (verdict, f"{arm} fails: {ran.failure}")))
@@ -172,6 +173,15 @@ class Session:
             if ran.median(cell, metric) is None:
                 broken[cell] = (Verdict.NO_VERDICT, f"{arm} did not measure its {metric}")
         return Batch(broken=broken)
+
+
+def foreign(arm: str, ran: Ran) -> str:
+    """What a process ran that is not of its own side, and the way out."""
+    return (
+        f"{arm} imports what its own tree holds, or another one of the project, from elsewhere: "
+        f"{', '.join(ran.foreign[:3])}; let its folder be searched in either tree (PYTHONPATH, an "
+        "editable install), or give environments that each have their own"
+    )
 
 
 def timed(base: TolerantRecord, head: TolerantRecord, named: Sequence[str]) -> list[ReadCell]:

@@ -6,9 +6,15 @@ may be another version: so it asks for the public API alone, and imports it by i
 
 from __future__ import annotations
 
+import atexit
+import functools
+import hashlib
+import importlib.metadata
 import importlib.util
 import inspect
 import json
+import os
+import re
 import sys
 import sysconfig
 from pathlib import Path
@@ -17,23 +23,50 @@ from typing import Any
 UNKNOWN = 2
 """Exit code where the arm does not know what it is asked to measure."""
 NEEDED = ("tpprof", "msgspec", "torch", "transformers")
+INSTALLED = {"site-packages", "dist-packages"}
+SKIPPED = {*INSTALLED, ".git", ".hg", ".tox", ".nox", ".eggs", "__pycache__", "node_modules"}
+BUILT = {"build", "dist"}
+COMPILED = (".so", ".pyd", ".pyx", ".c", ".cc", ".cpp", ".cxx", ".cu", ".rs")
+SOURCES = (".py", *COMPILED, "pyproject.toml", "setup.cfg")
+EDITABLE = re.compile("^__editable__|^_editable_impl_|_editable(_loader)?$")
+"""Modules of editable installs, which find a project and are none of its own."""
+LARGE = 2**25  # bytes
+LIBRARY = os.path.realpath(sysconfig.get_path("stdlib"))
 
 
 def main() -> None:
-    """Do the task on stdin: write the record to a file. A failure is one line on stderr."""
+    """Do the task on stdin: the record is the answer (see `subprocesses.ask`). A failure is one
+    line on stderr."""
     task = json.loads(sys.stdin.buffer.read())
-    _put_first(task["root"], task["paths"])
-    _move(task["tree"], task["tops"])
+    answers = answering(task["out"], task["token"])
     try:
-        code, content = 0, measure(task)
-    except Exception as error:
+        _put_first(task["root"], task["paths"])
+        _move(task["tree"], task["tops"])
+        answers.append(measure(task))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit among them: it is not for a method to end this
         lines = str(error).strip().splitlines()
         line = f"{type(error).__name__}: {lines[0] if lines else 'no details'}"
-        code, content = UNKNOWN if _unknown(error) else 1, line.encode()
-    if code:
-        print(content.decode(), file=sys.stderr)
-        raise SystemExit(code)
-    Path(task["out"]).write_bytes(content)
+        print(line, file=sys.stderr)
+        raise SystemExit(UNKNOWN if _unknown(error) else 1) from None
+
+
+def answering(out: str, token: str) -> list[bytes]:
+    """A list for the one answer of this process, to be asked for before anything else is loaded.
+
+    The answer is written as the very last thing, behind whatever else has been registered to run as
+    the process ends: what ends it earlier leaves none.
+    """
+    answers: list[bytes] = []
+    asked = os.getpid()
+
+    def write() -> None:
+        if answers and os.getpid() == asked:
+            Path(out).write_bytes(f"{token} {len(answers[0])}\n".encode() + answers[0])
+
+    atexit.register(write)
+    return answers
 
 
 def measure(task: dict[str, Any]) -> bytes:
@@ -48,7 +81,9 @@ def measure(task: dict[str, Any]) -> bytes:
         given["passes"] = task["passes"]
     record = tpprof.compare(task["methods"], rounds=task["requests"], **given)
     own, foreign = sources(task["tree"], task["tops"])
-    code = {"origins": origins([cell.name for cell in record.cells]), "own": own}
+    code: dict[str, Any] = {"origins": origins([cell.name for cell in record.cells]), "own": own}
+    if task["passes"]:
+        code["contents"] = contents()
     # As plain data: the environment is a struct in this version, a mapping in earlier ones.
     content: dict[str, Any] = msgspec.to_builtins(record)
     content["environment"]["code"] = {**code, "foreign": foreign}
@@ -79,22 +114,152 @@ def origins(methods: list[str]) -> dict[str, str]:
 
 
 def sources(tree: str | None, tops: list[str]) -> tuple[list[str], list[str]]:
-    """Files of imported modules that lie in the arm's own tree, and those in another tree of the
-    same project."""
-    files = {str(getattr(module, "__file__", None)) for module in [*sys.modules.values()]}
-    own = sorted(file for file in files if tree is not None and _inside(file, tree))
-    others = sorted(file for file in files if any(_inside(file, top) for top in tops))
-    return own, [file for file in others if file not in own]
+    """Files of imported modules that lie in the arm's own tree, and those of the project that do
+    not: they lie in another of its trees, or the arm's own one holds the module too, with another
+    content."""
+    files = _imported()
+    own = {file for file in files.values() if tree is not None and _inside(file, tree)}
+    others = {file for file in files.values() if any(_inside(file, top) for top in tops)}
+    if tree is not None:
+        others |= set(_held_too(tree, {n: f for n, f in files.items() if f not in own}))
+    return sorted(own), sorted(others - own)
+
+
+def contents() -> dict[str, str]:
+    """Hashes of the files of all imported modules, by their package, and of this Python. Plug-in
+    files, which have no name of their own, are one package."""
+    found: dict[str, list[str]] = {"python": [sys.version]}
+    for name, file in sorted(_imported().items()):
+        if not _of_python(_real(file)):
+            package = name.partition(".")[0]
+            plugged = package.startswith("tpprof_plugin_")
+            entry = _hash(file) if plugged else f"{name} {_hash(file)}"
+            found.setdefault("plug-ins" if plugged else package, []).append(entry)
+    return {
+        name: hashlib.sha256("\n".join(sorted(entries)).encode()).hexdigest()
+        for name, entries in found.items()
+    }
+
+
+def _imported() -> dict[str, str]:
+    """The file of each imported module that has one, compiled ones among them."""
+    files = {n: getattr(module, "__file__", None) for n, module in [*sys.modules.items()]}
+    return {n: str(file) for n, file in files.items() if file and os.path.isabs(str(file))}
+
+
+def _held_too(tree: str, files: dict[str, str]) -> list[str]:
+    """Files of modules that a source tree holds too, with another content.
+
+    The tree holds a module if a file lies in it where a package of that name would be searched, in
+    whatever folder the package lies, or in whatever language it is written, or if the module is
+    installed as the project that the tree says it is.
+    """
+    held = _tree_files(tree)
+    projects = _projects(path for paths in held.values() for path in paths)
+    installed = _installed(projects)
+    found = []
+    for name, file in files.items():
+        real = _real(file)
+        if _of_python(real) or EDITABLE.search(name):
+            continue
+        parts = name.split(".")
+        named = [c for c in held.get(parts[-1], []) if _is_module(c, parts)]
+        named += [c for c in held.get("__init__", []) if _is_module(c.parent, parts)]
+        if named and any(_hash(str(candidate)) != _hash(file) for candidate in named):
+            found.append(file)
+        elif not named and real in installed:
+            alike = held.get(Path(real).name.partition(".")[0], [])
+            if not any(_hash(str(candidate)) == _hash(file) for candidate in alike):
+                found.append(file)
+    return found
+
+
+def _tree_files(tree: str) -> dict[str, list[Path]]:
+    """The source files of a tree by their names up to the first dot, without those of environments
+    in it and of what was built from it."""
+    found: dict[str, list[Path]] = {}
+    for folder, folders, names in os.walk(tree):
+        here = Path(folder)
+        folders[:] = [
+            name
+            for name in folders
+            if name not in SKIPPED
+            and not (here / name / "pyvenv.cfg").exists()
+            and not (name in BUILT and not (here / name / "__init__.py").exists())
+        ]
+        for name in names:
+            if name.endswith(SOURCES):
+                found.setdefault(name.partition(".")[0], []).append(here / name)
+    return found
+
+
+def _is_module(candidate: Path, parts: list[str]) -> bool:
+    """Whether a file, or the folder of a package, is where a module of this name would be: in
+    folders of the names of its packages, below one that is no package."""
+    names = [candidate.name.partition(".")[0], *(parent.name for parent in candidate.parents)]
+    if names[: len(parts)] != parts[::-1]:
+        return False
+    return not (candidate.parents[len(parts) - 1] / "__init__.py").exists()
+
+
+def _projects(files: Any) -> set[str]:
+    """What the projects of a tree call themselves."""
+    found = set()
+    for path in files:
+        if path.name in ("pyproject.toml", "setup.cfg", "setup.py"):
+            section = ""
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                section = line.strip() if line.startswith("[") else section
+                match = re.match(r"\s*name\s*=\s*[\"']?([A-Za-z0-9._-]+)", line)
+                if match and section in ("", "[project]", "[metadata]", "[tool.poetry]"):
+                    found.add(match[1])
+    return found
+
+
+def _installed(projects: set[str]) -> set[str]:
+    """All files of installed distributions of these names."""
+    found: set[str] = set()
+    for project in projects:
+        for package in importlib.metadata.distributions(name=project):
+            found |= {os.path.realpath(str(package.locate_file(f))) for f in package.files or []}
+    return found
+
+
+def _hash(file: str) -> str:
+    """Of the content; of a very large file, which no hand has written, of its size."""
+    try:
+        size = Path(file).stat().st_size
+        content = Path(file).read_bytes() if size <= LARGE else str(size).encode()
+    except OSError:
+        return ""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _of_python(real: str) -> bool:
+    """Whether a file is of Python's own library."""
+    return real.startswith(f"{LIBRARY}{os.sep}") and not INSTALLED & set(real.split(os.sep))
 
 
 def _inside(file: str, folder: str) -> bool:
     """Whether it belongs to a source tree, and not to an environment that lies in it."""
-    if not Path(file).is_absolute():  # of a module that has no file
+    if not os.path.isabs(file):  # of a module that has no file
         return False
-    path = Path(file).resolve()
-    installed = {"site-packages", "dist-packages"} & set(path.parts)
-    of_python = path.is_relative_to(Path(sysconfig.get_path("stdlib")).resolve())
-    return path.is_relative_to(folder) and not installed and not of_python
+    real, inside = _real(file), folder.rstrip(os.sep) + os.sep
+    if not f"{real}{os.sep}".startswith(inside):
+        return False
+    return not (INSTALLED & set(real.split(os.sep)) or _of_python(real))
+
+
+def _real(file: str) -> str:
+    """Its path without symbolic links; of thousands of files in some hundred folders."""
+    folder, name = os.path.split(file)
+    path = os.path.join(_real_folder(folder), name)
+    return os.path.realpath(path) if os.path.islink(path) else path
+
+
+@functools.cache
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def _move(tree: str | None, tops: list[str]) -> None:
@@ -116,7 +281,7 @@ def _move(tree: str | None, tops: list[str]) -> None:
             mapping.update({name: moved(str(path)) for name, path in mapping.items()})
 
 
-def _unknown(error: Exception) -> bool:
+def _unknown(error: BaseException) -> bool:
     """Whether the arm lacks what it is asked for, rather than fails at it."""
     if isinstance(error, ModuleNotFoundError):
         return error.name in NEEDED

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ...reports.gate.verdicts import Judged
 
 OPTION = "--tpprof-gate"
+ACCEPT = "--tpprof-accept-unjudged"
 WHOLE = "baseline"
 """The test of what no cell of the baseline owns: that it can be read, and lacks none."""
 
@@ -32,6 +33,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="BASELINE",
         help="Count again what this file of `tpprof gate check` holds; one test for each cell.",
     )
+    group.addoption(
+        ACCEPT,
+        action="store_true",
+        help="What cannot be judged here, by --tpprof-gate, fails no test.",
+    )
 
 
 @pytest.hookimpl(trylast=True)
@@ -40,17 +46,18 @@ def pytest_collection_modifyitems(
 ) -> None:
     for name in config.getoption(OPTION):
         path = Path(name)
-        found = GateResults(path)
+        found = GateResults(path, accept_unjudged=config.getoption(ACCEPT))
         for cell in found.cells():
             title = f"tpprof-gate {path.name} [{cell}]"
             items.append(GateItem.from_parent(session, name=title, cell=cell, found=found))
 
 
 class GateResults:
-    """What the gate finds, once for all cells: nothing is counted before the first test runs."""
+    """What the gate finds, once for all cells: nothing is counted before the first test runs, and
+    then in a process of its own, which loads the plug-ins."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, accept_unjudged: bool) -> None:
+        self.path, self.accept_unjudged = path, accept_unjudged
         self._rows: list[Judged] | None = None
 
     def cells(self) -> list[str]:
@@ -85,10 +92,13 @@ class GateItem(pytest.Item):
         self.cell, self.found = cell, found
 
     def runtest(self) -> None:
-        from ...reports.gate.verdicts import Verdict
+        from ...reports.gate.verdicts import CODES, Verdict
 
         rows = self.found.rows(self.cell)
-        bad = [r for r in rows if r.verdict in (Verdict.FAIL, Verdict.NO_VERDICT)]
+        fine = {verdict for verdict, code in CODES.items() if code == 0}
+        if self.found.accept_unjudged:
+            fine.add(Verdict.NOT_JUDGED)
+        bad = [row for row in rows if row.verdict not in fine]
         if bad or not (rows or self.cell == WHOLE):
             raise GateError("\n".join(_told(bad)) or "NO VERDICT: nothing was counted")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,26 +12,43 @@ import msgspec
 
 from ...methods.contract.errors import InputError
 from ...reports.gate.baseline import Snapshot
+from ...reports.gate.config import load_config
 from ...reports.gate.counts import compare_counts, uncounted
 from ...reports.gate.journal import SCHEMA, GateBegun, Judgement, Ran
 from ...reports.gate.rules import ON_CPU, ON_GPU, Rules, check_power, check_rules
 from ...reports.gate.timing import decide
 from ...reports.gate.tolerant_record import TolerantRecord
 from ...reports.gate.verdicts import Gate, Judged, NoVerdictError, Verdict, accepted, nothing
-from ...reports.record.base import RecordError
 from ...reports.record.journal import Journal
 from ...reports.record.spec import Subject
 from ..machine.environment import own_version
 from ..run.rounds import Progress
 from .arms import Arm, MissingError, arm
-from .pairs import HeadFailsError, Probe, Session, in_a_fresh_process, keys_of, readings, timed
+from .base_rules import base_config, changes, no_longer_measured
+from .pairs import (
+    HeadFailsError,
+    Probe,
+    Session,
+    foreign,
+    in_a_fresh_process,
+    keys_of,
+    readings,
+    timed,
+)
+from .resumption import Earlier
+
+SAME = "so nothing is compared (--allow-same takes it, as an A/A test, or where only data differs)"
 
 
 @dataclass(frozen=True)
 class GateOptions:
     """What a timing gate is asked: both arms as the user names them, what they run, and the rules,
     with no tolerances where those of the device are to hold. Paths of the subject are absolute.
-    out: the journal. accept_counts: counts that changed are meant, and shown alone."""
+    out: the journal. accept_counts: counts that changed are meant, and shown alone.
+    accept_unjudged: what cannot be judged does not stand against a pass. allow_same: both may run
+    the same code. resume: the journal may be of the same gate, which is gone on with. config: the
+    gate.toml that the rules come from; adjusted: rules of such a file, with what the command line
+    says."""
 
     base: str
     head: str
@@ -38,6 +56,11 @@ class GateOptions:
     rules: Rules
     out: Path
     accept_counts: bool = False
+    accept_unjudged: bool = False
+    allow_same: bool = False
+    resume: bool = False
+    config: Path | None = None
+    adjusted: Callable[[Rules], Rules] = check_rules
 
 
 def run_ab(options: GateOptions, tell: Progress, run: Probe = in_a_fresh_process) -> Gate:
@@ -46,9 +69,10 @@ def run_ab(options: GateOptions, tell: Progress, run: Probe = in_a_fresh_process
     Raises InputError for arms that do not exist, and for what cannot be measured at all.
     """
     gate = Gate("timing", f"{options.base} -> {options.head}")
+    gate.accept_unjudged = options.accept_unjudged
     try:
         with ExitStack() as stack:
-            session = _session(options, stack, tell, run)
+            session = _session(options, gate, stack, tell, run)
             stack.callback(session.journal.close)
             gate.subject = " -> ".join(side.label for side in session.arms.values())
             try:
@@ -62,12 +86,31 @@ def run_ab(options: GateOptions, tell: Progress, run: Probe = in_a_fresh_process
     return gate
 
 
-def _session(options: GateOptions, stack: ExitStack, tell: Progress, run: Probe) -> Session:
+def _session(
+    options: GateOptions, gate: Gate, stack: ExitStack, tell: Progress, run: Probe
+) -> Session:
     subject = options.subject
-    check_power(options.rules, len(options.rules.metrics))
     base, head = _arms(options, stack)
-    journal = begin(options.out, (base.label, head.label), subject, options.rules)
-    return Session(base, head, subject, options.rules, journal, run=run, tell=tell)
+    if base.identity == head.identity and not options.allow_same:
+        raise NoVerdictError(f"{base.label} and {head.label} are the same; {SAME}")
+    rules = _rules(options, base, gate)
+    check_power(rules, len(rules.metrics))
+    first = begun((base.label, head.label), subject, rules)
+    earlier = Earlier.of(options.out, first) if options.resume else Earlier()
+    journal = Journal.begin(options.out, first, *earlier.processes)
+    return Session(base, head, subject, rules, journal, run=run, tell=tell, earlier=earlier)
+
+
+def _rules(options: GateOptions, base: Arm, gate: Gate) -> Rules:
+    """The rules that judge; what the head changes of them, or no longer measures, is told."""
+    theirs, note = base_config(options.config, base)
+    gate.notes.append(note)
+    if theirs is None or options.config is None:
+        return options.rules
+    ours = load_config(options.config)
+    gate.notes.append(changes(theirs, ours))
+    gate.rows += no_longer_measured(theirs, ours)
+    return options.adjusted(theirs.rules)
 
 
 def _arms(options: GateOptions, stack: ExitStack) -> tuple[Arm, Arm]:
@@ -94,10 +137,10 @@ def _judge(session: Session, options: GateOptions, gate: Gate) -> None:
         row = Judged("all cells", "all", Verdict.FAIL, "runs", "fails", "n/a", f"head: {error}")
         gate.rows.append(row)
         return
-    rules = session.rules = with_tolerances(options.rules, base)
+    rules = session.rules = with_tolerances(session.rules, base)
     before, after = Snapshot.of(base), Snapshot.of(head)
     rows = compare_counts(before, after, rules.memory)
-    gate.rows = accepted(rows, counts_only=True) if options.accept_counts else rows
+    gate.rows += accepted(rows, counts_only=True) if options.accept_counts else rows
     same = _sources(session, options)
     unlike = {row.cell for row in rows if row.verdict is Verdict.NO_VERDICT}
     cells = [
@@ -107,7 +150,7 @@ def _judge(session: Session, options: GateOptions, gate: Gate) -> None:
     ]
     keys, unmeasured = keys_of(cells, rules.metrics)
     gate.rows += unmeasured
-    gate.notes += [same, _how(rules, len(keys), base), uncounted(before, after)]
+    gate.notes += [same, _how(rules, len(keys), base), uncounted(after)]
     if not keys:
         row = Judged("all cells", "times", Verdict.NO_VERDICT, "n/a", "n/a", "n/a", "none to time")
         gate.rows.append(row)
@@ -121,25 +164,27 @@ def _judge(session: Session, options: GateOptions, gate: Gate) -> None:
 
 def _sources(session: Session, options: GateOptions) -> str:
     """A note where both sides are meant to be the same. Raises NoVerdictError where one of them ran
-    code that is not its own, or both, though they are not meant to, the very same files."""
+    code that is not its own, or both, though they are not meant to, the very same code."""
     arms, looks = session.arms, {ran.arm: ran for ran in session.processes}
     for letter, ran in looks.items():
         if ran.foreign:
-            raise NoVerdictError(
-                f"{arms[letter].name} imports from another tree of the project: "
-                f"{', '.join(ran.foreign[:3])}; its own one must hold what it imports"
-            )
-    base, head = arms["A"], arms["B"]
-    if options.base == options.head or (base.commit and base.commit == head.commit):
+            raise NoVerdictError(foreign(arms[letter].name, ran))
+    alike = arms["A"].identity == arms["B"].identity
+    if not alike and not same_code(looks["A"], looks["B"]):
+        return ""
+    if options.allow_same:
         return "base and head are the same: this compares a code with itself"
-    if same_code(looks["A"], looks["B"]):
-        files = {f for name, f in looks["A"].origins.items() if name.startswith("method ")}
-        raise NoVerdictError(f"base and head run the very same code: {', '.join(sorted(files))}")
-    return ""
+    files = {f for name, f in looks["B"].origins.items() if name.startswith("method ")}
+    raise NoVerdictError(
+        f"base and head run the very same code ({', '.join(sorted(files))}); {SAME}"
+    )
 
 
 def same_code(base: Ran, head: Ran) -> bool:
-    """Whether both ran the same files by the same interpreter: nothing would be compared."""
+    """Whether both ran the same files, or files of the same contents, by the same interpreter:
+    nothing would be compared."""
+    if base.contents and base.contents == head.contents:
+        return True
     return bool(base.origins) and (base.origins, base.own) == (head.origins, head.own)
 
 
@@ -150,10 +195,10 @@ def _unwatched(session: Session) -> str:
     return f"throttling, clocks and other users of the GPU are n/a: {', '.join(sorted(reasons))}"
 
 
-def begin(out: Path, arms: tuple[str, str], subject: Subject, rules: Rules) -> Journal:
-    """A journal that says what is measured. Raises RecordError where it cannot be written."""
+def begun(arms: tuple[str, str], subject: Subject, rules: Rules) -> GateBegun:
+    """The first line of a journal, which says what is measured."""
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    first = GateBegun(
+    return GateBegun(
         schema=SCHEMA,
         tpprof=own_version(),
         created=created,
@@ -162,10 +207,6 @@ def begin(out: Path, arms: tuple[str, str], subject: Subject, rules: Rules) -> J
         subject=subject,
         rules=rules,
     )
-    try:
-        return Journal.begin(out, first)
-    except OSError as error:
-        raise RecordError(f"{out} cannot be written ({error.strerror or error})") from error
 
 
 def with_tolerances(rules: Rules, base: TolerantRecord) -> Rules:

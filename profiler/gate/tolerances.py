@@ -9,23 +9,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...methods import parse
 from ...methods.contract.errors import InputError
-from ...methods.contract.plugins import load_plugins
 from ...reports import units
 from ...reports.analysis.intervals import fenced
 from ...reports.gate.config import SCHEMA, Config, load_config, save_config
 from ...reports.gate.evidence import detectable
+from ...reports.gate.journal import CALIBRATION, Judgement
 from ...reports.gate.rules import Rules
 from ...reports.gate.verdicts import NoVerdictError
+from ...reports.record.journal import Journal
 from ...reports.record.spec import Subject
 from ...reports.record.spec_files import relative, rooted
 from ...reports.text.cells import CELL
 from ...reports.text.table import Column, Table
 from ..run.rounds import Progress
 from .arms import Arm
+from .counting import require_methods
 from .pairs import HeadFailsError, Probe, Session, in_a_fresh_process, keys_of, readings, timed
-from .timing import begin, with_tolerances
+from .resumption import Earlier
+from .timing import begun, with_tolerances
 
 FEWEST = 8
 LEAST = 0.01  # a tolerance below this would be chance itself
@@ -49,16 +51,24 @@ class CellTolerance:
 
 
 def calibrate_tolerances(
-    path: Path, pairs: int, out: Path, tell: Progress, run: Probe = in_a_fresh_process
+    path: Path,
+    pairs: int,
+    out: Path,
+    tell: Progress,
+    run: Probe = in_a_fresh_process,
+    *,
+    resume: bool = False,
 ) -> list[CellTolerance]:
     """Take A/A pairs of what gate.toml at `path` measures, and write the tolerances into it.
+
+    resume: the journal at `out` may be of the same calibration, which is gone on with.
 
     Raises InputError for too few pairs, or where what it measures does not run.
     """
     if pairs < FEWEST or pairs % 2:
         raise InputError(f"--pairs {pairs}: an even number from {FEWEST} up says how times scatter")
     config = load_config(path)
-    with _session(config, path.parent, out, tell, run) as session:
+    with _session(config, path.parent, out, tell, run, resume=resume) as session:
         try:
             base, head = readings(session)
         except (NoVerdictError, HeadFailsError) as error:
@@ -70,6 +80,8 @@ def calibrate_tolerances(
         if not keys:
             raise InputError("nothing to calibrate: every cell fails")
         batch = session(pairs, keys)
+        if not (batch.stopped or batch.broken):
+            session.journal.append(Judgement(rows=[], rules=rules))
     if batch.stopped or batch.broken:
         broken = [reason for _, reason in batch.broken.values()]
         raise InputError(f"nothing is calibrated: {batch.stopped or broken[0]}")
@@ -79,16 +91,14 @@ def calibrate_tolerances(
     return found
 
 
-def write_config(path: Path, subject: Subject, rules: Rules) -> None:
-    """A new gate.toml with the tolerances of this kind of device; an old one is not overwritten.
+def write_config(path: Path, subject: Subject, rules: Rules, *, overwrite: bool = False) -> None:
+    """A new gate.toml with the tolerances of this kind of device.
 
-    Raises InputError for methods that do not exist.
+    Raises InputError for methods that do not exist or cannot be planned.
     """
-    if path.exists():
+    if path.exists() and not overwrite:
         raise InputError(f"{path} is there already; change it, or remove it")
-    load_plugins(subject.cells.plugin)
-    for spec in subject.cells.methods:
-        parse(spec)
+    require_methods(subject)
     config = Config(schema=SCHEMA, subject=relative(subject, path.parent), rules=rules)
     save_config(config, path)
 
@@ -147,13 +157,15 @@ COLUMNS: list[Column[CellTolerance]] = [
 
 @contextmanager
 def _session(
-    config: Config, folder: Path, out: Path, tell: Progress, run: Probe
+    config: Config, folder: Path, out: Path, tell: Progress, run: Probe, *, resume: bool
 ) -> Iterator[Session]:
-    subject = rooted(config.subject, folder)
-    base, head = (Arm(name, "A/A", plugins=subject.cells.plugin) for name in ("base", "head"))
-    journal = begin(out, ("A/A", "A/A"), subject, config.rules)
+    subject, rules = rooted(config.subject, folder), config.rules
+    base, head = (Arm(name, CALIBRATION, plugins=subject.cells.plugin) for name in ("base", "head"))
+    first = begun((CALIBRATION, CALIBRATION), subject, rules)
+    earlier = Earlier.of(out, first) if resume else Earlier()
+    journal = Journal.begin(out, first, *earlier.processes)
     try:
-        yield Session(base, head, subject, config.rules, journal, run=run, tell=tell)
+        yield Session(base, head, subject, rules, journal, run=run, tell=tell, earlier=earlier)
     finally:
         journal.close()
 

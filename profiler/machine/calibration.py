@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from ...methods.contract.errors import InputError
+from ...reports.outputs import OutputError, write
 from ...reports.record.schema import Bandwidth, Peaks
 from ..meters.clock import now, on_device, wait_for
 from .datasheets import DATASHEETS, datasheet
@@ -79,14 +80,11 @@ def calibrate(device: Any) -> Peaks:
     with on_device(device):
         peaks = _best_of(_measure(device), cached(device))
         _free(device)
-    path = calibration_file(device)
-    part = path.with_suffix(f".{os.getpid()}.part")
+    content = msgspec.json.format(msgspec.json.encode(peaks), indent=1)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(peaks), indent=1))
-        part.replace(path)
-    except OSError as error:
-        peaks.notes.append(f"not kept for later runs: {path}: {error.strerror or error}")
+        write(calibration_file(device), content, "text", overwrite=True)
+    except OutputError as error:
+        peaks.notes.append(f"not kept for later runs: {error}")
     return peaks
 
 

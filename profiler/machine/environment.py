@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...reports.record.environment import Checkouts, Commit, Determinism, Environment
+from .. import git
 from ..meters.nvml import describe_gpu
 from ..meters.readers import UnknownError, module_or_absent, read_fields
 
@@ -219,30 +220,22 @@ def _own_checkout() -> Commit:
 
 def _git(folder: Path) -> Commit:
     """Commit of the checkout around `folder`, and whether a tracked file differs from it."""
-    command = [
-        "git",
-        "-C",
-        str(folder),
-        "--no-optional-locks",
-        "status",
-        "--porcelain=v2",
-        "--branch",
-        "--untracked-files=no",
-    ]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_GIT_SECONDS
-        )
+        around = git.ask(folder, "rev-parse", "--show-toplevel", seconds=_GIT_SECONDS)
+        if around.returncode:
+            return _unknown_commit(around.stderr.partition("\n")[0] or "git failed")
+        top = Path(around.stdout.rstrip("\n"))
+        commit = git.commit_named(top, "HEAD", _GIT_SECONDS)
+        if not commit:
+            return _unknown_commit("no commit yet")
+        with git.unconfigured(top, _GIT_SECONDS) as ask:
+            done = ask("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all")
     except (OSError, subprocess.TimeoutExpired) as error:
         return _unknown_commit(f"git does not answer ({type(error).__name__})")
     if done.returncode:
-        return _unknown_commit(done.stderr.partition("\n")[0] or "git failed")
-    lines = done.stdout.splitlines()
-    commits = (line.split()[-1] for line in lines if line.startswith("# branch.oid "))
-    commit = next(commits, "(initial)")
-    if commit == "(initial)":
-        return _unknown_commit("no commit yet")
-    return Commit(commit=commit, dirty=not all(line.startswith("#") for line in lines))
+        reason = done.stderr.partition("\n")[0] or "git failed"
+        return Commit(commit=commit, reasons={"dirty": reason})
+    return Commit(commit=commit, dirty=bool(done.stdout))
 
 
 def _unknown_commit(reason: str) -> Commit:

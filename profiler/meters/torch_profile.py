@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +19,7 @@ from typing import Any
 
 from ...methods.engine.context import Lap
 from ...reports.record.schema import Activity
+from ..subprocesses import temporary_folder
 
 MARK = "tpprof|"
 LAUNCHES = ("cudaLaunch", "cuLaunch", "cudaGraphLaunch")
@@ -197,8 +197,8 @@ def _attention_flops(
 
 def trace(device: Any, request: Callable[[Lap], object]) -> list[Event]:
     """The events of one request, in the format of chrome://tracing; every lap is a mark."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
+    with temporary_folder() as folder:
+        path = folder / "trace.json"
         export(device, request, path)
         events: list[Event] = json.loads(path.read_bytes())["traceEvents"]
     return [event for event in events if event.get("ph") == "X"]

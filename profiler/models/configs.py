@@ -213,6 +213,13 @@ def from_config(name: str, architecture: Architecture, given: Any) -> Shape:
     ModelError for one of which a part that costs is not understood."""
     require_understood(name, given)
     text, called = _text(name, given), Path(name).name
+    token = getattr(given, "image_token_index", None)
+    token = getattr(given, "image_token_id", None) if token is None else token
+    if type(token) is not int or not 0 <= token < text.vocabulary:
+        _Reader(name, "config.json", given).refuse(
+            f"the image token is {token!r}; known: a token of the vocabulary, 0 to "
+            f"{text.vocabulary - 1:,}"
+        )
     if architecture == "qwen2-vl":
         return Shape(called, architecture, text, _qwen_tower(name, given, text))
     pinpoints: tuple[tuple[int, int], ...] = ()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 
 from ...methods.contract.errors import first_line
 from ...methods.engine.attention import interface_of
+from ...reports.sanitize import quoted
 from .backends import require_backend, require_kernel
 from .configs import config, from_config
 from .device_pixels import device_processor, require_torchvision
@@ -168,12 +171,18 @@ def _read_config(name: str) -> tuple[Architecture, Any, str]:
     _check_name(name, folder)
     source = str(folder) if folder.is_dir() else name
     try:
-        require_stateless_file(name, PreTrainedConfig.get_config_dict(source)[0])
-        given = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        with _quiet():
+            written, _ = PreTrainedConfig.get_config_dict(source)
+            require_stateless_file(name, written)
+            given = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except ModelError:
         raise
     except Exception as error:
         raise ModelError(f"{name}: no readable model config ({first_line(error)})") from error
+    for section in ("text_config", "vision_config"):
+        if not isinstance(written.get(section, {}), dict):  # transformers would take its own
+            shown = quoted(written[section])
+            raise ModelError(f"{name}: config.json: {section} is {shown}; known: a section")
     architecture = _ARCHITECTURES.get(given.model_type)
     if architecture is None:
         known = ", ".join(_ARCHITECTURES)
@@ -194,14 +203,15 @@ def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backen
     require_kernel(backend, device, dtype, shape)
     adapter, class_name = _ADAPTERS[architecture]
     try:
-        module, report = transformers_class(class_name).from_pretrained(
-            source,
-            dtype=dtype,
-            attn_implementation=interface_of(backend),
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            trust_remote_code=False,
-        )
+        with _quiet():  # what is wrong is one line of ours
+            module, report = transformers_class(class_name).from_pretrained(
+                source,
+                dtype=dtype,
+                attn_implementation=interface_of(backend),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,
+            )
     except Exception as error:
         raise ModelError(f"{name}: no readable weights ({first_line(error)})") from error
     _check_weights(name, report)
@@ -216,6 +226,23 @@ def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backen
         source=f"checkpoint {name}",
         **vars(brought),
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers without its reports and bars."""
+    import transformers
+
+    logging: Any = transformers.utils.logging
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _check_size(name: str, shape: Shape, module: Any) -> None:

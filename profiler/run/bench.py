@@ -18,6 +18,7 @@ from ...methods.engine.context import Lap, no_lap
 from ...methods.engine.run import Trace, run
 from ...methods.engine.runtimes import make_runtime
 from ...methods.engine.verify import require_finite
+from ...reports.outputs import beside
 from ...reports.record import schema
 from ..meters import memory, torch_profile
 from ..meters.clock import Stopwatch, Timing, now, on_device, unix_time, wait_for
@@ -130,6 +131,12 @@ class Bench:
         require_finite(trace.logits, "its logits")
         require_finite(trace.step_logits, "its logits of decode")
 
+    def repeat(self, cell: BenchCell) -> None:
+        """One more request, neither timed nor saved; it must do what the counted one did."""
+        if cell.alive:
+            with self._kept_alive(cell):
+                self._require_answer(self._untimed(cell))
+
     def settle(self, cell: BenchCell) -> None:
         """One more untimed request, behind the warm-ups of all cells: capturing a graph empties
         torch's allocator, whose memory the others then have to ask for again."""
@@ -212,13 +219,16 @@ class Bench:
                 self._hold_to_plan(cell)
             cell.saved.host_waits = dict(waits.seen)
 
-    def trace(self, cell: BenchCell, path: Path) -> None:
+    def trace(self, cell: BenchCell, path: Path) -> bool:
         """Write the Chrome trace of one request, which the profiler slows down; where it fails,
-        the reason is kept."""
+        the reason is kept. Whether it was written."""
         try:
-            torch_profile.export(self.device, functools.partial(self._untimed, cell), path)
+            with beside(path) as part:
+                torch_profile.export(self.device, functools.partial(self._untimed, cell), part)
         except Exception as error:
             cell.saved.missing["trace"] = first_line(error)
+            return False
+        return True
 
     def _hold_to_plan(self, cell: BenchCell) -> Trace:
         """One untimed prefill in which each decision of the method is looked at; eager, for a graph
@@ -317,7 +327,7 @@ class Bench:
     def _state(self) -> schema.GpuState | None:
         return self._gpu.state([os.getpid()], has_context=True) if self._gpu else None
 
-    def _fail(self, cell: BenchCell, error: Exception) -> None:
+    def _fail(self, cell: BenchCell, error: BaseException) -> None:
         said = str(error) if isinstance(error, InputError) else first_line(error)
         cell.saved.error = said + location(error, cell.method)
 
@@ -336,9 +346,9 @@ class Bench:
         """What fails inside ends this cell, not the run; what it held is given back."""
         try:
             yield
-        except ModelChangedError:
+        except (KeyboardInterrupt, ModelChangedError):
             raise
-        except Exception as error:
+        except BaseException as error:  # a method that asks for the end (SystemExit) fails, too
             self._fail(cell, error)
         if cell.saved.error:
             cell.runtime = make_runtime(cell.runtime.name, self.model)

@@ -90,6 +90,12 @@ def _cell(
     return BenchCell(copy.deepcopy(method), policy, make_runtime(name, model), saved, known)
 
 
+def without_counts(saved: schema.Cell, error: str) -> schema.Cell:
+    """A cell that failed: its name, its samples and why."""
+    kept = ("method", "name", "attention", "reads_attention", "runtime", "parts", "samples")
+    return schema.Cell(**{name: getattr(saved, name) for name in kept}, error=error)
+
+
 def _planned(method: Method, request: Request) -> Plan | InputError:
     """The plan of a method, or why there is none."""
     try:

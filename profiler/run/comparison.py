@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,11 @@ from ...methods import Method, format_spec, load_plugins, parse
 from ...methods.contract.plugins import contents
 from ...methods.contract.policies import check_policy, check_runtime
 from ...reports.record import files, schema
-from ...reports.record.journal import Journal
+from ...reports.record.base import RecordError
+from ...reports.record.journal import Journal, encoded
 from ...reports.record.labels import name
 from ...reports.record.spec import PASSES, ModelSpec, RunSpec
+from ...reports.sanitize import say
 from .. import cost
 from ..machine import calibration, doctor
 from ..machine.environment import describe_environment, own_version
@@ -26,7 +27,7 @@ from ..models.rotary import require_stateless
 from ..workload import Preparation
 from . import rounds
 from .bench import Bench, steady
-from .cells import BenchCell, make_cells
+from .cells import BenchCell, make_cells, without_counts
 from .equalize import equalize
 from .kept_tokens import picture
 from .memory_limit import require_room
@@ -69,11 +70,12 @@ class Comparison:
         self.record = self._record(reason, command)
         self.journal: Journal | None = None
         self.trace: Path | None = None
+        self.traced = False
 
     def calibrate(self) -> None:
         """See that the peaks of the device are in the record: measured now if they never were."""
         if self.record.peaks is None:
-            print(f"calibrating {self.model.device}, once: a few seconds", file=sys.stderr)
+            say(f"calibrating {self.model.device}, once: a few seconds")
             self.record.peaks = calibration.calibrate(self.model.device)
 
     def adopt(self, record: schema.Record) -> None:
@@ -147,7 +149,7 @@ class Comparison:
             pruned = [number for number in alive if self.cells[number].method.name != "vanilla"]
             chosen = (pruned or alive)[0]
             tell(f"trace of {name(self.cells[chosen].saved)}", 0, 1)
-            bench.trace(self.cells[chosen], self.trace)
+            self.traced = bench.trace(self.cells[chosen], self.trace)
             self._write_cell(chosen)
 
     def _rounds(self, bench: Bench, process: int, tell: Progress) -> None:
@@ -186,7 +188,13 @@ class Comparison:
                 self._write(files.Joined(index=index, process=bench.left(process)))
 
     def _write_cell(self, index: int) -> None:
-        self._write(files.Known.of(index, self.cells[index].saved))
+        """What a method gave that no record can hold ends its cell, and nothing else."""
+        cell = self.cells[index]
+        try:
+            encoded(files.Known.of(index, cell.saved))
+        except RecordError as error:
+            self.record.cells[index] = cell.saved = without_counts(cell.saved, str(error))
+        self._write(files.Known.of(index, cell.saved))
 
     def _write(self, line: files.Line) -> None:
         if self.journal is not None:

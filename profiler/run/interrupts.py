@@ -14,9 +14,18 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM and SIGHUP end what runs inside as Ctrl-C does; one that is ignored (nohup) stays."""
+    """SIGTERM and SIGHUP end what runs inside as Ctrl-C does; one that is ignored (nohup) stays.
+
+    Behind the first one no other is heard: what was measured is being saved, and one end is often
+    told twice, to a process and to its group.
+    """
+    stopped = False
 
     def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
         raise Terminated
 
     names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -28,4 +37,5 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         for number, earlier in before.items():
-            signal.signal(number, earlier)
+            if not stopped:
+                signal.signal(number, earlier)

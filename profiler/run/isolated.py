@@ -6,8 +6,6 @@ This process loads neither torch nor the model; while one measures it only waits
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
 
 import msgspec
 
@@ -17,17 +15,21 @@ from ...reports.record.journal import Journal
 from ...reports.record.labels import name
 from ...reports.record.schema import Record
 from ...reports.record.spec import RunSpec, changed
-from ..subprocesses import finish, python
+from ..subprocesses import finish, python, temporary_folder
 from . import rounds
 from .rounds import Progress
 from .worker import Task
 
+SILENTLY = "what it ran ended the process (exit code 0) before all was measured"
+
 
 def empty_record(spec: RunSpec, command: str) -> Record:
     """The record of the run before anything is measured; raises InputError as the run would."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "record"
+    with temporary_folder() as folder:
+        path = folder / "record"
         failed = _run(Task(spec=spec, command=command, out=str(path), parent=os.getpid()))
+        if not failed and not path.exists():
+            failed = SILENTLY
         if failed:
             raise InputError(failed)
         return msgspec.json.decode(path.read_bytes(), type=Record)
@@ -51,11 +53,13 @@ def run(journal: Journal, record: Record, tell: Progress) -> None:
             spec=spec, out=str(path), parent=os.getpid(), cell=index, round=number, turn=turn
         )
         failed = _run(task)
-        newest[0] = files.load(path)
+        journal.mend()
+        newest[0] = files.load_run(path)
+        if not failed and not _came_to_its_end(newest[0], index, number):
+            failed = SILENTLY
         if failed:
-            journal.mend()
             _note_failure(journal, newest[0], index, number, failed)
-            newest[0] = files.load(path)
+            newest[0] = files.load_run(path)
 
     rounds.follow(
         lambda: newest[0],
@@ -64,6 +68,16 @@ def run(journal: Journal, record: Record, tell: Progress) -> None:
         lambda cell, number: f"process {number + 1} of {name(cell)}",
     )
     journal.append(files.Ended())
+
+
+def _came_to_its_end(record: Record, index: int, number: int) -> bool:
+    """Whether the process of a cell and round did all that it was asked for, or says why not."""
+    ended = any(
+        (process.cell, process.round) == (index, number) and process.seconds is not None
+        for process in record.processes
+    )
+    taken = any(sample.round == number for sample in record.cells[index].samples)
+    return ended and (taken or bool(record.cells[index].error))
 
 
 def _run(task: Task) -> str:

@@ -13,7 +13,7 @@ from ...methods.engine.ledger import planned
 from ...reports.record.spec import Workload
 from ..cost.memory import peak_bytes
 from ..models.model import Model
-from ..workload import SYNTHETIC_TEXT, plan_request, require_picture
+from ..workload import SYNTHETIC_TEXT, plan_request
 
 ERRS_HIGH = 1.3  # times the real peak, at most: how far a plan was seen to be above it
 
@@ -22,7 +22,6 @@ def require_room(model: Model, workload: Workload) -> None:
     """Raises InputError, before anything is allocated, where vanilla's planned peak exceeds all the
     memory of the device by more than the plan may err; of a prompt that is yet to be tokenised, the
     length is not in it."""
-    require_picture(workload)
     before, after = workload.text_tokens or SYNTHETIC_TEXT
     request = plan_request(model.shape, workload, before=before, after=after)
     ledger = planned(parse("vanilla").plan(request), request, "rows")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import sys
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...methods import load_plugins, parse
 from ...methods.contract.errors import InputError
 from ...reports.record import files
 from ...reports.record.base import RecordError
 from ...reports.record.compatibility import differences
-from ...reports.record.journal import Journal, in_use
+from ...reports.record.journal import Journal, in_use, is_empty
 from ...reports.record.schema import Record
 from ...reports.record.spec import RunSpec
+from ...reports.sanitize import say
 from . import isolated
 from .interrupts import Terminated, terminable
 from .rounds import Progress
@@ -36,17 +37,25 @@ def measure(
     command: str = "",
     resume: bool = False,
     trace: Path | None = None,
+    overwrite: bool = False,
 ) -> Outcome:
     """Run it. Every sample is in the journal beside the record as soon as it is taken; the
     record takes the journal's place when the run ends, by itself, by Ctrl-C or by SIGTERM.
 
-    trace: where the Chrome trace of one request goes; not with isolated cells.
-    Exit codes: 0, 1 if a cell failed, 130 for Ctrl-C, 143 for SIGTERM. Raises InputError.
+    trace: where the Chrome trace of one request goes; not with isolated cells. overwrite: whether
+    a finished file that tpprof did not make is replaced.
+    Exit codes: 0, 1 if a cell failed, 130 for Ctrl-C, 143 for SIGTERM. Raises InputError, and
+    OutputError where the disk is full; what was measured until then is in the journal.
     """
     comparison = None
+    if out.suffix == ".json":
+        _require_free(out, overwrite=overwrite, resume=resume)
     if spec.stopping.isolate:  # this process loads neither torch nor the model
         record = isolated.empty_record(spec, command)
     else:
+        load_plugins(spec.cells.plugin)  # what fails is told at once: torch takes seconds to load
+        for method in spec.cells.methods:
+            parse(method, spec.cells.keep)
         from .comparison import Comparison
 
         comparison = Comparison(spec, command=command)
@@ -55,12 +64,10 @@ def measure(
     path, earlier = _path(record, out), None
     if resume:
         path, earlier = _earlier(record, path, out)
-    journal = _journal(path, record, earlier)
+    journal = _journal(path, record, earlier, overwrite=overwrite)
     record = earlier or record
-    if trace is not None:  # what an earlier run left is not of this one
-        trace.unlink(missing_ok=True)
-    print(f"measuring {record.model.name}: {record.model.reason}", file=sys.stderr)
-    code = 0
+    say(f"measuring {record.model.name}: {record.model.reason}")
+    code, traced = 0, False
     try:
         with terminable():
             if comparison is None:
@@ -69,28 +76,28 @@ def measure(
                 comparison.journal, comparison.trace = journal, trace
                 comparison.adopt(record)
                 comparison.run(tell)
+                traced = comparison.traced
     except KeyboardInterrupt as stopped:
         code = 143 if isinstance(stopped, Terminated) else 130
-    record = files.load(path)
-    files.finish(journal, record, path)
-    if trace is not None and not trace.exists():
-        print(f"no trace: nothing was left to measure, or it failed ({path})", file=sys.stderr)
+    record = files.load_run(path)
+    if not files.finish(journal, record, path, overwrite=overwrite):
+        say(f"{path} holds a run that ended, and stays; what was measured now is in {journal.path}")
+        path = journal.path
+    if trace is not None and not traced:
+        say(f"no trace: nothing was left to measure, or it failed ({path})")
     failed = any(cell.error for cell in record.cells)
     return Outcome(record, path, code or int(failed))
 
 
 def _path(record: Record, out: Path) -> Path:
-    """Where the record goes; raises InputError before anything is measured if it cannot."""
+    """Where the record goes: in a folder, under a name that is free."""
     stamp = "".join(c for c in record.created[:19] if c.isdigit() or c == "T").replace("T", "-")
-    name = record.model.name.replace("/", "_")
-    path = out if out.suffix == ".json" else out / f"{stamp}-{name}.json"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out}: {error.strerror}; give a folder or a .json file") from error
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(f"--out {out} cannot be written; give a folder or a .json file")
-    return path
+    name = re.sub(r"[^\w.-]+", "_", record.model.name)
+    if out.suffix == ".json":
+        return out
+    stem = f"{stamp}-{name}"[:200]
+    tried = (out / f"{stem}{number}.json" for number in ("", *(f"-{n}" for n in range(2, 1000))))
+    return next(p for p in tried if not p.exists() and not files.journal_of(p).exists())
 
 
 def _earlier(record: Record, path: Path, out: Path) -> tuple[Path, Record | None]:
@@ -102,14 +109,14 @@ def _earlier(record: Record, path: Path, out: Path) -> tuple[Path, Record | None
     for candidate in [path] if out.suffix == ".json" else _unfinished(out):
         if not candidate.exists() and not files.journal_of(candidate).exists():
             continue
-        earlier = files.load(candidate)
+        earlier = files.load_run(candidate)
         differs = differences(earlier, record, ("the earlier run", "this one"))
         if not differs:
             return candidate, earlier
         refused = refused or f"{candidate}: {'; '.join(differs)}"
     if refused:
         raise InputError(f"--resume goes on with the same configuration only. {refused}")
-    print("nothing to resume: starting anew", file=sys.stderr)
+    say("nothing to resume: starting anew")
     return path, None
 
 
@@ -119,33 +126,42 @@ def _unfinished(folder: Path) -> list[Path]:
     found = []
     for path in sorted(names, reverse=True):
         try:
-            if not files.load(path).complete:
+            if not files.load_run(path).complete:
                 found.append(path)
         except RecordError as error:
             if files.journal_of(
                 path
             ).exists():  # of a run that did not end, and is not gone on with
-                print(f"! left alone: {error}", file=sys.stderr)
+                say(f"! left alone: {error}")
     return found
 
 
-def _journal(path: Path, record: Record, earlier: Record | None) -> Journal:
+def _journal(path: Path, record: Record, earlier: Record | None, *, overwrite: bool) -> Journal:
     """A journal that starts from what there is; raises InputError for one that would be lost."""
-    journal_path = files.journal_of(path)
+    _require_free(path, overwrite=overwrite, resume=earlier is not None)
     start = record if earlier is None else _continued(earlier, record)
-    if journal_path.exists() and in_use(journal_path):
-        raise InputError(f"{journal_path} belongs to a run that still goes on; give another --out")
-    unfinished = journal_path.exists() or (path.exists() and not files.load(path).complete)
-    if earlier is None and unfinished:
-        kept = journal_path if journal_path.exists() else path
+    return Journal.begin(files.journal_of(path), files.Begun(record=start))
+
+
+def _require_free(path: Path, *, overwrite: bool, resume: bool) -> None:
+    """Raises InputError where another run writes to `path`, or, unless it is gone on with, where
+    one lies there that did not end."""
+    journal = files.journal_of(path)
+    if not is_empty(journal) and in_use(journal):
+        raise InputError(f"{journal} belongs to a run that still goes on; give another --out")
+    if not resume and (kept := _kept(path, journal, overwrite=overwrite)):
         raise InputError(
             f"{kept} holds a run that did not end; continue it with --resume, or remove it"
         )
-    try:
-        return Journal.begin(journal_path, files.Begun(record=start))
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"--out {path} cannot be written: {reason}; give another one") from error
+
+
+def _kept(path: Path, journal: Path, *, overwrite: bool) -> Path | None:
+    """The file of a run that did not end, if there is one."""
+    if not is_empty(journal):
+        return journal
+    if overwrite or not path.exists() or files.load_run(path).complete:
+        return None
+    return path
 
 
 def _continued(earlier: Record, record: Record) -> Record:

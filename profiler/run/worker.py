@@ -16,6 +16,7 @@ from ...reports.record import files
 from ...reports.record.base import RecordError, Struct
 from ...reports.record.journal import Journal
 from ...reports.record.spec import RunSpec
+from ...reports.sanitize import say
 
 
 class Task(Struct):
@@ -43,7 +44,7 @@ def main() -> None:
         if task.cell is None:
             comparison.calibrate()
     except (InputError, RecordError) as error:
-        print(error, file=sys.stderr)
+        say(str(error))
         raise SystemExit(2) from None
     path = Path(task.out)
     if task.cell is None:
@@ -54,6 +55,6 @@ def main() -> None:
         return os.getppid() == task.parent
 
     if wanted():  # else the parent was killed, and the journal may be another run's by now
-        comparison.adopt(files.load(path))
+        comparison.adopt(files.load_run(path))
         comparison.journal = Journal(path)
         comparison.run_cell(task.cell, task.round, task.turn, wanted)

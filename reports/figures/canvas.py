@@ -6,12 +6,15 @@ hovered over become `<title>`s, which every browser shows, with scripts or witho
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..outputs import write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -153,19 +156,24 @@ def _seats(entries: Sequence[tuple[str, str]]) -> list[tuple[float, int]]:
 
 
 UNDATED: dict[str, dict[str, Any]] = {
-    "png": {"Software": None},
-    "pdf": {"CreationDate": None},
-    "svg": {"Date": None},
+    "png": {"Software": "tpprof"},
+    "pdf": {"CreationDate": None, "Creator": "tpprof"},
+    "svg": {"Date": None, "Creator": "tpprof"},
 }
 
 
-def save(chart: Chart, folder: Path, kinds: Sequence[str] = ("png", "pdf")) -> list[Path]:
-    """Write the chart in each of the kinds (png, pdf, svg); returns the files."""
+def save(
+    chart: Chart, folder: Path, kinds: Sequence[str] = ("png", "pdf"), *, overwrite: bool = False
+) -> list[Path]:
+    """Write the chart in each of the kinds (png, pdf, svg); returns the files, or raises
+    OutputError."""
     import matplotlib
 
     files = []
     with matplotlib.rc_context({"svg.hashsalt": chart.name}):
         for kind in kinds:
             files.append(folder / f"{chart.name}.{kind}")
-            chart.figure.savefig(files[-1], facecolor="white", metadata=UNDATED[kind])
+            drawn = io.BytesIO()
+            chart.figure.savefig(drawn, format=kind, facecolor="white", metadata=UNDATED[kind])
+            write(files[-1], drawn.getvalue(), "figure", overwrite=overwrite)
     return files

@@ -44,19 +44,17 @@ def kept_tokens(subject: RunView) -> list[Chart]:
 
 
 def save_side_by_side(
-    subjects: Sequence[RunView], names: Sequence[str], folder: Path
+    subjects: Sequence[RunView], names: Sequence[str], folder: Path, *, overwrite: bool = False
 ) -> list[Path]:
     """Write the figure of several records as PNG and PDF into `folder`; returns the files."""
-    folder.mkdir(parents=True, exist_ok=True)
     with style():
         chart = side_by_side.chart(subjects, names)
-        return save(chart, folder) if chart else []
+        return save(chart, folder, overwrite=overwrite) if chart else []
 
 
-def save_all(subject: RunView, folder: Path) -> list[Path]:
+def save_all(subject: RunView, folder: Path, *, overwrite: bool = False) -> list[Path]:
     """Write every figure as PNG and PDF into `folder`; returns the files."""
-    folder.mkdir(parents=True, exist_ok=True)
     with style():
         charts = [chart for draw in DRAWN if (chart := draw(subject))]
         charts += waterfalls(subject) + kept_tokens(subject)
-        return [path for chart in charts for path in save(chart, folder)]
+        return [path for chart in charts for path in save(chart, folder, overwrite=overwrite)]

@@ -6,6 +6,7 @@ import html
 import io
 import re
 
+from ..sanitize import visible
 from .canvas import VARIABLES, Chart
 
 
@@ -29,7 +30,9 @@ def _for_page(text: str, chart: Chart) -> str:
     pieces = re.split(r"(<[^>]*>)", text)  # text, tag, text, ...: < and > are escaped elsewhere
     viewed = re.search(r'viewBox="([^"]*)"', pieces[1])
     assert viewed is not None
-    pieces[1] = f'<svg viewBox="{viewed[1]}" role="img" aria-label="{html.escape(chart.about)}">'
+    pieces[1] = (
+        f'<svg viewBox="{viewed[1]}" role="img" aria-label="{html.escape(visible(chart.about))}">'
+    )
     pieces[3::2] = [_tag(tag, chart.tips) for tag in pieces[3::2]]
     return re.sub(r"\n\s*", "\n", re.sub(_NO_XML, "", "".join(pieces)))
 
@@ -67,4 +70,4 @@ def _group(found: re.Match[str], tips: dict[str, str]) -> str:
     """A group without its id; what is to be hovered over becomes its title."""
     if found[1] not in tips:
         return f"<g{found[2]}>"
-    return f'<g class="tip"{found[2]}><title>{html.escape(tips[found[1]])}</title>'
+    return f'<g class="tip"{found[2]}><title>{html.escape(visible(tips[found[1]]))}</title>'

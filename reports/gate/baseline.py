@@ -7,13 +7,14 @@ from typing import Any
 
 import msgspec
 
-from ..record.base import RecordError, Struct, decode_versioned
-from ..record.journal import write_whole
+from ..outputs import write
+from ..record.base import Count, RecordError, Struct, decode_versioned
 from ..record.spec import Subject
+from .rules import MemoryShare
 from .tolerant_record import ReadCell, TolerantRecord
 from .verdicts import NoVerdictError
 
-SCHEMA = 2
+SCHEMA = 3
 REQUEST = ("before", "visual", "after", "batch", "new_tokens", "tiles", "patches")
 """What must be the same of two requests for their counts to be compared."""
 ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -27,20 +28,22 @@ class Counts(Struct):
     them. visual_per_layer: visual tokens entering
     each decoder layer. kv_bytes_*: by layer, of the cache tensors. operators, launches, syncs: by
     phase; None on a device that has no such thing, or where they could not be counted. peak_bytes:
-    of torch's CUDA allocator. kernels: the attention kernel of each decoder layer.
+    of torch's CUDA allocator. resident_bytes: peak of the process on a CPU. kernels: the attention
+    kernel of each decoder layer.
     """
 
     cell: str
-    flops: dict[str, int]
-    visual_per_layer: list[int]
-    kv_bytes_prefill: list[int]
-    kv_bytes_decode: list[int]
-    generated_tokens: int
-    counted_flops: dict[str, int] | None = None
-    operators: dict[str, int] | None = None
-    launches: dict[str, int] | None = None
-    syncs: dict[str, int] | None = None
-    peak_bytes: int | None = None
+    flops: dict[str, Count]
+    visual_per_layer: list[Count]
+    kv_bytes_prefill: list[Count]
+    kv_bytes_decode: list[Count]
+    generated_tokens: Count
+    counted_flops: dict[str, Count] | None = None
+    operators: dict[str, Count] | None = None
+    launches: dict[str, Count] | None = None
+    syncs: dict[str, Count] | None = None
+    peak_bytes: Count | None = None
+    resident_bytes: Count | None = None
     kernels: list[str] = msgspec.field(default_factory=list)
     error: str = ""
 
@@ -62,6 +65,7 @@ class Counts(Struct):
             launches=_by_phase(cell, "launches"),
             syncs=_by_phase(cell, "syncs"),
             peak_bytes=cell.memory.allocator,
+            resident_bytes=cell.memory.resident,
             kernels=cell.kernels,
             error=cell.error or cell.fallback,
         )
@@ -76,7 +80,7 @@ class Snapshot(Struct):
     backend: str
     device: str
     packages: dict[str, str]
-    parameter_bytes: int | None
+    parameter_bytes: Count | None
     workload: dict[str, Any]
     request: dict[str, Any]
     cells: list[Counts]
@@ -104,7 +108,7 @@ class Baseline(Struct):
     schema: int
     tpprof: str
     subject: Subject
-    memory: float
+    memory: MemoryShare
     snapshot: Snapshot
 
 
@@ -124,9 +128,10 @@ def load_baseline(path: Path) -> Baseline:
         raise NoVerdictError(str(error)) from error
 
 
-def save_baseline(baseline: Baseline, path: Path) -> None:
-    """Write the baseline in one step, in a form whose differences read well."""
-    write_whole(path, msgspec.json.format(msgspec.json.encode(baseline), indent=1) + b"\n")
+def save_baseline(baseline: Baseline, path: Path, *, overwrite: bool = False) -> None:
+    """Write the baseline in one step, in a form whose differences read well; raises OutputError."""
+    content = msgspec.json.format(msgspec.json.encode(baseline), indent=1) + b"\n"
+    write(path, content, "baseline", overwrite=overwrite)
 
 
 def _by_phase(cell: ReadCell, count: str) -> dict[str, int] | None:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import tomlkit
 
+from ..outputs import write
 from ..record.base import RecordError, Struct, require_schema
 from ..record.spec import Subject, from_validation
 from ..record.spec_files import parsed, plain
@@ -41,14 +42,12 @@ def load_config(path: Path) -> Config:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write gate.toml. Comments and the order of lines that are there already stay."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        document = parsed(path, "tpprof gate init") if path.exists() else _blank()
-        _merge(document, plain(config))
-        path.write_text(tomlkit.dumps(document).rstrip("\n") + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RecordError(f"{path} cannot be written ({error.strerror or error})") from error
+    """Write gate.toml. Comments and the order of lines that are there already stay. Raises
+    OutputError."""
+    document = parsed(path, "tpprof gate init") if path.exists() else _blank()
+    _merge(document, plain(config))
+    content = tomlkit.dumps(document).rstrip("\n") + "\n"
+    write(path, content.encode(), "text", overwrite=True)
 
 
 def _blank() -> tomlkit.TOMLDocument:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 from .. import units
@@ -11,12 +12,12 @@ from .rules import MEMORY
 from .verdicts import Judged, Verdict
 
 SAME = ("architecture", "model", "dtype", "backend", "device")
-UNCOUNTED = {
-    "counted_flops": "FLOPs as torch counts them",
-    "peak_bytes": "peak memory of the allocator",
-}
+COUNTED, HOST, VANILLA = "FLOPs, counted", "host memory", "vanilla"
 LISTED = 4  # changed places that a row names
-
+HOST_SLACK, HOST_SHARE = 64 * 2**20, 0.1
+"""What resident memory may grow by over vanilla's in the same process: the larger of the two."""
+PROCESS_SLACK, PROCESS_SHARE = 256 * 2**20, 0.25
+"""And that of vanilla, which holds whatever was imported: machines and versions differ."""
 
 PROFILED = ("operators", "launches", "syncs")
 
@@ -28,16 +29,15 @@ def compare_counts(
 
     complete: `before` should hold every cell, as a baseline does; one that it lacks is no pass.
     """
-    reason = strangeness(before, after)
+    reason = strangeness(before, after) or _unlisted(before, after)
     if reason:
         row = Judged("all cells", "all", Verdict.NO_VERDICT, units.NA, units.NA, units.NA, reason)
         return [row]
     rows = [_single("model", "parameter bytes", before.parameter_bytes, after.parameter_bytes)]
-    reason = _other_versions(before, after)
+    found = _Comparison(before, after, memory, _other_versions(before, after), complete)
     theirs = {counts.cell: counts for counts in after.cells}
     for counts in before.cells:
-        other = theirs.pop(counts.cell, None)
-        rows += _cell(counts, other, memory, reason)
+        rows += found.cell(counts, theirs.pop(counts.cell, None))
     for cell in theirs:
         if complete:
             reason = "counted here, and not in the baseline: make that anew (--update)"
@@ -62,53 +62,108 @@ def strangeness(before: Snapshot, after: Snapshot) -> str:
     return f"not the same thing: {'; '.join(differs)}" if differs else ""
 
 
-def _cell(before: Counts, after: Counts | None, memory: float, versions: str) -> list[Judged]:
-    cell = before.cell
-    if after is None:
-        reason = "this cell is missing: renamed, or not measured"
-        return [Judged(cell, "all", Verdict.NO_VERDICT, "there", "missing", units.NA, reason)]
-    if before.error:
-        return [Judged(cell, "all", Verdict.NO_VERDICT, "failed", "?", units.NA, before.error)]
-    if after.error:
-        reason = f"it fails: {after.error}"
-        return [Judged(cell, "all", Verdict.FAIL, "ran", "failed", units.NA, reason)]
-    if after.generated_tokens < before.generated_tokens:
-        reason = "it gives fewer tokens: what that saves is no gain"
-        counts = str(before.generated_tokens), str(after.generated_tokens)
-        row = Judged(cell, "generated tokens", Verdict.NO_VERDICT, *counts, units.NA, reason)
-        return [row]
-    rows: list[Judged | None] = [
-        _single(cell, "generated tokens", before.generated_tokens, after.generated_tokens),
-        _layers(
-            cell, "visual tokens, sum of layers", before.visual_per_layer, after.visual_per_layer
-        ),
-        _counts(cell, "FLOPs", before.flops, after.flops),
-        _counted(cell, before.counted_flops, after.counted_flops, versions),
-        _layers(cell, "KV bytes, prefill", before.kv_bytes_prefill, after.kv_bytes_prefill),
-        _kernels(cell, before.kernels, after.kernels, versions),
-    ]
-    if before.kv_bytes_decode or after.kv_bytes_decode:  # one new token has no decode
-        both = before.kv_bytes_decode, after.kv_bytes_decode
-        rows.append(_layers(cell, "KV bytes, decode", *both))
-    for metric in PROFILED:
-        known = getattr(before, metric), getattr(after, metric)
-        rows.append(_activity(cell, metric, *known, versions))
-    rows.append(_peak(cell, before.peak_bytes, after.peak_bytes, memory))
-    return [row for row in rows if row is not None]
+def _unlisted(before: Snapshot, after: Snapshot) -> str:
+    """Why the cells cannot be told apart, or there are none; "" if all is well."""
+    for name, snapshot in (("before", before), ("after", after)):
+        cells = [counts.cell for counts in snapshot.cells]
+        if not cells:
+            return f"nothing was compared: no cell {name}"
+        if twice := sorted({cell for cell in cells if cells.count(cell) > 1}):
+            return f"listed twice {name}: {_listed(twice)}"
+    return ""
 
 
-def uncounted(before: Snapshot, after: Snapshot) -> str:
-    """Which metrics are known of neither side, as a note; "" if none."""
-    theirs = {cell.cell: cell for cell in after.cells}
-    both = [(c, theirs[c.cell]) for c in before.cells if c.cell in theirs and not c.error]
-    found = []
-    for metric in ("counted_flops", *PROFILED, "peak_bytes"):
-        pairs = [(old.cell, getattr(old, metric), getattr(new, metric)) for old, new in both]
-        lacking = [cell for cell, old, new in pairs if not old and not new]
-        if lacking:
-            where = "" if len(lacking) == len(both) else f" of {_listed(lacking)}"
-            found.append(UNCOUNTED.get(metric, metric) + where)
-    return f"n/a on {after.device}, so not judged: {', '.join(found)}" if found else ""
+@dataclass(frozen=True)
+class _Comparison:
+    """What the rows of all cells depend on. versions: which packages differ, "" if none."""
+
+    before: Snapshot
+    after: Snapshot
+    memory: float
+    versions: str
+    complete: bool
+
+    def cell(self, before: Counts, after: Counts | None) -> list[Judged]:
+        cell = before.cell
+        if after is None:
+            reason = "this cell is missing: renamed, or not measured"
+            return [Judged(cell, "all", Verdict.NO_VERDICT, "there", "missing", units.NA, reason)]
+        if before.error:
+            return [Judged(cell, "all", Verdict.NO_VERDICT, "failed", "?", units.NA, before.error)]
+        if after.error:
+            reason = f"it fails: {after.error}"
+            return [Judged(cell, "all", Verdict.FAIL, "ran", "failed", units.NA, reason)]
+        if after.generated_tokens < before.generated_tokens:
+            reason = "it gives fewer tokens: what that saves is no gain"
+            counts = str(before.generated_tokens), str(after.generated_tokens)
+            row = Judged(cell, "generated tokens", Verdict.NO_VERDICT, *counts, units.NA, reason)
+            return [row]
+        rows = [
+            _single(cell, "generated tokens", before.generated_tokens, after.generated_tokens),
+            _layers(
+                cell,
+                "visual tokens, sum of layers",
+                before.visual_per_layer,
+                after.visual_per_layer,
+            ),
+            _counts(cell, "FLOPs", before.flops, after.flops),
+            self._counted(cell, before.counted_flops, after.counted_flops),
+            _layers(cell, "KV bytes, prefill", before.kv_bytes_prefill, after.kv_bytes_prefill),
+            _kernels(cell, before.kernels, after.kernels, self.versions),
+        ]
+        if before.kv_bytes_decode or after.kv_bytes_decode:  # one new token has no decode
+            both = before.kv_bytes_decode, after.kv_bytes_decode
+            rows.append(_layers(cell, "KV bytes, decode", *both))
+        on_gpu = self.before.device == "cuda"
+        for metric in PROFILED if on_gpu else PROFILED[:1]:
+            known = getattr(before, metric), getattr(after, metric)
+            rows.append(_activity(cell, metric, *known, self.versions))
+        if on_gpu:
+            rows.append(_peak(cell, before.peak_bytes, after.peak_bytes, self.memory))
+        else:
+            rows.append(self._host(before, after))
+        return rows
+
+    def _counted(
+        self, cell: str, before: dict[str, int] | None, after: dict[str, int] | None
+    ) -> Judged:
+        """FLOPs as torch counts them. Those of products do not depend on its version; but the
+        tpprof of one side may not count them."""
+        if not before and not after:
+            return _unjudged(cell, COUNTED, "counted on neither side")
+        if (before is None or after is None) and not self.complete:
+            return _unjudged(cell, COUNTED, "the tpprof of one side does not count them")
+        return _counts(cell, COUNTED, before or {}, after or {})
+
+    def _host(self, before: Counts, after: Counts) -> Judged:
+        """Resident memory on a CPU: that of vanilla as it is, that of others beyond vanilla's."""
+        cell, old, new = before.cell, before.resident_bytes, after.resident_bytes
+        if not old or not new:
+            return _unjudged(cell, HOST, "n/a on one side at least", old, new)
+        slack, share, grown, what = PROCESS_SLACK, PROCESS_SHARE, new - old, "of the process"
+        vanilla = _vanilla_bytes(self.before), _vanilla_bytes(self.after)
+        if cell != VANILLA and all(vanilla):
+            slack, share, what = HOST_SLACK, HOST_SHARE, "beyond vanilla"
+            grown -= vanilla[1] - vanilla[0]
+        allowed = max(slack, int(share * old))
+        verdict = Verdict.FAIL if grown > allowed else Verdict.PASS
+        more, most = (f"{size / 2**20:+,.0f} MiB" for size in (grown, allowed))
+        rule = f"{what} {more}, {most} are allowed"
+        texts = units.gibibytes(old), units.gibibytes(new), more
+        return Judged(cell, HOST, verdict, *texts, rule, {"before": old, "after": new})
+
+
+def _vanilla_bytes(snapshot: Snapshot) -> int:
+    """Resident bytes of vanilla; 0 where they are not known."""
+    found = (counts.resident_bytes for counts in snapshot.cells if counts.cell == VANILLA)
+    return next(found, None) or 0
+
+
+def uncounted(after: Snapshot) -> str:
+    """Which metrics the device does not have, as a note; "" if none."""
+    if after.device == "cuda":
+        return ""
+    return f"a {after.device} has no launches and no syncs, and its memory is that of the process"
 
 
 def _single(cell: str, metric: str, before: int | None, after: int | None) -> Judged:
@@ -171,27 +226,16 @@ def _counts(cell: str, metric: str, before: Mapping[str, int], after: Mapping[st
     )
 
 
-def _counted(
-    cell: str, before: dict[str, int] | None, after: dict[str, int] | None, versions: str
-) -> Judged | None:
-    """FLOPs as torch counts them, which the tpprof of one side may not know."""
-    if not before and not after:
-        return None
-    if before is None or after is None:
-        return _unjudged(cell, "FLOPs, counted", "the tpprof of one side does not count them")
-    return _activity(cell, "FLOPs, counted", before, after, versions)
-
-
 def _activity(
     cell: str,
     metric: str,
     before: Mapping[str, int] | None,
     after: Mapping[str, int] | None,
     versions: str,
-) -> Judged | None:
+) -> Judged:
     """Counts of the profiler: they follow the versions of torch and transformers."""
     if before is None and after is None:
-        return None
+        return _unjudged(cell, metric, "counted on neither side")
     if before is None or after is None:
         return _lacking(cell, metric)
     row = _counts(cell, metric, before, after)
@@ -222,10 +266,10 @@ def _kernels(cell: str, before: Sequence[str], after: Sequence[str], versions: s
     return Judged(cell, "attention kernel", verdict, left, right, units.NA, rule, values)
 
 
-def _peak(cell: str, before: int | None, after: int | None, memory: float) -> Judged | None:
+def _peak(cell: str, before: int | None, after: int | None, memory: float) -> Judged:
     if before is None and after is None:
-        return None
-    if before is None or after is None:
+        return _unjudged(cell, "peak memory", "n/a on either side")
+    if not before or after is None:
         return _lacking(cell, "peak memory")
     share, allowed = after / before - 1, units.percent(memory)
     if share > memory:

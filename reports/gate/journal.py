@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..record.base import Struct, Versioned, decode_versioned
+from ..record.base import RecordError, Struct, Versioned, decode_versioned
 from ..record.journal import read_lines
 from ..record.spec import Subject
 from .rules import Rules
@@ -15,6 +15,8 @@ from .tolerant_record import TolerantRecord
 from .verdicts import Judged
 
 SCHEMA = 2
+CALIBRATION = "A/A"
+"""What either side of a calibration is called."""
 HARMLESS = ("software power cap",)
 """A GPU under load runs into its power limit; whether that moved the clock is looked at apart."""
 
@@ -36,11 +38,12 @@ class Ran(Struct, tag="ran"):
 
     block, turn: where it stood in the ABBA blocks, which are counted on through all looks and the
     confirmation; -1 is the look at what there is. seconds: of each request, by cell and metric.
-    errors: cells that failed. failure: why there is nothing else; killed: by a signal from outside;
-    unknown: the arm does not know what it is asked for. origins: where the code lies that ran;
-    own, foreign: imported files of the arm's tree, and of another tree of the project. clock_hz:
-    median SM clock; throttled, others: what NVML saw beside us; unwatched: why it saw nothing of a
-    GPU.
+    errors: cells that failed. failure: why there is nothing else; killed: by a signal from outside,
+    or by what it ran, which ended it as if all were well; unknown: the arm does not know what it is
+    asked for. origins: where the code lies that ran; own, foreign: imported files of the arm's
+    tree, and of the project that are not; contents: of what was imported, hashes by package.
+    device: what it ran on. clock_hz: median SM clock; throttled, others: what NVML saw beside us;
+    unwatched: why it saw nothing of a GPU.
     """
 
     block: int
@@ -48,6 +51,7 @@ class Ran(Struct, tag="ran"):
     arm: str
     seconds: dict[str, dict[str, list[float]]] = msgspec.field(default_factory=dict)
     errors: dict[str, str] = msgspec.field(default_factory=dict)
+    device: str = ""
     clock_hz: float | None = None
     throttled: list[str] = msgspec.field(default_factory=list)
     others: list[int] = msgspec.field(default_factory=list)
@@ -55,6 +59,7 @@ class Ran(Struct, tag="ran"):
     origins: dict[str, str] = msgspec.field(default_factory=dict)
     own: list[str] = msgspec.field(default_factory=list)
     foreign: list[str] = msgspec.field(default_factory=list)
+    contents: dict[str, str] = msgspec.field(default_factory=dict)
     failure: str = ""
     killed: bool = False
     unknown: bool = False
@@ -76,19 +81,27 @@ Line = GateBegun | Ran | Judgement
 
 
 def read(path: Path) -> list[Line]:
-    """All whole lines of a journal; raises RecordError for one of another version."""
-    lines = read_lines(path)
-    for first in lines[:1]:
-        decode_versioned(first, Versioned, SCHEMA, path, "journal of a gate", "judge again")
-    return [msgspec.json.decode(line, type=Line) for line in lines]
+    """All whole lines of a journal; raises RecordError for one of another version, or that cannot
+    be read."""
+    try:
+        lines = read_lines(path)
+        for first in lines[:1]:
+            decode_versioned(first, Versioned, SCHEMA, path, "journal of a gate", "judge again")
+        return [msgspec.json.decode(line, type=Line) for line in lines]
+    except OSError as error:
+        raise RecordError(f"{path}: {error.strerror or error}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RecordError(f"{path} is no journal of a gate, or damaged ({error})") from error
 
 
 def observe(ran: Ran, record: TolerantRecord, metrics: list[str]) -> Ran:
     """What the record of a process says, noted in `ran`."""
     clocks: list[float] = []
     readings, reason = 0, "no reading fell into a request"
+    ran.device = record.environment.device or ""
     if code := record.environment.code:
         ran.origins, ran.own, ran.foreign = code.origins, code.own, code.foreign
+        ran.contents = code.contents
     for cell in record.cells:
         if cell.error:
             ran.errors[cell.title] = cell.error

@@ -30,20 +30,40 @@ SPEEDUP, LATENCY = TIMED = ("time over vanilla", "latency")
 
 
 def compare_record_files(
-    base: Path, head: Path, rules: Rules, *, accept_counts: bool = False
+    base: Path,
+    head: Path,
+    rules: Rules,
+    *,
+    accept_counts: bool = False,
+    accept_unjudged: bool = False,
 ) -> Gate:
-    """Judge two saved records; without a verdict where one of them cannot be read. accept_counts:
-    counts that changed are meant."""
+    """Judge two saved records; without a verdict where one of them cannot be read, or both are of
+    one run. accept_counts: counts that changed are meant. accept_unjudged: what cannot be judged
+    does not stand against a pass."""
     subject = f"{base} -> {head}"
     try:
-        gate = compare_records(files.load(base), files.load(head), rules, subject)
+        left, right = files.load(base), files.load(head)
     except RecordError as error:
         return nothing("stored", subject, str(error))
+    if _of_one_run(left, right):
+        why = "nothing is compared: base and head are of one run, sample for sample"
+        return nothing("stored", subject, why)
+    gate = compare_records(left, right, rules, subject)
+    gate.accept_unjudged = accept_unjudged
     if accept_counts:
         timed = [row for row in gate.rows if row.metric in TIMED]
         counts = [row for row in gate.rows if row.metric not in TIMED]
         gate.rows = accepted(counts, counts_only=True) + timed
     return gate
+
+
+def _of_one_run(base: Record, head: Record) -> bool:
+    """Whether the times of the two are the very same, which those of two runs never are."""
+    left, right = (
+        [[sample.latency for sample in cell.samples] for cell in record.cells]
+        for record in (base, head)
+    )
+    return left == right
 
 
 def compare_records(base: Record, head: Record, rules: Rules, subject: str) -> Gate:
@@ -56,7 +76,7 @@ def compare_records(base: Record, head: Record, rules: Rules, subject: str) -> G
     left, right = reading(base), reading(head)
     before, after = Snapshot.of(left), Snapshot.of(right)
     rows = compare_counts(before, after, rules.memory)
-    gate = Gate("stored", subject, rows, _notes(base, head, uncounted(before, after)))
+    gate = Gate("stored", subject, rows, _notes(base, head, uncounted(after)))
     if strangeness(before, after):
         return gate
     doubt = _doubt("base", base) or _doubt("head", head)
@@ -66,7 +86,8 @@ def compare_records(base: Record, head: Record, rules: Rules, subject: str) -> G
     on_gpu = before.device == "cuda"
     tolerance = {**(ON_GPU if on_gpu else ON_CPU), **rules.tolerance}["latency"]
     titles = [cell.title for cell in left.cells]
-    tests = _tests(base, head, titles, absolute=not _apart(base, head))
+    apart = _apart(base, head)
+    tests = _tests(base, head, titles, absolute=not apart)
     known = {key: value for key, value in tests.items() if value is not None}
     p_values = {key: tail(difference) for key, difference in known.items()}
     adjusted = holm(p_values, len(tests))
@@ -84,6 +105,9 @@ def compare_records(base: Record, head: Record, rules: Rules, subject: str) -> G
     if not tests:
         why = "no method beside vanilla, and two machines: no time can be compared"
         gate.rows.append(_unjudged("all cells", "times", why))
+    if apart:
+        row = _unjudged("all cells", LATENCY, f"what slows vanilla down, too, is not seen: {apart}")
+        gate.rows.append(replace(row, verdict=Verdict.NOT_JUDGED))
     return gate
 
 
@@ -204,13 +228,14 @@ def _row(
 
 def _of_two_runs(row: Judged, *, alone: bool) -> Judged:
     """An absolute time of two runs, of which a name does not say whether their machine was one: a
-    loss is a question and no failure, and a gain is no proof. alone: nothing else is timed."""
+    loss is a question and no failure, and a gain is no improvement. alone: nothing else is
+    timed."""
     if row.verdict is Verdict.FAIL or alone:
         verdict = Verdict.INCONCLUSIVE
     elif row.verdict is Verdict.INCONCLUSIVE:
         return row
     else:
-        verdict = Verdict.NOT_JUDGED
+        verdict = Verdict.PASS
     rule = f"{row.rule}; but two runs may be of two machines of one name: `tpprof gate ab` tells"
     return replace(row, verdict=verdict, rule=rule)
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 import msgspec
 
-from ..record.base import RecordError, decode_versioned
+from ..outputs import append
+from ..record.base import decode_versioned
+from ..sanitize import for_json, for_markdown, for_xml
 from ..text.cells import CELL
 from ..text.screen import Screen
-from ..text.table import Column, Table, Tone, inline
+from ..text.table import Column, Table, Tone
 from .verdicts import Gate, Judged, Verdict
 
 SCHEMA = 1
@@ -50,7 +51,6 @@ ELSEWHERE = {
 }
 """What it means where there is no baseline to update."""
 LOUD = (Verdict.FAIL, Verdict.NO_VERDICT, Verdict.INCONCLUSIVE, Verdict.ACCEPTED, Verdict.IMPROVED)
-_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd]")  # what XML 1.0 cannot hold
 
 
 def gate_table(gate: Gate, rows: Sequence[Judged] | None = None) -> Table[Judged]:
@@ -120,7 +120,10 @@ def headline(gate: Gate) -> str:
     meaning = MEANINGS[gate.verdict]
     if gate.kind != "exact":
         meaning = ELSEWHERE.get(gate.verdict, meaning)
-    return f"{gate.verdict.value}: {meaning}; {gate.subject} ({listed})"
+    if gate.verdict is Verdict.INCONCLUSIVE and gate.verdict not in {r.verdict for r in gate.rows}:
+        meaning = "no regression in what was judged (--accept-unjudged takes that for a pass)"
+    unjudged = f"; NOT JUDGED: {', '.join(gate.unjudged)}" if gate.unjudged else ""
+    return f"{gate.verdict.value}: {meaning}{unjudged}; {gate.subject} ({listed})"
 
 
 def print_gate(gate: Gate, screen: Screen) -> None:
@@ -137,10 +140,10 @@ def as_summary(gate: Gate) -> str:
     up, the rest."""
     loud = [row for row in gate.rows if row.verdict in LOUD]
     quiet = [row for row in gate.rows if row.verdict not in LOUD]
-    text = f"### tpprof gate: {gate.verdict.value}\n\n{inline(headline(gate))}\n\n"
+    text = f"### tpprof gate: {gate.verdict.value}\n\n{for_markdown(headline(gate))}\n\n"
     if loud:
         text += gate_table(gate, loud).to_markdown() + "\n"
-    text += "".join(f"> {inline(note)}\n\n" for note in gate.notes)
+    text += "".join(f"> {for_markdown(note)}\n\n" for note in gate.notes)
     if quiet:
         title = f"{len(quiet)} rows without a finding"
         table = gate_table(gate, quiet).to_markdown()
@@ -156,16 +159,18 @@ def as_json(gate: Gate) -> bytes:
         "subject": gate.subject,
         "verdict": gate.verdict.value,
         "exit_code": gate.code,
+        "accept_unjudged": gate.accept_unjudged,
         "notes": gate.notes,
         "rows": [msgspec.to_builtins(row) for row in gate.rows],
     }
-    return msgspec.json.format(msgspec.json.encode(plain), indent=1) + b"\n"
+    content = msgspec.json.format(msgspec.json.encode(plain), indent=1)
+    return for_json(content.decode()).encode() + b"\n"
 
 
 def from_json(content: bytes) -> Gate:
     """The gate that `as_json` wrote; raises RecordError for anything else."""
     saved = decode_versioned(content, _Saved, SCHEMA, "this", "gate's JSON", "judge again")
-    return Gate(saved.kind, saved.subject, saved.rows, saved.notes)
+    return Gate(saved.kind, saved.subject, saved.rows, saved.notes, saved.accept_unjudged)
 
 
 class _Saved(msgspec.Struct):
@@ -174,6 +179,7 @@ class _Saved(msgspec.Struct):
     subject: str
     rows: list[Judged]
     notes: list[str]
+    accept_unjudged: bool = False
 
 
 def as_junit(gate: Gate) -> bytes:
@@ -196,9 +202,9 @@ def as_junit(gate: Gate) -> bytes:
     suites = Xml.Element("testsuites", {"name": "tpprof gate", **counts})
     suite = Xml.SubElement(suites, "testsuite", {"name": f"tpprof gate {gate.kind}", **counts})
     for row, kind in zip(gate.rows, found, strict=True):
-        identity = {"classname": _clean(f"tpprof.gate.{row.cell}"), "name": _clean(row.metric)}
+        identity = {"classname": for_xml(f"tpprof.gate.{row.cell}"), "name": for_xml(row.metric)}
         case = Xml.SubElement(suite, "testcase", {**identity, "time": "0"})
-        text = _clean(
+        text = for_xml(
             f"{row.verdict.value}: {row.before} -> {row.after} ({row.change}); {row.rule}"
         )
         if kind is None:
@@ -206,22 +212,13 @@ def as_junit(gate: Gate) -> bytes:
         more = {} if kind == "skipped" else {"type": row.verdict.value}
         Xml.SubElement(case, kind, {"message": text, **more}).text = text
     if gate.notes:
-        Xml.SubElement(suite, "system-out").text = _clean("\n".join(gate.notes))
+        Xml.SubElement(suite, "system-out").text = for_xml("\n".join(gate.notes))
     Xml.indent(suites)
     content: bytes = Xml.tostring(suites, encoding="utf-8", xml_declaration=True)
     return content + b"\n"
 
 
 def append_summary(gate: Gate, path: Path) -> None:
-    """Append the summary to a file, as $GITHUB_STEP_SUMMARY wants it; raises RecordError where it
+    """Append the summary to a file, as $GITHUB_STEP_SUMMARY wants it; raises OutputError where it
     cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(as_summary(gate))
-    except OSError as error:
-        raise RecordError(f"{path} cannot be written ({error.strerror or error})") from error
-
-
-def _clean(text: str) -> str:
-    return _FORBIDDEN.sub("?", text)
+    append(path, as_summary(gate).encode())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import msgspec
 
-from ..record.base import RecordError, Struct
+from ..record.base import Amount, RecordError, Struct
 from .verdicts import NoVerdictError
 
 METRICS = ("latency", "prefill", "decode")
@@ -17,6 +18,16 @@ ON_CPU = {"latency": 0.25, "prefill": 0.25, "decode": 0.25}
 """Tolerances until `tpprof gate calibrate` has found those of the machine."""
 MEMORY = 0.01
 CLOCK_SPREAD = 0.03
+MOST_TOLERANCE = 1.0
+"""A head twice as slow, or more, is never within a tolerance."""
+MOST_MEMORY = 0.25
+MOST_CLOCK = 0.1
+MOST_FLOOR = 1e-3
+"""Seconds: twenty times the usual floor. A larger one would hide what is measured."""
+MOST_ALPHA = 0.05
+MOST_PAIRS, MOST_REQUESTS = 1000, 10_000
+MemoryShare = Annotated[float, msgspec.Meta(gt=0, le=MOST_MEMORY)]
+"""A tolerance of a peak of memory."""
 
 
 class Rules(Struct):
@@ -26,12 +37,13 @@ class Rules(Struct):
     tolerance, that of the kind of device holds. looks: process pairs after which is judged, and of
     the independent set that has to confirm a FAIL; alphas: the level that each look spends.
     requests: timed requests of each process. memory: tolerance of the allocator's peak. clock:
-    difference of the arms' SM clocks above which nothing is judged.
+    difference of the arms' SM clocks above which nothing is judged. All of them have limits, for
+    the rules may come from what is judged.
     """
 
     metrics: list[str] = msgspec.field(default_factory=lambda: list(METRICS))
     tolerance: dict[str, float] = msgspec.field(default_factory=dict)
-    floor: dict[str, float] = msgspec.field(default_factory=lambda: dict(FLOORS))
+    floor: dict[str, Amount] = msgspec.field(default_factory=lambda: dict(FLOORS))
     looks: list[int] = msgspec.field(default_factory=lambda: [8, 16, 24])
     alphas: list[float] = msgspec.field(default_factory=lambda: [0.004, 0.003, 0.003])
     requests: int = 10
@@ -57,24 +69,32 @@ def check_rules(rules: Rules) -> Rules:
             raise RecordError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}")
     if not rules.metrics:
         raise RecordError(f"metrics: one at least of {', '.join(METRICS)}")
-    shares = {**rules.tolerance, "memory": rules.memory, "clock": rules.clock}
-    for name, share in shares.items():
-        if not (math.isfinite(share) and 0 < share <= 10):
-            reason = f"must be a share above 0 and at most 10, as 0.05, not {share}"
+    limits = [(name, share, MOST_TOLERANCE) for name, share in rules.tolerance.items()]
+    limits += [("memory", rules.memory, MOST_MEMORY), ("clock", rules.clock, MOST_CLOCK)]
+    for name, share, most in limits:
+        if not 0 < share <= most:  # which NaN is not either
+            reason = f"must be a share above 0 and at most {most:g}, as 0.05, not {share}"
             raise RecordError(f"tolerance of {name} {reason}")
     for metric, seconds in rules.floor.items():
-        if metric not in METRICS or not (math.isfinite(seconds) and seconds >= 0):
-            raise RecordError(f"floor of {metric}: {seconds} is not a time of a known metric")
-    if rules.requests < 1:
-        raise RecordError(f"requests must be at least 1, not {rules.requests}")
+        if metric not in METRICS or not 0 <= seconds <= MOST_FLOOR:
+            raise RecordError(
+                f"floor of {metric}: {seconds} is not a time of a known metric, from 0 to "
+                f"{MOST_FLOOR:g} s"
+            )
+    if not 1 <= rules.requests <= MOST_REQUESTS:
+        raise RecordError(
+            f"requests must be at least 1 and at most {MOST_REQUESTS}, not {rules.requests}"
+        )
     if not rules.looks or len(rules.looks) != len(rules.alphas):
         raise RecordError("looks and alphas must be as many, and one at least")
+    if rules.looks[-1] > MOST_PAIRS:
+        raise RecordError(f"looks end at {MOST_PAIRS} pairs, not at {rules.looks[-1]}")
     if any(count < 2 or count % 2 for count in rules.looks):
         raise RecordError("pairs come in ABBA blocks of two: give even numbers from 2 up")
     if sorted(set(rules.looks)) != rules.looks:
         raise RecordError("looks must grow, as 8, 16, 24")
-    if not all(alpha > 0 for alpha in rules.alphas) or rules.alpha >= 0.5:
-        raise RecordError("alphas must lie above 0, and between 0 and 0.5 together")
+    if not all(alpha > 0 for alpha in rules.alphas) or not rules.alpha <= MOST_ALPHA:
+        raise RecordError(f"alphas must lie above 0, and be at most {MOST_ALPHA:g} together")
     return rules
 
 

@@ -33,6 +33,7 @@ class ReadSample(msgspec.Struct):
     round: int
     latency: float
     parts: list[float]
+    marks: list[str] = []
     telemetry: ReadTelemetry | None = None
 
 
@@ -48,6 +49,7 @@ class ReadMemory(msgspec.Struct):
     """See `record.Memory`."""
 
     allocator: int | None
+    resident: int | None = None
 
 
 class ReadActivity(msgspec.Struct):
@@ -124,6 +126,7 @@ class ReadOrigins(msgspec.Struct):
     origins: dict[str, str] = {}
     own: list[str] = []
     foreign: list[str] = []
+    contents: dict[str, str] = {}
 
 
 class ReadEnvironment(msgspec.Struct):

@@ -55,18 +55,35 @@ class Judged:
 @dataclass
 class Gate:
     """All that a gate found. kind: exact, timing or stored. subject: what was compared with what.
-    notes: what a reader must know, among it why the whole gate has no verdict."""
+    notes: what a reader must know, among it why the whole gate has no verdict. accept_unjudged:
+    what cannot be judged was accepted beforehand."""
 
     kind: str
     subject: str
     rows: list[Judged] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    accept_unjudged: bool = False
 
     @property
     def verdict(self) -> Verdict:
-        """The gravest verdict of all rows. A gate that judged nothing has no verdict."""
+        """The gravest verdict of all rows. A gate that judged nothing has no verdict, and one that
+        did not judge all of it leaves it open, unless that was accepted."""
         found = {row.verdict for row in self.rows}
-        return next((verdict for verdict in CODES if verdict in found), Verdict.NO_VERDICT)
+        gravest = next((verdict for verdict in CODES if verdict in found), Verdict.NO_VERDICT)
+        partial = Verdict.NOT_JUDGED in found and not self.accept_unjudged
+        return Verdict.INCONCLUSIVE if partial and not CODES[gravest] else gravest
+
+    @property
+    def unjudged(self) -> list[str]:
+        """What was not judged, metric by metric, each with its cells."""
+        cells: dict[str, list[str]] = {}
+        for row in self.rows:
+            if row.verdict is Verdict.NOT_JUDGED:
+                cells.setdefault(row.metric, []).append(row.cell)
+        return [
+            f"{metric} of {of[0] if len(of) == 1 else f'{len(of)} cells'}"
+            for metric, of in cells.items()
+        ]
 
     @property
     def code(self) -> int:
@@ -76,8 +93,8 @@ class Gate:
 
 def accepted(rows: list[Judged], *, counts_only: bool = False) -> list[Judged]:
     """The rows of a change that is meant: what it changes is accepted. counts_only: but for what
-    cannot be compared or does not run."""
-    kept = {Verdict.PASS, Verdict.NOT_JUDGED} | ({Verdict.NO_VERDICT} if counts_only else set())
+    cannot be compared, is not judged or does not run."""
+    kept = {Verdict.PASS, *((Verdict.NO_VERDICT, Verdict.NOT_JUDGED) if counts_only else ())}
     return [
         row
         if row.verdict in kept or (counts_only and row.metric == "all")

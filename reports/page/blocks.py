@@ -123,7 +123,7 @@ class Section:
 
 
 def _field(column: Column[RowT], row: RowT) -> Field:
-    text, tone = column.text(row), column.tone(row) if column.tone else ""
+    text, tone = column.read(row), column.tone(row) if column.tone else ""
     if column.kind == "words":
         return Field(text, tone=tone)
     first = next(iter(column.values.values()), None)

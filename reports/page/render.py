@@ -11,6 +11,7 @@ from ..analysis.run_view import RunView
 from ..figures.canvas import style
 from ..gate.verdicts import Gate
 from ..record.schema import Record
+from ..sanitize import visible
 from ..text import sentences, side_by_side
 from . import raw
 from .blocks import Section
@@ -50,6 +51,7 @@ def render(records: Sequence[Record], names: Sequence[str], gate: Gate | None = 
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: visible(value) if type(value) is str else value,
     )
     subjects = [RunView(record) for record in records]
     with style():

@@ -60,5 +60,7 @@ def decode_versioned(
     try:
         require_schema(where, msgspec.json.decode(content, type=Versioned).schema, known, again)
         return msgspec.json.decode(content, type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except RecordError:
+        raise
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # no UTF-8, too
         raise RecordError(f"{where} is no {what}, or damaged ({error})") from error

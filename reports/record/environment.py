@@ -70,8 +70,12 @@ class CodeOrigins(Struct):
     ] = {}
     own: Annotated[list[str], about("Imported files that lie in the arm's own source tree.")] = []
     foreign: Annotated[
-        list[str], about("Imported files that lie in another tree of the same project.")
+        list[str],
+        about("Imported files of the project that are not those of the arm's own tree."),
     ] = []
+    contents: Annotated[
+        dict[str, str], about("SHA-256 of what was imported, by package; of the first look alone.")
+    ] = {}
 
 
 class Environment(Struct):

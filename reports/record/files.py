@@ -3,12 +3,15 @@ that has ended is one JSON file, written in one step."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
 
+from ..outputs import write
+from ..sanitize import quoted
 from .base import RecordError, Struct, Versioned, decode_versioned, require_schema
-from .journal import SUFFIX, Journal, read_lines, write_whole
+from .journal import SUFFIX, Journal, is_empty, read_lines
 from .kept import drawable, fitting
 from .schema import SCHEMA, Cell, Process, Record, Sample
 
@@ -60,9 +63,14 @@ def apply(record: Record, line: Line) -> None:
         record.processes[line.index : line.index + 1] = [line.process]
     elif isinstance(line, Known):
         line.cell.samples = record.cells[line.index].samples
+        if not all(_fits(sample, line.cell, record) for sample in line.cell.samples):
+            raise ValueError(f"a cell that its samples do not fit, {line.cell.method}")
         record.cells[line.index] = line.cell
     elif isinstance(line, Taken):
-        record.cells[line.index].samples.append(line.sample)
+        cell = record.cells[line.index]
+        if not _fits(line.sample, cell, record):
+            raise ValueError(f"a sample that does not fit {cell.method}")
+        cell.samples.append(line.sample)
     elif isinstance(line, Ended):
         record.complete = True
 
@@ -72,46 +80,84 @@ def journal_of(path: Path) -> Path:
     return path.with_suffix(SUFFIX) if path.name else path
 
 
-def save(record: Record, path: Path) -> None:
-    """Write `record` to `path` in one step: the file is the old one or the new one, whole."""
-    write_whole(path, msgspec.json.format(msgspec.json.encode(record), indent=1))
+def save(record: Record, path: Path, *, overwrite: bool = False) -> None:
+    """Write `record` to `path` in one step: the file is the old one or the new one, whole. Raises
+    OutputError."""
+    content = msgspec.json.format(msgspec.json.encode(record), indent=1)
+    write(path, content, "record", overwrite=overwrite)
 
 
-def finish(journal: Journal, record: Record, path: Path) -> None:
-    """Save the record of a run in one step; only then is its journal removed."""
-    journal.close()
-    save(record, path)
+def finish(journal: Journal, record: Record, path: Path, *, overwrite: bool = False) -> bool:
+    """Save the record of a run in one step; only then is its journal removed. A run that did not
+    come to its end does not take the place of one that did: it stays a journal. Whether it was
+    saved; raises OutputError where it could not be."""
+    if not record.complete and is_finished(path):
+        journal.close()
+        return False
+    save(record, path, overwrite=overwrite)
     journal.path.unlink(missing_ok=True)
+    journal.close()
+    return True
+
+
+def is_finished(path: Path) -> bool:
+    """Whether the record of a run that came to its end is there."""
+    try:
+        return path.is_file() and _saved(path).complete
+    except RecordError:
+        return False
 
 
 def load(path: Path) -> Record:
     """Read a record, or the journal of one whose run did not end; raises RecordError with one line
-    for anything else."""
-    if path.is_dir():
+    for anything else. Of a finished record and the journal of a later run beside it, the
+    record."""
+    if os.path.isdir(path):
         raise RecordError(f"{path} is a folder; give one of the records in it")
+    if path.suffix == SUFFIX or not (is_empty(journal_of(path)) or is_finished(path)):
+        return load_run(path)
+    return _saved(path)
+
+
+def load_run(path: Path) -> Record:
+    """Read the record of the last run: its journal, where that did not end."""
     journal = journal_of(path)
-    if journal.exists():
-        return _checked(path, _from_journal(journal))
+    if is_empty(journal):
+        return _saved(path)
+    return _checked(journal, _from_journal(journal))
+
+
+def _saved(path: Path) -> Record:
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise RecordError(f"{path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{quoted(str(path), 300)}: {_why(error)}") from error
     record = decode_versioned(content, Record, SCHEMA, path, "tpprof record", AGAIN)
     return _checked(path, record)
 
 
+def _why(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
 def _from_journal(path: Path) -> Record:
+    """All that can be read of a journal; a line that cannot is left out, and the record warns."""
     try:
-        lines = read_lines(path)
-        found = msgspec.json.decode(lines[0], type=_Opening).record.schema
+        first, *lines = read_lines(path)
+        found = msgspec.json.decode(first, type=_Opening).record.schema
         require_schema(path, found, SCHEMA, AGAIN)
-        record = msgspec.json.decode(lines[0], type=Begun).record
-        for line in lines[1:]:
-            apply(record, msgspec.json.decode(line, type=Line))
+        record = msgspec.json.decode(first, type=Begun).record
     except OSError as error:
-        raise RecordError(f"{path}: {error.strerror or error}") from error
-    except (msgspec.MsgspecError, IndexError, RecursionError) as error:
+        raise RecordError(f"{path}: {_why(error)}") from error
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        if isinstance(error, RecordError):
+            raise
         raise RecordError(f"{path} is no journal of tpprof, or damaged ({error})") from error
+    for number, line in enumerate(lines, 2):
+        try:
+            apply(record, msgspec.json.decode(line, type=Line))
+        except (msgspec.MsgspecError, ValueError, IndexError, RecursionError) as error:
+            record.environment.warnings.append(f"line {number} of {path} is left out: {error}")
     return record
 
 
@@ -119,8 +165,7 @@ def _checked(path: Path, record: Record) -> Record:
     """The record, if its parts fit each other; RecordError else."""
     for cell in record.cells:
         for sample in cell.samples:
-            fits = len(sample.parts) == len(cell.parts)
-            if not fits or sample.process >= len(record.processes):
+            if not _fits(sample, cell, record):
                 raise RecordError(f"{path} is damaged: a sample of {cell.method} does not fit it")
         if not all(map(fitting, cell.kept)):
             raise RecordError(
@@ -131,6 +176,11 @@ def _checked(path: Path, record: Record) -> Record:
             f"{path} is damaged: its picture is no JPEG, or its tokens do not lie in it"
         )
     return record
+
+
+def _fits(sample: Sample, cell: Cell, record: Record) -> bool:
+    """Whether its parts are those of its cell, and its process one of the record's."""
+    return len(sample.parts) == len(cell.parts) and sample.process < len(record.processes)
 
 
 class _Opening(msgspec.Struct):

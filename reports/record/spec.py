@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from ..sanitize import quoted
 from .base import RecordError
 
 Layout = Literal["flat", "anyres"]
@@ -122,20 +123,23 @@ def checked(keyword: str, value: Any, hint: Any) -> Any:
         found = msgspec.convert(value, hint, strict=True)
     except msgspec.ValidationError as error:
         raise OptionError(keyword, f"must be {_wanted(hint)}, not {_shown(value)}") from error
-    if not all(math.isfinite(number) for number in _numbers(found)):
-        raise OptionError(keyword, f"must be a finite number, not {_shown(value)}")
+    for part in _parts(found):
+        if isinstance(part, float) and not math.isfinite(part):
+            raise OptionError(keyword, f"must be a finite number, not {_shown(value)}")
+        if isinstance(part, str) and part != part.encode(errors="replace").decode():
+            raise OptionError(keyword, f"must be text in UTF-8, not {_shown(value)}")
     return found
 
 
-def _numbers(value: Any) -> Iterable[float]:
-    if isinstance(value, tuple):
-        return [number for part in value for number in _numbers(part)]
-    return [value] if isinstance(value, float) else []
+def _parts(value: Any) -> Iterable[Any]:
+    return [part for each in value for part in _parts(each)] if type(value) is tuple else [value]
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    try:
+        return quoted(value)
+    except ValueError:  # of a number of more digits than Python writes
+        return "a number of thousands of digits"
 
 
 def _wanted(hint: Any) -> str:
@@ -144,7 +148,7 @@ def _wanted(hint: Any) -> str:
     bounds: Mapping[str, Any] = {
         name: getattr(meta, name)
         for meta in metas
-        for name in ("ge", "gt", "le", "lt", "min_length", "max_length")
+        for name in ("ge", "gt", "le", "lt", "min_length", "max_length", "pattern")
         if getattr(meta, name) is not None
     }
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
@@ -168,7 +172,9 @@ def _wanted(hint: Any) -> str:
     if kind is bool:
         return "true or false"
     most = bounds.get("max_length", 0)
-    return f"text of 1 to {most:,} characters" if bounds.get("min_length") else "text"
+    if bounds.get("pattern") == _NOT_BLANK:
+        return f"text with more than spaces in it, of at most {most:,} characters"
+    return f"text of 1 to {most:,} characters, none a control character" if most else "text"
 
 
 def unwrapped(hint: Any) -> tuple[Any, list[Meta]]:
@@ -180,7 +186,19 @@ def unwrapped(hint: Any) -> tuple[Any, list[Meta]]:
     return hint, metas
 
 
-Text = Annotated[str, Meta(min_length=1, max_length=4096)]
+LONGEST, LONGEST_PROMPT = 4096, 2**20
+"""Characters of what names something, as a file does, and of a question."""
+_CONTROLS = r"\x00-\x1f\x7f-\x9f"
+Text = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=LONGEST,
+        pattern=rf"^(?=.*\S)[^{_CONTROLS}]+$(?![\s\S])",
+    ),
+]
+_NOT_BLANK = r"\S"
+Question = Annotated[str, Meta(max_length=LONGEST_PROMPT, pattern=_NOT_BLANK)]
 
 
 class ModelSpec(Spec, frozen=True):
@@ -218,9 +236,7 @@ class Workload(Spec, frozen=True):
             form="size",
         ),
     ] = None
-    prompt: Annotated[
-        Annotated[str, Meta(max_length=2**20)] | None, option("Question (needs a tokenizer).")
-    ] = None
+    prompt: Annotated[Question | None, option("Question (needs a tokenizer).")] = None
     text_tokens: Annotated[
         tuple[Annotated[int, Meta(ge=0, le=2**24)], Annotated[int, Meta(ge=1, le=2**24)]] | None,
         option("BEFORE,AFTER: random text tokens instead of a prompt.", form="pair"),
@@ -286,6 +302,10 @@ class Cells(Spec, frozen=True):
                 raise OptionError(keyword, f"{','.join(listed)} names one twice")
 
 
+MOST = 2**20
+"""Rounds, or requests of a process."""
+
+
 class Stopping(Spec, frozen=True):
     """How long is measured, and in how many processes.
 
@@ -301,19 +321,20 @@ class Stopping(Spec, frozen=True):
             "Stop when every 95 % interval of a speed-up is within +- this (0.05, 5%).",
             form="share",
             gt=0,
+            le=1,
         ),
     ] = 0.05
-    min_rounds: Annotated[int, option("Rounds at least (6 give an interval).", ge=1)] = 6
-    max_rounds: Annotated[int, option("Rounds at most.", ge=1)] = 200
-    max_seconds: Annotated[Annotated[float, Meta(ge=0)] | None, option("Time for the rounds.")] = (
-        60.0
-    )
+    min_rounds: Annotated[int, option("Rounds at least (6 give an interval).", ge=1, le=MOST)] = 6
+    max_rounds: Annotated[int, option("Rounds at most.", ge=1, le=MOST)] = 200
+    max_seconds: Annotated[
+        Annotated[float, Meta(ge=0, le=10**7)] | None, option("Time for the rounds.")
+    ] = 60.0
     rounds: Annotated[
-        Annotated[int, Meta(ge=1)] | None,
+        Annotated[int, Meta(ge=1, le=MOST)] | None,
         option("Just so many rounds, however long they take."),
     ] = None
     isolate: Annotated[bool, option("A fresh process for each cell in each round.")] = False
-    samples: Annotated[int, option("Requests per process (--isolate).", ge=1)] = 1
+    samples: Annotated[int, option("Requests per process (--isolate).", ge=1, le=MOST)] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -185,7 +185,7 @@ def _sheet(table: Table[Any], columns: Sequence[Column[Any]]) -> _Sheet:
     reasons, names = [table.failed(row) for row in table.rows], count_names(columns)
 
     def field(column: Column[Any], index: int, row: Any, why: str) -> _Field:
-        text = "" if why and index >= names else column.text(row).replace("\t", " ")
+        text = "" if why and index >= names else column.read(row)
         style = STYLES[column.tone(row)] if column.tone else ""
         return _Field(text, column.kind != "number", style)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 import msgspec
 
 from .. import units
+from ..sanitize import for_csv, for_json, for_latex, for_markdown, one_line, visible
 
 if TYPE_CHECKING:
     import pandas
@@ -21,9 +22,9 @@ Kind = Literal["words", "number", "drawing"]
 """What a column holds: words stand to the left, numbers to the right; a drawing is for terminals
 alone."""
 Tone = Literal["", "good", "warned", "bad", "strong"]
+LONGEST = 2000
+"""Characters of a text in a row."""
 Values = Mapping[str, Callable[[RowT], Any]]
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a text begins with that a spreadsheet would run (OWASP: CSV injection)."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,13 @@ class Column(Generic[RowT]):
     """Left out where the terminal is narrow."""
     tone: Callable[[RowT], Tone] | None = None
     """The colour of a row in this column, by what it means."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heading", visible(self.heading))  # it may be a record's name
+
+    def read(self, row: RowT) -> str:
+        """How a row reads, on one line, with nothing in it that a terminal obeys."""
+        return one_line(self.text(row), LONGEST)
 
     @property
     def named(self) -> str:
@@ -84,19 +92,19 @@ class Table(Generic[RowT]):
             for column in self.columns
             if column.shown
             and (drawings or column.kind != "drawing")
-            and not (column.optional and all(column.text(row) == units.NA for row in self.rows))
+            and not (column.optional and all(column.read(row) == units.NA for row in self.rows))
         ]
 
     def failed(self, row: RowT) -> str:
         """Why a row has no numbers; "" for one that has them."""
-        return self.failure(row) if self.failure else ""
+        return one_line(self.failure(row), LONGEST) if self.failure else ""
 
     def lines(self) -> list[list[str]]:
         """The visible texts of every row; a failed one has its names, and then why."""
         columns = self.visible()
         found = []
         for row in self.rows:
-            line = [column.text(row) for column in columns]
+            line = [column.read(row) for column in columns]
             if why := self.failed(row):
                 names = min(count_names(columns), len(columns) - 1)
                 line = [*line[:names], why, *[""] * (len(columns) - names - 1)]
@@ -114,7 +122,7 @@ class Table(Generic[RowT]):
 
     def to_json(self) -> str:
         content = msgspec.json.encode(self.to_values())
-        return msgspec.json.format(content, indent=2).decode() + "\n"
+        return for_json(msgspec.json.format(content, indent=2).decode()) + "\n"
 
     def to_csv(self) -> str:
         """One level: what is nested is named after its place, a list is what people read."""
@@ -125,7 +133,7 @@ class Table(Generic[RowT]):
         names = list(dict.fromkeys(name for row in rows for name in row)) if rows else declared
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, fieldnames=names, lineterminator="\n")
-        writer.writeheader()
+        writer.writerow({name: for_csv(name) for name in names})
         writer.writerows(rows)
         return buffer.getvalue()
 
@@ -135,10 +143,10 @@ class Table(Generic[RowT]):
             for name, value in column.values.items():
                 given = value(row)
                 if isinstance(given, Mapping):
-                    found |= {f"{name}_{key}": _no_formula(part) for key, part in given.items()}
+                    found |= {f"{name}_{key}": for_csv(part) for key, part in given.items()}
                 else:
                     listed = isinstance(given, (list, tuple))
-                    found[name] = _no_formula(column.text(row) if listed else given)
+                    found[name] = for_csv(column.read(row) if listed else given)
         return found
 
     def to_long(self) -> str:
@@ -147,7 +155,7 @@ class Table(Generic[RowT]):
             return ""
         frame = self.frame()
         texts = frame.select_dtypes(include=["object", "string"]).columns
-        safe = frame.assign(**{name: frame[name].map(_no_formula) for name in texts})
+        safe = frame.assign(**{name: frame[name].map(for_csv) for name in texts})
         return str(safe.to_csv(index=False))
 
     def to_markdown(self) -> str:
@@ -156,20 +164,20 @@ class Table(Generic[RowT]):
         columns = self.visible()
         table = [[column.heading for column in columns], ["---"] * len(columns), *self.lines()]
         grid = "".join(
-            "| " + " | ".join(inline(text).replace("|", "\\|") for text in line) + " |\n"
+            "| " + " | ".join(for_markdown(text).replace("|", "\\|") for text in line) + " |\n"
             for line in table
         )
-        above = "".join(f"> {inline(warning)}\n\n" for warning in self.warnings)
-        return above + grid + (f"\n{inline(self.closing)}\n" if self.closing else "")
+        above = "".join(f"> {for_markdown(warning)}\n\n" for warning in self.warnings)
+        return above + grid + (f"\n{for_markdown(self.closing)}\n" if self.closing else "")
 
     def to_latex(self) -> str:
         """A LaTeX table for the package booktabs. A heading of two lines becomes two rows of
         headings."""
         columns = self.visible()
         split = [[*column.heading.split("\n"), ""][:2] for column in columns]
-        first, second = ([_for_latex(pair[row]) for pair in split] for row in (0, 1))
+        first, second = ([for_latex(pair[row]) for pair in split] for row in (0, 1))
         heads = [first, second] if any(second) else [first]
-        body = [[_for_latex(text) for text in line] for line in self.lines()]
+        body = [[for_latex(text) for text in line] for line in self.lines()]
         for row in (*heads[1:], *body):  # else an argument of the line break before it
             if row and row[0].lstrip().startswith(("[", "*")):
                 row[0] = "{}" + row[0]
@@ -200,38 +208,3 @@ def count_names(columns: Sequence[Column[Any]]) -> int:
     """How many columns of words come first: what a row is called."""
     kinds = [column.kind == "words" for column in columns]
     return kinds.index(False) if False in kinds else len(kinds)
-
-
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "±": r"$\pm$",
-    "\n": " ",
-    "\r": " ",
-}
-
-
-def inline(text: str) -> str:
-    """Text of ours and of others inside Markdown: on one line, and nothing of it becomes a tag."""
-    return text.replace("<", "&lt;").replace("\n", " ")
-
-
-def _no_formula(value: Any) -> Any:
-    """A text that a spreadsheet would take for a formula, behind an apostrophe; numbers as they
-    are."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
-
-
-def _for_latex(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text)

@@ -25,12 +25,13 @@ from ..analysis.promise import promised_seconds
 from ..record.base import RecordError
 from ..record.labels import name
 from ..record.schema import Cell, Record
+from ..sanitize import for_markdown
 from .cells import CELL, METHOD, attention_column, method_column, over_text
 from .layers import layers_table
 from .phases import floor_column, phase_column
 from .screen import Screen
 from .sentences import bounds
-from .table import Column, RowT, Table, Tone, for_programs, inline
+from .table import Column, RowT, Table, Tone, for_programs
 
 BAR = 36  # columns of the bars
 TOO_FEW = "Too few rounds to advise: of a part without an interval nothing is sure."
@@ -124,7 +125,8 @@ def print_explanations(
         if method is not None:
             screen.print_line()
     if len(found) > 1:
-        screen.print_line("\nside by side, ms", "bold")
+        screen.print_line()
+        screen.print_line("side by side, ms", "bold")
         screen.print_grid(causes_table(found))
     _print_roofline(record, [cell for cell, _ in found], screen)
     if method is None:
@@ -136,12 +138,12 @@ def as_markdown(record: Record, method: str | None) -> str:
     explanations = chosen(record, method)
     found = explanations.found
     warnings = [*caveats.warnings(record), *explanations.failed]
-    blocks = [f"> {inline(warning)}\n" for warning in warnings]
-    blocks += [f"{inline(line)}\n" for line in bounds(record)]
+    blocks = [f"> {for_markdown(warning)}\n" for warning in warnings]
+    blocks += [f"{for_markdown(line)}\n" for line in bounds(record)]
     for cell, explanation in found:
-        blocks.append(f"**{inline(headline(cell, explanation))}**\n")
+        blocks.append(f"**{for_markdown(headline(cell, explanation))}**\n")
         blocks.append(explanation_table([(cell, explanation)]).to_markdown())
-        blocks += [f"- {inline(line)}" for line in remarks(explanation)] + [""]
+        blocks += [f"- {for_markdown(line)}" for line in remarks(explanation)] + [""]
     against = roofline_table(record, [cell for cell, _ in found])
     if against.rows:
         blocks.append(against.to_markdown())

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from command import SMALL, tpprof
+from command import RUN, SMALL, tpprof
 
 from tpprof.profiler import cli
 from tpprof.reports.record.files import load
@@ -83,7 +84,7 @@ def test_report_formats(recorded: Path, form: str) -> None:
         (["compare", "fastv", "--workload", "mmlu"], "No such option: --workload"),
         (["compare", "fastv", "--keep", "1", "--keep", "2"], "--keep is given twice"),
         (["compare", "fastv", *SMALL, "--prompt", "hi"], "no tokenizer"),
-        (["compare", "fastv", *SMALL, "--out", "/dev/null/runs"], "give a folder"),
+        (["compare", "fastv", *SMALL, "--out", "/dev/null/runs"], "is not a folder"),
         (["compare", "fastv", "--device", "tpu"], "unknown device"),
         (["compare", "fastv", "--dtype", "int3"], "known: float32"),
         (["flops", "fastv", "--model", "gpt"], "known: tiny"),
@@ -151,3 +152,27 @@ def test_lists_name_all(tmp_path: Path) -> None:
     assert "https://arxiv.org/abs/2410.04417" in listed
     assert "llava-next-7b" in tpprof("models", cwd=tmp_path).stdout
     assert tpprof("--version", cwd=tmp_path).stdout.strip()[0].isdigit()
+
+
+def test_what_a_plug_in_says_of_itself_is_no_terminal_code(tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from tpprof.methods import register\n"
+        "from tpprof.methods.vanilla import Vanilla\n"
+        "@register('loud')\n"
+        "@dataclass(frozen=True)\n"
+        "class Loud(Vanilla):\n"
+        "    '''In \x1b[31m red.\n\n    Paper: \x1b[2J\n    '''\n"
+        "    departures = ('from \x1b[5m',)\n"
+    )
+    listed = tpprof("methods", "loud", "--plugin", "loud.py", cwd=tmp_path).stdout
+    assert "\x1b" not in listed
+    assert listed.count("\\x1b[") == 3
+
+
+@pytest.mark.parametrize("closed", ["> /dev/full", ">&-"])
+def test_help_that_nobody_can_read_is_no_result(closed: str, tmp_path: Path) -> None:
+    command = f"{RUN[0]} -c '{RUN[-1]}' --help {closed}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == cli.UNREAD, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from command import PLUGIN, PYTEST, SMALL, tpprof
+from command import PLUGIN, PYTEST, SMALL, in_this_process, tpprof
 from record_builders import cell, record, sample
 
 from tpprof.profiler.commands.options import Typed
@@ -38,17 +38,19 @@ def test_options_change_what_a_file_says_field_by_field() -> None:
 
 
 @pytest.fixture(scope="module")
-def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def baseline(tmp_path_factory: pytest.TempPathFactory, warm_children: None) -> Path:
     """A baseline of a plug-in method beside it."""
     folder = tmp_path_factory.mktemp("gate")
     (folder / "mine.py").write_text(PLUGIN.read_text())
-    made = tpprof(
+    made = in_this_process(
         "gate",
         "check",
         "deep/b.json",
         "--update",
         "loudest",
         *SMALL,
+        "--text-tokens",
+        "1,1",
         "--plugin",
         "mine.py",
         cwd=folder,
@@ -62,10 +64,10 @@ def test_a_method_that_keeps_one_token_more_fails_with_its_layer(baseline: Path)
     assert json.loads(baseline.read_text())["subject"]["cells"]["plugin"] == ["../mine.py"]
     plugin = baseline.parent.parent / "mine.py"
     results = ["--json", "o.json", "--junit", "o.xml", "--summary", "s.md"]
-    equal = tpprof("gate", "check", str(baseline), cwd=plugin.parent.parent)
+    equal = in_this_process("gate", "check", str(baseline), cwd=plugin.parent.parent)
     assert equal.returncode == 0, equal.stdout
     plugin.write_text(plugin.read_text().replace("KEEP = 7", "KEEP = 8"))
-    more = tpprof("gate", "check", "deep/b.json", *results, cwd=plugin.parent)
+    more = in_this_process("gate", "check", "deep/b.json", *results, cwd=plugin.parent)
     assert more.returncode == 1, more.stdout
     assert "layers 3 to 15 7 -> 8" in (plugin.parent / "s.md").read_text()
     assert json.loads((plugin.parent / "o.json").read_text())["verdict"] == "FAIL"
@@ -82,19 +84,19 @@ def test_a_method_that_keeps_one_token_more_fails_with_its_layer(baseline: Path)
     assert "1 failed, 4 passed" in done.stdout, "though a test has imported the plug-in already"
 
     plugin.write_text(plugin.read_text().replace('"loudest"', '"louder"'))
-    renamed = tpprof("gate", "check", "deep/b.json", cwd=plugin.parent)
+    renamed = in_this_process("gate", "check", "deep/b.json", cwd=plugin.parent)
     assert (renamed.returncode, "missing here" in renamed.stdout) == (3, True), renamed.stdout
     plugin.write_text(plugin.read_text().replace('"louder"', '"loudest"'))
 
-    accepted = tpprof("gate", "check", "deep/b.json", "--update", cwd=plugin.parent)
+    accepted = in_this_process("gate", "check", "deep/b.json", "--update", cwd=plugin.parent)
     assert accepted.returncode == 0
     assert "accepted" in accepted.stdout
     plugin.write_text(plugin.read_text().replace("KEEP = 8", "KEEP = 7"))
-    fewer = tpprof("gate", "check", "deep/b.json", cwd=plugin.parent)
+    fewer = in_this_process("gate", "check", "deep/b.json", cwd=plugin.parent)
     assert (fewer.returncode, "update the baseline" in fewer.stdout) == (0, True)
 
     longer = ["--update", "--new-tokens", "3", "--html", "o.html"]
-    changed = tpprof("gate", "check", "deep/b.json", *longer, cwd=plugin.parent)
+    changed = in_this_process("gate", "check", "deep/b.json", *longer, cwd=plugin.parent)
     assert changed.returncode == 0, changed.stdout
     subject = json.loads(baseline.read_text())["subject"]
     assert (subject["cells"]["methods"], subject["model"]["name"]) == (["loudest"], "tiny-llava")
@@ -113,7 +115,7 @@ def test_a_method_that_keeps_one_token_more_fails_with_its_layer(baseline: Path)
     damaged = json.loads(baseline.read_text())
     damaged["subject"]["workload"]["image_size"] = "x"
     baseline.write_text(json.dumps(damaged))
-    damaged = tpprof("gate", "check", "deep/b.json", cwd=plugin.parent)
+    damaged = in_this_process("gate", "check", "deep/b.json", cwd=plugin.parent)
     assert (damaged.returncode, "workload" in damaged.stdout) == (3, True), damaged.stdout
 
 
@@ -126,9 +128,9 @@ def test_a_baseline_that_cannot_be_read_has_no_verdict(
 ) -> None:
     if content is not None:
         (tmp_path / "b.json").write_text(content)
-    done = tpprof("gate", "check", "b.json", cwd=tmp_path)
+    done = in_this_process("gate", "check", "b.json", cwd=tmp_path)
     assert (done.returncode, reason in done.stdout) == (3, True), done.stdout
-    again = tpprof("gate", "check", "b.json", "--update", cwd=tmp_path)
+    again = in_this_process("gate", "check", "b.json", "--update", cwd=tmp_path)
     assert again.returncode == 3, "what it counted is not known"
     tests = subprocess.run(
         [*PYTEST, "--tpprof-gate", "b.json"],
@@ -147,19 +149,23 @@ def test_a_baseline_that_cannot_be_read_has_no_verdict(
         (["check", "b.json", "--update", "fastw"], "did you mean 'fastv'"),
         (["check", "b.json", "--update", "x", "--plugin", "no.py"], "no such file"),
         (["ab", "none", "other", "fastv"], "is no .py file, no environment"),
+        (["ab", "", ".", "fastv"], "BASE is empty (an unset variable?)"),
+        (["ab", "m.py", "", "fastv"], "HEAD is empty (an unset variable?)"),
+        (["check", "b.json", "--update", "fastv", "--memory", "90%"], "at most 0.25"),
+        (["ab", ".", ".", "fastv", "--tolerance", "900%"], "at most 1"),
         (["ab", ".", ".", "fastv", "--pairs", "8,x"], "is not a list of counts"),
         (["ab", ".", ".", "fastv", "--metric", "speed"], "known: latency, prefill, decode"),
         (["ab", ".", ".", "fastv", "--tolerance", "much"], "is not a share"),
         (["ab", ".", ".", "--config", "none.toml"], "see tpprof gate init"),
         (["ab", ".", "."], "name a METHOD"),
         (["ab", ".", ".", "fastv"], "not of a git repository"),
-        (["ab", "m.py", "m.py", "fastv", "--out", "b.json/x.jsonl"], "cannot be written"),
+        (["ab", "m.py", "n.py", "fastv", "--out", "b.json/x.jsonl"], "is not a folder"),
         (["check", "b.json", "--update", "fastv", "--memory", "0"], "a share above 0"),
         (["check", "b.json", "--update", "fastv", "--memory", "x"], "is not a share"),
         (["init"], "name a METHOD"),
         (["init", "fastw"], "did you mean 'fastv'"),
-        (["check", "b.json", "--json", "b.json"], "is a file of this gate already"),
-        (["check", "b.json", "--html", "o", "--junit", "./o"], "is a file of this gate already"),
+        (["check", "b.json", "--json", "b.json"], "is read by this command"),
+        (["check", "b.json", "--html", "o", "--junit", "./o"], "are one file"),
         (["ab", ".", ".", "fastv", "--pairs", "8,10,12,14,16,18,20,22,24,26,28"], "at most"),
         (["ab", ".", ".", "fastv", "--tolerance", "5"], "did you mean 5%?"),
         (["compare", "a.json", "b.json"], "no such record"),
@@ -167,7 +173,7 @@ def test_a_baseline_that_cannot_be_read_has_no_verdict(
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], reason: str, tmp_path: Path) -> None:
-    for name in ("b.json", "m.py"):
+    for name in ("b.json", "m.py", "n.py"):
         (tmp_path / name).write_text("")
     done = tpprof("gate", *arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stdout
@@ -188,7 +194,8 @@ def test_records_that_cannot_be_read_have_no_verdict(tmp_path: Path) -> None:
     whole, torn = tmp_path / "whole.json", tmp_path / "torn.json"
     whole.write_bytes(msgspec.json.encode(saved()))
     torn.write_bytes(whole.read_bytes()[:-100])
-    assert tpprof("gate", "compare", "whole.json", "whole.json", cwd=tmp_path).returncode == 0
+    same = tpprof("gate", "compare", "whole.json", "whole.json", cwd=tmp_path)
+    assert (same.returncode, "of one run" in same.stdout) == (3, True)
     for pair in (("torn.json", "whole.json"), ("whole.json", "torn.json")):
         done = tpprof("gate", "compare", *pair, cwd=tmp_path)
         assert (done.returncode, "no tpprof record" in done.stdout) == (3, True), done.stdout

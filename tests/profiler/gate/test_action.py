@@ -19,9 +19,19 @@ TOOL = """\
 #!/bin/sh
 echo "$@" >> calls
 case "$2" in
-  check) echo exact >> "$TPPROF_SUMMARY"; exit ${EXACT_CODE:-0};;
-  ab) exit ${TIMING_CODE:-0};;
+  check) echo exact >> "$TPPROF_SUMMARY"; code=${EXACT_CODE:-0};;
+  ab) code=${TIMING_CODE:-0};;
 esac
+
+while [ $# -gt 0 ]; do
+  [ "$1" = --help ] && exit 0
+  if [ "$1" = --json ]; then
+    mkdir -p "$(dirname "$2")"
+    { echo '"exit_code":' "$code"; echo "${ROWS:-}"; } > "$2"
+  fi
+  shift
+done
+exit $code
 """
 
 
@@ -120,7 +130,8 @@ def test_both_gates_run_with_their_arguments(tmp_path: Path) -> None:
     (tmp_path / "fastv.txt").write_text("")  # which the shell must not put in the place of fastv*
     assert runner.run() == 0, runner.told
     exact, timing = runner.calls
-    assert exact.startswith("gate check my file.json --json tpprof-gate/exact.json")
+    begun = "gate check my file.json --since origin/main --json tpprof-gate/exact.json"
+    assert exact.startswith(begun)
     assert timing.startswith("gate ab origin/main . fastv* --metric latency --config gate.toml")
     assert (runner.outputs["exact"], runner.outputs["timing"]) == ({"code": "0"}, {"code": "0"})
 
@@ -139,6 +150,7 @@ def test_both_gates_run_with_their_arguments(tmp_path: Path) -> None:
         ("0", "4", "fial", 4),
         ("3", "1", "pass", 1),
         ("4", "3", "fail", 3),
+        ("4", "0", "pass", 4),
     ],
 )
 def test_codes_become_the_jobs(
@@ -149,6 +161,32 @@ def test_codes_become_the_jobs(
     assert len(runner.calls) == 2, "one gate does not hide the other"
     if wanted:
         assert "::error::" in runner.told
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"base": "main", "arguments": "--help"},
+        {"base": "--help"},
+        {"base": "main", "head": "--help"},
+        {"baseline": "--help"},
+    ],
+)
+def test_help_instead_of_a_verdict_is_no_pass(inputs: dict[str, str], tmp_path: Path) -> None:
+    stale = tmp_path / "tpprof-gate"
+    stale.mkdir()
+    for name in ("exact", "timing"):
+        (stale / f"{name}.json").write_text('"exit_code": 0')
+    order = TOOL.replace(
+        'echo "$@" >> calls', 'for word in "$@"; do [ "$word" = --help ] && exit 0; done'
+    )
+    runner = Runner(tmp_path, inputs, tool=order)
+    assert runner.run() == 3, runner.told
+
+
+def test_what_was_not_judged_is_not_waved_through_as_inconclusive(tmp_path: Path) -> None:
+    runner = Runner(tmp_path, {"base": "main", "inconclusive": "pass"})
+    assert runner.run(TIMING_CODE="4", ROWS='"verdict": "not judged"') == 3
 
 
 def test_a_job_that_gates_nothing_is_no_pass(tmp_path: Path) -> None:

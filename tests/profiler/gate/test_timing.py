@@ -9,16 +9,19 @@ from typing import Any
 
 import msgspec
 import pytest
-from record_builders import cell, record, sample
+from record_builders import cell, counted, record, sample
 
 from tpprof.methods.contract.errors import InputError
 from tpprof.profiler.gate.arms import Arm
+from tpprof.profiler.gate.resumption import unfinished
 from tpprof.profiler.gate.timing import GateOptions, run_ab, same_code
 from tpprof.profiler.gate.tolerances import calibrate_tolerances, write_config
+from tpprof.profiler.subprocesses import SILENT
 from tpprof.reports.gate import config
 from tpprof.reports.gate.journal import Judgement, Ran, read
 from tpprof.reports.gate.rules import Rules
 from tpprof.reports.gate.verdicts import Gate, Verdict
+from tpprof.reports.record.base import RecordError
 from tpprof.reports.record.environment import CodeOrigins, Environment
 from tpprof.reports.record.schema import Record, Span, Telemetry
 from tpprof.reports.record.spec import Subject, changed
@@ -31,8 +34,17 @@ def taken(seconds: float, count: int, device_type: str = "cpu", **origins: str) 
     """What a process gives: vanilla, and fastv whose requests take so long. origins: where its code
     lies."""
     whole = record(
-        cell("vanilla", "rows", 1.0, 2 * FLOPS, samples=[sample(n, 1.0) for n in range(count)]),
-        cell("fastv", "rows", seconds, FLOPS, samples=[sample(n, seconds) for n in range(count)]),
+        *(
+            cell(
+                name,
+                "rows",
+                own,
+                FLOPS,
+                samples=[sample(n, own) for n in range(count)],
+                **counted(FLOPS),
+            )
+            for name, own in (("vanilla", 1.0), ("fastv", seconds))
+        )
     )
     code = CodeOrigins(origins=origins) if origins else None
     whole.environment = Environment(device="a machine", device_type=device_type, code=code)
@@ -70,6 +82,7 @@ def judged(fake: Fake, tmp_path: Path, **more: Any) -> Gate:
         "subject": Subject.of(methods=["fastv"]),
         "rules": Rules(metrics=["latency"], tolerance={"latency": 0.05}, requests=3),
         "out": tmp_path / "gate.jsonl",
+        "allow_same": True,
     }
     return run_ab(GateOptions(**{**given, **more}), lambda label, done, total: None, fake)
 
@@ -165,15 +178,21 @@ def test_arms_that_run_the_same_files_have_no_verdict(tmp_path: Path) -> None:
 
     other = tmp_path / "other.py"
     other.write_text("")
-    gate = judged(from_, tmp_path, base=str(other))  # type: ignore[arg-type]
+    gate = judged(from_, tmp_path, base=str(other), allow_same=False)  # type: ignore[arg-type]
     assert gate.code == 3
-    assert "the very same code: /head/fastv.py" in told(gate)
+    assert "the very same code (/head/fastv.py)" in told(gate)
     gate = judged(from_, tmp_path)  # type: ignore[arg-type]
     assert (gate.code, "compares a code with itself" in gate.notes[0]) == (0, True)
+    gate = judged(Fake(), tmp_path, allow_same=False)
+    assert (gate.code, "are the same" in told(gate)) == (3, True), "one file on both sides"
     one = Ran(block=-1, turn=0, arm="A", origins={"python": "/a"}, own=["/a/helper.py"])
     assert same_code(one, one)
     assert not same_code(one, msgspec.structs.replace(one, own=["/b/helper.py"]))
     assert not same_code(msgspec.structs.replace(one, origins={}), one)
+    moved = {"origins": {"python": "/b"}, "contents": {"mine": "abc"}}
+    other_place = msgspec.structs.replace(one, **moved)
+    assert same_code(other_place, msgspec.structs.replace(one, contents={"mine": "abc"}))
+    assert not same_code(other_place, msgspec.structs.replace(one, contents={"mine": "abd"}))
 
 
 def test_a_time_that_the_request_does_not_have_has_no_verdict(tmp_path: Path) -> None:
@@ -229,6 +248,26 @@ def test_what_breaks_off_keeps_the_processes_that_ended(tmp_path: Path) -> None:
             judged(interrupted, tmp_path)  # type: ignore[arg-type]
         kept = [line for line in read(tmp_path / "gate.jsonl") if isinstance(line, Ran)]
         assert len(kept) == count, "the looks at both sides among them"
+
+
+@pytest.mark.parametrize("arm_", ["base", "head"])
+@pytest.mark.parametrize("after", [0, 6])
+def test_an_arm_that_ends_itself_has_no_verdict(arm_: str, after: int, tmp_path: Path) -> None:
+    fake = Fake(fail={arm_: (SILENT, "ended the process")}, after=after)
+    gate = judged(fake, tmp_path)
+    assert gate.code == 3, told(gate)
+
+
+def test_what_comes_from_elsewhere_in_a_later_process_has_no_verdict(tmp_path: Path) -> None:
+    fake = Fake()
+
+    def later(record: Record) -> None:
+        if len(fake.calls) > 6:
+            record.environment.code = CodeOrigins(foreign=["/installed/mine.py"])
+
+    fake.change = later
+    gate = judged(fake, tmp_path)
+    assert (gate.code, "/installed/mine.py" in told(gate)) == (3, True), told(gate)
 
 
 @pytest.mark.parametrize("arm_", ["base", "head"])
@@ -319,3 +358,109 @@ def test_tolerances_are_found_and_written(tmp_path: Path) -> None:
     assert "8 A/A pairs" in read_again.calibrated
     with pytest.raises(InputError, match="an even number from 8"):
         calibrate_tolerances(path, 4, tmp_path / "c.jsonl", tell, Fake())
+
+
+class Broken(Fake):
+    """Processes of which one is broken off, as by Ctrl-C."""
+
+    def __call__(self, arm: Arm, task: dict[str, Any]) -> tuple[int, str, bytes]:
+        if len(self.calls) == self.after:
+            raise KeyboardInterrupt
+        return super().__call__(arm, task)
+
+
+def broken_off(tmp_path: Path, after: int) -> bytes:
+    """The journal of a gate that was broken off behind so many processes."""
+    with pytest.raises(KeyboardInterrupt):
+        judged(Broken(after=after), tmp_path)
+    return (tmp_path / "gate.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("after", "measured"),
+    [(0, "bhhbhbbh"), (1, "bhhbhbbh"), (5, "bhhbhbbh"), (6, "hbbh"), (9, "hbbh")],
+)
+def test_a_gate_that_was_broken_off_goes_on(after: int, measured: str, tmp_path: Path) -> None:
+    """Both sides are looked at again; of blocks, those that were whole are not measured anew."""
+    before = broken_off(tmp_path, after)
+    fake = Fake()
+    gate = judged(fake, tmp_path, resume=True)
+    assert gate.code == 0, told(gate)
+    assert "".join(name[0] for name in fake.calls) == "bh" + measured + "bhhbhbbh"
+    lines = (tmp_path / "gate.jsonl").read_bytes().splitlines()
+    assert lines[1 : 1 + after] == before.splitlines()[1:], "each process that ended is kept"
+    assert len(lines) == 1 + after + len(fake.calls) + 1
+    assert gate.rows[-1].values["pairs"] == 8
+
+
+def test_a_gate_that_came_to_its_end_measures_no_pair_again(tmp_path: Path) -> None:
+    first = judged(Fake(1.1), tmp_path)
+    fake = Fake()
+    again = judged(fake, tmp_path, resume=True)
+    assert fake.calls == ["base", "head"]
+    assert (first.code, again.code) == (1, 1), "what was found slow stays so"
+
+
+def test_a_process_that_was_killed_is_measured_again(tmp_path: Path) -> None:
+    killed = {"head": (-9, "process ended by SIGKILL (out of memory?)")}
+    assert judged(Fake(fail=killed, after=8), tmp_path).code == 3
+    fake = Fake()
+    assert judged(fake, tmp_path, resume=True).code == 0
+    assert "".join(name[0] for name in fake.calls) == "bh" + "hbbh" + "bhhbhbbh"
+
+
+def other_device(record: Record) -> None:
+    record.environment.device = "another machine"
+
+
+def other_code(record: Record) -> None:
+    record.environment.code = CodeOrigins(contents={"plug-ins": "abc"})
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"subject": Subject.of(methods=["fastv"], seed=1)}, "subject model seed 0 -> 1"),
+        ({"rules": Rules(metrics=["latency"], requests=3)}, "rules tolerance latency 0.05 -> None"),
+        ({"head": "other.py"}, "head plug-in .* -> plug-in other.py"),
+        ({"change": other_device}, r"head is not what it was .*\(device\)"),
+        ({"change": other_code}, r"head is not what it was .*\(plug-ins\)"),
+    ],
+)
+def test_another_gate_is_not_gone_on_with(
+    more: dict[str, Any], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = broken_off(tmp_path, 7)
+    monkeypatch.chdir(tmp_path)
+    Path("other.py").write_text("")
+    fake = Fake(change=more.pop("change", lambda record: None))
+    with pytest.raises(InputError, match=reason):
+        judged(fake, tmp_path, resume=True, **more)
+    assert (tmp_path / "gate.jsonl").read_bytes().startswith(before.partition(b"\n")[0])
+    kept = [line for line in read(tmp_path / "gate.jsonl") if isinstance(line, Ran)]
+    assert len(kept) >= 7
+
+
+def test_a_calibration_that_was_broken_off_goes_on(tmp_path: Path) -> None:
+    path, out = tmp_path / "gate.toml", tmp_path / "gate-1.jsonl"
+    write_config(path, Subject.of(methods=["fastv"]), Rules(metrics=["latency"], requests=2))
+    tell = lambda label, done, total: None  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_tolerances(path, 8, out, tell, Broken(after=11))
+    assert unfinished(tmp_path, calibration=True) == out
+    assert unfinished(tmp_path, calibration=False) is None
+    fake = Fake()
+    (found,) = calibrate_tolerances(path, 8, out, tell, fake, resume=True)
+    assert (found.pairs, len(fake.calls)) == (8, 2 + 8)
+    assert unfinished(tmp_path, calibration=True) is None, "it has come to its end"
+
+
+@pytest.mark.parametrize("spoil", [b"{", b"\xff\n", b'{"type":"ran"}\n', b"[" * 100_000 + b"\n"])
+def test_a_journal_of_a_gate_that_is_damaged_is_one_line(spoil: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "gate.jsonl"
+    path.write_bytes(broken_off(tmp_path, 3) + spoil)
+    if not spoil.endswith(b"\n"):
+        assert len(read(path)) == 4, "half a line was being written"
+        return
+    with pytest.raises(RecordError, match="no journal of a gate, or damaged"):
+        judged(Fake(), tmp_path, resume=True)

@@ -21,6 +21,7 @@ from tpprof.profiler.models.configs import config
 from tpprof.profiler.models.load import shape_of
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.workload import WorkloadError
+from tpprof.reports.record.spec import OptionError
 
 QUESTION = "Is there a person in the image ? Answer the question using a single word or phrase ."
 TEMPLATE = (
@@ -165,10 +166,8 @@ def test_a_prompt_of_ones_own(loaded: Model) -> None:
     assert prompt_of(loaded, inputs) == framed(
         loaded, "<s> SYSTEM USER :", "Is the person green ? ASSISTANT :"
     )
-    assert (
-        "ASSISTANT :"
-        in prompt_of(loaded, tpprof.inputs(loaded, image_size=(168, 168), prompt=""))[1]
-    )
+    with pytest.raises(OptionError, match="prompt must be text with more than spaces in it"):
+        tpprof.inputs(loaded, image_size=(168, 168), prompt="")
 
 
 @pytest.mark.parametrize("lengths", [(0, 1), (3, 17)])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import resource
 import signal
 import subprocess
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +103,41 @@ def test_a_run_that_is_ended_loses_no_sample_and_goes_on(
         assert new.samples[: len(old.samples)] == old.samples
     assert len(after.processes) == 2
     assert not journal_of(out).exists()
+
+
+def test_a_terminal_that_is_lost_ends_the_run(tmp_path: Path) -> None:
+    """The kernel tells the process that leads its session alone, and the table cannot be shown."""
+    out = tmp_path / "run.json"
+    ours, its = pty.openpty()
+
+    def led() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as under nohup, which children inherit
+        os.setsid()
+        fcntl.ioctl(its, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        [*RUN, "compare", "random", *SMALL, *ENDLESS, "--out", str(out)],
+        stdin=its,
+        stdout=its,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=led,
+    )
+    os.close(its)
+    deadline = time.monotonic() + 240
+    while not (journal_of(out).exists() and taken(load(out)) > 2):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    before = load(out)
+    os.close(ours)
+    _, complaints = process.communicate(timeout=120)
+    assert process.returncode == 141, complaints
+    assert "Traceback" not in complaints
+    after = load(out)
+    assert not after.complete
+    for old, new in zip(before.cells, after.cells, strict=True):
+        assert new.samples[: len(old.samples)] == old.samples
 
 
 def test_a_run_that_did_not_end_is_not_mixed(tmp_path: Path) -> None:

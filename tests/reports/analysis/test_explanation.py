@@ -17,9 +17,9 @@ from tpprof.reports.analysis.run_view import RunView
 from tpprof.reports.record.base import RecordError
 from tpprof.reports.record.schema import Activity, Cell, Peaks, Record, Span
 from tpprof.reports.record.spec import changed
+from tpprof.reports.sanitize import for_markdown
 from tpprof.reports.text import waterfall
 from tpprof.reports.text.screen import Screen
-from tpprof.reports.text.table import inline
 
 LAYERS, PRUNE = 4, 1  # layer 1 is the first that sees fewer tokens
 PARTS = [
@@ -415,7 +415,7 @@ def test_what_is_derived_never_costs_the_record() -> None:
     output = io.StringIO()
     waterfall.print_explanations(run, Screen(Console(file=output, width=200)))
     assert f"! {told}" in output.getvalue()
-    assert f"> {inline(told)}" in waterfall.as_markdown(run, None)
+    assert f"> {for_markdown(told)}" in waterfall.as_markdown(run, None)
     found = waterfall.explanations_table(run, waterfall.chosen(run, None).found).to_values()
     assert [cell_["method"] for cell_ in found] == ["random"]
     with pytest.raises(RecordError, match="fastv with rows cannot be explained"):

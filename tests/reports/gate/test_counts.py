@@ -8,15 +8,16 @@ from typing import Any
 
 import msgspec
 import pytest
-from record_builders import cell, record, sample
+from record_builders import cell, counted, record, sample
 
-from tpprof.reports.gate import records
+from tpprof.reports.gate import records, render
 from tpprof.reports.gate.baseline import Baseline, Counts, Snapshot, load_baseline, save_baseline
 from tpprof.reports.gate.counts import compare_counts, strangeness, uncounted
 from tpprof.reports.gate.rules import Rules
 from tpprof.reports.gate.tolerant_record import decoded, reading
 from tpprof.reports.gate.verdicts import Gate, Judged, NoVerdictError, Verdict
 from tpprof.reports.record.environment import Environment
+from tpprof.reports.record.files import save
 from tpprof.reports.record.schema import Activity, Cell, Memory, Record, Telemetry
 from tpprof.reports.record.spec import Subject, changed
 
@@ -34,6 +35,7 @@ def counts(**more: Any) -> Counts:
         "counted_flops": {"prefill": 99},
         "operators": {"prefill": 50},
         "kernels": ["flash"] * 4,
+        "resident_bytes": 500 * 2**20,
     }
     return Counts(**{**given, **more})
 
@@ -65,7 +67,8 @@ def found(rows: list[Judged], metric: str) -> Judged:
 def test_equal_counts_pass() -> None:
     rows = compare_counts(shot(), shot())
     assert {row.verdict for row in rows} == {Verdict.PASS}
-    assert "launches, syncs, peak memory" in uncounted(shot(), shot())
+    assert "no launches and no syncs" in uncounted(shot())
+    assert uncounted(shot(device="cuda")) == ""
 
 
 @pytest.mark.parametrize(
@@ -93,7 +96,8 @@ def test_any_increase_fails_and_names_its_place(
 
 
 def test_a_decrease_passes_and_is_told() -> None:
-    rows = compare_counts(shot(), shot(counts(visual_per_layer=[64, 64, 6, 6])))
+    fewer = counts(visual_per_layer=[64, 64, 6, 6])
+    rows = compare_counts(shot(), shot(fewer))
     assert found(rows, "visual tokens").verdict is Verdict.IMPROVED
     assert (code(rows), Gate("exact", "", rows).verdict) == (0, Verdict.IMPROVED)
 
@@ -101,11 +105,13 @@ def test_a_decrease_passes_and_is_told() -> None:
 def test_launches_syncs_and_peak_memory_of_a_gpu() -> None:
     before = counts(launches={"prefill": 9}, syncs={"prefill": 0}, peak_bytes=1000)
     after = counts(launches={"prefill": 9}, syncs={"prefill": 1}, peak_bytes=1009)
-    rows = compare_counts(shot(before), shot(after), memory=0.01)
+    on_gpu = {"device": "cuda"}
+    rows = compare_counts(shot(before, **on_gpu), shot(after, **on_gpu), memory=0.01)
     assert found(rows, "launches").verdict is Verdict.PASS
     assert found(rows, "syncs").verdict is Verdict.FAIL
     assert found(rows, "peak memory").verdict is Verdict.PASS
-    rows = compare_counts(shot(before), shot(counts(peak_bytes=1011)), memory=0.01)
+    more = shot(counts(peak_bytes=1011), **on_gpu)
+    rows = compare_counts(shot(before, **on_gpu), more, memory=0.01)
     assert found(rows, "peak memory").verdict is Verdict.FAIL
     assert found(rows, "launches").verdict is Verdict.NO_VERDICT, "counted on one side only"
 
@@ -115,24 +121,30 @@ def test_launches_syncs_and_peak_memory_of_a_gpu() -> None:
 def test_what_one_side_did_not_count_is_no_pass(metric: str, swapped: bool) -> None:
     known = {"peak_bytes": 100}
     full, less = counts(**known), counts(**{**known, metric: None if "peak" in metric else {}})
-    sides = [shot(less), shot(full)] if swapped else [shot(full), shot(less)]
+    both = [less, full] if swapped else [full, less]
+    sides = [shot(each, device="cuda") for each in both]
     assert code(compare_counts(*sides)) == 3
 
 
 @pytest.mark.parametrize(
     ("before", "after", "wanted"),
-    [({"a": 1}, None, 0), (None, {"a": 1}, 0), ({"a": 1}, {}, 3), ({}, {"a": 1}, 3), ({}, {}, 0)],
+    [({"a": 1}, None, 4), (None, {"a": 1}, 4), ({"a": 1}, {}, 3), ({}, {"a": 1}, 3), ({}, {}, 4)],
 )
 def test_a_version_that_counts_no_flops_is_told_from_a_count_that_failed(
     before: Any, after: Any, wanted: int
 ) -> None:
-    sides = (shot(counts(counted_flops=found)) for found in (before, after))
+    sides = [shot(counts(counted_flops=found)) for found in (before, after)]
     assert code(compare_counts(*sides)) == wanted
+    if before is None:
+        whole = compare_counts(*sides, complete=True)
+        assert code(whole) == 3, "a baseline holds them"
 
 
 def test_a_cell_that_a_baseline_lacks_is_no_pass() -> None:
     more = shot(counts(), counts(cell="other"))
-    assert code(compare_counts(shot(), more)) == 0, "head has a new method"
+    rows = compare_counts(shot(), more)
+    assert code(rows) == 4, "head has a new method"
+    assert Gate("stored", "", rows, accept_unjudged=True).code == 0
     rows = compare_counts(shot(), more, complete=True)
     assert (code(rows), found(rows, "all").cell) == (3, "other")
 
@@ -145,7 +157,9 @@ def test_a_field_that_one_version_does_not_know_is_no_difference() -> None:
 
 def test_what_some_cells_lack_is_told() -> None:
     both = shot(counts(), counts(cell="other", operators=None, counted_flops=None))
-    assert "operators of other" in uncounted(both, both)
+    gate = Gate("exact", "", compare_counts(both, both))
+    assert gate.unjudged == ["FLOPs, counted of other", "operators of other"]
+    assert gate.code == 4
 
 
 def test_operators_of_another_torch_are_shown_and_not_judged() -> None:
@@ -154,7 +168,11 @@ def test_operators_of_another_torch_are_shown_and_not_judged() -> None:
     rows = compare_counts(shot(), shot(more, packages=other))
     assert found(rows, "operators").verdict is Verdict.NOT_JUDGED
     assert "torch 2.14.0+cpu, was 2.13.0+cpu" in found(rows, "operators").rule
-    assert code(rows) == 0
+    assert code(rows) == 4
+    assert Gate("exact", "", rows, accept_unjudged=True).code == 0
+    products = counts(counted_flops={"prefill": 100})
+    rows = compare_counts(shot(), shot(products, packages=other))
+    assert (found(rows, "FLOPs, counted").verdict, code(rows)) == (Verdict.FAIL, 1)
     build = {"torch": "2.13.0+cu126", "transformers": "5.23.0"}
     assert found(compare_counts(shot(), shot(more, packages=build)), "operators").verdict is (
         Verdict.FAIL
@@ -191,7 +209,7 @@ def test_a_cell_that_fails_is_a_regression_and_a_new_one_is_not_judged() -> None
 def baseline(tmp_path: Path) -> Path:
     path = tmp_path / "baseline.json"
     subject = Subject.of(methods=["fastv"], new_tokens=2)
-    held = Baseline(schema=2, tpprof="0", subject=subject, memory=0.01, snapshot=shot())
+    held = Baseline(schema=3, tpprof="0", subject=subject, memory=0.01, snapshot=shot())
     save_baseline(held, path)
     return path
 
@@ -205,9 +223,12 @@ def test_a_baseline_comes_back_as_it_was(baseline: Path) -> None:
     ("damage", "told"),
     [
         (lambda content: content[:-40], "damaged"),
-        (lambda content: content.replace(b'"schema": 2', b'"schema": 99'), "schema 99"),
+        (lambda content: content.replace(b'"schema": 3', b'"schema": 99'), "schema 99"),
         (lambda content: content.replace(b'"memory"', b'"memmory"'), "damaged"),
         (lambda content: content.replace(b"64", b'"64"'), "damaged"),
+        (lambda content: content.replace(b'"memory": 0.01', b'"memory": -1'), "memory"),
+        (lambda content: content.replace(b'"memory": 0.01', b'"memory": 1e308'), "memory"),
+        (lambda content: content.replace(b"64", b"-64"), "damaged"),
         (lambda content: b"", "damaged"),
         (lambda content: b"[]", "damaged"),
         (lambda content: b"\xff\xfe", "damaged"),
@@ -260,8 +281,8 @@ def pair(seconds: float, *, machine: str = "a machine", spread: float = 0.01) ->
         return [sample(n, centre * (1 + spread * (n % 3 - 1))) for n in range(10)]
 
     cells: list[Cell] = [
-        cell("vanilla", "rows", 1.0, 2 * FLOPS, samples=samples(1.0)),
-        cell("fastv", "rows", seconds, FLOPS, samples=samples(seconds)[::-1]),
+        cell("vanilla", "rows", 1.0, FLOPS, samples=samples(1.0), **counted(FLOPS)),
+        cell("fastv", "rows", seconds, FLOPS, samples=samples(seconds)[::-1], **counted(FLOPS)),
     ]
     whole = record(*cells)
     whole.environment = Environment(device=machine, device_type="cpu")
@@ -272,7 +293,11 @@ def pair(seconds: float, *, machine: str = "a machine", spread: float = 0.01) ->
 def test_records_are_judged_by_their_speedups(head: float, wanted: int) -> None:
     rules = Rules(tolerance={"latency": 0.2})
     gate = records.compare_records(pair(0.5), pair(head, machine="another"), rules, "")
+    assert gate.code == (wanted or 4), "that both became slower is not seen"
+    assert "latency of all cells" in render.headline(gate)
+    gate.accept_unjudged = True
     assert gate.code == wanted
+    assert "latency of all cells" in render.headline(gate), "said all the same"
     timed = [row for row in gate.rows if row.metric == "time over vanilla"]
     assert [row.cell for row in timed] == ["fastv with rows"]
     assert any("another machine" in note for note in gate.notes)
@@ -305,6 +330,7 @@ def test_what_was_not_measured_alike_has_no_absolute_times() -> None:
     apart.spec = changed(apart.spec, isolate=True)
     gate = records.compare_records(pair(0.5), apart, Rules(), "")
     assert {row.metric for row in gate.rows if "time" in row.metric} == {"time over vanilla"}
+    assert gate.rows[-1].verdict is Verdict.NOT_JUDGED
     assert any("isolate is True, was False" in note for note in gate.notes)
 
 
@@ -313,7 +339,7 @@ def test_records_of_vanilla_on_two_machines_tell_nothing_of_time() -> None:
     for each in (one, other):
         each.cells.pop()
     gate = records.compare_records(one, other, Rules(), "")
-    assert (gate.code, "no time can be compared" in gate.rows[-1].rule) == (3, True)
+    assert (gate.code, "no time can be compared" in gate.rows[-2].rule) == (3, True)
 
 
 def test_absolute_times_of_two_runs_prove_nothing() -> None:
@@ -329,7 +355,7 @@ def test_absolute_times_of_two_runs_prove_nothing() -> None:
     assert gate.code == 4
     quick = records.compare_records(slow, pair(0.5), rules, "")
     absolute = {row.verdict for row in quick.rows if row.metric == "latency"}
-    assert (quick.verdict, absolute) == (Verdict.PASS, {Verdict.NOT_JUDGED})
+    assert (quick.verdict, absolute) == (Verdict.PASS, {Verdict.PASS}), "a gain is no proof"
 
 
 def test_vanilla_alone_on_one_machine_leaves_it_open() -> None:
@@ -352,6 +378,45 @@ def test_records_with_too_few_rounds_or_other_requests_have_no_verdict() -> None
     renamed = pair(0.5)
     renamed.cells[1].method = "fastv:tag=x"
     assert records.compare_records(pair(0.5), renamed, rules, "").code == 3
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_cell_that_is_listed_twice_or_none_at_all_is_no_pass(side: int) -> None:
+    twice = [shot(), shot()]
+    twice[side] = shot(counts(), counts())
+    (row,) = compare_counts(*twice)
+    assert (row.verdict, "listed twice" in row.rule) == (Verdict.NO_VERDICT, True)
+    none = [shot(), shot()]
+    none[side].cells.clear()
+    assert code(compare_counts(*none)) == 3
+
+
+def test_memory_of_the_host_is_judged_beyond_that_of_vanilla() -> None:
+    def both(own: int, vanilla: int) -> Snapshot:
+        sizes = {"vanilla": vanilla, "fastv with rows": own}
+        return shot(*(counts(cell=c, resident_bytes=s * 2**20) for c, s in sizes.items()))
+
+    before = both(520, 500)
+    assert code(compare_counts(before, both(580, 500))) == 0, "60 MiB more"
+    rows = compare_counts(before, both(1320, 500))
+    assert code(rows) == 1
+    assert "beyond vanilla +800 MiB" in found(rows[-1:], "host memory").rule
+    assert code(compare_counts(before, both(620, 600))) == 0, "another machine holds more"
+    assert code(compare_counts(before, both(1320, 1300))) == 1, "whatever was imported"
+    unknown = shot(counts(resident_bytes=None))
+    assert code(compare_counts(unknown, unknown)) == 4
+
+
+def test_a_record_judged_against_itself_is_no_pass(tmp_path: Path) -> None:
+    base, copy, other = (tmp_path / f"{n}.json" for n in ("base", "copy", "other"))
+    save(pair(0.5), base)
+    copy.write_bytes(base.read_bytes().replace(b"tpprof compare", b"tpprof  compare"))
+    save(pair(0.501), other)
+    rules = Rules(tolerance={"latency": 0.2})
+    for same in (base, copy):
+        gate = records.compare_record_files(base, same, rules)
+        assert (gate.code, "of one run" in gate.rows[0].rule) == (3, True)
+    assert records.compare_record_files(base, other, rules).code == 0
 
 
 def test_rows_are_plain() -> None:

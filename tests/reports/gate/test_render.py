@@ -16,6 +16,7 @@ from tpprof.reports.gate import render
 from tpprof.reports.gate.config import Config, load_config, save_config
 from tpprof.reports.gate.rules import Rules
 from tpprof.reports.gate.verdicts import Gate, Judged, Verdict, accepted, nothing
+from tpprof.reports.outputs import OutputError
 from tpprof.reports.record.base import RecordError
 from tpprof.reports.record.spec import Subject
 from tpprof.reports.text.screen import open_screen
@@ -104,7 +105,7 @@ def test_the_summary_renders_as_github_does(gate: Gate) -> None:
 
 def test_a_summary_that_cannot_be_written_is_one_line(gate: Gate, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RecordError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         render.append_summary(gate, tmp_path / "file" / "summary.md")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tpprof.reports.record.files import (
     finish,
     journal_of,
     load,
+    load_run,
     save,
 )
 from tpprof.reports.record.journal import Journal
@@ -105,9 +107,14 @@ def test_the_record_takes_the_journals_place(empty: Record, tmp_path: Path) -> N
     path = tmp_path / "run.json"
     save(record(cell("vanilla", "rows", 9.0, 1)), path)
     journal = written(path, empty)
-    found = load(path)
-    assert latencies(found) == [[1.0], [2.0]], "the journal is newer than the record"
-    finish(journal, found, path)
+    earlier, found = load(path), load_run(path)
+    assert latencies(earlier) == [[9.0] * 6], "of a run that ended"
+    assert latencies(found) == [[1.0], [2.0]]
+    assert not finish(journal, found, path), "it did not end: it takes no finished record's place"
+    assert load(path) == earlier
+    assert load(journal_of(path)) == found
+    found.complete = True
+    assert finish(Journal(journal_of(path)), found, path)
     assert list(tmp_path.iterdir()) == [path]
     assert load(path) == found
 
@@ -117,9 +124,6 @@ def test_the_record_takes_the_journals_place(empty: Record, tmp_path: Path) -> N
     [
         (lambda lines: [b"", *lines], "damaged"),
         (lambda lines: lines[1:], "damaged"),
-        (lambda lines: [lines[0], b"x", *lines[1:]], "damaged"),
-        (lambda lines: [lines[0], lines[2].replace(b'"index":0', b'"index":9'), b""], "damaged"),
-        (lambda lines: [lines[0], lines[2], b""], "damaged"),  # a sample of no known process
         (lambda lines: [lines[0].replace(b'"schema":4', b'"schema":99'), b""], "schema 99"),
     ],
 )
@@ -135,6 +139,45 @@ def test_a_damaged_journal_is_refused(
     with pytest.raises(RecordError, match=reason) as refused:
         load(path)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        (b"x", "malformed"),
+        (b"\xff\xfe", "malformed"),
+        (b'{"type":"sample","index":9,"sample":SAMPLE}', "out of range"),
+        (b'{"type":"sample","index":-9,"sample":SAMPLE}', "out of range"),
+        (b'{"type":"sample","index":0,"sample":{"round":0}}', "latency|turn"),
+        (b'{"type":"cell","index":0,"cell":{"method":5}}', "method"),
+    ],
+)
+def test_one_bad_line_of_a_journal_is_told_and_the_rest_is_kept(
+    bad: bytes, why: str, empty: Record, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.json"
+    journal = written(path, empty)
+    lines = journal_of(path).read_bytes().split(b"\n")
+    taken = lines[2].partition(b'"sample":')[2][:-1]
+    lines.insert(3, bad.replace(b"SAMPLE", taken))
+    journal_of(path).write_bytes(b"\n".join(lines))
+    journal.append(Taken(index=0, sample=sample(1, 3.0)))
+    found = load(path)
+    assert latencies(found) == [[1.0, 3.0], [2.0]]
+    (told,) = found.environment.warnings
+    assert "line 4 of" in told
+    assert re.search(why, told)
+
+
+def test_what_could_not_be_read_again_is_not_written(empty: Record, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    journal = written(path, empty)
+    before = journal_of(path).read_bytes()
+    for solved in ({"alpha": float("nan")}, {"alpha": "x"}, {"\ud800": 1.0}):
+        bad = cell("vanilla", "rows", 1.0, 1, solved=solved)
+        with pytest.raises(RecordError, match="no file can hold"):
+            journal.append(Known.of(0, bad))
+    assert journal_of(path).read_bytes() == before
 
 
 @pytest.mark.parametrize(

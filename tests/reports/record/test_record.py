@@ -177,7 +177,7 @@ def test_formats_agree(run: Record) -> None:
 def test_hostile_names_do_not_break_a_table(run: Record) -> None:
     run.cells[1].method = "a|b\n[bold]c"
     run.model.name = "[red]x[/red]"
-    assert "a\\|b [bold]c" in table7(run).to_markdown()
+    assert "a\\|b \\[bold\\]c" in table7(run).to_markdown()
     output = io.StringIO()
     print_record(run, Screen(Console(file=output, width=200)))
     assert "[red]x[/red]" in output.getvalue()

@@ -64,8 +64,11 @@ def test_every_option_says_what_it_is_for_and_has_a_keyword_of_its_own() -> None
         ({"image_size": (10**5, 10**5)}, "image_size must be"),
         ({"image_size": 672}, "image_size must be"),
         ({"text_tokens": (5, 0)}, "text_tokens must be 2 values"),
-        ({"target_ci": float("nan")}, "target_ci must be a number above 0, not nan"),
-        ({"max_seconds": float("inf")}, "max_seconds must be a finite number, not inf"),
+        ({"target_ci": float("nan")}, "target_ci must be a number above 0 and at most 1, not nan"),
+        (
+            {"max_seconds": float("inf")},
+            "at least 0 and at most 10,000,000, not inf",
+        ),
         ({"isolate": 1}, "isolate must be true or false, not 1"),
         ({"layout": "round"}, "layout must be 'flat' or 'anyres', not 'round'"),
         ({"methods": [""]}, "methods must be a list of text of 1 to 4,096 characters"),
