@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,10 +25,12 @@ class MethodExitError(MethodFaultError):
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """Around code of a method: it may fail, but neither end the program nor move its folder."""
+    """Around code of a method: it may fail, but neither end the program nor move its folder; what
+    it prints goes to stderr, for stdout is the program's."""
     folder = os.getcwd()
     try:
-        yield
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
     except (Exception, KeyboardInterrupt):
         raise
     except BaseException as error:

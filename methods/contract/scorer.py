@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .choose import top
+from .containment import MethodFaultError, where_defined
 from .method import Keep, Method, knob
 from .plan import Plan, Rows, Stage, single_prune
 from .request import Budget, Request
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .view import View
+
+
+ORDERLESS = ("torch.bool", "torch.complex64", "torch.complex128", "torch.complex32")
 
 
 @dataclass(frozen=True)
@@ -49,4 +53,21 @@ class Scorer(Method):
         )
 
     def select(self, view: View, stage: Stage) -> Keep | None:
-        return top(self.score(view), self.count(view.request))
+        scores = self.score(view)
+        wanted = (view.hidden.shape[0], view.count)
+        if (fault := _fault(scores, wanted)) is not None:
+            raise MethodFaultError(
+                f"the score is {fault}, not a floating or whole number for each visual token, "
+                f"{list(wanted)} ({where_defined(self.score)})"
+            )
+        return top(scores, self.count(view.request))
+
+
+def _fault(scores: Any, wanted: tuple[int, ...]) -> str | None:
+    """What a score is that is none; asks for no value of it."""
+    kind = getattr(scores, "dtype", None)
+    if not hasattr(scores, "topk"):
+        return type(scores).__name__ + (": is a return forgotten?" if scores is None else "")
+    if tuple(scores.shape) != wanted or kind is None or str(kind) in ORDERLESS:
+        return f"{str(kind).removeprefix('torch.')} {list(scores.shape)}"
+    return None

@@ -15,6 +15,7 @@ from ...methods.engine.attention import interface_of
 from ...reports.sanitize import quoted
 from .backends import require_backend, require_kernel
 from .configs import config, from_config
+from .device_memory import no_room, require_weights_fit
 from .device_pixels import device_processor, require_torchvision
 from .errors import ModelError
 from .llava import Llava, LlavaNext
@@ -119,6 +120,7 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype
 def _from_shape(
     shape: Shape, device: torch.device, dtype: torch.dtype, backend: str, seed: int
 ) -> Model:
+    require_weights_fit(shape.name, shape.parameters, device, dtype)
     require_kernel(backend, device, dtype, shape)
     adapter, class_name = _ADAPTERS[shape.architecture]
     given = config(shape)
@@ -129,12 +131,11 @@ def _from_shape(
             module = transformers_class(class_name)._from_config(
                 given, dtype=dtype, attn_implementation=interface_of(backend)
             )
-    except torch.OutOfMemoryError as error:
-        needed = shape.parameters * dtype.itemsize / 2**30
-        raise ModelError(
-            f"{shape.name} needs {needed:.0f} GiB for its weights in {dtype}: {device} has not "
-            "that much free; choose a smaller --model or --dtype"
-        ) from error
+    except RuntimeError as error:  # torch has no class of its own for a CPU without memory
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        reason = f"{device} has not that much free"
+        raise no_room(shape.name, shape.parameters, device, dtype, reason) from error
     return adapter(module, shape, backend=backend, image_processor=default_processor(shape))
 
 
@@ -200,6 +201,7 @@ def _read_config(name: str) -> tuple[Architecture, Any, str]:
 def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backend: str) -> Model:
     architecture, given, source = _read_config(name)
     shape = from_config(name, architecture, given)
+    require_weights_fit(name, shape.parameters, device, dtype)
     require_kernel(backend, device, dtype, shape)
     adapter, class_name = _ADAPTERS[architecture]
     try:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from .. import units
 from ..record.cell import SpanKey
 from ..record.schema import Cell, Record
-from .by_round import latency, phase, spans
+from .by_round import latency, pairs, phase, spans
 from .counterparts import Counterparts, counted, layer_flops, layer_seconds
-from .intervals import Estimate
+from .intervals import Estimate, median_interval
 from .promise import flops_shares
 
 if TYPE_CHECKING:
@@ -43,10 +43,11 @@ def advice(
         """Seconds of these parts that are there for sure: not those that may be noise."""
         return sum(known[name].seconds for name in names if name in known and _sure(known[name]))
 
+    maps = min(of("attention maps"), _slower(counterparts.cell, counterparts.rows))
     decode = phase(counterparts.cell, "decode")
     saved, largest = _saved(counterparts), _largest(counterparts)
     found: list[tuple[float, Callable[[], str]]] = [
-        (of("attention maps"), lambda: _rows(of("attention maps"))),
+        (maps, lambda: _rows(maps)),
         (of("released code"), lambda: _released(of("released code"))),
         (saved, lambda: _earlier(counterparts, saved)),
         (of("scoring", "selection"), lambda: _stages(counterparts, of("scoring"), of("selection"))),
@@ -67,7 +68,15 @@ def untold(contributions: list[Contribution]) -> bool:
 
 def _sure(part: Contribution) -> bool:
     """Whether a part is more than noise; what is derived from counts has no interval."""
-    return part.name == HOST or (part.low is not None and part.low > 0)
+    return part.name == HOST if part.low is None else part.low > 0
+
+
+def _slower(cell: Cell, other: Cell | None) -> float:
+    """Seconds that a request of a cell takes more than one of another, round by round; 0 where that
+    may be noise. What a part would save, a wait elsewhere can take back."""
+    differences = [own - cheaper for cheaper, own in pairs(other, cell)] if other else []
+    found = median_interval(differences) if differences else None
+    return found.value if found and found.low is not None and found.low > 0 else 0.0
 
 
 def _rows(spent: float) -> str:

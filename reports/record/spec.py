@@ -287,7 +287,9 @@ class Cells(Spec, frozen=True):
     runtime: Annotated[
         tuple[Text, ...],
         option(
-            "Comma-separated: eager, graph (decode), compile (layers).", form="list", min_length=1
+            "Comma-separated: eager, graph (vision, prefill, decode), compile (layers).",
+            form="list",
+            min_length=1,
         ),
     ] = ("eager",)
     plugin: Annotated[

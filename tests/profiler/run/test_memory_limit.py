@@ -10,6 +10,8 @@ import torch
 
 import tpprof
 from tpprof.methods import InputError
+from tpprof.profiler.models import device_memory, load
+from tpprof.profiler.models.errors import ModelError
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.run import comparison, memory_limit
 from tpprof.reports.record.spec import Workload
@@ -29,7 +31,7 @@ from tpprof.reports.record.spec import Workload
 def test_what_no_memory_holds_is_refused_first(
     options: dict[str, Any], model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory_limit, "_memory", lambda device: 16 * 2**30)
+    monkeypatch.setattr(memory_limit, "device_memory", lambda device: 16 * 2**30)
     monkeypatch.setattr(comparison, "Preparation", lambda *_: pytest.fail("it was prepared"))
     with pytest.raises(InputError, match=r"needs about [\d,]+ GiB.* has 16 GiB") as refused:
         tpprof.compare(["fastv"], model=model, rounds=1, **options)
@@ -70,9 +72,33 @@ def test_what_a_container_may_take(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert memory_limit.cgroup_limits(tmp_path) == limits
+    assert device_memory.cgroup_limits(tmp_path) == limits
+
+
+def test_weights_that_no_memory_holds_are_refused_before_they_are_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(device_memory, "device_memory", lambda device: 2**30)
+    monkeypatch.setattr(load, "transformers_class", lambda name: pytest.fail("it was made"))
+    with pytest.raises(ModelError) as refused:
+        load.load("llava-next-7b", device="cpu", dtype="float32")
+    assert str(refused.value) == (
+        "llava-next-7b needs 26.3 GiB for its weights in float32, and cpu has 1.0 GiB: choose a "
+        "smaller --model or --dtype"
+    )
+
+
+def test_weights_that_find_no_room_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        @staticmethod
+        def _from_config(*given: object, **options: object) -> None:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] can't allocate memory: you ...")
+
+    monkeypatch.setattr(load, "transformers_class", lambda name: Full)
+    with pytest.raises(ModelError, match="cpu has not that much free: choose a smaller --model"):
+        load.load("tiny-llava", device="cpu")
 
 
 def test_the_least_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_limit, "cgroup_limits", lambda: [2**20, 2**62])
-    assert memory_limit._memory(torch.device("cpu")) == 2**20
+    monkeypatch.setattr(device_memory, "cgroup_limits", lambda: [2**20, 2**62])
+    assert device_memory.device_memory(torch.device("cpu")) == 2**20

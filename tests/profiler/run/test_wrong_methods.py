@@ -324,6 +324,47 @@ def test_a_tower_without_a_class_token(write: Write) -> None:
     assert "class token at layer 2" in failure(write(plan), model="qwen2-vl")
 
 
+SCORER = """
+import torch
+from dataclasses import dataclass
+from tpprof.methods import Scorer, register
+
+@register("wrong")
+@dataclass(frozen=True)
+class Wrong(Scorer):
+    def score(self, view):
+        {select}
+"""
+
+
+@pytest.mark.parametrize(
+    ("score", "told"),
+    [
+        ("view.visual.norm(dim=-1)", "the score is NoneType: is a return forgotten?"),
+        ("return view.visual.norm(dim=-1).numpy()", "the score is ndarray"),
+        ("return view.visual.norm(dim=-1)[:, :20]", "the score is float32 [1, 20]"),
+        ("return view.visual.norm(dim=-1)[0]", "the score is float32 [36]"),
+        ("return view.visual", "the score is float32 [1, 36, 64]"),
+        ("return view.visual[..., 0] > 0", "the score is bool [1, 36]"),
+        ("return view.visual[..., 0] * 1j", "the score is complex64 [1, 36]"),
+    ],
+)
+def test_a_score_that_is_none_says_what_is_expected(write: Write, score: str, told: str) -> None:
+    said = failure(write(select=score, source=SCORER))
+    assert told in said
+    assert "not a floating or whole number for each visual token, [1, 36]" in said
+    assert "(Wrong.score, wrong.py line 9)" in said
+
+
+def test_what_a_method_prints_is_not_the_programs_output(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert failure(write(select=f"print('here'); {SELECT}")) == ""
+    printed = capsys.readouterr()
+    assert "here" not in printed.out
+    assert "here" in printed.err
+
+
 def test_a_tower_stage_without_a_tower(write: Write) -> None:
     options = {"visual_tokens": 36, "image_size": None}
     plan = TOWER.format(layer=2, tokens="36", rows="None")

@@ -287,6 +287,15 @@ def test_a_forced_wait_in_a_selection_is_waiting_for_the_host_and_a_slow_one_is_
     assert parts_of(run, 2)["selection"] == pytest.approx(0.040)
 
 
+def test_what_a_wait_takes_back_is_no_gain() -> None:
+    """The map costs 0.3 s where it is built, and rows lose as much to the host elsewhere."""
+    run = record(made(), made("fastv", "maps", layer0=0.500), made("fastv", rest=0.310))
+    assert parts_of(run, 1)["attention maps"] == pytest.approx(0.3)
+    told = explain(run, run.cells[1])
+    assert told is not None
+    assert not any("Read rows instead of maps" in line for line in told.advice)
+
+
 def test_a_method_whose_selections_all_wait_is_advised_too() -> None:
     select = PARTS.index(("prefill", "select", PRUNE))
     vanilla, waits = made(), made("fastv", "maps", layer0=0.500, select1=0.150)
