@@ -10,6 +10,7 @@ import os
 import msgspec
 
 from ...methods.contract.errors import InputError
+from ...reports.outputs import OutputError
 from ...reports.record import files
 from ...reports.record.journal import Journal
 from ...reports.record.labels import name
@@ -18,7 +19,7 @@ from ...reports.record.spec import RunSpec, changed
 from ..subprocesses import finish, python, temporary_folder
 from . import rounds
 from .rounds import Progress
-from .worker import Task
+from .worker import UNWRITABLE, Task
 
 SILENTLY = "what it ran ended the process (exit code 0) before all was measured"
 
@@ -81,9 +82,13 @@ def _came_to_its_end(record: Record, index: int, number: int) -> bool:
 
 
 def _run(task: Task) -> str:
-    """Do the task in a fresh process; returns "" or how it failed."""
+    """Do the task in a fresh process; returns "" or how it failed. Raises OutputError where the
+    journal cannot be written."""
     command = python("from tpprof.profiler.run.worker import main; main()")
-    return finish(command, msgspec.json.encode(task))[1]
+    code, failed = finish(command, msgspec.json.encode(task))
+    if code == UNWRITABLE:
+        raise OutputError(failed)
+    return failed
 
 
 def _note_failure(journal: Journal, record: Record, index: int, number: int, reason: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from ...methods.contract.errors import InputError
+from ...reports.outputs import OutputError
 from ...reports.record import files
 from ...reports.record.base import RecordError, Struct
 from ...reports.record.journal import Journal
@@ -34,8 +35,12 @@ class Task(Struct):
     turn: int = 0
 
 
+UNWRITABLE = 74
+"""Exit code where the journal cannot be written, which is no failure of a cell (EX_IOERR)."""
+
+
 def main() -> None:
-    """Do the task on stdin. Exit code 2 and one line for bad input."""
+    """Do the task on stdin. Exit code 2 and one line for bad input, UNWRITABLE for a full disk."""
     from .comparison import Comparison
 
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=Task)
@@ -48,13 +53,21 @@ def main() -> None:
         raise SystemExit(2) from None
     path = Path(task.out)
     if task.cell is None:
-        path.write_bytes(msgspec.json.encode(comparison.record))
+        try:
+            path.write_bytes(msgspec.json.encode(comparison.record))
+        except OSError as error:
+            say(f"{path} cannot be written ({error.strerror or error})")
+            raise SystemExit(UNWRITABLE) from None
         return
 
     def wanted() -> bool:
         return os.getppid() == task.parent
 
     if wanted():  # else the parent was killed, and the journal may be another run's by now
-        comparison.adopt(files.load_run(path))
-        comparison.journal = Journal(path)
-        comparison.run_cell(task.cell, task.round, task.turn, wanted)
+        try:
+            comparison.adopt(files.load_run(path))
+            comparison.journal = Journal(path)
+            comparison.run_cell(task.cell, task.round, task.turn, wanted)
+        except OutputError as error:
+            say(str(error))
+            raise SystemExit(UNWRITABLE) from None

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command import RUN, SMALL, in_this_process, tpprof
+from command import PLUGIN, RUN, SMALL, in_this_process, tpprof
 from record_builders import cell, record, sample
 
 from tpprof.profiler import cli
@@ -138,6 +138,25 @@ def test_a_journal_that_a_full_disk_cut_short_is_whole(
     with pytest.raises(OutputError, match="No space left on device; what was measured"):
         journal.append(Taken(index=0, sample=sample(9, 1.0)))
     assert journal.path.read_bytes() == before
+
+
+@pytest.mark.usefixtures("warm_children")
+def test_a_disk_that_is_full_for_an_isolated_cell_is_one_line(tmp_path: Path) -> None:
+    """It fills up as `loudest` decides: no file may grow beyond what the journal has already."""
+    full = "        import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
+    method = PLUGIN.read_text()
+    at = method.index("        return top(")
+    (tmp_path / "full.py").write_text(method[:at] + full + method[at:])
+    done = in_this_process(
+        *("compare", "loudest", "random", *SMALL, "--isolate", "--rounds", "1"),
+        *("--plugin", "full.py", "--out", "run.json"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2, done.stdout
+    assert "'run.jsonl': File too large; what was measured" in done.stderr.splitlines()[-1]
+    vanilla, loudest, random = load(tmp_path / "run.jsonl").cells
+    assert len(vanilla.samples) == 1, "what was measured until then"
+    assert (loudest.error, random.error) == ("", ""), "it is not the fault of a cell"
 
 
 def test_children_and_folders_go_when_their_parent_is_killed(tmp_path: Path) -> None:
