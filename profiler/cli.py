@@ -60,6 +60,10 @@ def _read() -> Iterator[None]:
             if sys.stdout is None:
                 raise OSError(errno.EBADF, "standard output is closed")
             sys.stdout.flush()
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # how rich, which writes help, ends
+            raise UnreadError from ended
+        raise
     except OSError as error:
         if error.errno in UNWRITABLE and error.filename is None:
             raise UnreadError from error

@@ -170,9 +170,12 @@ def test_what_a_plug_in_says_of_itself_is_no_terminal_code(tmp_path: Path) -> No
     assert listed.count("\\x1b[") == 3
 
 
-@pytest.mark.parametrize("closed", ["> /dev/full", ">&-"])
-def test_help_that_nobody_can_read_is_no_result(closed: str, tmp_path: Path) -> None:
-    command = f"{RUN[0]} -c '{RUN[-1]}' --help {closed}"
+@pytest.mark.parametrize(
+    ("help_", "closed"),
+    [("--help", "> /dev/full"), ("--help", ">&-"), ("--help", "| true"), ("gate", "| true")],
+)
+def test_help_that_nobody_can_read_is_no_result(help_: str, closed: str, tmp_path: Path) -> None:
+    command = f"{RUN[0]} -c '{RUN[-1]}' {help_} {closed}; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == cli.UNREAD, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
