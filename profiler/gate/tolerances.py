@@ -15,7 +15,7 @@ from ...reports.analysis.intervals import fenced
 from ...reports.gate.config import SCHEMA, Config, load_config, save_config
 from ...reports.gate.evidence import detectable
 from ...reports.gate.journal import CALIBRATION, Judgement
-from ...reports.gate.rules import Rules
+from ...reports.gate.rules import MOST_PAIRS, Rules
 from ...reports.gate.verdicts import NoVerdictError
 from ...reports.record.journal import Journal
 from ...reports.record.spec import Subject
@@ -65,9 +65,11 @@ def calibrate_tolerances(
 
     Raises InputError for too few pairs, or where what it measures does not run.
     """
-    if pairs < FEWEST or pairs % 2:
-        raise InputError(f"--pairs {pairs}: an even number from {FEWEST} up says how times scatter")
     config = load_config(path)
+    if pairs < FEWEST or pairs % 2 or pairs > MOST_PAIRS:
+        raise InputError(
+            f"--pairs {pairs}: an even number from {FEWEST} to {MOST_PAIRS} says how times scatter"
+        )
     with _session(config, path.parent, out, tell, run, resume=resume) as session:
         try:
             base, head = readings(session)

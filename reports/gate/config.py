@@ -30,14 +30,20 @@ class Config(Struct):
 
 
 def load_config(path: Path) -> Config:
-    """Read gate.toml; raises RecordError with one line for anything else."""
+    """Read gate.toml; raises RecordError with one line for anything else, and for one by which
+    nothing could fail."""
     given = parsed(path, "tpprof gate init").unwrap()
     require_schema(path, given.get("schema"), SCHEMA, "make it anew with `tpprof gate init`")
     try:
         config = msgspec.convert(given, Config)
     except msgspec.ValidationError as error:
         raise RecordError(f"{path}: {from_validation(error)}") from error
-    check_rules(config.rules)
+    if not config.subject.cells.methods:
+        raise RecordError(f"{path}: subject.cells.methods names no method: nothing is measured")
+    try:
+        check_rules(config.rules)
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}") from error
     return config
 
 

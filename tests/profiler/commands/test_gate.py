@@ -170,11 +170,14 @@ def test_a_baseline_that_cannot_be_read_has_no_verdict(
         (["ab", ".", ".", "fastv", "--tolerance", "5"], "did you mean 5%?"),
         (["compare", "a.json", "b.json"], "no such record"),
         (["calibrate"], "see tpprof gate init"),
+        (["ab", "none.py", "none.py", "--config", "empty.toml"], "names no method"),
+        (["calibrate", "empty.toml", "--pairs", "7"], "names no method"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], reason: str, tmp_path: Path) -> None:
     for name in ("b.json", "m.py", "n.py"):
         (tmp_path / name).write_text("")
+    (tmp_path / "empty.toml").write_text("schema = 2\n[subject]\n[rules]\n")
     done = tpprof("gate", *arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stdout
     assert reason in done.stderr

@@ -196,6 +196,12 @@ def test_gate_toml_comes_back_as_it_was(tmp_path: Path) -> None:
             "above 0",
         ),
         ('schema = 2\n[subject.cells]\nmethods = ["a"]\n[rules]\nspeed = 1', "unknown field"),
+        ("schema = 2\n[subject.cells]\nmethods = []\n[rules]", "gate.toml: .*names no method"),
+        ("schema = 2\n[subject.cells]\n[rules]", "names no method"),
+        (
+            'schema = 2\n[subject.cells]\nmethods = ["a"]\n[rules.floor]\nlatency = 3600.0',
+            "gate.toml: floor of latency must be from 0 to 0.001 s",
+        ),
     ],
 )
 def test_a_wrong_gate_toml_is_one_line(text: str, wrong: str, tmp_path: Path) -> None:
