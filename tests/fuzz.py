@@ -8,6 +8,7 @@ file changes that was not named. A failure is printed with the seed that makes i
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import os
@@ -97,6 +98,28 @@ def mutate(chance: random.Random, value: Any) -> Any:
     return chance.choice(ODD)
 
 
+def mutate_field(chance: random.Random, value: Any) -> Any:
+    """The same with another value in one field. Fields are equally likely, however many records of
+    samples or cells hold them."""
+    places: dict[tuple[str, ...], list[tuple[Any, Any]]] = {}
+
+    def walk(part: Any, names: tuple[str, ...]) -> None:
+        listed = part.items() if isinstance(part, dict) else enumerate(part)
+        for key, inner in listed:
+            field = (*names, key if isinstance(key, str) else "*")
+            places.setdefault(field, []).append((part, key))
+            if isinstance(inner, (dict, list)):
+                walk(inner, field)
+
+    if not isinstance(value, dict) or not value:
+        return chance.choice(ODD)
+    found = copy.deepcopy(value)
+    walk(found, ())
+    holder, key = chance.choice(places[chance.choice([*places])])
+    holder[key] = chance.choice(ODD)
+    return found
+
+
 def damage(chance: random.Random, content: bytes) -> bytes:
     """Bytes with some of them changed, lost or doubled."""
     at = chance.randrange(len(content))
@@ -134,7 +157,7 @@ class Fuzzer:
         if name.endswith(".json") and chance.random() < 0.85:
             value = json.loads(content)
             for _ in range(chance.randint(1, 3)):
-                value = mutate(chance, value)
+                value = chance.choice([mutate, mutate_field])(chance, value)
             content = json.dumps(value).encode()
         elif name.endswith(".toml") and chance.random() < 0.8:
             lines = content.decode().splitlines()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
+
 from .base import Amount, Count, Struct, about
 
 
@@ -39,7 +41,8 @@ class Peaks(Struct):
     device: Annotated[str, about("Name of the device.")]
     source: Annotated[str, about("`measured`, or the datasheet.")]
     flops_per_second: Annotated[
-        dict[str, Amount], about("FLOP/s of matrix products, by dtype; a dtype may be missing.")
+        dict[str, Annotated[float, msgspec.Meta(gt=0)]],
+        about("FLOP/s of matrix products, by dtype; a dtype may be missing."),
     ]
     bandwidth: Annotated[list[Bandwidth], about("Bandwidth by size of the working set.")]
     kernel_seconds: Annotated[

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 from typing import Annotated
 
+import msgspec
+
 from .base import Count, Struct, about
 
 
@@ -32,6 +34,11 @@ class Kept(Struct):
     ] = []
 
 
+FARTHEST = 10**6
+"""Sides of a picture that padding may reach to: of one as thin as a line of 65,536 pixels."""
+Side = Annotated[float, msgspec.Meta(ge=-FARTHEST, le=FARTHEST)]
+
+
 class Region(Struct):
     """Visual tokens that cover a rectangle of the picture, in raster order. Its sides are shares of
     the picture's, from 0 to 1; beyond lies padding."""
@@ -41,10 +48,10 @@ class Region(Struct):
     rows: Annotated[int, about("Rows of tokens.", ge=1)]
     columns: Annotated[int, about("Tokens in a row.", ge=1)]
     stride: Annotated[int, about("Tokens from the start of a row to that of the next.", ge=1)]
-    left: Annotated[float, about("Left side.")] = 0.0
-    top: Annotated[float, about("Upper side.")] = 0.0
-    right: Annotated[float, about("Right side.")] = 1.0
-    bottom: Annotated[float, about("Lower side.")] = 1.0
+    left: Annotated[Side, about("Left side.")] = 0.0
+    top: Annotated[Side, about("Upper side.")] = 0.0
+    right: Annotated[Side, about("Right side.")] = 1.0
+    bottom: Annotated[Side, about("Lower side.")] = 1.0
 
 
 class Picture(Struct):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from page_records import full
 from record_builders import cell, headings_and_lines, record
 from rich.console import Console
 
@@ -250,6 +251,29 @@ def test_what_cannot_be_is_refused_where_it_stands(
     with pytest.raises(RecordError, match=rf"\$\.cells\[1\]\.samples\[2\]\.{damage}") as refused:
         load(path)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "at"),
+    [
+        (("peaks", "flops_per_second", "float32"), 0, r"peaks\.flops_per_second"),
+        (("peaks", "bandwidth", 0, "bytes_per_second"), 0, r"peaks\.bandwidth\[0\]"),
+        (("picture", "regions", 0, "left"), 1e308, r"picture\.regions\[0\]\.left"),
+        (("picture", "regions", 0, "bottom"), -1e308, r"picture\.regions\[0\]\.bottom"),
+    ],
+)
+def test_what_nothing_can_be_drawn_from_is_refused(
+    place: tuple[str | int, ...], value: float, at: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.json"
+    save(full(), path)
+    changed = part = json.loads(path.read_bytes())
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    path.write_text(json.dumps(changed))
+    with pytest.raises(RecordError, match=at):
+        load(path)
 
 
 def test_unknown_fields_are_refused(run: Record, tmp_path: Path) -> None:
