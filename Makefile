@@ -9,7 +9,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 METHODS ?= fastv sparsevlm mustdrop
 
-.PHONY: help compare test test-oldest gate fuzz check format lint types bench bench-gate bench-gpu \
+.PHONY: help compare test test-oldest gate fuzz kills check format lint types bench bench-gate bench-gpu \
 	figures table7 schema build clean
 
 help:  ## list the targets
@@ -38,6 +38,9 @@ gate: $(VENV)/ready  ## tpprof's own exact gate; accept a change with GATE=--upd
 
 fuzz: $(VENV)/ready  ## malformed inputs for SECONDS, from SEED
 	$(BIN)/python tests/fuzz.py $(or $(SECONDS),60) $(SEED)
+
+kills: $(VENV)/ready  ## KILLS at random moments, and what is left behind them
+	$(BIN)/python tests/kills.py $(or $(KILLS),8) $(SEED)
 
 check: test gate lint types  ## all that CI runs
 
