@@ -16,6 +16,7 @@ from ...reports.text.cells import METHOD
 from ...reports.text.table import Column, Table, for_programs
 from .options import Format, FormatOption, Typed, fail, takes
 from .output import WideOption, print_table
+from .supervised import guarded
 
 if TYPE_CHECKING:
     from ..cost.conventions import Convention
@@ -56,6 +57,7 @@ ConventionOption = Annotated[
 
 
 @takes(Cells, ModelSpec, Workload, omit=OMITTED, usual=USUAL)
+@guarded
 def flops(
     typed: Typed,
     device: PlanDeviceOption = None,

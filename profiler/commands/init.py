@@ -13,9 +13,11 @@ from ...reports.record.spec import Cells, Extras, ModelSpec, RunSpec, Stopping, 
 from ...reports.sanitize import say
 from .options import Typed, takes
 from .output import OverwriteOption, read_by, require_outputs
+from .supervised import guarded
 
 
 @takes(Cells, ModelSpec, Workload, Stopping, Extras)
+@guarded
 def init(
     typed: Typed,
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("run.toml"),

@@ -9,10 +9,12 @@ import typer
 
 from ...reports.sanitize import one_line
 from .options import PluginOption
+from .supervised import guarded
 
 WIDTH, BULLET, INDENT = 100, "    - ", "      "
 
 
+@guarded
 def methods(
     name: Annotated[
         list[str] | None, typer.Argument(metavar="METHOD...", help="Of these alone; else of all.")

@@ -8,18 +8,22 @@ program that calls it goes on alone.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
+
+import typer
 
 from ...reports.sanitize import say
 
 DONE = b"done"
 ENDED = 1
 """Exit code of a command whose child ended as if all were well, and was not done."""
+PLUGIN_ENDED = "a plug-in ended the process before the result was shown"
 
 
 def in_a_child(lost: Callable[[], str]) -> Callable[[], None]:
@@ -31,7 +35,7 @@ def in_a_child(lost: Callable[[], str]) -> Callable[[], None]:
     """
     known = hasattr(os, "fork") and hasattr(signal, "sigwaitinfo")
     if not known or "torch" in sys.modules or threading.active_count() > 1:
-        return lambda: None
+        return _nothing
     reading, writing = os.pipe()
     if sys.stdout is not None:
         sys.stdout.flush()
@@ -52,6 +56,29 @@ def in_a_child(lost: Callable[[], str]) -> Callable[[], None]:
         os.write(writing, DONE)
 
     return done
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that loads plug-ins, if any are named, in a child process: one that ends it does
+    not end the command as if all were well."""
+
+    @functools.wraps(command)
+    def run(*given: Any, **named: Any) -> None:
+        typed = named.get("typed")
+        plugins = named.get("plugin") or (typed is not None and typed.values.get("plugin"))
+        done = in_a_child(lambda: PLUGIN_ENDED) if plugins else _nothing
+        try:
+            command(*given, **named)
+        except typer.Exit:
+            done()
+            raise
+        done()
+
+    return run
+
+
+def _nothing() -> None:
+    return None
 
 
 def _wait(child: int, awaited: set[signal.Signals]) -> int:

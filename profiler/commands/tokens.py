@@ -22,6 +22,7 @@ from ...reports.text.table import Column, Table, for_programs
 from ...reports.units import NA
 from .options import Format, FormatOption, Typed, fail, takes
 from .output import OverwriteOption, WideOption, print_table
+from .supervised import guarded
 
 if TYPE_CHECKING:
     from ..run.kept_tokens import Seen
@@ -55,6 +56,7 @@ NOTE = (
 
 
 @takes(Cells, ModelSpec, Workload, omit=OMITTED, usual=USUAL)
+@guarded
 def tokens(
     typed: Typed,
     image: ImagesOption = None,

@@ -19,6 +19,7 @@ from tpprof.reports.record.spec import Subject
 pytestmark = pytest.mark.usefixtures("warm_children")
 
 HONEST = PLUGIN.read_text()
+FUTURE = "from __future__ import annotations\n"
 FAKE = """
 import glob, tempfile
 for folder in glob.glob(tempfile.gettempdir() + "/tpprof-*"):
@@ -26,18 +27,22 @@ for folder in glob.glob(tempfile.gettempdir() + "/tpprof-*"):
 print("PASS: no regression")
 import os; os._exit(0)
 """
+SILENTLY_ENDED, ASKED = "ended the process (exit code 0)", "it would end the program"
 AT_IMPORT = {
-    "sys.exit(0)": "import sys; sys.exit(0)",
-    "SystemExit": "raise SystemExit",
-    "os._exit(0)": "import os; os._exit(0)",
-    "a fake answer": FAKE,
-    "another program": "import os; os.execv('/bin/true', ['true'])",
-    "a signal": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-    "a timer": "import os, threading; threading.Timer(0.5, os._exit, (0,)).start()",
-    "atexit": "import atexit, os; atexit.register(os._exit, 0)",
-    "a BaseException": "class Skipped(BaseException): pass\nraise Skipped",
+    "sys.exit(0)": ("import sys; sys.exit(0)", ASKED),
+    "SystemExit": ("raise SystemExit", ASKED),
+    "os._exit(0)": ("import os; os._exit(0)", SILENTLY_ENDED),
+    "a fake answer": (FAKE, SILENTLY_ENDED),
+    "another program": ("import os; os.execv('/bin/true', ['true'])", SILENTLY_ENDED),
+    "a signal": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended by SIGKILL"),
+    "a timer": (
+        "import os, threading; threading.Timer(0.2, os._exit, (0,)).start()",
+        SILENTLY_ENDED,
+    ),
+    "atexit": ("import atexit, os; atexit.register(os._exit, 0)", SILENTLY_ENDED),
+    "a BaseException": ("class Skipped(BaseException): pass\nraise Skipped", ASKED),
 }
-"""What a plug-in does as it is imported, behind which nothing is a verdict."""
+"""What a plug-in does as it is imported, behind which nothing is a verdict, and what is said."""
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +73,15 @@ def judged(baseline: Path, plugin: str) -> Gate:
     return check_baseline(baseline)
 
 
+def at_import(code: str) -> str:
+    """The honest plug-in, which does this first. It has to be a program still: what cannot be
+    compiled cheats nobody."""
+    plugin = HONEST.replace(FUTURE, f"{FUTURE}{code}\n")
+    compile(plugin, "mine.py", "exec")
+    assert plugin != HONEST
+    return plugin
+
+
 def told(gate: Gate) -> str:
     return "\n".join(f"{row.verdict.value} {row.metric}: {row.rule}" for row in gate.rows)
 
@@ -78,10 +92,11 @@ def test_what_ends_the_process_at_import_has_no_verdict(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where the fake one looks for it
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    gate = judged(baseline, f"{AT_IMPORT[cheat]}\n{HONEST}")
+    code, reason = AT_IMPORT[cheat]
+    gate = judged(baseline, at_import(code))
     assert gate.code == 3, told(gate)
     assert len(gate.rows) == 1
-    assert gate.rows[0].rule
+    assert reason in gate.rows[0].rule
 
 
 IN_PLAN = "        return single_prune(request, KEEP, 3, rows=None)\n"
@@ -186,7 +201,7 @@ def _without_counted_flops(text: str) -> str:
 
 @pytest.mark.parametrize("cheat", ["os._exit(0)", "a timer"])
 def test_pytest_does_not_end_well_with_it(cheat: str, baseline: Path) -> None:
-    (baseline.parent / "mine.py").write_text(f"{AT_IMPORT[cheat]}\n{HONEST}")
+    (baseline.parent / "mine.py").write_text(at_import(AT_IMPORT[cheat][0]))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--tpprof-gate", str(baseline)],
         cwd=baseline.parent,
@@ -220,9 +235,22 @@ def test_compare_does_not_end_well_with_it_and_loses_nothing(tmp_path: Path) -> 
     for code in ("import sys; sys.exit(0)", "import os; os._exit(0)"):
         early = tmp_path / code[-8:-3]
         early.mkdir()
-        done = compared(f"{code}\n{HONEST}", early)
+        done = compared(at_import(code), early)
         assert done.returncode in (1, 2), code
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize("command", ["flops", "tokens", "init", "methods"])
+def test_no_other_command_ends_well_with_it(command: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(at_import("import os; os._exit(0)"))
+    done = subprocess.run(
+        [*RUN, command, "loudest", "--plugin", "mine.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "tpprof: a plug-in ended the process before the result was shown\n"
 
 
 def test_isolated_cells_that_end_their_process_fail_alone(tmp_path: Path) -> None:
