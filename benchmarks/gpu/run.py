@@ -93,7 +93,7 @@ def steps(folder: Path, *, dry: bool) -> list[Step]:
         Step("flash", 40, 80, compare("flash", "fastv", *both, *short, "--backend", "sdpa-flash")),
         Step("tokens", 100, 240, compare("tokens", methods, *whole, *short, "--new-tokens", "16")),
         Step("qwen", 40, 90, compare("qwen", "fastv", *both, *short, model=qwen)),
-        Step("compiled", 60, 130, tests("compiled_for")),
+        Step("compiled", 60, 130, tests("compiled_for", *workers)),
         Step("compile", 60, 110, compare("compile", "fastv", *short, "--runtime", "eager,compile")),
     ]
 

@@ -75,6 +75,9 @@ KINDS = (
 )
 """Words in names of attention operators and of attention kernels on the device, and what kind of
 kernel they mean. cuDNN's come first: their names hold `flash` too."""
+OF_CUDNN = ("attention", "sdpa", "flash", "fmha")
+"""One of these stands in the name of a kernel of cuDNN that is attention's: it has convolutions as
+well."""
 BESIDE = ("score", "select", "compress")  # parts in which a method decides: no attention of a layer
 
 Event = dict[str, Any]
@@ -348,7 +351,9 @@ def _attention_calls(events: list[Event]) -> list[tuple[float, list[str]]]:
 
 def _kind(name: str) -> str:
     """The kind of attention kernel that a name means; "" for another one."""
-    return next((kind for word, kind in KINDS if word in name.lower()), "")
+    low = name.lower()
+    kind = next((kind for word, kind in KINDS if word in low), "")
+    return "" if kind == "cuDNN" and not any(word in low for word in OF_CUDNN) else kind
 
 
 def _count_call(tally: _Tally, name: str) -> None:
