@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import Scorer, View, register
+from . import Rows, Scorer, View, register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ class FastV(Scorer):
     Code: pkunlp-icler/FastV
     """
 
-    rows = "last"
+    reads = Rows("last")
     departures = (
         "Heads are averaged in float32, in half precision by the released code: ties fall "
         "otherwise.",
@@ -28,4 +28,4 @@ class FastV(Scorer):
     )
 
     def score(self, view: View) -> Tensor:
-        return view.attention[:, 0]
+        return view.rows[:, 0]

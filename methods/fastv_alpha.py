@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import Request, Scorer, View, knob, min_max, register, unit
+from . import Request, Rows, Scorer, View, knob, min_max, register, unit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ class FastVAlpha(Scorer):
     Paper: https://arxiv.org/abs/2502.11501 (Eq. 6)
     """
 
-    rows = "last"
+    reads = Rows("last")
     departures = (
         "The paper does not say which states are compared: those that enter the layer are.",
         "Where all visual tokens score alike, stretching to [0, 1] gives 0 for each.",
@@ -38,6 +38,6 @@ class FastVAlpha(Scorer):
         return 2 * request.visual * request.hidden  # the cosines
 
     def score(self, view: View) -> Tensor:
-        cosine = (unit(view.visual) @ unit(view.last).transpose(1, 2))[..., 0]
-        importance, duplication = min_max(view.attention[:, 0]), min_max(cosine)
+        cosine = (unit(view.states) @ unit(view.last).transpose(1, 2))[..., 0]
+        importance, duplication = min_max(view.rows[:, 0]), min_max(cosine)
         return self.alpha * importance + (1 - self.alpha) * (1 - duplication)

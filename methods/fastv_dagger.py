@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
-from . import Budget, Request, Scorer, View, knob, register
+from . import Budget, Request, Rows, Scorer, View, knob, register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +23,7 @@ class FastVDagger(Scorer):
     Paper: https://arxiv.org/abs/2502.11501 (Eq. 7 and 8)
     """
 
-    rows = "last"
+    reads = Rows("last")
     departures = (
         "Equations 7 and 8 can be read in two ways: `reading` chooses, and literal is the default.",
     )
@@ -40,4 +40,4 @@ class FastVDagger(Scorer):
         return round(request.visual * (1 - (1 - share) / request.merger))
 
     def score(self, view: View) -> Tensor:
-        return view.attention[:, 0]
+        return view.rows[:, 0]

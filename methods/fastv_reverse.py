@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import Scorer, View, register
+from . import Rows, Scorer, View, register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,10 +19,10 @@ class FastVReverse(Scorer):
     Paper: https://arxiv.org/abs/2502.11501 (Algorithm 2, which as printed negates twice)
     """
 
-    rows = "last"
+    reads = Rows("last")
     departures = (
         "Algorithm 2 as printed negates the scores twice, which cancels; its text is followed.",
     )
 
     def score(self, view: View) -> Tensor:
-        return -view.attention[:, 0]
+        return -view.rows[:, 0]

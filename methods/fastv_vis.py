@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import Scorer, View, register
+from . import Rows, Scorer, View, register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,10 +19,10 @@ class FastVVis(Scorer):
     Paper: https://arxiv.org/abs/2502.11501 (section 5.1)
     """
 
-    rows = "last-visual"
+    reads = Rows("last-visual")
     departures = (
         "Under anyres the last visual token is the newline behind the last row, and no patch.",
     )
 
     def score(self, view: View) -> Tensor:
-        return view.attention[:, 0]
+        return view.rows[:, 0]

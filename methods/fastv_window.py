@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import Scorer, Segment, View, knob, register
+from . import Rows, Scorer, Segment, View, knob, quotas, register
 
 if TYPE_CHECKING:
     from torch import Tensor, device
@@ -23,7 +23,7 @@ class FastVWindow(Scorer):
     Paper: https://arxiv.org/abs/2502.11501 (Algorithm 3)
     """
 
-    rows = "last"
+    reads = Rows("last")
     departures = (
         "Windows at the edge of a tile are smaller where its sides do not divide: a window's quota "
         "is its share of the budget, by largest remainder, and not one number for all.",
@@ -51,7 +51,7 @@ class FastVWindow(Scorer):
             budget,
             view.hidden.device,
         )
-        ranked = view.attention[:, 0].argsort(-1, descending=True)
+        ranked = view.rows[:, 0].argsort(-1, descending=True)
         grouped = window[ranked].argsort(stable=True, dim=-1)
         order = ranked.gather(-1, grouped)  # by window, best first
         kept = quota.expand_as(order)
@@ -76,9 +76,6 @@ def _windows(
     sizes = [0] * first
     for index in window:
         sizes[index] += 1
-    quota = [budget * size // len(window) for size in sizes]
-    remainders = [-(budget * size % len(window)) for size in sizes]
-    for index in sorted(range(first), key=remainders.__getitem__)[: budget - sum(quota)]:
-        quota[index] += 1
+    quota = quotas(budget, sizes)
     stays = [float(index < quota[w]) for w, size in enumerate(sizes) for index in range(size)]
     return torch.tensor(window, device=where), torch.tensor(stays, device=where)

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 from . import (
     Budget,
     Encoder,
-    EncoderStage,
-    EncoderView,
     Keep,
+    Leaving,
     Method,
     Plan,
     Published,
     Request,
+    Rows,
     Stage,
+    Tower,
     View,
     knob,
     register,
@@ -102,61 +103,66 @@ class MustDrop(Method):
         layers = request.scale(LAYERS)
         released = Published(maps=range(layers[0], request.layers), host_mask=True)
         if self.fixed and request.budget(self.keep) == request.visual:
-            return Plan(request.visual, positions="compact", published=released)
+            return Plan(positions="compact", published=released)
         tokens, counts = _solve(self, request)
-        visual = _visual(request, tokens)
-        stages = tuple(
-            Stage(layer, "leaving", count if self.fixed else None, "text")
+        stages = [
+            Stage(Leaving(layer), count if self.fixed else None, Rows("text"))
             for layer, count in zip(layers, counts, strict=True)
-        )
+        ]
         mean, budget = _mean(request, tokens, counts), request.budget(self.keep)
         note = ""
         if self.fixed and abs(mean - budget) > 0.05 * budget:
             bound = "key tokens are never dropped" if mean > budget else "windows were merged"
             note = f"its {bound}: {mean:.0f} visual tokens leave a layer on average, not {budget}"
         return Plan(
-            None if self._by_likeness(request.encoder) else visual,
-            stages,
-            self._encoder_stages(request.encoder, tokens),
+            [*self._in_tower(request.encoder, tokens), *stages],
             note=note,
             positions="compact",
             compressed=range(layers[0], layers[-1] + 1),
             published=released,
         )
 
-    def _encoder_stages(self, encoder: Encoder | None, tokens: int) -> tuple[EncoderStage, ...]:
+    def _in_tower(self, encoder: Encoder | None, tokens: int) -> tuple[Stage, ...]:
         if encoder is None:
             return ()
         left = None if self._by_likeness(encoder) else tokens
-        keys = EncoderStage(encoder.layers - 1, left, "cls" if encoder.has_cls else "all")
-        return (keys,) if left == encoder.patches else (EncoderStage(0, left), keys)
+        rows = Rows("cls" if encoder.has_cls else "all")
+        keys = Stage(Tower(encoder.layers - 1), left, rows)
+        return (keys,) if left == encoder.patches else (Stage(Tower(0), left), keys)
 
     def _by_likeness(self, encoder: Encoder | None) -> bool:
         """Whether the data tells how many windows are merged."""
         return self.similarity is not None and _merges(encoder)
 
-    def encode(self, view: EncoderView, stage: EncoderStage) -> Keep | None:
-        if stage.rows is not None:
-            view.mark("key", _keys(view.attention[:, 0], view.request.merger))
-            return None
+    def decide(self, view: View, stage: Stage) -> Keep | None:
+        if isinstance(stage.site, Leaving):
+            return self._drop(view, stage)
+        if not stage.rows:
+            return self._merge(view, stage)
+        view.set_tag("key", _keys(view.rows[:, 0], view.request.merger))  # never dropped
+        return None
+
+    def _merge(self, view: View, stage: Stage) -> Keep | None:
+        """Merge like windows in the tower."""
         encoder = view.request.encoder
         assert encoder is not None
         windows = _windows(encoder.side, view.hidden.device)
-        alike = _likeness(view.hidden, windows)
+        alike = _likeness(view.states, windows)
         if self.similarity is None:
             assert stage.tokens is not None
             merged = (encoder.patches - stage.tokens) // SPARED
         else:  # one host read: the least count over the tiles, which all share
             merged = int((alike >= self.similarity).sum(-1).amin().item())
-        return _merge(view.hidden, windows, alike, merged) if merged else None
+        return _merge(view.states, windows, alike, merged) if merged else None
 
-    def select(self, view: View, stage: Stage) -> Keep | None:
+    def _drop(self, view: View, stage: Stage) -> Keep:
+        """Drop what no text attends to in the decoder."""
         import torch
 
-        total = view.attention.sum(1)
+        total = view.rows.sum(1)
         share = total / total.sum(-1, keepdim=True)
-        peak = view.attention.amax(1)
-        keys = view.mark("key")
+        peak = view.rows.amax(1)
+        keys = view.tag("key")
         lenient = self._leniency()
         worth = torch.maximum(share, peak / lenient)  # a token goes if this is below threshold
         if keys is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
-from . import Budget, Keep, Method, Plan, Request, Segment, Stage, View, knob, register
+from . import Budget, Entering, Keep, Method, Plan, Request, Segment, Stage, View, knob, register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,8 +47,7 @@ class Pooling(Method):
 
     def plan(self, request: Request) -> Plan:
         layer = request.layer(self.layer, published=2)
-        stage = Stage(layer, "entering", _pooled(request.segments, self.side(request)))
-        return Plan(request.visual, (stage,))
+        return Plan([Stage(Entering(layer), _pooled(request.segments, self.side(request)))])
 
     def side(self, request: Request) -> int:
         """The side of a window, in tokens."""
@@ -60,13 +59,13 @@ class Pooling(Method):
             side += 1
         return side
 
-    def select(self, view: View, stage: Stage) -> Keep | None:
+    def decide(self, view: View, stage: Stage) -> Keep | None:
         import torch
 
         side = self.side(view.request)
         index, means, first = [], [], 0
         for count, segment in _runs(view.request.segments):
-            tokens = view.visual[:, first : first + count * segment.tokens]
+            tokens = view.states[:, first : first + count * segment.tokens]
             places, mean = _pool(tokens, count, segment, side)
             index.append(places + first)
             means.append(mean)

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Literal
 from . import (
     Budget,
     BudgetError,
+    Entering,
     Keep,
+    Leaving,
     Method,
     Plan,
     Published,
     Request,
+    Rows,
     Stage,
     View,
     knob,
@@ -77,28 +80,29 @@ class SparseVLM(Method):
     def plan(self, request: Request) -> Plan:
         released = Published(maps=range(request.layers), host_mask=True, decode=True)
         if request.budget(self.keep) == request.visual and not self.adaptive:
-            return Plan(request.visual, positions="compact", published=released)
+            return Plan(positions="compact", published=released)
         raters = 2 * request.visual * request.after * request.hidden
-        stages = [Stage(0, "entering", request.visual, flops=raters)]
+        stages = [Stage(Entering(0), request.visual, flops=raters)]
         before = request.visual
         for stage_index, layer in enumerate(self.layers(request)):
             if self.adaptive:
-                stages.append(Stage(layer, "leaving", None, "text"))
+                stages.append(Stage(Leaving(layer), None, Rows("text")))
                 continue
             kept = self.counts(request)[stage_index]
             pool, clusters = self.recycled(before - kept)
             flops = _flops(request.hidden, pool, clusters)
             published = _flops(request.hidden, pool, clusters, published=True)
             before = kept + clusters
-            stages.append(Stage(layer, "leaving", before, "text", flops, published))
-        return Plan(request.visual, tuple(stages), positions="compact", published=released)
+            stages.append(Stage(Leaving(layer), before, Rows("text"), flops, published))
+        return Plan(stages, positions="compact", published=released)
 
-    def select(self, view: View, stage: Stage) -> Keep | None:
-        if stage.rows is None:
-            view.notes.kept["raters"] = _raters(view)
+    def decide(self, view: View, stage: Stage) -> Keep | None:
+        if not stage.rows:
+            view.remember("raters", _raters(view))
             return None
-        raters = view.notes.kept["raters"]
-        scores = (view.attention * raters[..., None]).sum(1) / raters.sum(1, keepdim=True)
+        raters = view.recall("raters")
+        assert raters is not None
+        scores = (view.rows * raters[..., None]).sum(1) / raters.sum(1, keepdim=True)
         kept = self._count(view, stage, raters)
         if kept >= view.count:
             return None
@@ -133,7 +137,7 @@ class SparseVLM(Method):
         # released code, which waits more often still.
         import torch
 
-        seen = view.attention * (raters > 0)[..., None]
+        seen = view.rows * (raters > 0)[..., None]
         rank = int(torch.linalg.matrix_rank(seen).amax().item())
         if not self.adaptive:
             return self._planned(view.request, stage)
@@ -204,7 +208,7 @@ def _mean(
 def _raters(view: View) -> Tensor:
     """1.0 for each text token [B, T] that the picture resembles more than average; for all where
     none does, as in a text of one word again and again."""
-    likeness = (view.visual @ view.text.transpose(1, 2)).float().softmax(-1).mean(1)
+    likeness = (view.states @ view.text.transpose(1, 2)).float().softmax(-1).mean(1)
     above = likeness > likeness.mean(-1, keepdim=True)
     return (above | ~above.any(-1, keepdim=True)).float()
 
@@ -217,7 +221,7 @@ def _recycle(view: View, stay: Tensor, pool: Tensor, ranks: Tensor, clusters: in
     """
     import torch
 
-    pooled = take(view.visual, pool)
+    pooled = take(view.states, pool)
     states = pooled.float()
     distance = _differences(pooled) if view.published else _distances(states)
     nearest = distance.topk(clusters, -1, largest=False).values
@@ -235,7 +239,7 @@ def _recycle(view: View, stay: Tensor, pool: Tensor, ranks: Tensor, clusters: in
     merged = (member.float() @ states) / member.sum(-1, keepdim=True).clamp_min(1)
     best = ranks[:, None].where(member, ranks.shape[-1]).argmin(-1)
     index = torch.cat([stay, pool.gather(1, best)], 1)
-    features = torch.cat([take(view.visual, stay), merged.to(view.hidden.dtype)], 1)
+    features = torch.cat([take(view.states, stay), merged.to(view.hidden.dtype)], 1)
     flags = torch.arange(index.shape[1], device=index.device) >= stay.shape[1]
     return Keep(index, features, flags)
 

@@ -16,4 +16,4 @@ class Vanilla(Method):
     """
 
     def plan(self, request: Request) -> Plan:
-        return Plan(request.visual)
+        return Plan()

@@ -9,10 +9,18 @@ from dataclasses import dataclass
 
 import torch
 
-from tpprof.methods import Keep, Method, Plan, Request, Stage, knob, register
-from tpprof.methods.contract.choose import top
-from tpprof.methods.contract.plan import single_prune
-from tpprof.methods.contract.view import View
+from tpprof.methods import (
+    Entering,
+    Keep,
+    Method,
+    Plan,
+    Request,
+    Stage,
+    View,
+    knob,
+    register,
+    top,
+)
 
 KEEP = 7
 PRODUCTS = 0
@@ -24,10 +32,10 @@ class Loudest(Method):
     """On entering one layer, keep the visual tokens with the largest hidden states."""
 
     def plan(self, request: Request) -> Plan:
-        return single_prune(request, KEEP, 3, rows=None)
+        return Plan([Stage(Entering(3), KEEP)])
 
-    def select(self, view: View, stage: Stage) -> Keep | None:
-        return top(view.visual.norm(dim=-1), KEEP)
+    def decide(self, view: View, stage: Stage) -> Keep | None:
+        return top(view.states.norm(dim=-1), KEEP)
 
 
 @register("toil")
@@ -38,9 +46,9 @@ class Toil(Method):
     width: int = knob(256, "rows and columns of the matrices")
 
     def plan(self, request: Request) -> Plan:
-        return single_prune(request, request.visual, request.layers - 1, rows=None)
+        return Plan([Stage(Entering(request.layers - 1), request.visual)])
 
-    def select(self, view: View, stage: Stage) -> Keep | None:
+    def decide(self, view: View, stage: Stage) -> Keep | None:
         matrix = torch.eye(self.width)
         for _ in range(PRODUCTS):
             matrix = matrix @ matrix

@@ -10,9 +10,18 @@ from typing import ClassVar
 
 import torch
 
-from tpprof.methods import Keep, Method, Plan, Request, Stage, knob, register
-from tpprof.methods.contract.plan import Rows, single_prune
-from tpprof.methods.contract.view import View
+from tpprof.methods import (
+    Entering,
+    Keep,
+    Method,
+    Plan,
+    Request,
+    Rows,
+    Stage,
+    View,
+    knob,
+    register,
+)
 
 
 @dataclass(frozen=True)
@@ -21,9 +30,9 @@ class Misbehaving(Method):
 
     def plan(self, request: Request) -> Plan:
         # Before the last layer: what runs next finds its caches cold, and there is little of it.
-        return single_prune(request, request.visual, request.layers - 1, rows=None)
+        return Plan([Stage(Entering(request.layers - 1), request.visual)])
 
-    def select(self, view: View, stage: Stage) -> Keep | None:
+    def decide(self, view: View, stage: Stage) -> Keep | None:
         self.misbehave()
         return None
 
@@ -70,16 +79,17 @@ class Die(Misbehaving):
 class Everywhere(Method):
     """Keep every token, at a stage on entering every layer but the first."""
 
-    rows: ClassVar[Rows | None] = None
+    reads: ClassVar[Rows | tuple[Rows, ...]] = ()
 
     def plan(self, request: Request) -> Plan:
-        stages = [
-            Stage(layer, "entering", request.visual, self.rows)
-            for layer in range(1, request.layers)
-        ]
-        return Plan(request.visual, tuple(stages))
+        return Plan(
+            [
+                Stage(Entering(layer), request.visual, self.reads)
+                for layer in range(1, request.layers)
+            ]
+        )
 
-    def select(self, view: View, stage: Stage) -> Keep | None:
+    def decide(self, view: View, stage: Stage) -> Keep | None:
         return None
 
 
@@ -88,7 +98,7 @@ class Everywhere(Method):
 class Look(Everywhere):
     """Read attention before every layer: under `maps`, a full map in nearly every layer."""
 
-    rows = "last"
+    reads = Rows("last")
 
 
 @register("wait")
@@ -96,6 +106,6 @@ class Look(Everywhere):
 class Wait(Everywhere):
     """Make the host wait for the device before every layer."""
 
-    def select(self, view: View, stage: Stage) -> Keep | None:
+    def decide(self, view: View, stage: Stage) -> Keep | None:
         view.hidden.sum().item()
         return None

@@ -1,7 +1,8 @@
-"""The few selections that many methods share. Tensors' own methods only: no torch import."""
+"""The few selections that many methods share. No torch before one is called."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .method import Keep
@@ -11,12 +12,50 @@ if TYPE_CHECKING:
 
 
 def top(scores: Tensor, count: int) -> Keep:
-    """Keep the `count` highest of scores [B, n], in their order in the sequence."""
+    """Keep the `count` highest of scores [N, n], in their order in the sequence."""
     return Keep(scores.topk(count, -1).indices.sort(-1).values)
 
 
+def greedy(worth: Tensor, count: int, after: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """Choose `count` of n places one after another, the worthiest each time: int64 [N, count], in
+    the order of choice. No step makes the host wait.
+
+    worth: [N, n], what each place is worth for the first choice. after: what it is worth for the
+    next one, given the number of the step and the place [N, 1] that it chose; what was chosen is
+    out, whatever it says.
+    """
+    import torch
+
+    chosen = []
+    gone = torch.zeros_like(worth, dtype=torch.bool)
+    for step in range(count):
+        place = worth.masked_fill(gone, float("-inf")).argmax(-1, keepdim=True)
+        chosen.append(place)
+        if step < count - 1:
+            gone = gone.scatter(1, place, True)
+            worth = after(step, place)
+    return torch.cat(chosen, 1)
+
+
+def quotas(budget: int, sizes: list[int]) -> list[int]:
+    """`budget` shared among parts in proportion to their sizes, by largest remainder: none gets
+    more than its size, and together they get `budget`."""
+    total = sum(sizes)
+    shares = [budget * size // total for size in sizes]
+    remainders = [-(budget * size % total) for size in sizes]
+    for index in sorted(range(len(sizes)), key=remainders.__getitem__)[: budget - sum(shares)]:
+        shares[index] += 1
+    return shares
+
+
+def units(scores: Tensor, merger: int) -> Tensor:
+    """Scores [N, patches] of a tower's patches as those of visual tokens [N, patches / merger]:
+    the mean over the patches that the model joins into one."""
+    return scores.view(scores.shape[0], -1, merger).mean(-1) if merger > 1 else scores
+
+
 def min_max(scores: Tensor) -> Tensor:
-    """scores [B, n] stretched to [0, 1] row by row; a constant row becomes zeros."""
+    """scores [N, n] stretched to [0, 1] row by row; a constant row becomes zeros."""
     low, high = scores.amin(-1, keepdim=True), scores.amax(-1, keepdim=True)
     return (scores - low) / (high - low).clamp_min(1e-12)
 
@@ -29,5 +68,5 @@ def unit(states: Tensor) -> Tensor:
 
 
 def take(states: Tensor, index: Tensor) -> Tensor:
-    """states [B, n, d] at index [B, k]: [B, k, d]."""
+    """states [N, n, d] at index [N, k]: [N, k, d]."""
     return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))

@@ -7,13 +7,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .plan import EncoderStage, Plan, Stage
+from .plan import Plan, Stage
 from .request import Request
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .view import EncoderView, View
+    from .view import View
 
 
 def knob(default: Any, about: str) -> Any:
@@ -25,9 +25,12 @@ def knob(default: Any, about: str) -> Any:
 class Keep:
     """A decision: which visual tokens go on, in which order.
 
-    index: int64 [B, n], places among the current visual tokens; positions follow it.
-    features: [B, n, d], hidden states that replace those of `index`; None keeps them.
-    merged: bool [n], entries that stand for several tokens; None where none does.
+    index: int64 [N, n], places among the current visual tokens; positions follow it.
+    features: [N, n, d], hidden states that replace those of `index`; None keeps them.
+    merged: bool [n] or [N, n], entries that stand for several tokens; None where none does, or
+        where `sizes` says it.
+    sizes: float32 [N, n], how many of the first tokens each entry stands for: those above one are
+        merged. The engine moves them on.
     flops: matrix products of the decision per sample (in the tower, per tile),
         where the plan could not know them.
     """
@@ -35,7 +38,15 @@ class Keep:
     index: Tensor
     features: Tensor | None = None
     merged: Tensor | None = None
+    sizes: Tensor | None = None
     flops: int | None = None
+
+    @property
+    def merges(self) -> Tensor | None:
+        """Which entries stand for several tokens, bool [n] or [N, n]; None for none."""
+        if self.merged is not None or self.sizes is None:
+            return self.merged
+        return self.sizes > 1
 
 
 @dataclass(frozen=True)
@@ -58,12 +69,8 @@ class Method:
         """The schedule for `request`; raises BudgetError where the knobs cannot be met."""
         raise NotImplementedError
 
-    def select(self, view: View, stage: Stage) -> Keep | None:
-        """Decide at a decoder stage; None keeps every token."""
-        raise NotImplementedError
-
-    def encode(self, view: EncoderView, stage: EncoderStage) -> Keep | None:
-        """Decide at a stage of the vision tower; None keeps every token."""
+    def decide(self, view: View, stage: Stage) -> Keep | None:
+        """Decide at a stage of the plan; None keeps every token."""
         raise NotImplementedError
 
     @classmethod

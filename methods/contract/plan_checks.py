@@ -7,12 +7,25 @@ not exist is never reached, and rows read twice at one layer are the rows of one
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, get_args
 
 from .containment import contained, location, where_defined
 from .errors import InputError, first_line
 from .method import Method
-from .plan import EncoderRows, EncoderStage, Moment, Plan, Positions, Published, Rows, Stage
+from .plan import (
+    Entering,
+    Heads,
+    Keys,
+    Plan,
+    Positions,
+    Price,
+    Published,
+    Rows,
+    Site,
+    Stage,
+    Tower,
+)
 from .request import BudgetError, Encoder, Request
 
 MOST_FLOPS = 10**18  # of one decision: more is no count
@@ -56,21 +69,21 @@ def _plan_fault(plan: Any, method: Method, request: Request) -> str:
         return f"it is a {type(plan).__name__} and no Plan{forgotten}"
     if not isinstance(plan.note, str):
         return f"its note is {plan.note!r} and no text"
-    for stages, kind in ((plan.stages, Stage), (plan.encoder_stages, EncoderStage)):
-        if not isinstance(stages, (tuple, list)) or not all(isinstance(s, kind) for s in stages):
-            return f"{stages!r} is no tuple of {kind.__name__}"
-    undecided = [
-        name
-        for name, stages in (("select", plan.stages), ("encode", plan.encoder_stages))
-        if stages and getattr(type(method), name) is getattr(Method, name)
-    ]
-    if undecided:
-        return f"it has stages, and the method no {undecided[0]}(self, view, stage)"
+    if not isinstance(plan.stages, tuple) or not all(isinstance(s, Stage) for s in plan.stages):
+        return f"{plan.stages!r} is no tuple of Stage"
+    if plan.stages and type(method).decide is Method.decide:
+        return "it has stages, and the method no decide(self, view, stage)"
+    for stage in plan.stages:
+        if not isinstance(stage.site, get_args(Site)):
+            return (
+                f"its site is {stage.site!r}; known: {_listed(c.__name__ for c in get_args(Site))}"
+            )
     return (
         _whole_fault(plan, request)
-        or _encoder_fault(plan.encoder_stages, request.encoder)
-        or _entry_fault(plan, request)
-        or _stages_fault(plan, request)
+        or _order_fault(plan)
+        or _tower_fault(plan, request.encoder)
+        or _before_fault(plan, request)
+        or _decoder_fault(plan, request)
     )
 
 
@@ -79,6 +92,8 @@ def _whole_fault(plan: Plan, request: Request) -> str:
         return f"positions {plan.positions!r}; known: {_listed(get_args(Positions))}"
     if not isinstance(plan.published, (Published, type(None))):
         return f"published is {plan.published!r} and no Published"
+    if not isinstance(plan.proportional, bool):
+        return f"proportional is {plan.proportional!r}; known: True, False"
     maps = plan.published.maps if plan.published else range(0)
     for what, layers in (("compressed", plan.compressed), ("published.maps", maps)):
         if not isinstance(layers, range):
@@ -88,32 +103,31 @@ def _whole_fault(plan: Plan, request: Request) -> str:
     return ""
 
 
-def _encoder_fault(stages: Iterable[EncoderStage], encoder: Encoder | None) -> str:
+def _tower_fault(plan: Plan, encoder: Encoder | None) -> str:
     """What is wrong with the stages of the tower."""
-    listed = list(stages)
+    stages = plan.tower
     if encoder is None:
-        return "it has stages in the vision tower, and this request has none" if listed else ""
+        return "it has stages in the vision tower, and this request has none" if stages else ""
     left: int | None = encoder.patches
-    for stage in listed:
-        where = f"at layer {stage.layer} of the vision tower"
+    for stage in stages:
+        inside = isinstance(stage.site, Tower) and stage.site.inside
+        where = f"{'inside' if inside else 'at'} layer {stage.layer} of the vision tower"
         fault = (
             _layer_fault(stage.layer, encoder.layers, "the vision tower")
             or _count_fault("tokens", stage.tokens, left, where)
             or _dropping_fault(stage, left, encoder)
-            or _rows_fault(stage.rows, get_args(EncoderRows), where)
-            or _flops_fault(stage.flops, where)
+            or _reads_fault(stage, ("cls", "all"), ("own",), where)
+            or _stage_fault(stage, where)
         )
         if fault:
             return fault
-        if stage.rows == "cls" and not encoder.has_cls:
+        if stage.rows and stage.rows.query == "cls" and not encoder.has_cls:
             return f"it reads the rows of a class token {where}, which has none; known: all"
         left = stage.tokens
-    return _order_fault([(s.layer, 0) for s in listed]) or _reading_fault(
-        [s.layer for s in listed if s.rows], "the vision tower"
-    )
+    return _reading_fault([s.layer for s in stages if s.reads], "the vision tower")
 
 
-def _dropping_fault(stage: EncoderStage, left: int | None, encoder: Encoder) -> str:
+def _dropping_fault(stage: Stage, left: int | None, encoder: Encoder) -> str:
     if stage.tokens == left:  # both may be None: it need not drop any
         return ""
     return undroppable(encoder, stage.layer)
@@ -142,43 +156,42 @@ def undroppable(encoder: Encoder, layer: int) -> str:
     )
 
 
-def _entry_fault(plan: Plan, request: Request) -> str:
-    """What is wrong with the visual tokens that are said to enter the decoder."""
-    encoder, wanted = request.encoder, request.visual
-    if plan.encoder_stages and encoder is not None and encoder.mergeable:
-        tokens = plan.encoder_stages[-1].tokens
-        if any(stage.tokens is None for stage in plan.encoder_stages):
-            if plan.visual is None:
-                return ""
-            return f"visual is {plan.visual!r}, and only the data tells what the tower leaves: None"
-        wanted = (tokens or 0) * encoder.tiles
-    if type(plan.visual) is int and plan.visual == wanted:
-        return ""
-    return f"visual is {plan.visual!r}, and {wanted} visual tokens enter the decoder"
-
-
-def _stages_fault(plan: Plan, request: Request) -> str:
-    """What is wrong with the stages of the decoder."""
-    left = plan.visual
-    for stage in plan.stages:
-        if stage.moment not in get_args(Moment):
-            return f"moment {stage.moment!r}; known: {_listed(get_args(Moment))}"
-        where = f"on {stage.moment} layer {stage.layer}"
+def _before_fault(plan: Plan, request: Request) -> str:
+    """What is wrong with the stages before the decoder."""
+    left = replace(plan, stages=plan.tower).entering(request)
+    for stage in plan.projected:
         fault = (
-            _layer_fault(stage.layer, request.layers, "the decoder")
-            or _count_fault("visual", stage.visual, left, where)
-            or _rows_fault(stage.rows, get_args(Rows), where)
-            or _flops_fault(stage.flops, where)
-            or _flops_fault(stage.published_flops or 0, where)
+            _count_fault("tokens", stage.tokens, left, "before the decoder")
+            or ("it reads attention before the decoder, where none is" if stage.reads else "")
+            or _stage_fault(stage, "before the decoder")
         )
         if fault:
             return fault
-        if stage.rows and stage.scored_layer < 0:
-            return f"it reads attention {where}, and no layer comes before that"
-        left = left if stage.visual is None else stage.visual
-    places = [(stage.layer, int(stage.moment == "leaving")) for stage in plan.stages]
-    return _order_fault(places) or _reading_fault(
-        [stage.scored_layer for stage in plan.stages if stage.rows], "the decoder"
+        left = stage.tokens
+    return ""
+
+
+def _decoder_fault(plan: Plan, request: Request) -> str:
+    """What is wrong with the stages of the decoder."""
+    left, last = plan.entering(request), request.layers - 1
+    for stage in plan.decoder:
+        entering = isinstance(stage.site, Entering)
+        where = f"on {'entering' if entering else 'leaving'} layer {stage.layer}"
+        sources = ("previous", "next") if entering else ("own", "next")
+        fault = (
+            _layer_fault(stage.layer, request.layers, "the decoder")
+            or _count_fault("tokens", stage.tokens, left, where)
+            or _reads_fault(stage, ("last", "last-visual", "text"), sources, where)
+            or _stage_fault(stage, where)
+        )
+        if fault:
+            return fault
+        if stage.reads and not 0 <= stage.read_layer <= last:
+            side = "before" if stage.read_layer < 0 else "after"
+            return f"it reads attention {where}, and no layer comes {side} that"
+        left = left if stage.tokens is None else stage.tokens
+    return _reading_fault(
+        [s.read_layer for s in plan.decoder if s.reads and not s.ahead], "the decoder"
     )
 
 
@@ -198,10 +211,36 @@ def _count_fault(what: str, count: Any, left: int | None, where: str) -> str:
     return ""
 
 
-def _rows_fault(rows: Any, known: tuple[str, ...], where: str) -> str:
-    if rows is None or rows in known:
+def _reads_fault(
+    stage: Stage, queries: tuple[str, ...], sources: tuple[str, ...], where: str
+) -> str:
+    """What is wrong with what a stage reads."""
+    reads = stage.read_list
+    if not all(isinstance(read, (Rows, Keys)) for read in reads):
+        return f"reads {stage.reads!r} {where}; known: Rows(...), Keys(...), or a tuple of them"
+    if len({type(read) for read in reads}) < len(reads):
+        return f"it reads rows or keys twice {where}: once each"
+    if len({read.of for read in reads}) > 1:
+        return f"it reads of two layers {where}: of one a stage"
+    if reads and stage.source not in sources:
+        return f"it reads of the {stage.source!r} layer {where}; known: {_listed(sources)}"
+    if stage.rows is None:
         return ""
-    return f"rows {rows!r} {where}; known: {_listed(known)}"
+    if stage.rows.query not in queries:
+        return f"rows {stage.rows.query!r} {where}; known: {_listed(queries)}"
+    if stage.rows.heads not in get_args(Heads):
+        return f"heads {stage.rows.heads!r} {where}; known: {_listed(get_args(Heads))}"
+    return ""
+
+
+def _stage_fault(stage: Stage, where: str) -> str:
+    """What is wrong with what a decision is said to cost."""
+    price = stage.price
+    if price is not None and not (
+        isinstance(price, Price) and min(price.launches, price.scratch) >= 0
+    ):
+        return f"price is {price!r} {where}; known: Price(launches, scratch), neither below 0"
+    return _flops_fault(stage.flops, where) or _flops_fault(stage.published_flops or 0, where)
 
 
 def flops_fault(flops: Any) -> str:
@@ -216,10 +255,12 @@ def _flops_fault(flops: Any, where: str) -> str:
     return f"{fault} ({where})" if fault else ""
 
 
-def _order_fault(places: list[tuple[int, int]]) -> str:
+def _order_fault(plan: Plan) -> str:
+    places = [stage.order for stage in plan.stages if isinstance(stage.layer, int)]
     if places == sorted(places):
         return ""
-    return f"its stages are not in the order of the layers ({_listed(p[0] for p in places)})"
+    sites = _listed(stage.site for stage in plan.stages)
+    return f"its stages are not in the order of the forward pass ({sites})"
 
 
 def _reading_fault(layers: list[int], what: str) -> str:

@@ -21,10 +21,12 @@ class BudgetError(InputError):
 
 @dataclass(frozen=True)
 class Segment:
-    """A rectangle of visual tokens in raster order: one tile, or one dynamic-resolution image."""
+    """A rectangle of visual tokens in raster order: one tile, or one dynamic-resolution image.
+    newline: its last column are newlines that end its rows."""
 
     height: int
     width: int
+    newline: bool = False
 
     @property
     def tokens(self) -> int:
@@ -38,7 +40,8 @@ class Encoder:
     `tiles` and `patches` are counted per sample and per tile (without a class token);
     `has_cls`: a class token stands before the patches; `mergeable`: tokens may be merged or
     dropped inside the tower, because what follows needs no grid; `last_layer`: the last layer at
-    which they may be, for what follows is given its output (None: any; -1: none).
+    which they may be, for what follows is given its output (None: any; -1: none); `heads`: of its
+    attention.
     """
 
     tiles: int
@@ -48,18 +51,26 @@ class Encoder:
     has_cls: bool = True
     mergeable: bool = True
     last_layer: int | None = None
+    heads: int = 1
 
     @property
     def side(self) -> int:
         """Patches along one side of a square tile."""
         return int(self.patches**0.5)
 
+    @property
+    def feature_layer(self) -> int:
+        """The layer whose output the projector is given; of several, the first."""
+        return self.layers - 1 if self.last_layer is None else self.last_layer
+
 
 @dataclass(frozen=True)
 class Request:
     """The lengths of one request, per sample, in tokens: `before` | `visual` | `after`.
 
-    `merger`: patches that the model itself joins into one visual token (TACR in the paper).
+    merger: patches that the model itself joins into one visual token (TACR in the paper).
+    left: the visual tokens that an earlier method of a composition has left; None before any.
+    heads, kv_heads, head_dim: of the decoder's attention.
     """
 
     layers: int
@@ -71,10 +82,32 @@ class Request:
     merger: int = 1
     batch: int = 1
     new_tokens: int = 2
+    left: int | None = None
+    heads: int = 1
+    kv_heads: int = 1
+    head_dim: int = 1
 
     @property
     def visual(self) -> int:
+        """Visual tokens that there are to prune."""
+        if self.left is not None:
+            return self.left
         return sum(segment.tokens for segment in self.segments)
+
+    @property
+    def tower(self) -> Encoder:
+        """The vision tower; raises BudgetError where the request has none."""
+        if self.encoder is None:
+            raise BudgetError(
+                "it decides in the vision tower, and these visual tokens are synthetic: give a "
+                "picture (--image, --image-size) instead of --visual-tokens"
+            )
+        if self.encoder.feature_layer < 0:
+            raise BudgetError(
+                "it decides in the vision tower, and the projector is given the patch embedding "
+                "itself (vision_feature_layer)"
+            )
+        return self.encoder
 
     @property
     def length(self) -> int:

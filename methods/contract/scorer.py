@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .choose import top
 from .containment import MethodFaultError, where_defined
 from .method import Keep, Method, knob
-from .plan import Plan, Rows, Stage, single_prune
+from .plan import Entering, Plan, Read, Stage
 from .request import Budget, Request
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ ORDERLESS = ("torch.bool", "torch.complex64", "torch.complex128", "torch.complex
 class Scorer(Method):
     """On entering one layer, keep the visual tokens with the highest scores.
 
-    A subclass says what the score is, and in `rows` which attention rows it reads, if any.
+    A subclass says what the score is, and in `reads` which attention rows or keys it wants.
     """
 
-    rows: ClassVar[Rows | None] = None
+    reads: ClassVar[Read | tuple[Read, ...]] = ()
 
     keep: Budget = knob(Fraction(1, 9), "visual tokens that stay: a count or a share")
     layer: int | None = knob(
@@ -48,11 +48,11 @@ class Scorer(Method):
         return 0
 
     def plan(self, request: Request) -> Plan:
-        return single_prune(
-            request, self.count(request), self.layer, self.rows, self.flops(request)
-        )
+        layer = request.layer(self.layer, published=2)
+        stage = Stage(Entering(layer), self.count(request), self.reads, self.flops(request))
+        return Plan([stage])
 
-    def select(self, view: View, stage: Stage) -> Keep | None:
+    def decide(self, view: View, stage: Stage) -> Keep | None:
         scores = self.score(view)
         wanted = (view.hidden.shape[0], view.count)
         if (fault := _fault(scores, wanted)) is not None:

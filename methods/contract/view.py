@@ -2,48 +2,166 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .request import Request
+from .plan import Site, Tower
+from .request import Request, Segment
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device
 
 
 @dataclass
 class Notes:
     """What one request carries from stage to stage, and what was solved on the warm-up.
 
-    marks: boolean flags [B, n] on the current visual tokens, moved with them by the engine.
-    kept: tensors that a method wants back at a later stage.
-    solved: numbers found on the first request of a series and fixed from then on.
-    drawn: random numbers by device, seed and shape, where drawing anew is not possible.
+    tags: values on the current visual tokens, moved with them by the engine, each with the value
+    of a newline. remembered: tensors that a method wants back at a later stage. solved: numbers
+    found on the first request of a series and fixed from then on. drawn: random numbers by device,
+    seed and shape, where drawing anew is not possible.
     """
 
     solved: dict[str, float] = field(default_factory=dict)
-    marks: dict[str, Tensor] = field(default_factory=dict)
-    kept: dict[str, Tensor] = field(default_factory=dict)
+    tags: dict[str, Tag] = field(default_factory=dict)
+    remembered: dict[str, Tensor] = field(default_factory=dict)
     drawn: dict[tuple[object, ...], Tensor] | None = None
 
 
 @dataclass(frozen=True)
-class _Common:
-    layer: int
+class Tag:
+    """Values [N, n] on visual tokens, of any dtype, and what a newline has."""
+
+    values: Tensor
+    newline: float = 0.0
+
+
+@dataclass(frozen=True)
+class View:
+    """The tokens at a stage.
+
+    N is the batch, and in the tower the number of all its tiles; n the visual tokens of each.
+
+    site: where. hidden: [N, S, d], all tokens: what the decoder layer receives (entering) or gave
+    (leaving), the embedded prompt (projected), or the tower's tokens, the class token before them
+    where there is one. start, stop: where the visual ones stand among them. original: int64
+    [N, n], where each came from (in the tower: from which patch of its tile), -1 for a merged one.
+    sizes: float32 [N, n], how many tokens each stands for; None while each stands for itself.
+    rotary: cosine and sine [N or 1, S, head_dim] of the sequence in the decoder, else None.
+    norm: the norm behind the last decoder layer, on hidden states of its width.
+    published: whether the released code's way is asked for.
+    """
+
+    site: Site
     request: Request
     hidden: Tensor
-    scores: Tensor | None
-    published: bool
+    start: int
+    stop: int
+    original: Tensor
     notes: Notes
+    norm: Callable[[Tensor], Tensor]
+    sizes: Tensor | None = None
+    rotary: tuple[Tensor, Tensor] | None = None
+    rows_read: Tensor | None = None
+    keys_read: Tensor | None = None
+    published: bool = False
 
     @property
-    def attention(self) -> Tensor:
-        """The attention rows that the stage asked for; see the class."""
-        if self.scores is None:
-            raise RuntimeError(f"the plan asked for no attention rows at layer {self.layer}")
-        return self.scores
+    def layer(self) -> int:
+        """The layer of the site; -1 before the decoder."""
+        return getattr(self.site, "layer", -1)
+
+    @property
+    def count(self) -> int:
+        """n, the visual tokens of each sample (each tile in the tower)."""
+        return self.stop - self.start
+
+    @property
+    def states(self) -> Tensor:
+        """Hidden states of the visual tokens [N, n, d]."""
+        return self.hidden[:, self.start : self.stop]
+
+    @property
+    def text(self) -> Tensor:
+        """Hidden states of the tokens behind the picture [B, T, d]; none in the tower."""
+        return self.hidden[:, self.stop :]
+
+    @property
+    def last(self) -> Tensor:
+        """Hidden state of the last token [B, 1, d]."""
+        return self.hidden[:, -1:]
+
+    @property
+    def cls(self) -> Tensor:
+        """Hidden state of the tower's class token [tiles, 1, d]; [tiles, 0, d] without one."""
+        return self.hidden[:, : self.start]
+
+    @property
+    def rows(self) -> Tensor:
+        """The attention rows that the stage asked for, float32 [N, rows, n], over the visual
+        tokens; [N, H, rows, n] where each head was asked for. With softmax, over all keys."""
+        if self.rows_read is None:
+            raise RuntimeError(f"the plan asked for no attention rows at {self.site}")
+        return self.rows_read
+
+    @property
+    def keys(self) -> Tensor:
+        """The keys that the stage asked for, of the visual tokens [N, heads of keys, n, hd]."""
+        return self._keys[:, :, self.start : self.stop]
+
+    @property
+    def text_keys(self) -> Tensor:
+        """The keys of the tokens behind the picture [B, heads of keys, T, hd]."""
+        return self._keys[:, :, self.stop :]
+
+    @property
+    def _keys(self) -> Tensor:
+        if self.keys_read is None:
+            raise RuntimeError(f"the plan asked for no keys at {self.site}")
+        return self.keys_read
+
+    @property
+    def segment(self) -> Tensor:
+        """int64 [N, n]: which of the request's segments each visual token is in, -1 if merged. In
+        the tower every tile is a segment of its own, and this is 0."""
+        return self._placed(0)
+
+    @property
+    def row(self) -> Tensor:
+        """int64 [N, n]: the row in its segment of each visual token, -1 if merged."""
+        return self._placed(1)
+
+    @property
+    def column(self) -> Tensor:
+        """int64 [N, n]: the column in its segment of each visual token, -1 if merged."""
+        return self._placed(2)
+
+    @property
+    def newline(self) -> Tensor:
+        """bool [N, n]: the newlines that end the rows of a picture under `anyres`."""
+        return self._placed(3) == 1
+
+    def tag(self, name: str) -> Tensor | None:
+        """Values [N, n] that an earlier stage has put on the visual tokens, if one did."""
+        found = self.notes.tags.get(name)
+        return found.values if found else None
+
+    def set_tag(self, name: str, values: Tensor, *, newline: float = 0.0) -> None:
+        """Put values [N, n] of any dtype on the visual tokens, for later stages: they move with
+        them. In a tower whose model joins patches to units they may be [N, units]. newline: what
+        the newlines get that come between them before the decoder."""
+        self.notes.tags[name] = Tag(values, newline)
+
+    def recall(self, name: str) -> Tensor | None:
+        """What an earlier stage has remembered under this name."""
+        return self.notes.remembered.get(name)
+
+    def remember(self, name: str, tensor: Tensor) -> None:
+        """Keep a tensor that belongs to no token for later stages of the request."""
+        self.notes.remembered[name] = tensor
 
     def solved(self, name: str, compute: Callable[[], float], *, layer: int | None = None) -> float:
         """`name` as solved on the first request, computed now if this is it.
@@ -72,50 +190,33 @@ class _Common:
             drawn[key] = numbers
         return numbers
 
-
-@dataclass(frozen=True)
-class View(_Common):
-    """The decoder at a stage. `attention`: float32 [B, rows, n], post-softmax over all keys, mean
-    over heads, cut to the n current visual tokens. `hidden`: [B, S, d], what the stage's layer
-    receives (entering) or gave (leaving). `original`: int64 [B, n], where each visual token came
-    from, -1 for a merged one.
-    """
-
-    start: int
-    stop: int
-    original: Tensor
-
-    @property
-    def count(self) -> int:
-        return self.stop - self.start
-
-    @property
-    def visual(self) -> Tensor:
-        """Hidden states of the visual tokens [B, n, d]."""
-        return self.hidden[:, self.start : self.stop]
-
-    @property
-    def text(self) -> Tensor:
-        """Hidden states of the tokens after the image [B, T, d]."""
-        return self.hidden[:, self.stop :]
-
-    @property
-    def last(self) -> Tensor:
-        """Hidden state of the last token [B, 1, d]."""
-        return self.hidden[:, -1:]
-
-    def mark(self, name: str) -> Tensor | None:
-        """Flags [B, n] that a stage of the vision tower put on the visual tokens, if any did."""
-        return self.notes.marks.get(name)
+    def _placed(self, which: int) -> Tensor:
+        """A column of the grid at the origins of the tokens."""
+        segments = self.request.segments
+        if isinstance(self.site, Tower):
+            segments = _tile(self.request)
+        grid = _grid(segments, self.hidden.device)[which]
+        found: Tensor = grid[self.original.clamp_min(0)]
+        return found.masked_fill(self.original < 0, -1)
 
 
-@dataclass(frozen=True)
-class EncoderView(_Common):
-    """The vision tower at a stage, tile by tile. `hidden`: [tiles, patches, d], without the class
-    token. `attention`: float32 [tiles, rows, patches], post-softmax, mean over heads; one row for
-    the class token, or one row that is the mean over all patches.
-    """
+def _tile(request: Request) -> tuple[Segment, ...]:
+    """The grid of a tile's patches; those of a model that joins patches are not in raster order."""
+    encoder = request.encoder
+    if encoder is None or encoder.side**2 != encoder.patches or request.merger > 1:
+        raise RuntimeError("the patches of this vision tower stand on no square grid")
+    return (Segment(encoder.side, encoder.side),)
 
-    def mark(self, name: str, flags: Tensor) -> None:
-        """Put boolean flags [tiles, patches] (or [B, visual]) on the tokens, for later stages."""
-        self.notes.marks[name] = flags
+
+@functools.lru_cache(maxsize=32)
+def _grid(segments: tuple[Segment, ...], where: device) -> Tensor:
+    """int64 [4, V]: segment, row, column of each visual token, and 1 for a newline."""
+    import torch
+
+    places = [
+        (number, row, column, int(segment.newline and column == segment.width - 1))
+        for number, segment in enumerate(segments)
+        for row in range(segment.height)
+        for column in range(segment.width)
+    ]
+    return torch.tensor(places, device=where).T.contiguous()

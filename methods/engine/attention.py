@@ -26,13 +26,18 @@ SDPA_KERNELS = {
 
 
 @dataclass
-class RowsWanted:
-    """Which attention rows to read from one layer, and then what was read.
+class Reading:
+    """What to read of one layer's attention, and then what was read.
 
-    Rows `start:stop` of the queries; of the keys, `columns` are returned. With `causal`, row i
-    attends to keys 0..i and the rows are the last ones before `stop`. `mean_rows` averages over
-    the rows. `whole_map`: average the heads of the whole map first, as the released code does.
-    `values`: float32 [B, rows, columns], post-softmax, mean over heads.
+    Rows `start:stop` of the queries, none if they are equal; of the keys, `columns` are returned.
+    With `causal`, row i attends to keys 0..i and the rows are the last ones before `stop`.
+    `mean_rows` averages over the rows; `each_head` keeps the heads apart; without `softmax` rows
+    are the scaled products before it. `whole_map`: average the heads of the whole map first, as the
+    released code does. `with_keys`: the keys as well. `ahead`: the layer is run for this alone, and
+    no further than to its attention.
+
+    values: float32 [N, rows, columns], or [N, H, rows, columns] with each head. keys: [N, heads of
+    keys, tokens, head_dim].
     """
 
     start: int
@@ -40,17 +45,40 @@ class RowsWanted:
     columns: slice
     causal: bool = True
     mean_rows: bool = False
+    each_head: bool = False
+    softmax: bool = True
     whole_map: bool = False
+    with_keys: bool = False
+    ahead: bool = False
     parts: list[Tensor] = field(default_factory=list)
+    key_parts: list[Tensor] = field(default_factory=list)
 
     @property
-    def values(self) -> Tensor:
-        return torch.cat(self.parts) if len(self.parts) > 1 else self.parts[0]
+    def rows(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def values(self) -> Tensor | None:
+        return _joined(self.parts)
+
+    @property
+    def keys(self) -> Tensor | None:
+        return _joined(self.key_parts)
 
     def take(self, weights: Tensor) -> None:
-        """Store post-softmax weights [B, H, rows, keys]."""
-        rows = weights.float().mean(1)[..., self.columns]
-        self.parts.append(rows.mean(1, keepdim=True) if self.mean_rows else rows)
+        """Store rows [N, H, rows, keys]."""
+        rows = weights.float()[..., self.columns]
+        if not self.each_head:
+            rows = rows.mean(1)
+        self.parts.append(rows.mean(-2, keepdim=True) if self.mean_rows else rows)
+
+
+def _joined(parts: list[Tensor]) -> Tensor | None:
+    return torch.cat(parts) if len(parts) > 1 else next(iter(parts), None)
+
+
+class AheadError(Exception):
+    """Ends a layer that was run up to its attention alone: raised when that has been read."""
 
 
 @dataclass
@@ -65,7 +93,7 @@ class Attention:
     backend: str
     use_map: bool = False
     host_mask: bool = False
-    reading: RowsWanted | None = None
+    reading: Reading | None = None
     lap: Callable[[str], None] | None = None
     masks: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict)
 
@@ -124,18 +152,41 @@ def attend(
     """
     reading = tpprof.reading
     causal = options.get("is_causal", getattr(module, "is_causal", True))
-    if tpprof.use_map or tpprof.backend == "eager":
-        mask = attention_mask
-        if mask is None and causal:
-            mask = tpprof.mask(query, key.shape[2])
-        output, weights = _eager(module)(module, query, key, value, mask, **options)
-        if reading is not None:
-            _timed(tpprof, lambda: reading.take(_rows_of(weights, reading)))
-        return output, None
+    own_map = tpprof.use_map or tpprof.backend == "eager"
+    of_map = own_map and reading is not None and reading.softmax and not reading.ahead
     if reading is not None:
         scale = options.get("scaling") or query.shape[-1] ** -0.5
-        _timed(tpprof, lambda: reading.take(attention_rows(query, key, scale, reading)))
-    return call_backend(tpprof.backend, module, query, key, value, attention_mask, **options)
+        bias = None if causal else attention_mask
+        _read(tpprof, reading, query, key, scale, bias, rows=not of_map)
+    if not own_map:
+        return call_backend(tpprof.backend, module, query, key, value, attention_mask, **options)
+    mask = attention_mask
+    if mask is None and causal:
+        mask = tpprof.mask(query, key.shape[2])
+    output, weights = _eager(module)(module, query, key, value, mask, **options)
+    if reading is not None and reading.rows and of_map:
+        _timed(tpprof, lambda: reading.take(_rows_of(weights, reading)))
+    return output, None
+
+
+def _read(
+    attention: Attention,
+    reading: Reading,
+    query: Tensor,
+    key: Tensor,
+    scale: float,
+    bias: Tensor | None,
+    *,
+    rows: bool,
+) -> None:
+    """Read keys, and rows beside the kernel where the map does not hold them; raises AheadError
+    where the layer is run for no more than that."""
+    if reading.with_keys:
+        reading.key_parts.append(key)
+    if reading.rows and rows:
+        _timed(attention, lambda: reading.take(attention_rows(query, key, scale, reading, bias)))
+    if reading.ahead:
+        raise AheadError
 
 
 def call_backend(
@@ -169,27 +220,32 @@ def held_to(backend: str) -> AbstractContextManager[None]:
     return held
 
 
-def attention_rows(query: Tensor, key: Tensor, scale: float, reading: RowsWanted) -> Tensor:
-    """Post-softmax attention [B, H, rows, keys], float32, of the rows that `reading` names.
+def attention_rows(
+    query: Tensor, key: Tensor, scale: float, reading: Reading, bias: Tensor | None = None
+) -> Tensor:
+    """Attention [N, H, rows, keys], float32, of the rows that `reading` names.
 
-    Matrix product: 2 * B * H * rows * keys * head_dim FLOPs, keys up to the last row if causal.
+    bias: added before the softmax, [N, 1, 1, keys]. Matrix product: 2 * N * H * rows * keys *
+    head_dim FLOPs, keys up to the last row if causal.
     """
     batch, heads, _, width = query.shape
-    rows = reading.stop - reading.start
+    rows = reading.rows
     keys = reading.stop if reading.causal else key.shape[2]
     groups = key.shape[1]
     wanted = query[:, :, reading.start : reading.stop].reshape(batch, groups, -1, width)
     # Scaled before the product: in float16 the plain one can overflow.
     logits = (wanted * scale) @ key[:, :, :keys].transpose(2, 3)
     logits = logits.float().view(batch, heads, rows, keys)
+    if bias is not None:
+        logits = logits + bias
     if reading.causal and rows > 1:
         hidden = torch.ones(rows, keys, dtype=torch.bool, device=query.device)
         logits = logits.masked_fill_(hidden.triu_(keys - rows + 1), float("-inf"))
-    return logits.softmax(-1)
+    return logits.softmax(-1) if reading.softmax else logits
 
 
-def _rows_of(weights: Tensor, reading: RowsWanted) -> Tensor:
-    if reading.whole_map:
+def _rows_of(weights: Tensor, reading: Reading) -> Tensor:
+    if reading.whole_map and not reading.each_head:
         weights = weights.mean(1, keepdim=True)
     return weights[:, :, reading.start : reading.stop]
 

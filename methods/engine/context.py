@@ -13,8 +13,8 @@ from ..contract.choose import take
 from ..contract.method import Keep, Method
 from ..contract.plan import Plan
 from ..contract.policies import Policy
-from ..contract.view import Notes
-from .attention import Attention, RowsWanted
+from ..contract.view import Notes, Tag
+from .attention import Attention, Reading
 from .decoder import Decoder, Inputs
 from .ledger import Ledger
 
@@ -54,7 +54,7 @@ class Context:
         return self.policy == "published"
 
     def set_attention(
-        self, *, use_map: bool, reading: RowsWanted | None, lap: Callable[[str], None] | None = None
+        self, *, use_map: bool, reading: Reading | None, lap: Callable[[str], None] | None = None
     ) -> None:
         released = self.plan.published
         self.attention.use_map = use_map
@@ -71,7 +71,11 @@ class Context:
 
 @dataclass
 class TokenSequence:
-    """The tokens on their way through the decoder: [B, S, ...], visual ones at start:stop."""
+    """The tokens on their way through the decoder: [B, S, ...], visual ones at start:stop.
+
+    original: where each visual token came from. sizes: how many each stands for; None while each
+    stands for itself. With the tags of the request they ride on the visual tokens.
+    """
 
     hidden: Tensor
     cos: Tensor
@@ -79,6 +83,7 @@ class TokenSequence:
     start: int
     stop: int
     original: Tensor
+    sizes: Tensor | None = None
 
 
 def arange(count: int, like: Tensor) -> Tensor:
@@ -91,4 +96,15 @@ def kept_states(states: Tensor, keep: Keep) -> Tensor:
 
 def trace_origin(original: Tensor, keep: Keep) -> Tensor:
     origins = original.gather(1, keep.index)
-    return origins if keep.merged is None else origins.masked_fill(keep.merged, -1)
+    return origins if keep.merges is None else origins.masked_fill(keep.merges, -1)
+
+
+def move_riders(notes: Notes, sizes: Tensor | None, keep: Keep, count: int) -> Tensor | None:
+    """Move what lies on `count` visual tokens beside their states as `keep` says: their tags, and
+    their sizes, which are returned. Tags by units of several patches wait for the decoder."""
+    for name, tag in notes.tags.items():
+        if tag.values.shape[1] == count:
+            notes.tags[name] = Tag(tag.values.gather(1, keep.index), tag.newline)
+    if keep.sizes is not None or sizes is None:
+        return keep.sizes
+    return sizes.gather(1, keep.index)

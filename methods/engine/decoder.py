@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contract.request import Request
+from .attention import Attention
 
 
 class Inputs(dict[str, Tensor]):
@@ -72,10 +73,31 @@ class Inputs(dict[str, Tensor]):
             tensor.copy_(theirs[name], non_blocking=True)
 
 
+class Block(Protocol):
+    """A block of the vision tower, whole or in its two halves: hidden states in, hidden states
+    out, residuals included. bias: added to the scaled products of attention, [tiles, 1, 1, keys].
+    """
+
+    def __call__(self, hidden: Tensor, tpprof: Attention, bias: Tensor | None = None) -> Tensor: ...
+
+    def attend(self, hidden: Tensor, tpprof: Attention, bias: Tensor | None = None) -> Tensor:
+        """Its first half: norm, attention, residual."""
+        ...
+
+    def feed_forward(self, hidden: Tensor) -> Tensor:
+        """Its second half: norm, FFN, residual."""
+        ...
+
+
 class Tower(Protocol):
     """The engine's side of the vision tower: runs a block and lets the method act on its output."""
 
-    def __call__(self, layer: int, block: Callable[..., Tensor], hidden: Tensor) -> Tensor: ...
+    def __call__(self, layer: int, block: Block, hidden: Tensor) -> Tensor: ...
+
+    def leave(self, hidden: Tensor) -> None:
+        """Told what the projector is given, class tokens no more among it: [tiles, n, d], or
+        [patches of all samples, d]."""
+        ...
 
 
 class Decoder(Protocol):
@@ -121,6 +143,10 @@ class Decoder(Protocol):
 
     def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine [B, S, head_dim] for `positions` ([B, S], or [3, B, S] with M-RoPE)."""
+        ...
+
+    def norm(self, hidden: Tensor) -> Tensor:
+        """The norm behind the last decoder layer, on hidden states [..., d]."""
         ...
 
     def head(self, hidden: Tensor) -> Tensor:

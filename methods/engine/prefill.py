@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,13 @@ from torch import Tensor
 
 from ..contract.choose import take
 from ..contract.method import Keep
-from ..contract.plan import Stage
+from ..contract.plan import Entering, Leaving, Stage
 from ..contract.view import View
-from .attention import RowsWanted
-from .context import Context, TokenSequence, kept_states, trace_origin
-from .ledger import RowsRead, builds_map, decision_flops, stages_reading
-from .verify import select
+from .attention import AheadError, Reading
+from .context import Context, TokenSequence, kept_states, move_riders, trace_origin
+from .layer import call_layer
+from .ledger import builds_map, row_span, rows_ahead, rows_beside, stage_reading
+from .verify import decide
 from .vision import embed
 
 
@@ -54,7 +56,7 @@ def prefill(context: Context) -> Prompt:
 
 
 class Prefill:
-    """The decoder layers over the whole prompt, with the method's stages between them."""
+    """The decoder layers over the whole prompt, and the method's stages before and between them."""
 
     def __init__(self, context: Context, sequence: TokenSequence) -> None:
         self.context = context
@@ -62,17 +64,20 @@ class Prefill:
         self.whole = (sequence.cos, sequence.sin)
         self.cache: Any = context.runtime.new_cache()
         self.kept: list[Tensor] = []
-        self.scores: Tensor | None = None
+        self.reading: Reading | None = None
         self.selections: list[tuple[int, Tensor]] = []
 
     def run(self) -> Tensor:
         context, sequence, ledger = self.context, self.sequence, self.context.ledger
+        for stage in context.plan.projected:
+            self._act(stage, self.reading)
+            context.lap("project", "select", 0)
         for index in range(len(context.decoder.layers)):
-            self._act("entering", index)
+            self._act_at(Entering(index))
             ledger.tokens.append(sequence.hidden.shape[1])
             ledger.visual.append(sequence.stop - sequence.start)
             self.kept.append(sequence.original)
-            reading = self._prepare(index)
+            self.reading = self._prepare(index)
             sequence.hidden = context.runtime.layer(
                 index,
                 sequence.hidden,
@@ -80,24 +85,24 @@ class Prefill:
                 position_embeddings=(sequence.cos, sequence.sin),
                 attention=context.attention,
             )
-            self.scores = reading.values if reading else None
             context.lap("prefill", "layer", index)
-            self._act("leaving", index)
+            self._act_at(Leaving(index))
         if context.plan.compressed and self.selections:
             self._compress()
             context.lap("prefill", "compress")
         ledger.cached = [layer.keys.shape[2] for layer in self.cache.layers]
         return sequence.hidden
 
-    def _prepare(self, index: int) -> RowsWanted | None:
+    def _prepare(self, index: int) -> Reading | None:
         """Say how layer `index` attends, and what to read of it."""
         context, ledger = self.context, self.context.ledger
         use_map = builds_map(context.plan, context.policy, index)
-        reading = None
-        for stage in stages_reading(context.plan, index):
+        stage, reading = stage_reading(context.plan, index), None
+        if stage is not None:
             reading = self._reading(stage)
-            if not use_map:
-                ledger.rows[index] = RowsRead(reading.stop - reading.start, reading.stop)
+            beside = rows_beside(stage, (reading.start, reading.stop), has_map=use_map)
+            if beside:
+                ledger.rows[index] = beside
         if use_map:
             ledger.maps.append(index)
 
@@ -107,48 +112,74 @@ class Prefill:
         context.set_attention(use_map=use_map, reading=reading, lap=lap)
         return reading
 
-    def _reading(self, stage: Stage) -> RowsWanted:
+    def _reading(self, stage: Stage) -> Reading:
         sequence = self.sequence
-        length = sequence.hidden.shape[1]
-        start, stop = {
-            "last": (length - 1, length),
-            "last-visual": (sequence.stop - 1, sequence.stop),
-            "text": (sequence.stop, length),
-        }[stage.rows or "last"]
+        start, stop = row_span(stage, sequence.start, sequence.stop, sequence.hidden.shape[1])
         columns = slice(sequence.start, sequence.stop)
-        return RowsWanted(start, stop, columns, whole_map=self.context.published)
+        reading = Reading(start, stop, columns, with_keys=stage.keys is not None)
+        reading.whole_map = self.context.published
+        if stage.rows is not None:
+            reading.each_head = stage.rows.heads == "each"
+            reading.softmax = stage.rows.softmax
+        return reading
 
-    def _act(self, moment: str, index: int) -> None:
-        for stage in self.context.plan.stages:
-            if stage.layer == index and stage.moment == moment:
-                self._stage(stage)
-                self.context.lap("prefill", "select", index)
+    def _ahead(self, stage: Stage) -> Reading:
+        """What a stage reads of the layer that runs next: its queries and keys of all tokens are
+        computed for it, and once more when it runs."""
+        context, sequence, index = self.context, self.sequence, stage.read_layer
+        reading, length = self._reading(stage), sequence.hidden.shape[1]
+        read = rows_ahead((reading.start, reading.stop), length, context.policy)
+        context.ledger.ahead[index] = read
+        wanted = slice(reading.start, reading.stop)
+        if read.rows != reading.rows:  # the whole map, of which the rows are taken
+            reading.start, reading.stop = 0, length
+        reading.ahead = True
+        context.set_attention(use_map=False, reading=reading)
+        with contextlib.suppress(AheadError):
+            call_layer(
+                context.decoder.layers[index],
+                sequence.hidden,
+                None,
+                (sequence.cos, sequence.sin),
+                context.attention,
+            )
+        reading.parts = [rows[..., wanted, :] for rows in reading.parts]
+        context.lap("prefill", "score", index)
+        return reading
 
-    def _stage(self, stage: Stage) -> None:
+    def _act_at(self, site: Entering | Leaving) -> None:
+        for stage in self.context.plan.decoder:
+            if stage.site == site:
+                self._act(stage, self._ahead(stage) if stage.ahead else self.reading)
+                self.context.lap("prefill", "select", site.layer)
+
+    def _act(self, stage: Stage, reading: Reading | None) -> None:
         context, sequence = self.context, self.sequence
         view = View(
-            layer=stage.layer,
+            site=stage.site,
             request=context.inputs.request,
             hidden=sequence.hidden,
-            scores=self.scores if stage.rows else None,
-            published=context.published,
-            notes=context.notes,
             start=sequence.start,
             stop=sequence.stop,
             original=sequence.original,
+            notes=context.notes,
+            norm=context.decoder.norm,
+            sizes=sequence.sizes,
+            rotary=(sequence.cos, sequence.sin),
+            rows_read=reading.values if reading and stage.rows else None,
+            keys_read=reading.keys if reading and stage.keys else None,
+            published=context.published,
         )
-        keep = select(context.method, view, stage, verify=context.verify)
-        known = keep.flops if keep else None
-        flops = decision_flops(stage, context.policy) if known is None else known
-        context.ledger.select.append(flops)
+        keep = decide(context, view, stage)
         if keep is None:
             return
-        self.selections.append((stage.first_layer_after, keep.index))
-        self._apply(keep)
+        if stage.in_decoder:
+            self.selections.append((stage.first_layer_after, keep.index))
+        self._apply(keep, compact=context.plan.positions == "compact" or not stage.in_decoder)
 
-    def _apply(self, keep: Keep) -> None:
-        """Move hidden states, positions, origins and marks as `keep` says."""
-        sequence, notes = self.sequence, self.context.notes
+    def _apply(self, keep: Keep, *, compact: bool) -> None:
+        """Move hidden states, positions and all that lies on the tokens as `keep` says."""
+        sequence = self.sequence
         start, stop = sequence.start, sequence.stop
 
         def around(tensor: Tensor, visual: Tensor) -> Tensor:
@@ -157,9 +188,8 @@ class Prefill:
         hidden = sequence.hidden
         sequence.hidden = around(hidden, kept_states(hidden[:, start:stop], keep))
         sequence.original = trace_origin(sequence.original, keep)
-        notes.marks = {name: flags.gather(1, keep.index) for name, flags in notes.marks.items()}
+        sequence.sizes = move_riders(self.context.notes, sequence.sizes, keep, stop - start)
         sequence.stop = start + keep.index.shape[1]
-        compact = self.context.plan.positions == "compact"
         if compact and self.context.inputs.positions.dim() == 2:
             length = sequence.hidden.shape[1]
             sequence.cos, sequence.sin = (table[:, :length] for table in self.whole)

@@ -6,8 +6,7 @@ of them than planned only make other tensors. Looking makes the device wait: no 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,9 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..contract.containment import MethodFaultError, contained, where_defined
 from ..contract.method import Keep, Method
-from ..contract.plan import EncoderStage, Stage
+from ..contract.plan import Stage
 from ..contract.plan_checks import flops_fault
-from ..contract.view import EncoderView, View
+from ..contract.view import View
+from .ledger import decision_flops
+
+if TYPE_CHECKING:
+    from .context import Context
 
 RANKINGS = ("topk", "sort", "argsort", "kthvalue", "msort")
 
@@ -48,48 +51,44 @@ class _Ranked(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def select(method: Method, view: View, stage: Stage, *, verify: bool) -> Keep | None:
-    """What the method decides at a stage of the decoder; verify: only if it fits the plan."""
-    if not verify:
-        return method.select(view, stage)
-    return _verified(method.select, view, stage, view.visual, stage.visual)
+def decide(context: Context, view: View, stage: Stage) -> Keep | None:
+    """What the method decides at a stage, and its FLOPs in the ledger. The first request of a
+    series is verified: a decision counts only if it fits the plan."""
+    made = _verified if context.verify else _plain
+    keep = made(context.method, view, stage)
+    known = keep.flops if keep else None
+    context.ledger.select.append(decision_flops(stage, context.policy) if known is None else known)
+    return keep
 
 
-def encode(method: Method, view: EncoderView, stage: EncoderStage, *, verify: bool) -> Keep | None:
-    """What the method decides at a stage of the vision tower; verify: only if it fits the plan."""
-    if not verify:
-        return method.encode(view, stage)
-    return _verified(method.encode, view, stage, view.hidden, stage.tokens)
+def _plain(method: Method, view: View, stage: Stage) -> Keep | None:
+    return method.decide(view, stage)
 
 
-def _verified(
-    decide: Callable[[Any, Any], Any],
-    view: View | EncoderView,
-    stage: Stage | EncoderStage,
-    states: Tensor,
-    planned: int | None,
-) -> Keep | None:
+def _verified(method: Method, view: View, stage: Stage) -> Keep | None:
     """What `decide` returns, if it fits.
 
-    states: [B, n, d], the hidden states that it decides about. planned: how many tokens the plan
-    says remain; None where only the data tells.
     Raises DecisionError for what does not fit, FloatingPointError for scores that are no numbers.
     """
-    if view.scores is not None:
-        require_finite(view.scores, f"the attention rows at layer {view.layer}")
-    seen = {"hidden states": view.hidden}
-    if isinstance(view, View):
-        seen["origins of the tokens"] = view.original
-    before = {name: tensor.clone() for name, tensor in seen.items()}
+    if view.rows_read is not None:
+        require_finite(view.rows_read, f"the attention rows at layer {stage.read_layer}")
+    seen = {
+        "hidden states": view.hidden,
+        "origins of the tokens": view.original,
+        "attention rows": view.rows_read,
+        "keys": view.keys_read,
+    }
+    shown = {name: tensor for name, tensor in seen.items() if tensor is not None}
+    before = {name: tensor.clone() for name, tensor in shown.items()}
     ranked = _Ranked()
     with contained(), ranked:
-        keep: Keep | None = decide(view, stage)
-    fault = ranked.fault or _fault(keep, states, planned) or _notes_fault(view)
-    written = [name for name in seen if _differ(before[name], seen[name])]
+        keep: Keep | None = method.decide(view, stage)
+    fault = ranked.fault or _fault(keep, view, stage.tokens) or _tags_fault(view)
+    written = [name for name, tensor in shown.items() if _differ(before[name], tensor)]
     if not fault and written:
         fault = f"it writes to the {written[0]} of its view, which are the model's own"
     if fault:
-        raise DecisionError(f"{fault} ({where_defined(decide)})")
+        raise DecisionError(f"{fault} ({where_defined(method.decide)})")
     return keep
 
 
@@ -98,21 +97,18 @@ def _differ(before: Tensor, now: Tensor) -> bool:
     return bool((before != now).logical_and(before == before).any())
 
 
-def _notes_fault(view: View | EncoderView) -> str:
-    """What is wrong with the flags that a stage of the tower has put on the tokens."""
-    if not isinstance(view, EncoderView):
-        return ""
-    request, shape = view.request, view.hidden.shape[:2]
-    counts = (shape.numel(), request.batch * request.visual)
-    for name, flags in view.notes.marks.items():
-        if (
-            not isinstance(flags, Tensor)
-            or flags.dtype != torch.bool
-            or flags.numel() not in counts
-        ):
-            return f"mark {name!r} is {_kind(flags)}, not bool {list(shape)}"
-        if flags.device != view.hidden.device:
-            return f"mark {name!r} is on {flags.device}, and the request on {view.hidden.device}"
+def _tags_fault(view: View) -> str:
+    """What is wrong with the values that a stage has put on the tokens."""
+    rows, count = view.hidden.shape[0], view.count
+    units = count // view.request.merger
+    for name, tag in view.notes.tags.items():
+        values = tag.values
+        if not isinstance(values, Tensor) or values.dim() != 2:
+            return f"tag {name!r} is {_kind(values)}, not [{rows}, {count}]"
+        if values.shape[0] != rows or values.shape[1] not in (count, units):
+            return f"tag {name!r} is {_kind(values)}, not [{rows}, {count}]"
+        if values.device != view.hidden.device:
+            return f"tag {name!r} is on {values.device}, and the request on {view.hidden.device}"
     return ""
 
 
@@ -127,8 +123,9 @@ def require_finite(values: Tensor, what: str) -> None:
     )
 
 
-def _fault(keep: Any, states: Tensor, planned: int | None) -> str:
+def _fault(keep: Any, view: View, planned: int | None) -> str:
     """What is wrong with a decision; "" if nothing is."""
+    states = view.states
     batch, count, width = states.shape
     if keep is None:
         if planned is None or planned == count:
@@ -158,14 +155,24 @@ def _fault(keep: Any, states: Tensor, planned: int | None) -> str:
         return fault
     if keep.flops is not None and (fault := flops_fault(keep.flops)):
         return fault
-    plain = index if keep.merged is None else index[:, ~keep.merged]
-    if not bool((plain[:, 1:] > plain[:, :-1]).all()):
+    if not _ascending(index, keep.merges):
         return "its index is not in ascending order, each token once: sort it"
     return ""
 
 
+def _ascending(index: Tensor, merged: Tensor | None) -> bool:
+    """Whether the entries that are not merged stand in their order, each once."""
+    if merged is None:
+        merged = torch.zeros_like(index, dtype=torch.bool)
+    for row, joined in zip(index, merged.expand(index.shape), strict=True):
+        plain = row[~joined]
+        if not bool((plain[1:] > plain[:-1]).all()):
+            return False
+    return True
+
+
 def _features_fault(keep: Keep, shape: tuple[int, int, int], states: Tensor) -> str:
-    features, merged = keep.features, keep.merged
+    features, merged, sizes = keep.features, keep.merged, keep.sizes
     if features is not None:
         if not isinstance(features, Tensor) or (
             tuple(features.shape) != shape or features.dtype != states.dtype
@@ -175,14 +182,20 @@ def _features_fault(keep: Keep, shape: tuple[int, int, int], states: Tensor) -> 
             return f"its features are on {features.device}, and the request on {states.device}"
         if not bool(torch.isfinite(features).all()):
             return "its features are not finite numbers"
-    if merged is None:
-        return ""
-    if not isinstance(merged, Tensor) or (
-        merged.dtype != torch.bool or tuple(merged.shape) != shape[1:2]
+    batch, count, _ = shape
+    if merged is not None:
+        fits = isinstance(merged, Tensor) and merged.dtype == torch.bool
+        if not fits or tuple(merged.shape) not in ((count,), (batch, count)):
+            return f"merged is {_kind(merged)}, not bool [{count}] or [{batch}, {count}]"
+    if sizes is not None and (
+        not isinstance(sizes, Tensor)
+        or not sizes.is_floating_point()
+        or tuple(sizes.shape) != (batch, count)
     ):
-        return f"merged is {_kind(merged)}, not bool [{shape[1]}]"
-    if merged.device != states.device:
-        return f"merged is on {merged.device}, and the request on {states.device}"
+        return f"sizes are {_kind(sizes)}, not float32 [{batch}, {count}]"
+    for name, given in (("merged is", merged), ("sizes are", sizes)):
+        if given is not None and given.device != states.device:
+            return f"{name} on {given.device}, and the request on {states.device}"
     return ""
 
 

@@ -2,91 +2,147 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from ..contract.containment import where_defined
-from ..contract.plan import EncoderStage
+from ..contract.plan import Stage, Tower
 from ..contract.plan_checks import undroppable
-from ..contract.view import EncoderView
-from .attention import RowsWanted
-from .context import Context, TokenSequence, arange, kept_states, trace_origin
-from .ledger import RowsRead
-from .verify import DecisionError, encode
+from ..contract.view import Tag, View
+from .attention import Reading
+from .context import Context, TokenSequence, arange, kept_states, move_riders, trace_origin
+from .decoder import Block
+from .ledger import RowsRead, rows_beside, tower_map, tower_stage_reading
+from .verify import DecisionError, decide
 
 
 class VisionTower:
-    """Runs the blocks of the vision tower and applies the method's stages to their outputs."""
+    """Runs the blocks of the vision tower and lets the method act in and behind them.
+
+    original: int64 [tiles, n], the patch that each token came from, -1 for a merged one; None until
+    a decision was made. sizes: float32 [tiles, n], as `Keep.sizes`.
+    """
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self.original: Tensor | None = None
+        self.sizes: Tensor | None = None
 
-    def __call__(self, layer: int, block: Callable[..., Tensor], hidden: Tensor) -> Tensor:
+    def __call__(self, layer: int, block: Block, hidden: Tensor) -> Tensor:
         context, ledger = self.context, self.context.ledger
-        stages = [stage for stage in context.plan.encoder_stages if stage.layer == layer]
-        rows = next((stage.rows for stage in stages if stage.rows), None)
-        per_tile = self._per_tile(hidden)
-        ledger.encoder_tokens.append(per_tile)
-        reading = None
-        if rows:
-            reading = (
-                RowsWanted(0, 1, slice(1, None), causal=False)
-                if rows == "cls"
-                else RowsWanted(0, per_tile, slice(None), causal=False, mean_rows=True)
-            )
-            if context.policy == "rows":
-                ledger.encoder_rows[layer] = RowsRead(reading.stop, per_tile)
-            else:
-                ledger.encoder_maps.append(layer)
+        stages = [stage for stage in context.plan.tower if stage.layer == layer]
+        inside = [stage for stage in stages if _inside(stage)]
+        behind = [stage for stage in stages if not _inside(stage)]
+        ledger.encoder_tokens.append(self._per_tile(hidden))
+        reading = self._prepare(layer, self._per_tile(hidden))
+        bias = self._bias(hidden)
+        if inside:
+            hidden = block.attend(hidden, context.attention, bias)
+            self._lap("tower", layer)
+            hidden = self._act_all(inside, hidden, reading)
+            if self._per_tile(hidden) != ledger.encoder_tokens[-1]:
+                ledger.encoder_inside[layer] = self._per_tile(hidden)
+            hidden = block.feed_forward(hidden)
+        else:
+            hidden = block(hidden, context.attention, bias)
+        if behind:
+            self._lap("tower", layer)
+            hidden = self._act_all(behind, hidden, reading)
+        return hidden
+
+    def leave(self, hidden: Tensor) -> None:
+        """Count what the projector is given of each tile."""
+        self.context.ledger.projector = self._per_tile(hidden)
+
+    @property
+    def _has_cls(self) -> bool:
+        encoder = self.context.inputs.request.encoder
+        assert encoder is not None
+        return encoder.has_cls
+
+    def _lap(self, part: str, layer: int) -> None:
+        self.context.lap("vision", part, layer)
+
+    def _prepare(self, layer: int, per_tile: int) -> Reading | None:
+        """Say how layer `layer` attends, and what to read of it."""
+        context, ledger = self.context, self.context.ledger
+        stage = tower_stage_reading(context.plan, layer)
+        use_map, reading = tower_map(context.plan, context.policy, layer), None
+        if stage is not None:
+            reading = self._reading(stage, per_tile)
+            beside = rows_beside(stage, (reading.start, reading.stop), has_map=use_map)
+            if beside:
+                ledger.encoder_rows[layer] = RowsRead(beside.rows, per_tile)
+        if use_map:
+            ledger.encoder_maps.append(layer)
 
         def lap(part: str) -> None:
-            context.lap("vision", "tower" if part == "layer" else part, layer)
+            self._lap("tower" if part == "layer" else part, layer)
 
-        use_map = rows is not None and context.policy != "rows"
         context.set_attention(use_map=use_map, reading=reading, lap=lap)
-        hidden = block(hidden, tpprof=context.attention)
-        if stages:
-            lap("tower")
-        for stage in stages:
-            hidden = self._act(stage, hidden, reading)
-            lap("select")
-        return hidden
+        return reading
+
+    def _reading(self, stage: Stage, per_tile: int) -> Reading:
+        rows = stage.rows
+        columns = slice(int(self._has_cls), None)
+        reading = Reading(0, 0, columns, causal=False, with_keys=stage.keys is not None)
+        if rows is not None:
+            reading.stop = 1 if rows.query == "cls" else per_tile
+            reading.mean_rows = rows.query == "all"
+            reading.each_head, reading.softmax = rows.heads == "each", rows.softmax
+        return reading
+
+    def _bias(self, hidden: Tensor) -> Tensor | None:
+        """What proportional attention adds: the logarithm of each size [tiles, 1, 1, keys]."""
+        if not self.context.plan.proportional or self.sizes is None:
+            return None
+        own = self.sizes.new_ones(self.sizes.shape[0], int(self._has_cls))
+        bias = torch.cat([own, self.sizes], 1).log()[:, None, None]
+        return bias.to(hidden.dtype)
 
     def _per_tile(self, hidden: Tensor) -> int:
         if hidden.dim() == 3:
             return hidden.shape[1]
         return hidden.shape[0] // self.context.inputs.request.batch
 
-    def _act(self, stage: EncoderStage, hidden: Tensor, reading: RowsWanted | None) -> Tensor:
+    def _act_all(self, stages: list[Stage], hidden: Tensor, reading: Reading | None) -> Tensor:
+        for stage in stages:
+            hidden = self._act(stage, hidden, reading)
+            self._lap("select", stage.layer)
+        return hidden
+
+    def _act(self, stage: Stage, hidden: Tensor, reading: Reading | None) -> Tensor:
         context, request = self.context, self.context.inputs.request
         encoder = request.encoder
         assert encoder is not None
         extra = int(encoder.has_cls)
         tiles = hidden if hidden.dim() == 3 else hidden.view(request.batch, -1, hidden.shape[-1])
         patches = tiles[:, extra:]
-        view = EncoderView(
-            layer=stage.layer,
+        before = self.original
+        if before is None:
+            before = arange(patches.shape[1], patches).expand(patches.shape[0], -1)
+        view = View(
+            site=stage.site,
             request=request,
-            hidden=patches,
-            scores=reading.values if reading else None,
-            published=context.published,
+            hidden=tiles,
+            start=extra,
+            stop=tiles.shape[1],
+            original=before,
             notes=context.notes,
+            norm=context.decoder.norm,
+            sizes=self.sizes,
+            rows_read=reading.values if reading and stage.rows else None,
+            keys_read=_by_tile(reading.keys, tiles.shape[0]) if reading and stage.keys else None,
+            published=context.published,
         )
-        keep = encode(context.method, view, stage, verify=context.verify)
-        known = keep.flops if keep else None
-        context.ledger.encoder_select.append(stage.flops if known is None else known)
+        keep = decide(context, view, stage)
         if keep is None:
             return hidden
         dropped = keep.index.shape[1] != patches.shape[1]
         if dropped and (fault := undroppable(encoder, stage.layer)):
-            raise DecisionError(f"{fault} ({where_defined(context.method.encode)})")
-        before = self.original
-        if before is None:
-            before = arange(patches.shape[1], patches).expand(patches.shape[0], -1)
+            raise DecisionError(f"{fault} ({where_defined(context.method.decide)})")
         self.original = trace_origin(before, keep)
+        self.sizes = move_riders(context.notes, self.sizes, keep, patches.shape[1])
         left = torch.cat([tiles[:, :extra], kept_states(patches, keep)], 1)
         return left if hidden.dim() == 3 else left.flatten(0, 1)
 
@@ -98,16 +154,16 @@ class VisionTower:
             self.context.decoder.newline,
         )
         batch, count = features.shape[:2]
-        notes.marks = {name: flags.reshape(batch, -1) for name, flags in notes.marks.items()}
+        for name, tag in notes.tags.items():
+            notes.tags[name] = Tag(tag.values.reshape(batch, -1), tag.newline)
         if inputs.order is not None:
             assert newline is not None
             end = newline.to(features.dtype).expand(batch, 1, -1)
             features = torch.cat([features, end], 1)[:, inputs.order]
-            none = torch.zeros(batch, 1, dtype=torch.bool, device=features.device)
-            notes.marks = {
-                name: torch.cat([flags, none], 1)[:, inputs.order]
-                for name, flags in notes.marks.items()
-            }
+            for name, tag in notes.tags.items():
+                ending = torch.full_like(tag.values[:, :1], tag.newline)
+                values = torch.cat([tag.values, ending], 1)[:, inputs.order]
+                notes.tags[name] = Tag(values, tag.newline)
             count = features.shape[1]
         if self.original is None:
             return features, arange(count, features).expand(batch, -1)
@@ -118,25 +174,42 @@ class VisionTower:
         return features, torch.where(origins < 0, origins, origins + tiles).flatten(1)
 
 
+def _inside(stage: Stage) -> bool:
+    return isinstance(stage.site, Tower) and stage.site.inside
+
+
+def _by_tile(keys: Tensor | None, tiles: int) -> Tensor | None:
+    """Keys [N, heads, tokens, head_dim] of the pictures of a tower that holds them in one row."""
+    if keys is None or keys.shape[0] == tiles:
+        return keys
+    _, heads, tokens, width = keys.shape
+    return keys.view(heads, tiles, tokens // tiles, width).transpose(0, 1)
+
+
 def embed(context: Context) -> TokenSequence:
-    """Vision, then the embedded sequence with the visual tokens in place."""
+    """Vision, then the embedded sequence with the visual tokens in place, pruned as the method
+    decides before the decoder."""
     decoder, inputs, request = context.decoder, context.inputs, context.inputs.request
-    tower = VisionTower(context)
+    tower, sizes = VisionTower(context), None
     if "inputs_embeds" in inputs:
         hidden = inputs["inputs_embeds"]
-        visual = request.visual
-        original = arange(visual, hidden).expand(hidden.shape[0], -1)
+        start, stop = request.before, request.before + request.visual
+        original = arange(request.visual, hidden).expand(hidden.shape[0], -1)
         context.lap("vision", "tower")
     else:
         features, original = tower.lay_out(decoder.encode(inputs, tower))
+        if tower.sizes is not None:
+            sizes = tower.sizes.reshape(features.shape[0], -1)
         context.lap("vision", "tower")
-        ids, visual = inputs["input_ids"], features.shape[1]
+        ids = inputs["input_ids"]
         before = decoder.embed(ids[:, : request.before])
         after = decoder.embed(ids[:, request.before + request.visual :])
         hidden = torch.cat([before, features.to(before.dtype), after], 1)
-    cos, sin = decoder.rotary(hidden, _initial_positions(context, visual))
+        start, stop = request.before, request.before + features.shape[1]
+    context.ledger.sequence = hidden.shape[1]
+    cos, sin = decoder.rotary(hidden, _initial_positions(context, stop - start))
     context.lap("embed", "embed")
-    return TokenSequence(hidden, cos, sin, request.before, request.before + visual, original)
+    return TokenSequence(hidden, cos, sin, start, stop, original, sizes)
 
 
 def _initial_positions(context: Context, visual: int) -> Tensor:

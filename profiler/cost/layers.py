@@ -71,6 +71,18 @@ def attention_rows(
     return Work(flops, flops, read * itemsize, scores * itemsize, 2)
 
 
+def ahead(text: Text, batch: int, tokens: int, rows: int, keys: int, itemsize: int) -> Work:
+    """Queries, keys and values of all tokens of a layer that has not run yet, 2td(a + 2kv) FLOPs,
+    and attention rows over them."""
+    whole = tokens * batch
+    projected = matmul(whole, text.hidden, text.attention_width, itemsize, bias=text.qkv_bias)
+    kv = matmul(whole, text.hidden, text.kv_width, itemsize, bias=text.qkv_bias).times(2)
+    read = attention_rows(
+        batch, text.heads, text.attention_width, text.kv_width, rows, keys, itemsize
+    )
+    return projected + kv + (read if rows else Work())
+
+
 def head(text: Text, batch: int, itemsize: int) -> Operators:
     """Final norm, LM head and greedy choice of one token a sample."""
     wide, words = batch * text.hidden, batch * text.vocabulary
@@ -93,17 +105,18 @@ def patch_embedding(vision: Vision, patches: int, itemsize: int) -> Work:
 
 
 def tower_layer(
-    shape: Shape, tiles: int, tokens: int, itemsize: int, *, full_map: bool = False
+    shape: Shape, tiles: int, tokens: int, inside: int, itemsize: int, *, full_map: bool = False
 ) -> Operators:
-    """One layer of the vision tower over `tokens` tokens in each of `tiles` tiles.
+    """One layer of the vision tower over `tokens` tokens in each of `tiles` tiles, of which
+    `inside` go on to its FFN.
 
     As `decoder_layer`, but attention is not causal, every product has a bias and the FFN has two.
     """
     vision = shape.vision
     width, inner, all_ = vision.hidden, vision.intermediate, tiles * tokens
 
-    def linear(wide: int, narrow: int) -> Work:
-        return matmul(all_, wide, narrow, itemsize, bias=True)
+    def linear(wide: int, narrow: int, rows: int = all_) -> Work:
+        return matmul(rows, wide, narrow, itemsize, bias=True)
 
     joined = shape.architecture == "qwen2-vl"  # one product for q, k and v; rotary positions
     query_key_value = linear(width, 3 * width) if joined else linear(width, width).times(3)
@@ -114,7 +127,7 @@ def tower_layer(
         name: _attention(
             tiles, vision.heads, width, width, tokens, tokens, pairs, itemsize, full_map=full_map
         ),
-        "ffn": linear(width, inner) + linear(inner, width),
+        "ffn": linear(width, inner, tiles * inside) + linear(inner, width, tiles * inside),
         "elementwise": elementwise(
             all_ * (5 * width + inner) + 4 * width + rotary,
             all_ * (4 * width + inner) + rotary,

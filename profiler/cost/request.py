@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ...methods.contract.plan import Plan
+from ...methods.contract.plan import Plan, Stage, Tower
 from ...methods.contract.request import Request
 from ...methods.engine.ledger import Ledger, planned
 from ..models.shapes import Shape
@@ -32,7 +32,7 @@ def items(shape: Shape, request: Request, plan: Plan, ledger: Ledger, itemsize: 
 def text_only(shape: Shape, request: Request, itemsize: int) -> list[Item]:
     """All work of vanilla's request if the decoder saw no visual token, the tower as it is."""
     bare = replace(request, segments=())
-    plan = Plan(visual=0)
+    plan = Plan()
     return items(shape, bare, plan, planned(plan, bare, "rows"), itemsize)
 
 
@@ -49,24 +49,25 @@ def _vision(
     encoder, vision, text = request.encoder, shape.vision, shape.text
     if encoder is None:
         return
-    tiles, extra = request.batch * encoder.tiles, int(encoder.has_cls)
+    tiles = request.batch * encoder.tiles
     patched = layers.patch_embedding(vision, tiles * encoder.patches, itemsize)
     yield Item("vision", "tower", None, "patch embedding", patched)
     for layer, tokens in enumerate(ledger.encoder_tokens):
         full_map = layer in ledger.encoder_maps
-        done = layers.tower_layer(shape, tiles, tokens, itemsize, full_map=full_map)
+        inside = ledger.encoder_inside.get(layer, tokens)
+        done = layers.tower_layer(shape, tiles, tokens, inside, itemsize, full_map=full_map)
         yield from _each("vision", "tower", layer, done)
         if read := ledger.encoder_rows.get(layer):
             rows = layers.attention_rows(
                 tiles, vision.heads, vision.hidden, vision.hidden, read.rows, read.keys, itemsize
             )
             yield Item("vision", "score", layer, "rows", rows)
-    for stage, count in zip(plan.encoder_stages, ledger.encoder_select, strict=True):
-        flops = tiles * count
-        yield Item("vision", "select", stage.layer, "select", Work(flops, flops))
-    patches = tiles * (ledger.encoder_tokens[-1] - extra)
+    for stage, count in zip(plan.stages, ledger.select, strict=True):
+        if isinstance(stage.site, Tower):
+            yield Item("vision", "select", stage.layer, "select", _decision(stage, tiles * count))
+    patches = tiles * ledger.projector
     yield from _each("vision", "tower", None, layers.projector(shape, patches, itemsize))
-    sequence = layers.embedding(text, request.batch, ledger.tokens[0], itemsize)
+    sequence = layers.embedding(text, request.batch, ledger.sequence, itemsize)
     yield Item("embed", "embed", None, "elementwise", sequence)
 
 
@@ -91,26 +92,41 @@ def _prefill(
                 itemsize,
             )
             yield Item("prefill", "score", layer, "rows", rows)
+        if ahead := ledger.ahead.get(layer):
+            read_ahead = layers.ahead(
+                text, request.batch, ahead.tokens, ahead.rows, ahead.keys, itemsize
+            )
+            yield Item("prefill", "score", layer, "rows", read_ahead)
 
 
 def _selection(
     shape: Shape, request: Request, plan: Plan, ledger: Ledger, itemsize: int
 ) -> Iterator[Item]:
     """What stages decide, and the move of the hidden states and caches that survive."""
-    width, tokens = shape.text.hidden, ledger.tokens
+    tokens = [ledger.sequence, *ledger.tokens]
     for stage, count in zip(plan.stages, ledger.select, strict=True):
-        flops, first = count * request.batch, stage.first_layer_after
+        if isinstance(stage.site, Tower):
+            continue
+        after = stage.first_layer_after + 1 if stage.in_decoder else 1
         moved = Work()
-        if 0 < first < len(tokens) and tokens[first] != tokens[first - 1]:
-            states = request.batch * tokens[first] * width
+        if after < len(tokens) and tokens[after] != tokens[after - 1]:
+            states = request.batch * tokens[after] * shape.text.hidden
             moved = elementwise(states, states, itemsize)
-        yield Item("prefill", "select", stage.layer, "select", Work(flops, flops) + moved)
+        phase, index = ("prefill", stage.layer) if stage.in_decoder else ("project", 0)
+        yield Item(
+            phase, "select", index, "select", _decision(stage, request.batch * count) + moved
+        )
     shrunk = [layer for layer in plan.compressed if ledger.cached[layer] < tokens[layer]]
     if shrunk:
         per_layer = kv_bytes(shape, request, ledger.cached, itemsize)
         kept = sum(per_layer[layer] for layer in shrunk)
         moved = elementwise(kept, kept, 1, launches=2 * len(shrunk))
         yield Item("prefill", "compress", None, "select", moved)
+
+
+def _decision(stage: Stage, flops: int) -> Work:
+    """What a stage decides with, without the move of what survives."""
+    return Work(flops, flops, launches=stage.price.launches if stage.price else 0)
 
 
 def _decode(

@@ -21,7 +21,7 @@ def segments(shape: Shape, size: tuple[int, int], layout: Layout) -> tuple[Segme
     if layout == "flat":
         return (tile,) * (1 + rows * columns)
     height, width = _unpadded(rows * vision.side, columns * vision.side, size)
-    return (tile, Segment(height, width + 1))
+    return (tile, Segment(height, width + 1, newline=True))
 
 
 def _unpadded(rows: int, columns: int, size: tuple[int, int]) -> tuple[int, int]:
@@ -53,6 +53,7 @@ def encoder(shape: Shape, size: tuple[int, int], layout: Layout) -> Encoder:
             width=vision.hidden,
             has_cls=False,
             mergeable=False,
+            heads=vision.heads,
         )
     tiles = 1
     if shape.architecture == "llava-next":
@@ -66,6 +67,7 @@ def encoder(shape: Shape, size: tuple[int, int], layout: Layout) -> Encoder:
         width=vision.hidden,
         mergeable=flat,
         last_layer=vision.first_feature,
+        heads=vision.heads,
     )
 
 
@@ -92,4 +94,7 @@ def request(
         merger=shape.vision.merge**2,
         batch=batch,
         new_tokens=new_tokens,
+        heads=shape.text.heads,
+        kv_heads=shape.text.kv_heads,
+        head_dim=shape.text.head_dim,
     )

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-import functools
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...methods.contract.request import Request
+from ...methods.engine.attention import Attention
 from ...methods.engine.decoder import Inputs, Tower
 from ...reports.record.spec import Layout
 from .model import Model
+
+
+@dataclass(frozen=True)
+class ClipBlock:
+    """A block of CLIP's tower; see the Block protocol."""
+
+    layer: Any
+
+    def __call__(self, hidden: Tensor, tpprof: Attention, bias: Tensor | None = None) -> Tensor:
+        output: Tensor = self.layer(hidden, attention_mask=bias, tpprof=tpprof)
+        return output
+
+    def attend(self, hidden: Tensor, tpprof: Attention, bias: Tensor | None = None) -> Tensor:
+        normed = self.layer.layer_norm1(hidden)
+        attended, _ = self.layer.self_attn(normed, attention_mask=bias, tpprof=tpprof)
+        result: Tensor = hidden + attended
+        return result
+
+    def feed_forward(self, hidden: Tensor) -> Tensor:
+        result: Tensor = hidden + self.layer.mlp(self.layer.layer_norm2(hidden))
+        return result
 
 
 class Llava(Model):
@@ -30,11 +52,11 @@ class Llava(Model):
         wanted = self._feature_layers(len(vision.encoder.layers))
         features = {0: hidden} if 0 in wanted else {}
         for index, layer in enumerate(vision.encoder.layers):
-            block = functools.partial(layer, attention_mask=None)
-            hidden = tower(index, block, hidden)
+            hidden = tower(index, ClipBlock(layer), hidden)
             if index + 1 in wanted:
                 features[index + 1] = hidden
         patches = torch.cat([features[index][:, 1:] for index in wanted], -1)
+        tower.leave(patches)
         projected: Tensor = self.module.model.multi_modal_projector(patches)
         return projected.reshape(inputs.request.batch, -1, projected.shape[-1])
 

@@ -97,8 +97,12 @@ class Model(ABC):
         cos, sin = self.language.rotary_emb(hidden, positions)
         return cos, sin
 
+    def norm(self, hidden: Tensor) -> Tensor:
+        normed: Tensor = self.language.norm(hidden)
+        return normed
+
     def head(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.module.lm_head(self.language.norm(hidden))
+        logits: Tensor = self.module.lm_head(self.norm(hidden))
         return logits
 
     @abstractmethod

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
-import functools
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...methods.contract.request import Request
+from ...methods.engine.attention import Attention
 from ...methods.engine.decoder import Inputs, Tower
 from ...reports.record.spec import Layout
 from .model import Model
+
+
+@dataclass(frozen=True)
+class QwenBlock:
+    """A block of Qwen2-VL's tower; see the Block protocol. ends: where each picture's patches end.
+    rotary: cosine and sine of the patches."""
+
+    layer: Any
+    ends: Tensor | None
+    rotary: tuple[Tensor, Tensor]
+
+    def __call__(self, hidden: Tensor, tpprof: Attention, bias: Tensor | None = None) -> Tensor:
+        output: Tensor = self.layer(
+            hidden, cu_seqlens=self.ends, position_embeddings=self.rotary, tpprof=tpprof
+        )
+        return output
+
+    def attend(self, hidden: Tensor, tpprof: Attention, bias: Tensor | None = None) -> Tensor:
+        attended: Tensor = self.layer.attn(
+            self.layer.norm1(hidden),
+            cu_seqlens=self.ends,
+            position_embeddings=self.rotary,
+            tpprof=tpprof,
+        )
+        return hidden + attended
+
+    def feed_forward(self, hidden: Tensor) -> Tensor:
+        result: Tensor = hidden + self.layer.mlp(self.layer.norm2(hidden))
+        return result
 
 
 class Qwen2VL(Model):
@@ -29,10 +60,8 @@ class Qwen2VL(Model):
         hidden = visual.patch_embed(inputs["pixel_values"].to(self.dtype))
         rotary = visual.rotary_pos_emb(hidden, inputs.extras["vision_positions"])
         for index, layer in enumerate(visual.blocks):
-            block = functools.partial(
-                layer, cu_seqlens=inputs.sequence_ends, position_embeddings=rotary
-            )
-            hidden = tower(index, block, hidden)
+            hidden = tower(index, QwenBlock(layer, inputs.sequence_ends, rotary), hidden)
+        tower.leave(hidden)
         merged: Tensor = visual.merger(hidden)
         return merged.view(inputs.request.batch, -1, merged.shape[-1])
 

@@ -46,5 +46,5 @@ def _mean(method: Method, request: Request) -> float | None:
         return None
     if not plan.planned:
         return None
-    counts = plan.visual_per_layer(request.layers)
+    counts = plan.visual_per_layer(request)
     return sum(counts) / len(counts)

@@ -12,12 +12,11 @@ from ...methods import InputError, Method, format_spec, load_plugins, parse
 from ...methods.contract.containment import contained, location
 from ...methods.contract.errors import first_line
 from ...methods.contract.method import Keep
-from ...methods.contract.plan import EncoderStage, Plan, Stage
+from ...methods.contract.plan import Plan, Stage
 from ...methods.contract.plan_checks import plan_for
 from ...methods.contract.policies import check_policy
 from ...methods.contract.request import Request
-from ...methods.contract.view import EncoderView, View
-from ...methods.engine import verify
+from ...methods.contract.view import View
 from ...methods.engine.decoder import Inputs
 from ...methods.engine.run import Trace, run
 from ...reports.record.kept import Kept, Picture, Region
@@ -54,14 +53,11 @@ class Watched(Method):
     def plan(self, request: Request) -> Plan:
         return plan_for(self.inner, request)
 
-    def select(self, view: View, stage: Stage) -> Keep | None:
-        if stage.rows:
-            scores = view.attention[0].mean(0).tolist()
+    def decide(self, view: View, stage: Stage) -> Keep | None:
+        if stage.rows and stage.in_decoder:
+            scores = view.rows[0].flatten(0, -2).mean(0).tolist()
             self.seen.append((stage.first_layer_after, view.original[0].tolist(), scores))
-        return verify.select(self.inner, view, stage, verify=True)
-
-    def encode(self, view: EncoderView, stage: EncoderStage) -> Keep | None:
-        return verify.encode(self.inner, view, stage, verify=True)
+        return self.inner.decide(view, stage)
 
 
 class TokenViewer:
@@ -102,7 +98,14 @@ class TokenViewer:
         name = format_spec(watched.inner)
         try:
             with contained():
-                return run(self.model, inputs, watched, attention=self.attention, new_tokens=1)
+                return run(
+                    self.model,
+                    inputs,
+                    watched,
+                    attention=self.attention,
+                    new_tokens=1,
+                    verify=True,
+                )
         except InputError as error:
             raise type(error)(f"{name}: {error}") from error
         except Exception as error:

@@ -12,7 +12,7 @@ from micro_models import load
 
 import tpprof
 from tpprof import methods
-from tpprof.methods import Request, Segment, parse
+from tpprof.methods import Request, Rows, Segment, parse
 from tpprof.methods.fastv_window import FastVWindow, _windows
 from tpprof.methods.sparsevlm import COUNTS, SparseVLM
 from tpprof.profiler.models.geometry import segments
@@ -126,8 +126,8 @@ def test_mustdrop_without_a_class_token_asks_all_patches() -> None:
     model = load("qwen2-vl")
     request = tpprof.inputs(model, image_size=(168, 168)).request
     plan = parse("mustdrop").plan(request)
-    assert [stage.rows for stage in plan.encoder_stages] == ["all"]
-    assert plan.visual == request.visual, "no windows are merged"
+    assert [stage.reads for stage in plan.tower] == [Rows("all")]
+    assert plan.entering(request) == request.visual, "no windows are merged"
 
 
 def _with(inputs: tpprof.methods.engine.decoder.Inputs, ids: torch.Tensor) -> object:

@@ -22,22 +22,22 @@ def test_a_merged_token_stands_where_its_best_scored_member_stood(
     model = load("qwen2-vl")
     inputs = tpprof.inputs(model, image_size=size, batch_size=2)
     decisions: list[tuple[View, Keep, Tensor]] = []
-    own = SparseVLM.select
+    own = SparseVLM.decide
 
-    def select(self: SparseVLM, view: View, stage: object) -> Keep | None:
+    def decide(self: SparseVLM, view: View, stage: object) -> Keep | None:
         keep = own(self, view, stage)  # type: ignore[arg-type]
         if keep is not None:
-            decisions.append((view, keep, view.notes.kept["raters"]))
+            decisions.append((view, keep, view.notes.remembered["raters"]))
         return keep
 
-    monkeypatch.setattr(SparseVLM, "select", select)
+    monkeypatch.setattr(SparseVLM, "decide", decide)
     tpprof.forward(model, inputs, spec)
     merged_counts = set()
     for view, keep, raters in decisions:
         assert keep.merged is not None
         assert keep.features is not None
         for sample in range(2):
-            rows = view.attention[sample][raters[sample] > 0]
+            rows = view.rows[sample][raters[sample] > 0]
             relevance = rows.mean(0)
             stay = keep.index[sample][~keep.merged]
             places = keep.index[sample][keep.merged]
@@ -47,7 +47,7 @@ def test_a_merged_token_stands_where_its_best_scored_member_stood(
             assert int(pool[0]) in places.tolist(), "the best of the pool is the best of a cluster"
             merged_counts.add(len(places))
             if len(places) == 1:
-                mean = view.visual[sample][pool].mean(0)
+                mean = view.states[sample][pool].mean(0)
                 torch.testing.assert_close(keep.features[sample, -1], mean, atol=1e-5, rtol=1e-4)
     assert merged_counts == {1} if size == (168, 168) else max(merged_counts) > 1
 

@@ -20,7 +20,8 @@ from ...contract.errors import InputError, first_line
 from ...contract.policies import RuntimeName
 from ..attention import Attention, attend, in_force
 from ..decoder import Decoder
-from .runtime import PositionEmbeddings, Result, Runtime, call_layer
+from ..layer import PositionEmbeddings, call_layer
+from .runtime import Result, Runtime
 
 NAME = "tpprof-compiled"
 SETTINGS = {

@@ -14,9 +14,10 @@ from ...contract.errors import first_line
 from ...contract.policies import RuntimeName
 from ..decode import decode, first_positions, rotary_tables
 from ..decoder import Decoder
+from ..layer import PositionEmbeddings
 from ..prefill import Prompt
 from .capture import Capture, CudaCapture, Replay
-from .runtime import PositionEmbeddings, Runtime
+from .runtime import Runtime
 from .static_decode import DecodeForm, StaticDecode
 from .static_prefill import PromptForm, StaticPrefill
 

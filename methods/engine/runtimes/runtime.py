@@ -10,19 +10,18 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...contract.policies import RuntimeName
 from ..attention import Attention, in_force
 from ..decode import decode
 from ..decoder import Decoder
+from ..layer import PositionEmbeddings, call_layer
 from ..prefill import Prompt, prefill
 
 if TYPE_CHECKING:
     from ..context import Context
 
-PositionEmbeddings = tuple[Tensor, Tensor]
-"""Cosine and sine of the tokens at hand, each [B or 1, S, head_dim]."""
 Result = TypeVar("Result")
 
 
@@ -87,23 +86,3 @@ class Runtime:
         Afterwards `cache` holds the keys and values of all tokens but the last.
         """
         return decode(context, cache, tokens, new_tokens)
-
-
-def call_layer(
-    layer: nn.Module,
-    hidden: Tensor,
-    cache: Any,
-    position_embeddings: PositionEmbeddings,
-    attention: Attention,
-) -> Tensor:
-    """A decoder layer, called as transformers calls it."""
-    output: Tensor = layer(
-        hidden,
-        attention_mask=None,
-        position_ids=None,
-        past_key_values=cache,
-        use_cache=True,
-        position_embeddings=position_embeddings,
-        tpprof=attention,
-    )
-    return output

@@ -13,8 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from ..attention import Attention
+from ..layer import PositionEmbeddings
 from .capture import Cut
-from .runtime import PositionEmbeddings, Runtime
+from .runtime import Runtime
 
 
 @dataclass(frozen=True)

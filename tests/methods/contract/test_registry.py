@@ -39,7 +39,7 @@ LLAVA = Request(
 
 
 def counts(spec: str, request: Request) -> list[int]:
-    return methods.parse(spec).plan(request).visual_per_layer(request.layers)
+    return methods.parse(spec).plan(request).visual_per_layer(request)
 
 
 def test_a_taken_name_is_refused() -> None:
@@ -146,7 +146,7 @@ def test_sparsevlm_schedules() -> None:
 def test_layer_means_meet_the_budget(name: str, keep: int) -> None:
     separator = "," if ":" in name else ":"
     plan = methods.parse(f"{name}{separator}keep={keep}").plan(NEXT)
-    leaving = plan.visual_leaving(NEXT.layers)
+    leaving = plan.visual_leaving(NEXT)
     assert sum(leaving) / len(leaving) == pytest.approx(keep, rel=0.01)
 
 
@@ -157,16 +157,15 @@ def test_sparsevlm_says_when_a_mean_cannot_be_met() -> None:
 
 def test_mustdrop_schedule_respects_keys_and_merging() -> None:
     plan = methods.parse("mustdrop:keep=320").plan(NEXT)
-    assert plan.visual == 5 * (576 - 8 * 32)
+    assert plan.entering(NEXT) == 5 * (576 - 8 * 32)
     assert plan.compressed == range(2, 15)
-    entering = plan.visual_per_layer(32)
+    entering = plan.visual_per_layer(NEXT)
     ratios = [b / a for a, b in zip(entering[2::4][:3], entering[6::4][:3], strict=True)]
     assert max(ratios) - min(ratios) < 0.05
-    assert plan.visual_cached(32) == [1600] * 2 + [entering[-1]] * 30
+    assert plan.visual_cached(NEXT) == [1600] * 2 + [entering[-1]] * 30
     assert entering[-1] >= 5 * 26
     tight = methods.parse("mustdrop:keep=160").plan(NEXT)
-    assert tight.visual is not None
-    assert tight.visual < 1600
+    assert (tight.entering(NEXT) or 1600) < 1600
     assert methods.parse("mustdrop:keep=40").plan(NEXT).note.startswith("its key tokens")
 
 
@@ -174,8 +173,8 @@ def test_data_dependent_plans_say_so() -> None:
     plan = methods.parse("sparsevlm:adaptive=true").plan(NEXT)
     assert not plan.planned
     with pytest.raises(ValueError, match="depends on the data"):
-        plan.visual_per_layer(32)
-    assert methods.parse("mustdrop:similarity=0.8").plan(NEXT).visual is None
+        plan.visual_per_layer(NEXT)
+    assert methods.parse("mustdrop:similarity=0.8").plan(NEXT).entering(NEXT) is None
 
 
 def test_dagger_credits_the_merger() -> None:

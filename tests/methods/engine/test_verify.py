@@ -11,7 +11,7 @@ import torch
 from micro_models import load
 
 import tpprof
-from tpprof.methods import Keep, Method, Plan, Request, Stage, View, parse
+from tpprof.methods import Entering, Keep, Leaving, Method, Plan, Request, Stage, View, parse
 from tpprof.methods.contract.containment import location
 from tpprof.methods.contract.view import Notes
 from tpprof.methods.engine.run import run
@@ -32,16 +32,16 @@ FAULTS: dict[str, tuple[Callable[[View], Any], str]] = {
     "twice": (lambda view: Keep(torch.arange(KEPT)[None] // 2), "not in ascending order"),
     "unsorted": (lambda view: Keep(torch.arange(KEPT).flip(0)[None]), "not in ascending order"),
     "features of another width": (
-        lambda view: Keep(torch.arange(KEPT)[None], view.visual[:, :KEPT, :8]),
+        lambda view: Keep(torch.arange(KEPT)[None], view.states[:, :KEPT, :8]),
         "float32 [1, 9, 8], not float32 [1, 9, 64]",
     ),
     "features that are no numbers": (
-        lambda view: Keep(torch.arange(KEPT)[None], view.visual[:, :KEPT] * torch.nan),
+        lambda view: Keep(torch.arange(KEPT)[None], view.states[:, :KEPT] * torch.nan),
         "not finite",
     ),
     "flags of another length": (
         lambda view: Keep(torch.arange(KEPT)[None], None, torch.zeros(4, dtype=torch.bool)),
-        "merged is bool [4], not bool [9]",
+        "merged is bool [4], not bool [9] or [1, 9]",
     ),
     "writing": (lambda view: _written(view), "writes to the hidden states"),
 }
@@ -60,9 +60,9 @@ class Faulty(Method):
     fault: str = ""
 
     def plan(self, request: Request) -> Plan:
-        return Plan(request.visual, (Stage(2, "entering", KEPT),))
+        return Plan([Stage(Entering(2), KEPT)])
 
-    def select(self, view: View, stage: Stage) -> Keep | None:
+    def decide(self, view: View, stage: Stage) -> Keep | None:
         if self.fault:
             found: Keep | None = FAULTS[self.fault][0](view)
             return found
@@ -81,7 +81,7 @@ def test_a_decision_that_does_not_fit(fault: str) -> None:
         verified(Faulty(fault=fault))
     message = str(caught.value)
     assert FAULTS[fault][1] in message
-    assert "(Faulty.select, test_verify.py line " in message
+    assert "(Faulty.decide, test_verify.py line " in message
 
 
 def test_one_that_fits() -> None:
@@ -96,7 +96,7 @@ def test_scores_that_are_no_numbers(policy: Any, monkeypatch: pytest.MonkeyPatch
     try:
         with torch.no_grad():
             weight.fill_(torch.inf)
-        with pytest.raises(FloatingPointError, match=r"attention rows at layer 2 .*--dtype"):
+        with pytest.raises(FloatingPointError, match=r"attention rows at layer 1 .*--dtype"):
             verified(parse("fastv:layer=2,keep=9"), attention=policy)
     finally:
         with torch.no_grad():
@@ -112,7 +112,7 @@ def test_numbers_that_are_finite_pass() -> None:
 
 def test_an_error_of_a_methods_own_code_says_where() -> None:
     with pytest.raises(KeyError) as wrong:
-        Faulty(fault="none of these").select(None, None)  # type: ignore[arg-type]
+        Faulty(fault="none of these").decide(None, None)  # type: ignore[arg-type]
     assert location(wrong.value, Faulty()).startswith(" (test_verify.py line ")
     with pytest.raises(RuntimeError) as other:
         torch.zeros(2) @ torch.zeros(3)
@@ -124,7 +124,9 @@ def test_recycled_duplicates_stay_what_they_are() -> None:
     states = torch.full((1, 12, 8), 0.25)
     request = tpprof.inputs(load("llava"), text_tokens=(4, 3)).request
     original = torch.arange(12)[None]
-    view = View(2, request, states, None, False, Notes(), start=0, stop=12, original=original)
+    view = View(
+        Leaving(2), request, states, 0, 12, original=original, notes=Notes(), norm=lambda x: x
+    )
     stay, pool, ranks = torch.arange(3)[None], torch.arange(3, 12)[None], torch.arange(9)[None]
     keep = _recycle(view, stay, pool, ranks, 3)
     assert keep.features is not None

@@ -99,8 +99,8 @@ def test_what_ends_the_process_at_import_has_no_verdict(
     assert reason in gate.rows[0].rule
 
 
-IN_PLAN = "        return single_prune(request, KEEP, 3, rows=None)\n"
-IN_SELECT = "        return top(view.visual.norm(dim=-1), KEEP)\n"
+IN_PLAN = "        return Plan([Stage(Entering(3), KEEP)])\n"
+IN_SELECT = "        return top(view.states.norm(dim=-1), KEEP)\n"
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ WORSE = {
     "more tokens from the fourth request on": (
         IN_SELECT,
         "        calls.append(1)\n"
-        "        return top(view.visual.norm(dim=-1), KEEP + (len(calls) > 3))\n",
+        "        return top(view.states.norm(dim=-1), KEEP + (len(calls) > 3))\n",
     ),
     "more products from the fourth request on": (
         IN_SELECT,
@@ -136,7 +136,7 @@ WORSE = {
         IN_SELECT,
         "        held = torch.ones(800 * 2**20, dtype=torch.uint8)\n" + IN_SELECT,
     ),
-    "NaN": (IN_SELECT, "        view.visual.mul_(float('nan'))\n" + IN_SELECT),
+    "NaN": (IN_SELECT, "        view.states.mul_(float('nan'))\n" + IN_SELECT),
     "meta tensors": (
         IN_SELECT,
         "        return Keep(torch.zeros(1, KEEP, dtype=torch.int64, device='meta'))\n",
@@ -144,7 +144,7 @@ WORSE = {
     "meta tensors from the fourth request on": (
         IN_SELECT,
         "        calls.append(1)\n"
-        "        keep = top(view.visual.norm(dim=-1), KEEP)\n"
+        "        keep = top(view.states.norm(dim=-1), KEEP)\n"
         "        device = 'meta' if len(calls) > 3 else 'cpu'\n"
         "        return Keep(keep.index.to(device))\n",
     ),

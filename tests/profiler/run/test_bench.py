@@ -239,13 +239,13 @@ def test_what_holds_the_method_to_its_plan_leaves_the_runtime_alone(
 def test_a_decision_that_no_graph_holds_is_in_the_record(
     bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    select = type(cell.method).select
+    own = type(cell.method).decide
 
     def waits(method: Method, view: View, stage: Stage) -> Keep | None:
         float(view.hidden.flatten()[0])
-        return select(method, view, stage)
+        return own(method, view, stage)
 
-    monkeypatch.setattr(type(cell.method), "select", waits)
+    monkeypatch.setattr(type(cell.method), "decide", waits)
     cell.runtime = GraphRuntime(bench.model, capture=Captures())
     bench.warm_up(cell)
     assert (cell.saved.error, cell.saved.fallback) == ("", "")
@@ -257,10 +257,10 @@ def test_what_a_graph_holds_of_the_host_fails_the_cell(
 ) -> None:
     """Which tokens stay, a number of Python's decides: a graph holds the one of its capture."""
     captured: list[bool] = []
-    select = type(cell.method).select
+    own = type(cell.method).decide
 
     def drawn(method: Method, view: View, stage: Stage) -> Keep | None:
-        keep = select(method, view, stage)
+        keep = own(method, view, stage)
         assert keep is not None
         return Keep(keep.index.flip(1).sub(35).abs().sort(-1).values) if captured else keep
 
@@ -269,7 +269,7 @@ def test_what_a_graph_holds_of_the_host_fails_the_cell(
             captured.append(True)
             return super().__call__(device)
 
-    monkeypatch.setattr(type(cell.method), "select", drawn)
+    monkeypatch.setattr(type(cell.method), "decide", drawn)
     cell.runtime = GraphRuntime(bench.model, capture=Told())
     bench.warm_up(cell)
     assert "captured as a graph it " in cell.saved.error
@@ -303,7 +303,7 @@ def test_an_answer_that_is_no_number_fails_the_cell(
 def test_a_decision_that_does_not_fit_fails_the_cell_by_file_and_line(
     bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(cell.method), "select", lambda *_: None)
+    monkeypatch.setattr(type(cell.method), "decide", lambda *_: None)
     bench.warm_up(cell)
     assert "is a return forgotten?" in cell.saved.error
     assert "test_bench.py line" in cell.saved.error

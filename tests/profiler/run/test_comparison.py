@@ -19,7 +19,6 @@ import tpprof
 from tpprof import methods
 from tpprof.methods.contract import registry
 from tpprof.methods.contract.errors import InputError
-from tpprof.methods.contract.plan import single_prune
 from tpprof.methods.contract.request import Request
 from tpprof.methods.contract.view import View
 from tpprof.methods.engine.context import Lap
@@ -47,9 +46,9 @@ def broken() -> Iterator[str]:
         """Raise."""
 
         def plan(self, request: Request) -> methods.Plan:
-            return single_prune(request, 10, None, rows=None)
+            return methods.Plan([methods.Stage(methods.Entering(2), 10)])
 
-        def select(self, view: View, stage: methods.Stage) -> methods.Keep | None:
+        def decide(self, view: View, stage: methods.Stage) -> methods.Keep | None:
             raise RuntimeError("no idea\nmore lines")
 
     yield "broken"

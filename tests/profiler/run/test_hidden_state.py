@@ -15,9 +15,19 @@ import torch
 from micro_models import MICRO, SIZE, load_with_rope
 
 import tpprof
-from tpprof.methods import Budget, InputError, Keep, Method, Plan, Request, Stage, View, parse
+from tpprof.methods import (
+    Budget,
+    Entering,
+    InputError,
+    Keep,
+    Method,
+    Plan,
+    Request,
+    Stage,
+    View,
+    parse,
+)
 from tpprof.methods.contract.choose import top
-from tpprof.methods.contract.plan import single_prune
 from tpprof.methods.contract.policies import Policy
 from tpprof.methods.engine.run import Trace, run
 from tpprof.profiler import cost
@@ -121,11 +131,11 @@ class LeaveBehind(Method):
     keep: Budget = Fraction(1, 2)
 
     def plan(self, request: Request) -> Plan:
-        return single_prune(request, self.keep, 3, rows=None)
+        return Plan([Stage(Entering(3), request.budget(self.keep))])
 
-    def select(self, view: View, stage: Stage) -> Keep | None:
+    def decide(self, view: View, stage: Stage) -> Keep | None:
         CHANGES[self.what](self.reached[-1])
-        return top(view.visual.norm(dim=-1), view.request.budget(self.keep))
+        return top(view.states.norm(dim=-1), view.request.budget(self.keep))
 
 
 @dataclass(frozen=True)
@@ -134,10 +144,10 @@ class Remember(LeaveBehind):
 
     name: ClassVar[str] = "remember"
 
-    def select(self, view: View, stage: Stage) -> Keep | None:
+    def decide(self, view: View, stage: Stage) -> Keep | None:
         seen = getattr(self, "seen", 0)
         object.__setattr__(self, "seen", seen + 1)
-        return top(view.visual.norm(dim=-1).roll(seen, -1), view.request.budget(self.keep))
+        return top(view.states.norm(dim=-1).roll(seen, -1), view.request.budget(self.keep))
 
 
 @dataclass(frozen=True)
@@ -147,10 +157,10 @@ class RememberElsewhere(LeaveBehind):
     name: ClassVar[str] = "remember-elsewhere"
     seen: ClassVar[list[int]] = []
 
-    def select(self, view: View, stage: Stage) -> Keep | None:
+    def decide(self, view: View, stage: Stage) -> Keep | None:
         self.seen.append(view.count)
         return top(
-            view.visual.norm(dim=-1).roll(len(self.seen), -1), view.request.budget(self.keep)
+            view.states.norm(dim=-1).roll(len(self.seen), -1), view.request.budget(self.keep)
         )
 
 
@@ -219,8 +229,8 @@ class LeaveBehindAndFail(LeaveBehind):
 
     name: ClassVar[str] = "leave-behind-and-fail"
 
-    def select(self, view: View, stage: Stage) -> Keep | None:
-        super().select(view, stage)
+    def decide(self, view: View, stage: Stage) -> Keep | None:
+        super().decide(view, stage)
         raise RuntimeError("and it fails")
 
 

@@ -25,8 +25,8 @@ SOURCE = """
 import os, sys, torch
 from dataclasses import dataclass
 from tpprof.methods import (
-    Budget, EncoderStage, InputError, Keep, Method, Plan, Published, Scorer, Stage, knob, register,
-    top,
+    Budget, Entering, InputError, Keep, Keys, Leaving, Method, Plan, Price, Projected, Published,
+    Rows, Scorer, Stage, Tower, knob, register, top,
 )
 
 seen = []
@@ -42,14 +42,11 @@ class Wrong(Method):
     def plan(self, request):
         {plan}
 
-    def select(self, view, stage):
+    def decide(self, view, stage):
         seen.append(stage)
         {select}
-
-    def encode(self, view, stage):
-        {encode}
 """
-PLAN = "return Plan(request.visual, (Stage(2, 'entering', 9),))"
+PLAN = "return Plan([Stage(Entering(2), 9)])"
 SELECT = "return kept(9)"
 Write = Callable[..., str]
 
@@ -60,11 +57,9 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     registry.names()
     monkeypatch.setattr(registry, "_registry", dict(registry._registry))
 
-    def written(
-        plan: str = PLAN, select: str = SELECT, encode: str = "return None", source: str = SOURCE
-    ) -> str:
+    def written(plan: str = PLAN, select: str = SELECT, source: str = SOURCE) -> str:
         path = tmp_path / "wrong.py"
-        path.write_text(source.format(plan=plan, select=select, encode=encode))
+        path.write_text(source.format(plan=plan, select=select))
         return str(path)
 
     return written
@@ -161,12 +156,12 @@ def test_a_method_that_cannot_be_made(write: Write, parts: dict[str, str], told:
 
 def stages(*listed: str, **plan: str) -> str:
     more = "".join(f", {key}={value}" for key, value in plan.items())
-    return f"return Plan(request.visual, ({''.join(s + ', ' for s in listed)}){more})"
+    return f"return Plan(({''.join(s + ', ' for s in listed)}){more})"
 
 
-STAGE = "Stage(2, 'entering', 9)"
+STAGE = "Stage(Entering(2), 9)"
 PLANS = {
-    "Plan(request.visual)": "is a return forgotten?",
+    "Plan()": "is a return forgotten?",
     "return 5": "it is a int and no Plan",
     "raise SystemExit(0)": "would end the program (SystemExit)",
     "os.chdir('/'); " + PLAN: "changes the working folder",
@@ -174,35 +169,45 @@ PLANS = {
     "raise InputError('not today')": "not today",
     stages(STAGE, note="5"): "its note is 5 and no text",
     stages("2"): "is no tuple of Stage",
-    stages("Stage(99, 'entering', 9)"): "acts at layer 99, and the decoder has layers 0 to 7",
-    stages("Stage(-1, 'entering', 9)"): "acts at layer -1",
-    stages("Stage(2.0, 'entering', 9)"): "acts at layer 2.0",
-    stages("Stage(2, 'during', 9)"): "moment 'during'; known: entering, leaving",
-    stages("Stage(2, 'entering', 9, 'all')"): "rows 'all' on entering layer 2; known: last, ",
-    stages("Stage(0, 'entering', 9, 'last')"): "no layer comes before that",
-    stages("Stage(2, 'entering', 0)"): "visual is 0 on entering layer 2",
-    stages("Stage(2, 'entering', -4)"): "visual is -4",
-    stages("Stage(2, 'entering', 9.5)"): "visual is 9.5",
-    stages("Stage(2, 'entering', 99)"): "visual is 99 on entering layer 2, and only 36 are left",
-    stages(STAGE, "Stage(4, 'leaving', 12)"): "visual is 12 on leaving layer 4, and only 9 are",
-    stages("Stage(4, 'entering', 9)", STAGE): "not in the order of the layers (4, 2)",
-    stages("Stage(2, 'leaving', 9)", STAGE): "not in the order of the layers (2, 2)",
+    stages("Stage(2, 9)"): "its site is 2; known: Tower, Projected, Entering, Leaving",
+    stages("Stage(Entering(99), 9)"): "acts at layer 99, and the decoder has layers 0 to 7",
+    stages("Stage(Entering(-1), 9)"): "acts at layer -1",
+    stages("Stage(Entering(2.0), 9)"): "acts at layer 2.0",
+    stages("Stage(Entering(2), 9, 'last')"): "reads 'last' on entering layer 2; known: Rows(",
+    stages("Stage(Entering(2), 9, Rows('all'))"): "rows 'all' on entering layer 2; known: last, ",
+    stages("Stage(Entering(2), 9, Rows('last', heads='some'))"): "heads 'some' on entering layer 2",
+    stages("Stage(Entering(2), 9, (Rows('last'), Rows('text')))"): "reads rows or keys twice",
+    stages("Stage(Entering(2), 9, (Rows('last'), Keys('next')))"): "it reads of two layers",
+    stages("Stage(Entering(2), 9, Rows('last', of='own'))"): "of the 'own' layer on entering lay",
+    stages("Stage(Entering(0), 9, Rows('last'))"): "no layer comes before that",
+    stages("Stage(Leaving(7), 9, Keys('next'))"): "no layer comes after that",
+    stages("Stage(Projected(), 9, Rows('last'))"): "reads attention before the decoder",
+    stages("Stage(Projected(), 99)"): "tokens is 99 before the decoder, and only 36 are left",
+    stages("Stage(Entering(2), 0)"): "tokens is 0 on entering layer 2",
+    stages("Stage(Entering(2), -4)"): "tokens is -4",
+    stages("Stage(Entering(2), 9.5)"): "tokens is 9.5",
+    stages("Stage(Entering(2), 99)"): "tokens is 99 on entering layer 2, and only 36 are left",
+    stages(STAGE, "Stage(Leaving(4), 12)"): "tokens is 12 on leaving layer 4, and only 9 are",
+    stages("Stage(Entering(4), 9)", STAGE): "not in the order of the forward pass (Ent",
+    stages("Stage(Leaving(2), 9)", STAGE): "not in the order of the forward pass",
+    stages(STAGE, "Stage(Tower(2), 9)"): "not in the order of the forward pass",
     stages(
-        "Stage(2, 'leaving', 9, 'last')", "Stage(3, 'entering', 7, 'text')"
+        "Stage(Leaving(2), 9, Rows('last'))", "Stage(Entering(3), 7, Rows('text'))"
     ): "two stages read the attention of layer 2 of the decoder",
-    stages("Stage(2, 'entering', 9, None, -1)"): "its FLOPs are -1",
-    stages("Stage(2, 'entering', 9, None, float('nan'))"): "its FLOPs are nan",
-    stages("Stage(2, 'entering', 9, None, 0, -7)"): "its FLOPs are -7",
-    stages("Stage(2, 'entering', 9, None, 10**30)"): "from 0 to 10^18",
+    stages("Stage(Entering(2), 9, flops=-1)"): "its FLOPs are -1",
+    stages("Stage(Entering(2), 9, flops=float('nan'))"): "its FLOPs are nan",
+    stages("Stage(Entering(2), 9, published_flops=-7)"): "its FLOPs are -7",
+    stages("Stage(Entering(2), 9, flops=10**30)"): "from 0 to 10^18",
+    stages("Stage(Entering(2), 9, price=3)"): "price is 3 on entering layer 2; known: Price(",
     stages(STAGE, positions="'moved'"): "positions 'moved'; known: keep, compact",
     stages(STAGE, compressed="range(2, 99)"): "compressed names range(2, 99)",
     stages(STAGE, published="True"): "published is True and no Published",
-    "return Plan(30, (Stage(2, 'entering', 9),))": "visual is 30, and 36 visual tokens enter",
-    "return Plan(request.visual, (), (EncoderStage(9, 9),))": "the vision tower has layers 0 to 3",
-    "return Plan(request.visual, (), (EncoderStage(1, 99),))": "only 36 are left",
-    "return Plan(9, (), (EncoderStage(3, 9),))": "the output of layer 2 (vision_feature_layer)",
-    "return Plan(10, (), (EncoderStage(1, 9),))": "visual is 10, and 9 visual tokens enter",
-    "return Plan(9, (), (EncoderStage(1, 9, 'text'),))": "rows 'text' at layer 1 of the vision",
+    stages(STAGE, proportional="2"): "proportional is 2; known: True, False",
+    stages("Stage(Tower(9), 9)"): "the vision tower has layers 0 to 3",
+    stages("Stage(Tower(1), 99)"): "only 36 are left",
+    stages("Stage(Tower(3), 9)"): "the output of layer 2 (vision_feature_layer)",
+    stages("Stage(Tower(1), 9, Rows('text'))"): "rows 'text' at layer 1 of the vision",
+    stages("Stage(Tower(1), 9, Keys('next'))"): "of the 'next' layer at layer 1 of the vision",
 }
 
 
@@ -217,7 +222,7 @@ def test_a_plan_that_does_not_fit_is_a_row_with_the_reason(write: Write, plan: s
 
 @pytest.mark.parametrize(
     ("missing", "told"),
-    [("plan", "it has no plan: define plan("), ("select", "the method no select")],
+    [("plan", "it has no plan: define plan("), ("decide", "the method no decide")],
 )
 def test_without_a_plan_or_a_decision(write: Write, missing: str, told: str) -> None:
     assert told in failure(write(source=SOURCE.replace(f"def {missing}(", "def other(")))
@@ -252,13 +257,13 @@ DECISIONS = {
     "return Keep(torch.arange(9).flip(0)[None])": "not in ascending order",
     "return Keep(torch.arange(28, 37)[None])": "reaches from 28 to 36, of visual tokens 0 to 35",
     "return Keep(torch.arange(9, device='meta')[None])": "its index is on meta",
-    "return Keep(torch.arange(9)[None], view.visual[:, :9].to('meta'))": "features are on meta",
-    "return Keep(torch.arange(9)[None], view.visual[:, :9].double())": "float64 [1, 9, 64], not",
-    "return Keep(torch.arange(9)[None], view.visual[:, :9] / 0)": "features are not finite",
+    "return Keep(torch.arange(9)[None], view.states[:, :9].to('meta'))": "features are on meta",
+    "return Keep(torch.arange(9)[None], view.states[:, :9].double())": "float64 [1, 9, 64], not",
+    "return Keep(torch.arange(9)[None], view.states[:, :9] / 0)": "features are not finite",
     "return Keep(torch.arange(9)[None], [1])": "its features are a list",
     "return Keep(torch.arange(9)[None], flops=-3)": "its FLOPs are -3",
     "return Keep(torch.arange(9)[None], flops=float('nan'))": "its FLOPs are nan",
-    "return top(view.visual.norm(dim=-1) * float('nan'), 9)": "36 scores that it ranks are not",
+    "return top(view.states.norm(dim=-1) * float('nan'), 9)": "36 scores that it ranks are not",
     "view.hidden[:, -1] = 0; return kept(9)": "writes to the hidden states of its view",
     "view.original[:] = 0; return kept(9)": "writes to the origins of the tokens of its view",
     "view.notes.solved['x'] = 'much'; return kept(9)": "solved 'x' as 'much', which is no finite",
@@ -266,7 +271,7 @@ DECISIONS = {
     "sys.exit()": "it would end the program",
     "os.chdir('/'); return kept(9)": "it changes the working folder of the program (os.chdir)",
     "return kept(view.nothing)": "'View' object has no attribute 'nothing' (wrong.py line ",
-    "return kept(view.attention.shape[0])": "the plan asked for no attention rows at layer 2 (wron",
+    "return kept(view.rows.shape[0])": "the plan asked for no attention rows at Entering(layer=2)",
 }
 
 
@@ -298,7 +303,7 @@ def test_a_plan_that_changes_from_call_to_call(write: Write) -> None:
     assert "it keeps 9" in failure(write(plan)) or "plan changes" in failure(write(plan))
 
 
-TOWER = "return Plan(request.visual, (), (EncoderStage({layer}, {tokens}, {rows}),))"
+TOWER = "return Plan([Stage(Tower({layer}), {tokens}, {reads})])"
 
 
 @pytest.mark.parametrize("layer", [0, 3])
@@ -313,14 +318,14 @@ TOWER = "return Plan(request.visual, (), (EncoderStage({layer}, {tokens}, {rows}
 def test_tokens_that_cannot_be_dropped_in_the_tower(
     write: Write, model: str, options: dict[str, Any], why: str, tokens: str, layer: int
 ) -> None:
-    plan = TOWER.format(layer=layer, tokens=tokens, rows=None)
-    told = failure(write(plan, encode="return kept(9)"), model=model, **options)
+    plan = TOWER.format(layer=layer, tokens=tokens, reads=())
+    told = failure(write(plan, select="return kept(9)"), model=model, **options)
     assert f"tokens cannot be dropped in this vision tower, for {why}" in told
     assert "wrong.py line " in told
 
 
 def test_a_tower_without_a_class_token(write: Write) -> None:
-    plan = TOWER.format(layer=2, tokens="request.encoder.patches", rows="'cls'")
+    plan = TOWER.format(layer=2, tokens="request.encoder.patches", reads="Rows('cls')")
     assert "class token at layer 2" in failure(write(plan), model="qwen2-vl")
 
 
@@ -340,13 +345,13 @@ class Wrong(Scorer):
 @pytest.mark.parametrize(
     ("score", "told"),
     [
-        ("view.visual.norm(dim=-1)", "the score is NoneType: is a return forgotten?"),
-        ("return view.visual.norm(dim=-1).numpy()", "the score is ndarray"),
-        ("return view.visual.norm(dim=-1)[:, :20]", "the score is float32 [1, 20]"),
-        ("return view.visual.norm(dim=-1)[0]", "the score is float32 [36]"),
-        ("return view.visual", "the score is float32 [1, 36, 64]"),
-        ("return view.visual[..., 0] > 0", "the score is bool [1, 36]"),
-        ("return view.visual[..., 0] * 1j", "the score is complex64 [1, 36]"),
+        ("view.states.norm(dim=-1)", "the score is NoneType: is a return forgotten?"),
+        ("return view.states.norm(dim=-1).numpy()", "the score is ndarray"),
+        ("return view.states.norm(dim=-1)[:, :20]", "the score is float32 [1, 20]"),
+        ("return view.states.norm(dim=-1)[0]", "the score is float32 [36]"),
+        ("return view.states", "the score is float32 [1, 36, 64]"),
+        ("return view.states[..., 0] > 0", "the score is bool [1, 36]"),
+        ("return view.states[..., 0] * 1j", "the score is complex64 [1, 36]"),
     ],
 )
 def test_a_score_that_is_none_says_what_is_expected(write: Write, score: str, told: str) -> None:
@@ -367,20 +372,20 @@ def test_what_a_method_prints_is_not_the_programs_output(
 
 def test_a_tower_stage_without_a_tower(write: Write) -> None:
     options = {"visual_tokens": 36, "image_size": None}
-    plan = TOWER.format(layer=2, tokens="36", rows="None")
+    plan = TOWER.format(layer=2, tokens="36", reads=())
     assert "in the vision tower, and this request has none" in failure(write(plan), **options)
 
 
 def test_merging_in_a_tower_on_a_grid_keeps_its_count(write: Write) -> None:
-    plan = TOWER.format(layer=2, tokens="request.encoder.patches", rows="None")
-    encode = "return Keep(torch.arange(view.hidden.shape[1])[None], view.hidden * 0.5)"
-    assert failure(write(plan, encode=encode), model="qwen2-vl") == ""
+    plan = TOWER.format(layer=2, tokens="request.encoder.patches", reads=())
+    merge = "return Keep(torch.arange(view.count)[None], view.states * 0.5)"
+    assert failure(write(plan, select=merge), model="qwen2-vl") == ""
 
 
-def test_marks_that_fit_no_token(write: Write) -> None:
-    plan = TOWER.format(layer=2, tokens="36", rows="None")
-    encode = "view.mark('keys', torch.ones(1, 5, dtype=torch.bool))"
-    assert "mark 'keys' is bool [1, 5], not bool [1, 36]" in failure(write(plan, encode=encode))
+def test_tags_that_fit_no_token(write: Write) -> None:
+    plan = TOWER.format(layer=2, tokens="36", reads=())
+    tagging = "view.set_tag('keys', torch.ones(1, 5, dtype=torch.bool))"
+    assert "tag 'keys' is bool [1, 5], not [1, 36]" in failure(write(plan, select=tagging))
 
 
 def warned(plugin: str, word: str) -> list[str]:
@@ -392,15 +397,15 @@ def warned(plugin: str, word: str) -> list[str]:
 @pytest.mark.parametrize(
     ("waits", "times"),
     [
-        ("[view.visual[0, n, 0].item() for n in range(5)]", 5),
-        ("[bool(flag) for flag in view.visual[0, :6, 0] > 0]", 6),
-        ("view.visual.tolist()", 1),
-        ("view.visual[0].cpu().numpy()", 2),
-        ("view.visual.to('cpu'), view.visual.to(device=torch.device('cpu'))", 2),
+        ("[view.states[0, n, 0].item() for n in range(5)]", 5),
+        ("[bool(flag) for flag in view.states[0, :6, 0] > 0]", 6),
+        ("view.states.tolist()", 1),
+        ("view.states[0].cpu().numpy()", 2),
+        ("view.states.to('cpu'), view.states.to(device=torch.device('cpu'))", 2),
         ("torch.repeat_interleave(torch.ones_like(view.original[0]))", 1),
-        ("(view.visual[..., 0] > 0).nonzero(), torch.where(view.visual[..., 0] > 0)", 2),
-        ("view.visual[view.visual > 0], view.visual.masked_select(view.visual > 0)", 2),
-        ("torch.unique(view.visual), float(view.visual.sum()), int(view.visual.sum())", 3),
+        ("(view.states[..., 0] > 0).nonzero(), torch.where(view.states[..., 0] > 0)", 2),
+        ("view.states[view.states > 0], view.states.masked_select(view.states > 0)", 2),
+        ("torch.unique(view.states), float(view.states.sum()), int(view.states.sum())", 3),
     ],
 )
 def test_a_wait_for_the_device_is_told_on_a_cpu_too(write: Write, waits: str, times: int) -> None:
@@ -411,11 +416,11 @@ def test_a_wait_for_the_device_is_told_on_a_cpu_too(write: Write, waits: str, ti
 def test_a_method_that_waits_for_nothing_is_not_warned_of(write: Write) -> None:
     assert warned(write(), "wait for a value") == []
     known = "torch.repeat_interleave(torch.ones_like(view.original[0]), output_size=view.count)"
-    assert warned(write(select=f"{known}; view.visual.to(torch.float64); {SELECT}"), "wait") == []
+    assert warned(write(select=f"{known}; view.states.to(torch.float64); {SELECT}"), "wait") == []
     assert warned(write(), "FLOPs") == []
 
 
-PRODUCT = "view.visual[0] @ view.visual[0].T"  # 2 * 36 * 36 * 64 = 165,888 FLOPs
+PRODUCT = "view.states[0] @ view.states[0].T"  # 2 * 36 * 36 * 64 = 165,888 FLOPs
 
 
 @pytest.mark.parametrize(
@@ -426,7 +431,7 @@ PRODUCT = "view.visual[0] @ view.visual[0].T"  # 2 * 36 * 36 * 64 = 165,888 FLOP
         (165_887, PRODUCT, ("165,887 FLOPs, and torch counted 165,888 (1x)", "too little")),
         (165_888 * 340, PRODUCT, ("torch counted 165,888 (0.002941x)", "too much")),
         (7, "0", ("as 7 FLOPs, and torch counted 0,", "too much", "torch sees nothing")),
-        (0, "view.visual[0] @ view.hidden[0, 0]", ("torch counted 4,608,", "too little")),
+        (0, "view.states[0] @ view.hidden[0, 0]", ("torch counted 4,608,", "too little")),
     ],
 )
 def test_flops_that_are_declared_wrong_are_told(
@@ -447,10 +452,10 @@ def test_flops_that_are_declared_right_are_not(write: Write) -> None:
 @pytest.mark.parametrize(
     ("computed", "operator"),
     [
-        ("torch.cdist(view.visual, view.visual)", "aten._euclidean_dist"),
-        ("torch.cdist(view.visual, view.visual, 1.0)", "aten._cdist_forward"),
+        ("torch.cdist(view.states, view.states)", "aten._euclidean_dist"),
+        ("torch.cdist(view.states, view.states, 1.0)", "aten._cdist_forward"),
         (
-            "torch.nn.functional.bilinear(view.visual, view.visual, torch.ones(2, 64, 64))",
+            "torch.nn.functional.bilinear(view.states, view.states, torch.ones(2, 64, 64))",
             "aten._trilinear",
         ),
     ],
@@ -465,11 +470,11 @@ def test_an_operator_that_torch_does_not_count_is_named(
 
 
 def test_what_only_looks_like_a_product_is_not_named(write: Write) -> None:
-    select = "torch.nn.functional.interpolate(view.visual, 8, mode='linear')"
+    select = "torch.nn.functional.interpolate(view.states, 8, mode='linear')"
     assert warned(write(select=f"{select}; {SELECT}"), "torch counts no FLOPs") == []
 
 
 def test_flops_of_the_tower_that_the_data_tells_are_counted(write: Write) -> None:
-    plan = TOWER.format(layer=2, tokens="36", rows="None")
-    encode = "view.hidden[0] @ view.hidden[0].T; return Keep(torch.arange(36)[None], flops=124416)"
-    assert warned(write(plan, encode=encode), "torch counted") == []
+    plan = TOWER.format(layer=2, tokens="36", reads=())
+    product = "view.states[0] @ view.states[0].T; return Keep(torch.arange(36)[None], flops=124416)"
+    assert warned(write(plan, select=product), "torch counted") == []

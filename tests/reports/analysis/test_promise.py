@@ -212,8 +212,8 @@ def test_text_only_work_is_that_of_a_request_without_a_picture(model: Model) -> 
         cost.items(
             model.shape,
             request,
-            Plan(visual=request.visual),
-            planned(Plan(visual=request.visual), request, "rows"),
+            Plan(),
+            planned(Plan(), request, "rows"),
             4,
         ),
         "vision",
