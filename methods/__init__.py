@@ -3,7 +3,7 @@
 Nothing here imports torch: planning starts without it.
 """
 
-from .contract.choose import greedy, min_max, quotas, take, top, unit, units
+from .contract.choose import greedy, min_max, quotas, take, top, top_in_parts, unit, units
 from .contract.errors import InputError
 from .contract.method import Keep, Method, knob
 from .contract.plan import (
@@ -21,7 +21,15 @@ from .contract.plan import (
 )
 from .contract.plugins import load_plugins
 from .contract.registry import UnknownMethodError, method_class, names, register
-from .contract.request import Budget, BudgetError, Encoder, Request, Segment
+from .contract.request import (
+    Budget,
+    BudgetError,
+    Encoder,
+    Request,
+    Segment,
+    UnsupportedError,
+)
+from .contract.schedule import falling_counts, mean_visual
 from .contract.scorer import Scorer
 from .contract.spec import SpecError, format_spec, has_budget, parse, with_keep
 from .contract.view import View
@@ -49,12 +57,15 @@ __all__ = [
     "Stage",
     "Tower",
     "UnknownMethodError",
+    "UnsupportedError",
     "View",
+    "falling_counts",
     "format_spec",
     "greedy",
     "has_budget",
     "knob",
     "load_plugins",
+    "mean_visual",
     "method_class",
     "min_max",
     "names",
@@ -63,6 +74,7 @@ __all__ = [
     "register",
     "take",
     "top",
+    "top_in_parts",
     "unit",
     "units",
     "with_keep",

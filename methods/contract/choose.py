@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,20 @@ if TYPE_CHECKING:
 def top(scores: Tensor, count: int) -> Keep:
     """Keep the `count` highest of scores [N, n], in their order in the sequence."""
     return Keep(scores.topk(count, -1).indices.sort(-1).values)
+
+
+def top_in_parts(scores: Tensor, sizes: list[int], counts: list[int]) -> Keep:
+    """Of scores [N, n] that lie in parts of `sizes` one behind another, keep the highest of each
+    part, as many as `counts` says, in their order in the sequence."""
+    import torch
+
+    ends = list(itertools.accumulate(sizes))
+    chosen = [
+        scores[:, end - size : end].topk(count, -1).indices + (end - size)
+        for end, size, count in zip(ends, sizes, counts, strict=True)
+        if count
+    ]
+    return Keep(torch.cat(chosen, -1).sort(-1).values)
 
 
 def greedy(worth: Tensor, count: int, after: Callable[[int, Tensor], Tensor]) -> Tensor:

@@ -26,7 +26,7 @@ from .plan import (
     Stage,
     Tower,
 )
-from .request import BudgetError, Encoder, Request
+from .request import BudgetError, Encoder, Request, UnsupportedError
 
 MOST_FLOPS = 10**18  # of one decision: more is no count
 
@@ -38,7 +38,8 @@ class PlanError(InputError):
 def plan_for(method: Method, request: Request) -> Plan:
     """The plan of `method` for `request`.
 
-    Raises BudgetError where its knobs cannot be met, PlanError for a plan that cannot be made or
+    Raises BudgetError where its knobs cannot be met, UnsupportedError where this model cannot run
+    it, PlanError for a plan that cannot be made or
     that does not fit the request.
     """
     where = where_defined(type(method).plan)
@@ -47,7 +48,7 @@ def plan_for(method: Method, request: Request) -> Plan:
     try:
         with contained():
             plan = method.plan(request)
-    except BudgetError:
+    except (BudgetError, UnsupportedError):
         raise
     except Exception as error:
         at = location(error, method) or f" ({where})"

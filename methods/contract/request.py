@@ -19,6 +19,10 @@ class BudgetError(InputError):
     """A budget that the request at hand cannot meet."""
 
 
+class UnsupportedError(InputError):
+    """A method that cannot work on this model, layout or attention backend, whatever its knobs."""
+
+
 @dataclass(frozen=True)
 class Segment:
     """A rectangle of visual tokens in raster order: one tile, or one dynamic-resolution image.
@@ -96,14 +100,14 @@ class Request:
 
     @property
     def tower(self) -> Encoder:
-        """The vision tower; raises BudgetError where the request has none."""
+        """The vision tower; raises UnsupportedError where the request has none."""
         if self.encoder is None:
-            raise BudgetError(
+            raise UnsupportedError(
                 "it decides in the vision tower, and these visual tokens are synthetic: give a "
                 "picture (--image, --image-size) instead of --visual-tokens"
             )
         if self.encoder.feature_layer < 0:
-            raise BudgetError(
+            raise UnsupportedError(
                 "it decides in the vision tower, and the projector is given the patch embedding "
                 "itself (vision_feature_layer)"
             )

@@ -131,7 +131,8 @@ class Prefill:
         read = rows_ahead((reading.start, reading.stop), length, context.policy)
         context.ledger.ahead[index] = read
         wanted = slice(reading.start, reading.stop)
-        if read.rows != reading.rows:  # the whole map, of which the rows are taken
+        whole_map = read.rows != reading.rows  # of which the rows are taken
+        if whole_map:
             reading.start, reading.stop = 0, length
         reading.ahead = True
         context.set_attention(use_map=False, reading=reading)
@@ -143,7 +144,8 @@ class Prefill:
                 (sequence.cos, sequence.sin),
                 context.attention,
             )
-        reading.parts = [rows[..., wanted, :] for rows in reading.parts]
+        if whole_map:
+            reading.parts = [rows[..., wanted, :] for rows in reading.parts]
         context.lap("prefill", "score", index)
         return reading
 

@@ -11,7 +11,7 @@ from ...methods.contract.errors import InputError
 from ...methods.contract.plan import Plan
 from ...methods.contract.plan_checks import PlanError, plan_for
 from ...methods.contract.policies import Policy, check_policy
-from ...methods.contract.request import BudgetError
+from ...methods.contract.request import BudgetError, UnsupportedError
 from ...methods.engine.ledger import Ledger, planned
 from ...reports import units
 from ...reports.analysis import roofline
@@ -159,7 +159,7 @@ class Planner:
         for spec in others:
             try:
                 rows += self._rows(spec, keep, wanted)
-            except (BudgetError, PlanError) as error:
+            except (BudgetError, PlanError, UnsupportedError) as error:
                 refused.append(error)
                 name = format_spec(parse(spec, keep))
                 note = str(error).removeprefix(f"{name}: ")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from micro_models import SIZE
@@ -10,6 +12,7 @@ from torch import Tensor
 import tpprof
 from tpprof import methods
 from tpprof.methods.contract.policies import POLICIES, Policy
+from tpprof.methods.engine.decoder import Inputs
 from tpprof.methods.engine.ledger import planned
 from tpprof.profiler.models.model import Model
 
@@ -22,9 +25,20 @@ def budgeted(spec: str, keep: str = KEEP) -> methods.Method:
     return methods.with_keep(methods.parse(spec), keep)
 
 
+def inputs_for(model: Model, spec: str, **options: Any) -> Inputs:
+    """A request for a method; skips where the method says that it cannot run on the model, as
+    `tests/methods/test_support.py` lists."""
+    inputs = tpprof.inputs(model, image_size=SIZE, **options)
+    try:
+        budgeted(spec).plan(inputs.request)
+    except methods.UnsupportedError as error:
+        pytest.skip(str(error))
+    return inputs
+
+
 @pytest.mark.parametrize("spec", ALL)
 def test_keeping_everything_is_vanilla(model: Model, spec: str) -> None:
-    inputs = tpprof.inputs(model, image_size=SIZE)
+    inputs = inputs_for(model, spec)
     whole = tpprof.forward(model, inputs, "vanilla", new_tokens=3)
     for policy in POLICIES:
         kept = tpprof.forward(model, inputs, budgeted(spec, "100%"), attention=policy, new_tokens=3)
@@ -36,7 +50,7 @@ def test_keeping_everything_is_vanilla(model: Model, spec: str) -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("spec", SPECS)
 def test_the_planned_schedule_is_the_observed_one(model: Model, spec: str, policy: Policy) -> None:
-    inputs = tpprof.inputs(model, image_size=SIZE, new_tokens=3)
+    inputs = inputs_for(model, spec, new_tokens=3)
     method = budgeted(spec)
     trace = tpprof.forward(model, inputs, method, attention=policy)
     assert planned(method.plan(inputs.request), inputs.request, policy) == trace.ledger
@@ -45,7 +59,7 @@ def test_the_planned_schedule_is_the_observed_one(model: Model, spec: str, polic
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_the_same_request_gives_the_same_tokens(model: Model, spec: str) -> None:
-    inputs = tpprof.inputs(model, image_size=SIZE)
+    inputs = inputs_for(model, spec)
     once = tpprof.forward(model, inputs, budgeted(spec))
     again = tpprof.forward(model, inputs, budgeted(spec))
     assert all(map(torch.equal, once.kept, again.kept))
@@ -54,7 +68,7 @@ def test_the_same_request_gives_the_same_tokens(model: Model, spec: str) -> None
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_text_and_order_survive(model: Model, spec: str) -> None:
-    inputs = tpprof.inputs(model, image_size=SIZE)
+    inputs = inputs_for(model, spec)
     request = inputs.request
     trace = tpprof.forward(model, inputs, budgeted(spec))
     for tokens, visual, kept in zip(
@@ -70,7 +84,7 @@ def test_text_and_order_survive(model: Model, spec: str) -> None:
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_decode_is_finite_and_caches_grow_by_one_token_a_step(model: Model, spec: str) -> None:
-    inputs = tpprof.inputs(model, image_size=SIZE)
+    inputs = inputs_for(model, spec)
     trace = tpprof.forward(model, inputs, budgeted(spec), new_tokens=4)
     assert trace.tokens.shape == (1, 4)
     assert trace.step_logits.shape[1] == 3
@@ -83,7 +97,7 @@ def test_decode_is_finite_and_caches_grow_by_one_token_a_step(model: Model, spec
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_batch_of_equal_prompts_is_one_prompt_twice(model: Model, spec: str) -> None:
-    one = tpprof.forward(model, tpprof.inputs(model, image_size=SIZE), budgeted(spec))
+    one = tpprof.forward(model, inputs_for(model, spec), budgeted(spec))
     two = tpprof.forward(model, tpprof.inputs(model, image_size=SIZE, batch_size=2), budgeted(spec))
     assert two.visual_per_layer == one.visual_per_layer
     for logits in two.logits:
@@ -134,7 +148,7 @@ class _Syncs(torch.utils._python_dispatch.TorchDispatchMode):
     + [("mustdrop:global_threshold=0.001", 4), ("sparsevlm:adaptive=true", 4)],
 )
 def test_host_synchronisations(llava_next: Model, spec: str, stages: int) -> None:
-    inputs = tpprof.inputs(llava_next, image_size=SIZE)
+    inputs = inputs_for(llava_next, spec)
     solved: dict[str, float] = {}
     tpprof.forward(llava_next, inputs, budgeted(spec), solved=solved)
     with _Syncs() as syncs:

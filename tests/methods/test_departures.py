@@ -87,7 +87,7 @@ def test_ragged_windows_have_their_share_of_the_budget() -> None:
     assert set(sizes.tolist()) == {1, 2, 4}
     assert int(quota.sum()) == 12
     assert bool((abs(quota - 12 * sizes / 35) < 1).all())
-    assert FastVWindow().rows == "last"
+    assert FastVWindow().reads == Rows("last")
 
 
 def test_counts_of_sparsevlm_are_scaled_where_none_are_published() -> None:

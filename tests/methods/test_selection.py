@@ -275,11 +275,11 @@ def sparsevlm_stages(truth: Truth, spec: str, recycle: bool) -> dict[int, Decide
     stages: dict[int, Decide] = {}
     before = truth.visual
     for stage in plan.stages:
-        if stage.moment == "leaving":
+        if isinstance(stage.site, methods.Leaving):
             kept = max(
                 kept
                 for kept in range(1, before + (not recycle))
-                if kept + recycle * recycled(before - kept)[1] == stage.visual
+                if kept + recycle * recycled(before - kept)[1] == stage.tokens
             )
             stages[stage.layer] = sparsevlm(truth, exactly(kept), recycle)
             before = kept + recycle * recycled(before - kept)[1]

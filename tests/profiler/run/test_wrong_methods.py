@@ -299,7 +299,7 @@ def test_what_goes_wrong_from_the_fourth_request_on_is_caught(write: Write, sele
 
 
 def test_a_plan_that_changes_from_call_to_call(write: Write) -> None:
-    plan = "seen.append(0); return Plan(request.visual, (Stage(2, 'entering', len(seen)),))"
+    plan = "seen.append(0); return Plan([Stage(Entering(2), len(seen))])"
     assert "it keeps 9" in failure(write(plan)) or "plan changes" in failure(write(plan))
 
 
@@ -437,7 +437,7 @@ PRODUCT = "view.states[0] @ view.states[0].T"  # 2 * 36 * 36 * 64 = 165,888 FLOP
 def test_flops_that_are_declared_wrong_are_told(
     write: Write, declared: int, computed: str, parts: tuple[str, ...]
 ) -> None:
-    plan = stages(f"Stage(2, 'entering', 9, None, {declared})")
+    plan = stages(f"Stage(Entering(2), 9, (), {declared})")
     (line,) = warned(write(plan, select=f"{computed}; {SELECT}"), "torch counted")
     assert line.startswith("wrong: its decisions are declared")
     for part in parts:
@@ -445,7 +445,7 @@ def test_flops_that_are_declared_wrong_are_told(
 
 
 def test_flops_that_are_declared_right_are_not(write: Write) -> None:
-    plan = stages("Stage(2, 'entering', 9, None, 165888)")
+    plan = stages("Stage(Entering(2), 9, (), 165888)")
     assert warned(write(plan, select=f"{PRODUCT}; {SELECT}"), "torch counted") == []
 
 
@@ -463,7 +463,7 @@ def test_flops_that_are_declared_right_are_not(write: Write) -> None:
 def test_an_operator_that_torch_does_not_count_is_named(
     write: Write, computed: str, operator: str
 ) -> None:
-    plan = stages("Stage(2, 'entering', 9, None, 165888)")
+    plan = stages("Stage(Entering(2), 9, (), 165888)")
     first, second = warned(write(plan, select=f"{computed}; {SELECT}"), operator)
     assert f"too much, and so does the table, or torch does not count {operator}" in first
     assert second.startswith(f"torch counts no FLOPs of {operator} in wrong:")

@@ -1,0 +1,51 @@
+"""Counts from stage to stage that meet a mean over the decoder layers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from .request import BudgetError, Request
+
+
+def mean_visual(visual: int, counts: Sequence[int], layers: Sequence[int], depth: int) -> float:
+    """Mean over `depth` layers of visual tokens: `visual` up to the first of `layers`, from there
+    on the first of `counts`, and so on."""
+    spans = [stop - start for start, stop in itertools.pairwise((0, *layers, depth))]
+    return sum(n * span for n, span in zip((visual, *counts), spans, strict=True)) / depth
+
+
+def falling_counts(
+    request: Request,
+    layers: Sequence[int],
+    budget: int,
+    *,
+    visual: int | None = None,
+    floors: Sequence[int] = (),
+) -> tuple[int, ...]:
+    """Counts that fall by one ratio at each of `layers`, the first that see them, so that the mean
+    over all layers is `budget`.
+
+    visual: tokens at first; those of the request if None. floors: the least at each stage.
+    Raises BudgetError where even the least is more than 5 % above the budget.
+    """
+    first = request.visual if visual is None else visual
+    least = tuple(floors) or (1,) * len(layers)
+
+    def counts(ratio: float) -> tuple[int, ...]:
+        falling = (round(first * ratio ** (stage + 1)) for stage in range(len(layers)))
+        return tuple(map(max, least, falling))
+
+    def mean(ratio: float) -> float:
+        return mean_visual(first, counts(ratio), layers, request.layers)
+
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if mean(middle) >= budget else (middle, high)
+    if mean(high) > 1.05 * budget:
+        raise BudgetError(
+            f"{budget} of {first} visual tokens cannot be the mean over {request.layers} layers: "
+            f"with the first stage at layer {layers[0]} the least is {mean(0.0):.1f}"
+        )
+    return counts(high)

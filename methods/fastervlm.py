@@ -1,0 +1,67 @@
+"""FasterVLM: the vision tower's own attention decides, before the decoder sees a token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from . import (
+    Budget,
+    Keep,
+    Method,
+    Plan,
+    Projected,
+    Published,
+    Request,
+    Rows,
+    Stage,
+    Tower,
+    View,
+    knob,
+    quotas,
+    register,
+    top_in_parts,
+    units,
+)
+
+
+@register("fastervlm")
+@dataclass(frozen=True)
+class FasterVLM(Method):
+    """Before the decoder, keep the visual tokens that the tower's class token attends to most.
+
+    Every tile keeps its share of the budget. All tokens pass the projector, as in released code.
+
+    Paper: https://arxiv.org/abs/2412.01818
+    Code: Theia-4869/FasterVLM
+    """
+
+    departures = (
+        "Without a class token (Qwen2-VL) the score is what all patches attend to a patch on "
+        "average, and a token's that of its patches; the paper has no such tower.",
+        "Under anyres the joined tiles are one part beside the base tile, and newlines go first.",
+        "Heads are averaged in float32, in half precision by the released code: ties fall "
+        "otherwise.",
+    )
+
+    keep: Budget = knob(Fraction(1, 9), "visual tokens that stay: a count or a share")
+
+    def plan(self, request: Request) -> Plan:
+        tower, count = request.tower, request.budget(self.keep)
+        if count == request.visual:
+            return Plan()
+        rows = Rows("cls" if tower.has_cls else "all")
+        return Plan(
+            [Stage(Tower(tower.feature_layer), tower.patches, rows), Stage(Projected(), count)],
+            published=Published(tower_maps=range(tower.layers)),
+        )
+
+    def decide(self, view: View, stage: Stage) -> Keep | None:
+        if stage.rows:
+            scores = units(view.rows[:, 0], view.request.merger)
+            view.set_tag("attention", scores, newline=float("-inf"))
+            return None
+        tagged = view.tag("attention")
+        assert tagged is not None
+        sizes = [segment.tokens for segment in view.request.segments]
+        return top_in_parts(tagged, sizes, quotas(view.request.budget(self.keep), sizes))
