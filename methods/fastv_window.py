@@ -45,7 +45,7 @@ class FastVWindow(Scorer):
         side = max(1, int((view.request.visual / budget) ** 0.5))
         height = self.height or side
         window, quota = _windows(
-            view.request.segments,
+            view.request.grid,
             height,
             self.width or self.height or side,
             budget,

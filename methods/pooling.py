@@ -47,15 +47,15 @@ class Pooling(Method):
 
     def plan(self, request: Request) -> Plan:
         layer = request.layer(self.layer, published=2)
-        return Plan([Stage(Entering(layer), _pooled(request.segments, self.side(request)))])
+        return Plan([Stage(Entering(layer), _pooled(request.grid, self.side(request)))])
 
     def side(self, request: Request) -> int:
         """The side of a window, in tokens."""
         if self.window is not None:
             return self.window
         budget, side = request.budget(self.keep), 1
-        longest = max(max(s.height, s.width) for s in request.segments)
-        while side < longest and _pooled(request.segments, side) > budget:
+        longest = max(max(s.height, s.width) for s in request.grid)
+        while side < longest and _pooled(request.grid, side) > budget:
             side += 1
         return side
 
@@ -64,7 +64,7 @@ class Pooling(Method):
 
         side = self.side(view.request)
         index, means, first = [], [], 0
-        for count, segment in _runs(view.request.segments):
+        for count, segment in _runs(view.request.grid):
             tokens = view.states[:, first : first + count * segment.tokens]
             places, mean = _pool(tokens, count, segment, side)
             index.append(places + first)

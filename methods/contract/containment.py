@@ -58,7 +58,8 @@ def location(error: BaseException, method: Method) -> str:
 def own_files(method: Method) -> set[str]:
     """The source files of the method's class, and of those that it is made from."""
     package = __name__.rpartition(".")[0]
-    classes = [c for c in type(method).__mro__ if c is not object and c.__module__ != "builtins"]
+    own = [type(one) for one in getattr(method, "parts", (method,))]
+    classes = [c for kind in own for c in kind.__mro__ if c.__module__ != "builtins"]
     found = [_source(c) for c in classes if not c.__module__.startswith(package)]
     return {file for file in found if file}
 

@@ -99,6 +99,13 @@ class Request:
         return sum(segment.tokens for segment in self.segments)
 
     @property
+    def grid(self) -> tuple[Segment, ...]:
+        """The segments, where every token of them is there; raises UnsupportedError otherwise."""
+        if self.left is not None:
+            raise UnsupportedError("it needs every token of the picture, and comes behind another")
+        return self.segments
+
+    @property
     def tower(self) -> Encoder:
         """The vision tower; raises UnsupportedError where the request has none."""
         if self.encoder is None:

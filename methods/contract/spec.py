@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from fractions import Fraction
 from typing import Any
 
+from .composition import Composition
 from .containment import contained
 from .errors import InputError, first_line
 from .method import Method
 from .registry import method_class
+
+PLUS = re.compile(r"\+(?=\s*(?:[A-Za-z]|$))")  # not that of 1e+3
 
 
 class SpecError(InputError):
@@ -20,11 +24,22 @@ class SpecError(InputError):
 
 
 def parse(spec: str, keep: str | None = None) -> Method:
-    """The method that `spec` describes: `name` or `name:knob=value,knob=value`.
+    """The method that `spec` describes: `name` or `name:knob=value,knob=value`, or several of them
+    one behind another: `name:knob=value+name`.
 
-    keep: the budget where the spec itself names none; methods without a budget do without.
+    keep: the budget where the spec itself names none; methods without a budget do without, and
+    compositions too: each of their parts names its own.
     Raises UnknownMethodError or SpecError, each with what is known.
     """
+    parts = PLUS.split(spec.strip())
+    if len(parts) == 1:
+        return _parse_one(spec, keep)
+    if any(part.strip() in ("", "vanilla") for part in parts):
+        raise SpecError(f"{spec!r}: a composition is of methods that prune, as in visionzip+fastv")
+    return Composition(parts=tuple(_parse_one(part, None) for part in parts))
+
+
+def _parse_one(spec: str, keep: str | None) -> Method:
     name, _, assignments = spec.strip().partition(":")
     cls = method_class(name)
     values: dict[str, Any] = {}
@@ -54,6 +69,8 @@ def with_keep(method: Method, keep: str) -> Method:
 
 def format_spec(method: Method) -> str:
     """The shortest spec string that parses back to `method`."""
+    if isinstance(method, Composition):
+        return "+".join(format_spec(part) for part in method.parts)
     changed = [
         f"{field.name}={_text(value)}"
         for field in method.knobs()

@@ -73,7 +73,7 @@ class Inputs(dict[str, Tensor]):
             tensor.copy_(theirs[name], non_blocking=True)
 
 
-class Block(Protocol):
+class TowerBlock(Protocol):
     """A block of the vision tower, whole or in its two halves: hidden states in, hidden states
     out, residuals included. bias: added to the scaled products of attention, [tiles, 1, 1, keys].
     """
@@ -89,10 +89,10 @@ class Block(Protocol):
         ...
 
 
-class Tower(Protocol):
+class BlockRunner(Protocol):
     """The engine's side of the vision tower: runs a block and lets the method act on its output."""
 
-    def __call__(self, layer: int, block: Block, hidden: Tensor) -> Tensor: ...
+    def __call__(self, layer: int, block: TowerBlock, hidden: Tensor) -> Tensor: ...
 
     def leave(self, hidden: Tensor) -> None:
         """Told what the projector is given, class tokens no more among it: [tiles, n, d], or
@@ -134,7 +134,7 @@ class Decoder(Protocol):
         """Token embeddings [B, S, d] of int64 ids [B, S]."""
         ...
 
-    def encode(self, inputs: Inputs, tower: Tower) -> Tensor:
+    def encode(self, inputs: Inputs, tower: BlockRunner) -> Tensor:
         """Projected patches [B, tiles * patches, d]: vision tower, block by block, and projector.
 
         Every tower block goes through `tower`, which may return fewer tokens than it was given.

@@ -11,7 +11,7 @@ from ..contract.plan_checks import undroppable
 from ..contract.view import Tag, View
 from .attention import Reading
 from .context import Context, TokenSequence, arange, kept_states, move_riders, trace_origin
-from .decoder import Block
+from .decoder import TowerBlock
 from .ledger import RowsRead, rows_beside, tower_map, tower_stage_reading
 from .verify import DecisionError, decide
 
@@ -28,7 +28,7 @@ class VisionTower:
         self.original: Tensor | None = None
         self.sizes: Tensor | None = None
 
-    def __call__(self, layer: int, block: Block, hidden: Tensor) -> Tensor:
+    def __call__(self, layer: int, block: TowerBlock, hidden: Tensor) -> Tensor:
         context, ledger = self.context, self.context.ledger
         stages = [stage for stage in context.plan.tower if stage.layer == layer]
         inside = [stage for stage in stages if _inside(stage)]

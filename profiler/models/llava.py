@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ...methods.contract.request import Request
 from ...methods.engine.attention import Attention
-from ...methods.engine.decoder import Inputs, Tower
+from ...methods.engine.decoder import BlockRunner, Inputs
 from ...reports.record.spec import Layout
 from .model import Model
 
 
 @dataclass(frozen=True)
 class ClipBlock:
-    """A block of CLIP's tower; see the Block protocol."""
+    """A block of CLIP's tower; see the TowerBlock protocol."""
 
     layer: Any
 
@@ -43,7 +43,7 @@ class Llava(Model):
     def image_token(self) -> int:
         return int(self.module.config.image_token_index)
 
-    def encode(self, inputs: Inputs, tower: Tower) -> Tensor:
+    def encode(self, inputs: Inputs, tower: BlockRunner) -> Tensor:
         vision = self.module.model.vision_tower
         pixels = inputs["pixel_values"]
         if pixels.dim() == 5:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ...methods.contract.request import Request
-from ...methods.engine.decoder import Inputs, Tower
+from ...methods.engine.decoder import BlockRunner, Inputs
 from ...reports.record.spec import Layout
 from .shapes import Shape
 
@@ -106,7 +106,7 @@ class Model(ABC):
         return logits
 
     @abstractmethod
-    def encode(self, inputs: Inputs, tower: Tower) -> Tensor:
+    def encode(self, inputs: Inputs, tower: BlockRunner) -> Tensor:
         """Projected patches [B, tiles * patches, d]; see the Decoder protocol."""
 
     def pixels(self, images: list[Image.Image]) -> dict[str, Tensor]:

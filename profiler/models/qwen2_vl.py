@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ...methods.contract.request import Request
 from ...methods.engine.attention import Attention
-from ...methods.engine.decoder import Inputs, Tower
+from ...methods.engine.decoder import BlockRunner, Inputs
 from ...reports.record.spec import Layout
 from .model import Model
 
 
 @dataclass(frozen=True)
 class QwenBlock:
-    """A block of Qwen2-VL's tower; see the Block protocol. ends: where each picture's patches end.
+    """A block of Qwen2-VL's tower; see the TowerBlock protocol. ends: where each picture's patches end.
     rotary: cosine and sine of the patches."""
 
     layer: Any
@@ -55,7 +55,7 @@ class Qwen2VL(Model):
     def image_text(self) -> str:
         return "<|vision_start|><|image_pad|><|vision_end|>"
 
-    def encode(self, inputs: Inputs, tower: Tower) -> Tensor:
+    def encode(self, inputs: Inputs, tower: BlockRunner) -> Tensor:
         visual = self.module.model.visual
         hidden = visual.patch_embed(inputs["pixel_values"].to(self.dtype))
         rotary = visual.rotary_pos_emb(hidden, inputs.extras["vision_positions"])
