@@ -25,6 +25,10 @@ SDPA_KERNELS = {
 """Backends that hold torch's scaled_dot_product_attention to one kernel, by torch's name of it."""
 
 
+BIASED = ("sdpa", "sdpa-efficient", "eager")
+"""Backends that take what proportional attention adds to the scaled products."""
+
+
 @dataclass
 class Reading:
     """What to read of one layer's attention, and then what was read.

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from ..contract.method import Method
+from ..contract.plan import Plan
 from ..contract.plan_checks import plan_for
 from ..contract.policies import Policy
+from ..contract.request import UnsupportedError
 from ..contract.view import Notes
-from .attention import held_to
+from .attention import BIASED, held_to
 from .context import Context, Lap, no_lap
 from .decoder import Decoder, Inputs
 from .ledger import Ledger
@@ -72,13 +74,14 @@ def run(
     solved knobs from the first request of a series to the next. `lap` is told as parts end.
     `runtime`, made for this decoder, goes from request to request of one series; None is eager.
     `verify` holds each decision against the plan, which makes the device wait.
-    Raises BudgetError where the method cannot meet its budget on this request, PlanError for a plan
-    that does not fit it.
+    Raises BudgetError where the method cannot meet its budget on this request, UnsupportedError
+    where this model cannot run it, PlanError for a plan that does not fit it.
     """
     request = dataclasses.replace(
         inputs.request, new_tokens=inputs.request.new_tokens if new_tokens is None else new_tokens
     )
     plan = plan_for(method, request) if verify else method.plan(request)
+    require_backend(plan, decoder.backend)
     chosen = runtime or Runtime(decoder)
 
     def once() -> Trace:
@@ -89,6 +92,15 @@ def run(
         return _request(context, request.new_tokens)
 
     return chosen.request(once)
+
+
+def require_backend(plan: Plan, backend: str) -> None:
+    """Raises UnsupportedError where an attention backend cannot do what a plan asks for."""
+    if plan.proportional and backend not in BIASED:
+        raise UnsupportedError(
+            f"it weighs tokens by their size, and the backend {backend} takes no weights; "
+            f"known: {', '.join(BIASED)}"
+        )
 
 
 def _request(context: Context, new_tokens: int) -> Trace:

@@ -17,8 +17,10 @@ from .model import Model
 
 @dataclass(frozen=True)
 class QwenBlock:
-    """A block of Qwen2-VL's tower; see the TowerBlock protocol. ends: where each picture's patches end.
-    rotary: cosine and sine of the patches."""
+    """A block of Qwen2-VL's tower; see the TowerBlock protocol.
+
+    ends: where each picture's patches end. rotary: cosine and sine of the patches.
+    """
 
     layer: Any
     ends: Tensor | None

@@ -14,7 +14,7 @@ from ...methods.contract.plan_checks import plan_for
 from ...methods.contract.policies import Policy, RuntimeName
 from ...methods.contract.request import Request
 from ...methods.engine.ledger import Ledger
-from ...methods.engine.run import Trace
+from ...methods.engine.run import Trace, require_backend
 from ...methods.engine.runtimes import make_runtime
 from ...methods.engine.runtimes.runtime import Runtime
 from ...reports.record import schema
@@ -62,7 +62,7 @@ def make_cells(
             spec = format_spec(method)
             again = spec + ("," if ":" in spec else ":") + "tag=again"
             raise InputError(f"{spec} is listed twice; to measure it twice, name one {again}")
-    plans = [_planned(method, request) for method in listed]
+    plans = [_planned(method, request, model.backend) for method in listed]
     refused = [plan for plan in plans if isinstance(plan, InputError)]
     if refused and len(refused) == len(listed) - 1:
         raise refused[0]
@@ -96,12 +96,14 @@ def without_counts(saved: schema.Cell, error: str) -> schema.Cell:
     return schema.Cell(**{name: getattr(saved, name) for name in kept}, error=error)
 
 
-def _planned(method: Method, request: Request) -> Plan | InputError:
+def _planned(method: Method, request: Request, backend: str) -> Plan | InputError:
     """The plan of a method, or why there is none."""
     try:
-        return plan_for(method, request)
+        plan = plan_for(method, request)
+        require_backend(plan, backend)
     except InputError as error:
         return type(error)(f"{format_spec(method)}: {error}")
+    return plan
 
 
 def _reads_attention(plan: Plan | InputError) -> bool:

@@ -18,7 +18,13 @@ from tpprof.profiler.models.model import Model
 
 ALL = methods.names()
 KEEP = "1/2"
-SPECS = [*ALL, "sparsevlm:version=1.5", "sparsevlm:recycle=false", "pooling:feature=argmax-l1"]
+SPECS = [
+    *ALL,
+    "sparsevlm:version=1.5",
+    "sparsevlm:recycle=false",
+    "pooling:feature=argmax-l1",
+    "tome:where=projected",
+]
 
 
 def budgeted(spec: str, keep: str = KEEP) -> methods.Method:

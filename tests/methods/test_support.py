@@ -9,7 +9,7 @@ import tpprof
 from tpprof import methods
 from tpprof.profiler.models.model import Model
 
-UNSUPPORTED: set[tuple[str, str]] = set()
+UNSUPPORTED: set[tuple[str, str]] = {("tome", "qwen2-vl")}
 """Methods and architectures that do not go together; all other pairs do."""
 
 
