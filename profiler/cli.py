@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from ..reports.record.spec import OptionError
 from ..reports.sanitize import one_line, quoted, say
+from .commands.authoring import check, new_method
 from .commands.calibrate import calibrate_device
 from .commands.compare import compare
 from .commands.env import show_environment
@@ -82,6 +83,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "explain": explain,
     "tokens": tokens,
+    "check": check,
+    "new-method": new_method,
     "flops": flops,
     "calibrate": calibrate_device,
     "env": show_environment,

@@ -8,30 +8,9 @@ import pytest
 import torch
 
 import tpprof
+from tpprof.profiler.authoring.micro import MICRO
 from tpprof.profiler.models.configs import config
 from tpprof.profiler.models.model import Model
-from tpprof.profiler.models.shapes import Shape, Text, Vision, qwen_tower
-
-SIZE = (168, 168)  # a picture of 2 x 2 tiles, or 6 x 6 merged tokens
-_CLIP = Vision(layers=4, hidden=48, intermediate=96, heads=3, image=84)
-
-MICRO = {
-    "llava": Shape("micro-llava", "llava", Text(8, 64, 112, 4, 4, 512), _CLIP),
-    "llava-next": Shape(
-        "micro-llava-next",
-        "llava-next",
-        Text(8, 64, 112, 4, 4, 512),
-        _CLIP,
-        ((84, 168), (168, 84), (168, 168)),
-    ),
-    "qwen2-vl": Shape(
-        "micro-qwen2-vl",
-        "qwen2-vl",
-        Text(8, 64, 112, 4, 2, 512, qkv_bias=True),
-        qwen_tower(layers=4, hidden=48, intermediate=96, heads=3),
-    ),
-}
-
 
 _LOADED: dict[str, Model] = {}
 

@@ -42,6 +42,7 @@ STAIRS = {
         "cost",
         "run",
         "api",
+        "authoring",
         "gate",
         "commands",
         "cli",

@@ -1,0 +1,1 @@
+"""For authors: the contract held on small models, and the file that a method begins as."""

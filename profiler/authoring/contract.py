@@ -1,0 +1,247 @@
+"""What every method promises, held on a small model of each architecture, in seconds.
+
+Nothing is timed. Each check says in plain words what is broken, and where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import torch
+
+from ...methods import Method, UnsupportedError, format_spec, has_budget, with_keep
+from ...methods.contract.containment import contained, location, own_files
+from ...methods.contract.errors import first_line
+from ...methods.contract.plan import Plan
+from ...methods.contract.plan_checks import plan_for
+from ...methods.contract.policies import POLICIES, Policy
+from ...methods.engine.context import Lap
+from ...methods.engine.decoder import Inputs
+from ...methods.engine.ledger import planned
+from ...methods.engine.run import Trace, run
+from ...reports.record.spec import Layout, Workload
+from .. import cost
+from ..api import forward
+from ..meters import torch_profile
+from ..meters.host_waits import HostWaits
+from ..models.model import Model
+from ..workload import Preparation
+from .micro import CASES, SIZE, case_name, micro_model
+
+NEW_TOKENS = 3
+SHARE = "1/2"  # a budget that every method can meet
+
+
+class BrokenError(Exception):
+    """What of the contract does not hold, in plain words."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check of a method on one architecture. fault: what is broken; "" where it holds.
+    unsupported: why the method cannot run there at all; "" where it can."""
+
+    model: str
+    check: str
+    fault: str = ""
+    unsupported: str = ""
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A method on a model, and a request for it."""
+
+    method: Method
+    model: Model
+    workload: Workload
+
+    def inputs(self, batch: int = 1) -> Inputs:
+        return Preparation(self.model, msgspec.structs.replace(self.workload, batch_size=batch))()
+
+    def plan(self, inputs: Inputs) -> Plan:
+        return plan_for(self.method, inputs.request)
+
+    def run(
+        self, inputs: Inputs, method: Method | str | None = None, policy: Policy = "rows"
+    ) -> Trace:
+        chosen = self.method if method is None else method
+        return forward(self.model, inputs, chosen, attention=policy, new_tokens=NEW_TOKENS)
+
+
+def findings(method: Method, cases: Sequence[tuple[str, Layout]] = CASES) -> Iterator[Finding]:
+    """What `method` keeps of the contract, architecture by architecture, as it is found out."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # models this small lose time to a second one
+    try:
+        yield from _findings(method, cases)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _findings(method: Method, cases: Sequence[tuple[str, Layout]]) -> Iterator[Finding]:
+    loaded: dict[str, Model] = {}
+    for architecture, layout in cases:
+        name = case_name(architecture, layout)
+        if architecture not in loaded:
+            loaded[architecture] = micro_model(architecture)
+        workload = Workload(image_size=SIZE, new_tokens=NEW_TOKENS, layout=layout)
+        case = _Case(_affordable(method), loaded[architecture], workload)
+        inputs = case.inputs()
+        try:
+            case.plan(inputs)
+        except UnsupportedError as error:
+            yield Finding(name, "plan", unsupported=str(error))
+            continue
+        except Exception as error:
+            yield Finding(name, "plan", first_line(error))
+            continue
+        yield Finding(name, "plan")
+        for title, holds in CHECKS.items():
+            yield Finding(name, title, _fault(case, holds))
+
+
+def _affordable(method: Method) -> Method:
+    """The method with the budget that was given, or one that small models can meet."""
+    default = type(method)() if not getattr(method, "parts", ()) else method
+    same = has_budget(method) and getattr(method, "keep", 0) == getattr(default, "keep", 1)
+    return with_keep(method, SHARE) if same else method
+
+
+def _fault(case: _Case, holds: Callable[[_Case], None]) -> str:
+    """What a check finds broken; "" if it holds."""
+    try:
+        with contained():
+            holds(case)
+    except BrokenError as error:
+        return str(error)
+    except Exception as error:
+        return first_line(error) + location(error, case.method)
+    return ""
+
+
+def _decides(case: _Case) -> None:
+    """Each decision fits the plan (counts, order, duplicates, finite numbers, nothing written), and
+    the request does what was planned."""
+    inputs = case.inputs()
+    plan = case.plan(inputs)
+    for policy in POLICIES:
+        seen = case.run(inputs, policy=policy).ledger
+        expected = vars(planned(plan, inputs.request, policy)) if plan.planned else {}
+        for name, wanted in expected.items():
+            found = getattr(seen, name)
+            if wanted != found:
+                what = name.replace("_", " ")
+                raise BrokenError(f"{what}: planned {wanted}, and it was {found} ({policy})")
+
+
+def _counts_flops(case: _Case) -> None:
+    """FLOPs by formula are those that torch counts, to the unit."""
+    for policy in POLICIES:
+        _require_flops(case, policy)
+
+
+def _require_flops(case: _Case, policy: Policy) -> None:
+    inputs = case.inputs()
+    traces: list[Trace] = []
+
+    def request(lap: Lap) -> None:
+        traces.append(
+            run(
+                case.model,
+                inputs,
+                case.method,
+                attention=policy,
+                new_tokens=NEW_TOKENS,
+                lap=lap,
+            )
+        )
+
+    counted = torch_profile.flops(request)
+    if counted.uncounted:
+        raise BrokenError(
+            f"torch counts no FLOPs of {', '.join(counted.uncounted)}: no check holds its figures"
+        )
+    plan = case.plan(inputs)
+    items = cost.items(case.model.shape, inputs.request, plan, traces[0].ledger, 4)
+    decided = sum(item.work.flops for item in items if item.part == "select")
+    if decided != counted.decisions:
+        raise BrokenError(
+            f"its decisions declare {decided:,} FLOPs, and torch counts {counted.decisions:,} "
+            f"({policy}; Stage(flops=...) counts a sample, a tile in the tower)"
+        )
+    whole = cost.total(items).flops
+    seen = sum(counted.by_phase.values()) - sum(counted.tables.values())
+    if whole != seen:
+        raise BrokenError(
+            f"the request has {whole:,} FLOPs by formula, and torch counts {seen:,} ({policy})"
+        )
+
+
+def _repeats(case: _Case) -> None:
+    """The same request gives the same tokens."""
+    inputs = case.inputs()
+    once, again = case.run(inputs), case.run(inputs)
+    for layer, (one, other) in enumerate(zip(once.kept, again.kept, strict=True)):
+        if one.shape != other.shape or not torch.equal(one, other):
+            raise BrokenError(f"another selection at layer {layer} when the request is repeated")
+    if not torch.equal(once.logits, again.logits):
+        raise BrokenError("other logits when the request is repeated")
+
+
+def _keeps_all(case: _Case) -> None:
+    """With the whole budget it is vanilla."""
+    if not has_budget(case.method):
+        return
+    inputs = case.inputs()
+    whole, kept = case.run(inputs, "vanilla"), case.run(inputs, with_keep(case.method, "100%"))
+    if kept.visual_per_layer != whole.visual_per_layer:
+        raise BrokenError(f"keep=100% leaves {kept.visual_per_layer} visual tokens in its layers")
+    if not torch.allclose(kept.logits, whole.logits, atol=1e-5, rtol=1e-4):
+        raise BrokenError("keep=100% gives other logits than vanilla")
+
+
+def _batches(case: _Case) -> None:
+    """A batch of equal prompts is one prompt several times."""
+    one, two = case.run(case.inputs()), case.run(case.inputs(batch=2))
+    if two.visual_per_layer != one.visual_per_layer:
+        raise BrokenError(
+            f"{two.visual_per_layer} visual tokens in a batch of 2, {one.visual_per_layer} alone"
+        )
+    for row in two.logits:
+        if not torch.allclose(row[None], one.logits, atol=1e-4, rtol=1e-3):
+            raise BrokenError("a row of a batch of 2 has other logits than it has alone")
+
+
+def _never_waits(case: _Case) -> None:
+    """Where all counts are planned, the host reads no value of a tensor; seen on a CPU too."""
+    inputs = case.inputs()
+    if not case.plan(inputs).planned:
+        return
+    solved: dict[str, float] = {}
+    forward(case.model, inputs, case.method, solved=solved)
+    with HostWaits(own_files(case.method)) as waits:
+        forward(case.model, inputs, case.method, solved=solved, verify=False)
+    if waits.seen:
+        places = ", ".join(f"{place} ({count}x)" for place, count in waits.seen.items())
+        raise BrokenError(
+            f"the host waits for a value of a tensor: {places}; no graph can hold that. Counts "
+            "that only the data tells are planned as Stage(tokens=None)"
+        )
+
+
+CHECKS: dict[str, Callable[[_Case], None]] = {
+    "decisions": _decides,
+    "FLOPs": _counts_flops,
+    "repeatable": _repeats,
+    "keep=100%": _keeps_all,
+    "batch": _batches,
+    "no waiting": _never_waits,
+}
+"""The contract, by the name under which it is told; the first two under every attention policy."""
+
+
+def title(method: Method) -> str:
+    """The method as it was checked."""
+    return format_spec(_affordable(method))

@@ -1,0 +1,61 @@
+"""Models small enough to run hundreds of requests in seconds, one of each architecture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...reports.record.spec import Layout
+from ..models.shapes import Shape, Text, Vision, qwen_tower
+
+if TYPE_CHECKING:
+    from ..models.model import Model
+
+SIZE = (168, 168)
+"""Height and width in pixels of a picture of 2 x 2 tiles, or of 6 x 6 merged tokens."""
+_CLIP = Vision(layers=4, hidden=48, intermediate=96, heads=3, image=84)
+
+MICRO = {
+    "llava": Shape("micro-llava", "llava", Text(8, 64, 112, 4, 4, 512), _CLIP),
+    "llava-next": Shape(
+        "micro-llava-next",
+        "llava-next",
+        Text(8, 64, 112, 4, 4, 512),
+        _CLIP,
+        ((84, 168), (168, 84), (168, 168)),
+    ),
+    "qwen2-vl": Shape(
+        "micro-qwen2-vl",
+        "qwen2-vl",
+        Text(8, 64, 112, 4, 2, 512, qkv_bias=True),
+        qwen_tower(layers=4, hidden=48, intermediate=96, heads=3),
+    ),
+}
+
+
+CASES: tuple[tuple[str, Layout], ...] = (
+    ("llava", "flat"),
+    ("llava-next", "flat"),
+    ("llava-next", "anyres"),
+    ("qwen2-vl", "flat"),
+)
+"""Architectures, and layouts of their visual tokens."""
+
+
+def case_name(architecture: str, layout: Layout) -> str:
+    """An architecture, and the layout where it has several."""
+    return f"{architecture}, {layout}" if architecture == "llava-next" else architecture
+
+
+def micro_model(architecture: str) -> Model:
+    """A model of this architecture on the CPU, in float32, with random weights that make attention
+    far from even, so that scores differ clearly."""
+    import torch
+
+    from ..models.load import load
+
+    model = load(MICRO[architecture], device="cpu", dtype="float32", seed=1)
+    with torch.no_grad():
+        for name, weight in model.module.named_parameters():
+            if name.endswith(("q_proj.weight", "k_proj.weight")):
+                weight.mul_(6.0)
+    return model
