@@ -9,6 +9,7 @@ import torch
 
 import tpprof
 from tpprof.profiler.authoring.micro import MICRO
+from tpprof.profiler.authoring.micro import SIZE as SIZE
 from tpprof.profiler.models.configs import config
 from tpprof.profiler.models.model import Model
 
