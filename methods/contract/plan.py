@@ -22,11 +22,17 @@ class Tower:
     layer: int
     inside: bool = False
 
+    def __str__(self) -> str:
+        return f"tower layer {self.layer}{' inside' if self.inside else ''}"
+
 
 @dataclass(frozen=True)
 class Projected:
     """Before the decoder: the visual tokens as the projector gives them, laid out, and the embedded
     text."""
+
+    def __str__(self) -> str:
+        return "before the decoder"
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,18 @@ class Entering:
 
     layer: int
 
+    def __str__(self) -> str:
+        return f"entering layer {self.layer}"
+
 
 @dataclass(frozen=True)
 class Leaving:
     """Behind a decoder layer, which has seen every token."""
 
     layer: int
+
+    def __str__(self) -> str:
+        return f"leaving layer {self.layer}"
 
 
 Site = Tower | Projected | Entering | Leaving

@@ -20,6 +20,7 @@ from .ledger import Ledger
 
 if TYPE_CHECKING:
     from .runtimes.runtime import Runtime
+    from .verify import DecisionCost
 
 
 class Lap(Protocol):
@@ -43,6 +44,7 @@ class Context:
     lap: Lap
     runtime: Runtime
     verify: bool = False
+    decisions: list[DecisionCost] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
     attention: Attention = field(init=False)
 

@@ -23,6 +23,7 @@ from .context import Context, Lap, no_lap
 from .decoder import Decoder, Inputs
 from .ledger import Ledger
 from .runtimes.runtime import Runtime
+from .verify import DecisionCost
 
 
 @dataclass
@@ -42,7 +43,8 @@ class Trace:
     visual_per_layer: visual tokens entering each decoder layer. kept: per decoder layer, int64
     [B, n], indices into the original visual tokens in their order in the sequence, -1 for a
     merged one. kv_bytes: per layer, after prefill and after decode. ledger: all counts that FLOPs
-    follow from. solved: knobs that were solved to meet the budget.
+    follow from. solved: knobs that were solved to meet the budget. decisions: what each decision
+    took, where they were verified.
     """
 
     logits: Tensor
@@ -53,6 +55,7 @@ class Trace:
     kv_bytes: KVBytes
     ledger: Ledger
     solved: dict[str, float]
+    decisions: list[DecisionCost]
 
 
 @torch.no_grad()
@@ -119,4 +122,5 @@ def _request(context: Context, new_tokens: int) -> Trace:
         kv_bytes=KVBytes(prefill=kv_prefill, decode=prompt.cache_bytes()),
         ledger=context.ledger,
         solved=context.notes.solved,
+        decisions=context.decisions,
     )

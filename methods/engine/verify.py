@@ -6,6 +6,9 @@ of them than planned only make other tensors. Looking makes the device wait: no 
 
 from __future__ import annotations
 
+import weakref
+from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,8 +16,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..contract.containment import MethodFaultError, contained, where_defined
-from ..contract.method import Keep, Method
-from ..contract.plan import Stage
+from ..contract.method import Keep
+from ..contract.plan import Site, Stage
 from ..contract.plan_checks import flops_fault
 from ..contract.view import View
 from .ledger import decision_flops
@@ -29,13 +32,29 @@ class DecisionError(MethodFaultError):
     """A decision of a method that does not fit its stage; names the method's file and line."""
 
 
-class _Ranked(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees whether what a method ranks are numbers: of others, an order is what a sort makes. Reads
-    nothing meanwhile: who counts the reads of the method would count it."""
+@dataclass(frozen=True)
+class DecisionCost:
+    """What one decision took beside its FLOPs, as the first request of a series showed it.
+
+    site: of its stage. operators: that it called. scratch: the most bytes that tensors of its own
+    held at once.
+    """
+
+    site: Site
+    operators: int
+    scratch: int
+
+
+class _Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees whether what a method ranks are numbers: of others, an order is what a sort makes; and
+    counts the operators that it calls, and the bytes that it holds. Reads nothing meanwhile: who
+    counts the reads of the method would count it."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.wrong: list[Tensor] = []
+        self.operators = self.scratch = self._held = 0
+        self._users: Counter[int] = Counter()  # tensors on each storage of its own, by address
 
     @property
     def fault(self) -> str:
@@ -48,28 +67,60 @@ class _Ranked(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ranked = args[0] if args and func._opname in RANKINGS else None
         if ranked is not None and ranked.is_floating_point() and not ranked.is_meta:
             self.wrong.append(ranked.isnan().sum())
-        return func(*args, **(kwargs or {}))
+        given = {_address(tensor) for tensor in _tensors(args)}
+        result = func(*args, **(kwargs or {}))
+        self.operators += 1
+        for tensor in _tensors(result if isinstance(result, (tuple, list)) else (result,)):
+            address = _address(tensor)
+            if address and (address in self._users or address not in given):
+                self._hold(tensor, address)
+        return result
+
+    def _hold(self, tensor: Tensor, address: int) -> None:
+        """Count a tensor of the decision's own, for as long as it lives."""
+        size = tensor.untyped_storage().nbytes()
+        if not self._users[address]:
+            self._held += size
+            self.scratch = max(self.scratch, self._held)
+        self._users[address] += 1
+
+        def freed() -> None:
+            self._users[address] -= 1
+            if not self._users[address]:
+                del self._users[address]
+                self._held -= size
+
+        weakref.finalize(tensor, freed).atexit = False
+
+
+def _address(tensor: Tensor) -> int:
+    """Where a tensor's storage lies; 0 where it lies nowhere."""
+    return 0 if tensor.is_meta else tensor.untyped_storage().data_ptr()
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [value for value in values if isinstance(value, Tensor)]
 
 
 def decide(context: Context, view: View, stage: Stage) -> Keep | None:
     """What the method decides at a stage, and its FLOPs in the ledger. The first request of a
     series is verified: a decision counts only if it fits the plan."""
-    made = _verified if context.verify else _plain
-    keep = made(context.method, view, stage)
+    keep = (_verified if context.verify else _plain)(context, view, stage)
     known = keep.flops if keep else None
     context.ledger.select.append(decision_flops(stage, context.policy) if known is None else known)
     return keep
 
 
-def _plain(method: Method, view: View, stage: Stage) -> Keep | None:
-    return method.decide(view, stage)
+def _plain(context: Context, view: View, stage: Stage) -> Keep | None:
+    return context.method.decide(view, stage)
 
 
-def _verified(method: Method, view: View, stage: Stage) -> Keep | None:
+def _verified(context: Context, view: View, stage: Stage) -> Keep | None:
     """What `decide` returns, if it fits.
 
     Raises DecisionError for what does not fit, FloatingPointError for scores that are no numbers.
     """
+    method = context.method
     if view.rows_read is not None:
         require_finite(view.rows_read, f"the attention rows at layer {stage.read_layer}")
     seen = {
@@ -80,10 +131,11 @@ def _verified(method: Method, view: View, stage: Stage) -> Keep | None:
     }
     shown = {name: tensor for name, tensor in seen.items() if tensor is not None}
     before = {name: tensor.clone() for name, tensor in shown.items()}
-    ranked = _Ranked()
-    with contained(), ranked:
+    watched = _Watched()
+    with contained(), watched:
         keep: Keep | None = method.decide(view, stage)
-    fault = ranked.fault or _fault(keep, view, stage.tokens) or _tags_fault(view)
+    context.decisions.append(DecisionCost(stage.site, watched.operators, watched.scratch))
+    fault = watched.fault or _fault(keep, view, stage.tokens) or _tags_fault(view)
     written = [name for name, tensor in shown.items() if _differ(before[name], tensor)]
     if not fault and written:
         fault = f"it writes to the {written[0]} of its view, which are the model's own"

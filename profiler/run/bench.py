@@ -237,6 +237,12 @@ class Bench:
             trace = self._prefill(cell, verify=True)
         require_finite(trace.logits, "its logits")
         _require_numbers(cell.saved.solved)
+        cell.saved.decisions = [
+            schema.Decision(
+                site=str(cost.site), operators=cost.operators, scratch_bytes=cost.scratch
+            )
+            for cost in trace.decisions
+        ]
         return trace
 
     def _hold_to_itself(self, cell: BenchCell, first: Trace) -> None:

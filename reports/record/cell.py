@@ -78,6 +78,19 @@ class Activity(Struct):
     ] = None
 
 
+class Decision(Struct):
+    """What one decision of the method took in the first request, beside its FLOPs."""
+
+    site: Annotated[
+        str,
+        about("Where: `tower layer 22`, `before the decoder`, `entering layer 2` and the like."),
+    ]
+    operators: Annotated[Count, about("Operators that it called.")]
+    scratch_bytes: Annotated[
+        Count, about("The most bytes that tensors of its own held at once, whole batch.")
+    ]
+
+
 class Energy(Struct):
     """Energy of a request, from the GPU's energy counter."""
 
@@ -173,6 +186,9 @@ class Cell(Struct):
     uncounted_operators: Annotated[
         list[str],
         about("Operators that ran, may hold products, and of which torch counts no FLOPs."),
+    ] = []
+    decisions: Annotated[
+        list[Decision], about("What each decision took, in the order of the forward pass.")
     ] = []
     host_waits: Annotated[
         dict[str, Count],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from .base import Amount, Count, Struct, about
-from .cell import Activity, Cell, Energy, Memory, NewLength, Sample, Span
+from .cell import Activity, Cell, Decision, Energy, Memory, NewLength, Sample, Span
 from .cost import Bandwidth, Cost, Peaks
 from .environment import Environment
 from .gpu import GpuDescription, GpuProcess, GpuState, Telemetry
@@ -21,6 +21,7 @@ __all__ = [
     "Bandwidth",
     "Cell",
     "Cost",
+    "Decision",
     "Energy",
     "Environment",
     "GpuDescription",

@@ -116,6 +116,8 @@ def print_explanations(
         screen.print_line(headline(cell, explanation), "bold")
         if method is not None:
             screen.print_grid(explanation_table([(cell, explanation)]))
+            for line in decisions(cell):
+                screen.print_line(line)
         for line in remarks(explanation):
             if method is not None or line not in said:
                 screen.print_line(line)
@@ -143,7 +145,8 @@ def as_markdown(record: Record, method: str | None) -> str:
     for cell, explanation in found:
         blocks.append(f"**{for_markdown(headline(cell, explanation))}**\n")
         blocks.append(explanation_table([(cell, explanation)]).to_markdown())
-        blocks += [f"- {for_markdown(line)}" for line in remarks(explanation)] + [""]
+        said = [*decisions(cell), *remarks(explanation)]
+        blocks += [f"- {for_markdown(line)}" for line in said] + [""]
     against = roofline_table(record, [cell for cell, _ in found])
     if against.rows:
         blocks.append(against.to_markdown())
@@ -300,6 +303,18 @@ def remarks(explanation: Explanation) -> list[str]:
     return [f"! {note}" for note in explanation.notes] + [
         f"> {line}" for line in explanation.advice or [usual]
     ]
+
+
+def decisions(cell: Cell) -> list[str]:
+    """What the method's decisions take beside their FLOPs."""
+    if not cell.decisions:
+        return []
+    operators = sum(one.operators for one in cell.decisions)
+    scratch = max(one.scratch_bytes for one in cell.decisions)
+    held = f"{units.megabytes(scratch)} MB of scratch at most"
+    if len(cell.decisions) == 1:
+        return [f"Its decision ({cell.decisions[0].site}): {operators:,} operators, {held}."]
+    return [f"Its {len(cell.decisions)} decisions: {operators:,} operators in all, {held}."]
 
 
 def headline(cell: Cell, explanation: Explanation) -> str:

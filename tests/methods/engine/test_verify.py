@@ -131,3 +131,44 @@ def test_recycled_duplicates_stay_what_they_are() -> None:
     keep = _recycle(view, stay, pool, ranks, 3)
     assert keep.features is not None
     assert torch.equal(keep.features, torch.full((1, 6, 8), 0.25))
+
+
+@dataclass(frozen=True)
+class Holding(Method):
+    """Makes what it is told to, and keeps all."""
+
+    name = "holding"
+    kind: str = ""
+
+    def plan(self, request: Request) -> Plan:
+        return Plan([Stage(Entering(2), request.visual)])
+
+    def decide(self, view: View, stage: Stage) -> Keep | None:
+        one = torch.ones(1000)  # 4,000 bytes
+        if self.kind == "together":
+            two = one + one
+            two.view(10, 100).mul_(2)
+            del one, two
+        if self.kind == "one after another":
+            del one
+            two = torch.ones(1000)
+            del two
+        if self.kind == "views":
+            for _ in range(5):
+                view.states[:, 1:].transpose(1, 2)
+                one[1:].view(-1)
+        return None
+
+
+@pytest.mark.parametrize(
+    ("kind", "operators", "scratch"),
+    [("", 1, 4000), ("together", 4, 8000), ("one after another", 2, 4000), ("views", 26, 4000)],
+)
+def test_what_a_decision_takes_is_counted(kind: str, operators: int, scratch: int) -> None:
+    model = load("qwen2-vl")
+    inputs = tpprof.inputs(model, image_size=(168, 168), text_tokens=(4, 3))
+    trace = run(model, inputs, Holding(kind=kind), new_tokens=1, verify=True)
+    (decision,) = trace.decisions
+    assert str(decision.site) == "entering layer 2"
+    assert (decision.operators, decision.scratch) == (operators, scratch)
+    assert run(model, inputs, Holding(kind=kind), new_tokens=1).decisions == []
