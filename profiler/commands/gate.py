@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -97,6 +98,7 @@ def check(
 ) -> None:
     """The exact gate: count tokens, FLOPs, bytes and operators again. No GPU needed."""
     from ..gate import exact
+    from .progress import heartbeat
 
     if not update and (typed.values or memory is not None):
         fail("the baseline says what is counted; METHODs and their options go with --update")
@@ -111,10 +113,12 @@ def check(
         written.append(Output("the baseline", baseline, "baseline"))
     output.require_outputs(written, read if update else [*read, baseline], overwrite=overwrite)
     allowed = None if memory is None else rules_of(Rules(memory=share("memory", memory))).memory
-    if update:
-        gate = exact.update_baseline(baseline, subject, allowed, overwrite=overwrite)
-    else:
-        gate = exact.check_baseline(baseline, accept_unjudged=accept_unjudged, since=since)
+    counted = subject or judged
+    with heartbeat(f"counting {', '.join(counted.cells.methods)}") if counted else nullcontext():
+        if update:
+            gate = exact.update_baseline(baseline, subject, allowed, overwrite=overwrite)
+        else:
+            gate = exact.check_baseline(baseline, accept_unjudged=accept_unjudged, since=since)
     finish(gate, json, junit, summary, html, overwrite=overwrite)
 
 

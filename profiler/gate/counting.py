@@ -5,6 +5,7 @@ The judge, in the process that asks, loads none of them: it gets plain counts, o
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,9 @@ from .probe import answering
 AGAIN = 3
 """Requests behind the one that is counted, which must keep the same tokens: a method may change its
 mind."""
+PATIENT = {"OMP_WAIT_POLICY": "passive"}
+"""Nothing is timed here. torch's threads wait for each other in a loop that keeps their cores: on a
+busy machine, where one of them is not running, the same counts took many times as long."""
 
 
 class CountTask(Struct):
@@ -72,7 +76,7 @@ def require_methods(subject: Subject) -> None:
 def _asked(subject: Subject, folder: Path, *, count: bool) -> Counted:
     task = CountTask(subject=subject, folder=str(folder.resolve()), count=count)
     command = python("from tpprof.profiler.gate.counting import main; main()")
-    _, failure, answer = ask(command, msgspec.to_builtins(task))
+    _, failure, answer = ask(command, msgspec.to_builtins(task), {**PATIENT, **os.environ})
     if failure:
         raise NoVerdictError(f"the process that counts did not come to its end: {failure}")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from ...methods.contract.errors import InputError
@@ -19,7 +18,6 @@ from ...reports.gate.rules import MEMORY
 from ...reports.gate.verdicts import Gate, NoVerdictError, accepted, nothing
 from ...reports.record.spec import Subject, changed
 from ...reports.record.spec_files import relative
-from ...reports.sanitize import say
 from ..machine.environment import own_version
 from ..models.errors import ModelError
 from .base_rules import baseline_changes
@@ -61,7 +59,7 @@ def update_baseline(
     else:
         return nothing("exact", f"against {path}", reason)
     try:
-        counted = _told_count(subject, path.parent)
+        counted = count_cells(subject, path.parent)
     except NoVerdictError as error:
         raise InputError(f"no baseline is made: {error}") from error
     failed = [f"{c.cell}: {c.error or 'operators not counted'}" for c in counted.cells if _fails(c)]
@@ -88,17 +86,11 @@ def update_baseline(
 def _count_again(baseline: Baseline, folder: Path) -> Snapshot:
     """Raises NoVerdictError where this machine or this version cannot do what the baseline did."""
     try:
-        return _told_count(baseline.subject, folder)
+        return count_cells(baseline.subject, folder)
     except ModelError as error:
         raise NoVerdictError(f"cannot be counted on this machine: {error}") from error
     except InputError as error:
         raise NoVerdictError(f"a cell of the baseline is missing here: {error}") from error
-
-
-def _told_count(subject: Subject, folder: Path) -> Snapshot:
-    if sys.stderr is not None and sys.stderr.isatty():  # it takes a while
-        say(f"counting {', '.join(subject.cells.methods)}")
-    return count_cells(subject, folder)
 
 
 def _gate(before: Baseline, after: Snapshot, subject: str) -> Gate:
