@@ -107,8 +107,7 @@ def _interpreter(path: Path) -> str:
 def _tree(arm: Arm, folder: Path, plugins: tuple[str, ...]) -> Arm:
     """The arm with the modules and plug-ins of a source tree."""
     found = tuple(_plugin(name, folder, arm) for name in plugins)
-    places = [Path(name).resolve().parent for name in plugins if _is_file(name)]
-    tops = {str(top) for path in places if path.is_dir() and (top := _top(path))}
+    tops = {str(top) for n in plugins if _is_file(n) for top, _ in _repositories(Path(n))[:1]}
     here = _top(Path.cwd())
     if here is not None and _is_tpprof(here) == _is_tpprof(folder):
         tops.add(str(here))
@@ -123,14 +122,13 @@ def _plugin(name: str, folder: Path, arm: Arm) -> str:
     """A plug-in of a tree: of a file that lies in a repository, what lies there in this tree."""
     if not _is_file(name):
         return name
-    path = Path(name).resolve()
-    top = _top(path.parent) if path.parent.is_dir() else None
-    if top is None:
-        return str(path)
-    own = folder / path.relative_to(top)
+    places = [place for _, place in _repositories(Path(name))]
+    if not places:
+        return str(Path(name).resolve())
+    own = folder / places[0]
     if not own.is_file():
         raise MissingError(
-            f"{arm.name}, {arm.label}, has no plug-in {path.relative_to(top)} (one that both sides "
+            f"{arm.name}, {arm.label}, has no plug-in {places[0]} (one that both sides "
             "share must not lie in a repository)"
         )
     return str(own)
@@ -205,11 +203,26 @@ def _written(top: Path, commit: str) -> Iterator[Path]:
 
 def in_tree(file: Path, arm: Arm) -> Path | None:
     """Where a file of the repository around it lies in the tree of an arm; None if that has none,
-    or the file is of no repository."""
-    top = _top(file.resolve().parent) if file.resolve().parent.is_dir() else None
-    if top is None or arm.tree is None:
+    or the file is of no repository. What lies in a repository inside another one, as a submodule
+    does, may lie in the outer one's folder there."""
+    if arm.tree is None:
         return None
-    return Path(arm.tree) / file.resolve().relative_to(top.resolve())
+    places = [Path(arm.tree) / place for _, place in _repositories(file)]
+    return next((place for place in places if place.exists()), places[0] if places else None)
+
+
+def _repositories(file: Path) -> list[tuple[Path, Path]]:
+    """The tops of the repositories around a file, the nearest first, and its place in each by the
+    name that it was given, wherever symbolic links on the way lead: a link is of the side that
+    holds it."""
+    given = Path(os.path.abspath(file))
+    marked = [path for path in given.parents if (path / ".git").exists()]
+    found = [(top, path) for path in marked if (top := _top(path)) and top.samefile(path)]
+    if found:
+        return [(top, given.relative_to(path)) for top, path in found]
+    real = file.resolve()
+    top = _top(real.parent) if real.parent.is_dir() else None
+    return [] if top is None else [(top, real.relative_to(top.resolve()))]
 
 
 def _top(folder: Path) -> Path | None:

@@ -6,7 +6,10 @@ may be another version: so it asks for the public API alone, and imports it by i
 
 from __future__ import annotations
 
+import ast
 import atexit
+import configparser
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -17,6 +20,9 @@ import os
 import re
 import sys
 import sysconfig
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +127,7 @@ def sources(tree: str | None, tops: list[str]) -> tuple[list[str], list[str]]:
     own = {file for file in files.values() if tree is not None and _inside(file, tree)}
     others = {file for file in files.values() if any(_inside(file, top) for top in tops)}
     if tree is not None:
-        others |= set(_held_too(tree, {n: f for n, f in files.items() if f not in own}))
+        others |= set(_held_too(tree, {n: f for n, f in files.items() if f not in own}, tops))
     return sorted(own), sorted(others - own)
 
 
@@ -147,16 +153,16 @@ def _imported() -> dict[str, str]:
     return {n: str(file) for n, file in files.items() if file and os.path.isabs(str(file))}
 
 
-def _held_too(tree: str, files: dict[str, str]) -> list[str]:
+def _held_too(tree: str, files: dict[str, str], tops: Sequence[str] = ()) -> list[str]:
     """Files of modules that a source tree holds too, with another content.
 
     The tree holds a module if a file lies in it where a package of that name would be searched, in
     whatever folder the package lies, or in whatever language it is written, or if the module is
-    installed as the project that the tree says it is.
+    installed as the project that the tree says it is, or from a folder of it or of `tops`.
     """
     held = _tree_files(tree)
     projects = _projects(path for paths in held.values() for path in paths)
-    installed = _installed(projects)
+    installed = _installed(projects, [tree, *tops])
     found = []
     for name, file in files.items():
         real = _real(file)
@@ -203,26 +209,71 @@ def _is_module(candidate: Path, parts: list[str]) -> bool:
 
 
 def _projects(files: Any) -> set[str]:
-    """What the projects of a tree call themselves."""
-    found = set()
+    """What the projects of a tree call themselves, as far as that is written down."""
+    readers = {"pyproject.toml": _toml_names, "setup.cfg": _ini_names, "setup.py": _setup_names}
+    found: list[Any] = []
     for path in files:
-        if path.name in ("pyproject.toml", "setup.cfg", "setup.py"):
-            section = ""
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                section = line.strip() if line.startswith("[") else section
-                match = re.match(r"\s*name\s*=\s*[\"']?([A-Za-z0-9._-]+)", line)
-                if match and section in ("", "[project]", "[metadata]", "[tool.poetry]"):
-                    found.add(match[1])
-    return found
+        if reader := readers.get(path.name):
+            with contextlib.suppress(OSError, ValueError, SyntaxError, configparser.Error):
+                found += reader(path.read_text(encoding="utf-8", errors="replace"))
+    return {str(name) for name in found if isinstance(name, str) and name}
 
 
-def _installed(projects: set[str]) -> set[str]:
-    """All files of installed distributions of these names."""
-    found: set[str] = set()
-    for project in projects:
-        for package in importlib.metadata.distributions(name=project):
-            found |= {os.path.realpath(str(package.locate_file(f))) for f in package.files or []}
-    return found
+def _toml_names(text: str) -> list[Any]:
+    library = "tomllib" if importlib.util.find_spec("tomllib") else "tomlkit"  # before Python 3.11
+    found = importlib.import_module(library).loads(text)
+    places = ("project", "name"), ("tool", "poetry", "name"), ("tool", "flit", "metadata", "module")
+    return [functools.reduce(_entry, place, found) for place in places]
+
+
+def _entry(table: Any, key: str) -> Any:
+    return table.get(key) if isinstance(table, dict) else None
+
+
+def _ini_names(text: str) -> list[Any]:
+    found = configparser.ConfigParser(interpolation=None, strict=False)
+    found.read_string(text)
+    return [found.get("metadata", "name", fallback=None)]
+
+
+def _setup_names(text: str) -> list[Any]:
+    """The `name` of any call, and of a text that it may be."""
+    nodes = [*ast.walk(ast.parse(text))]
+    texts = {
+        target.id: node.value.value
+        for node in nodes
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    given = [n.value for n in nodes if isinstance(n, ast.keyword) and n.arg == "name"]
+    return [
+        value.value if isinstance(value, ast.Constant) else texts.get(getattr(value, "id", ""))
+        for value in given
+    ]
+
+
+def _installed(projects: set[str], places: list[str]) -> set[str]:
+    """All files of distributions of these names, and of those that were installed from a folder of
+    these places, whatever they are called."""
+    packages = [p for name in projects for p in importlib.metadata.distributions(name=name)]
+    packages += [p for p in importlib.metadata.distributions() if _is_from(p, places)]
+    return {
+        os.path.realpath(str(package.locate_file(file)))
+        for package in packages
+        for file in package.files or []
+    }
+
+
+def _is_from(package: importlib.metadata.Distribution, places: list[str]) -> bool:
+    """Whether a distribution was installed from a folder in one of these places (PEP 610)."""
+    try:
+        told = json.loads(package.read_text("direct_url.json") or "{}")
+        url = urllib.parse.urlsplit(str(told["url"]))
+    except (KeyError, TypeError, ValueError, OSError):
+        return False
+    folder = urllib.request.url2pathname(url.path) if url.scheme == "file" else ""
+    return any(_inside(folder, place) for place in places)
 
 
 def _hash(file: str) -> str:

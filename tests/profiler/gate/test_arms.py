@@ -264,6 +264,54 @@ def test_an_installed_project_is_known_by_its_name(
     assert probe._held_too(str(tree), {"renamed.core": str(core)}) == [str(core)]
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("pyproject.toml", 'project.name = "mine"\n'),
+        ("pyproject.toml", '[ project ]  # of ours\n"name" = "mine"\n'),
+        ("pyproject.toml", '[tool.poetry]\nname = "mine"\n'),
+        ("pyproject.toml", '[tool.flit.metadata]\nmodule = "mine"\n'),
+        ("setup.cfg", "[metadata]\nversion = 100%\nname: mine\n"),
+        ("setup.py", 'import setuptools; setuptools.setup(name="mine")\n'),
+        ("setup.py", 'NAME = "mine"\nsetup(name=NAME)\n'),
+        ("setup.py", 'setup(**dict(version="1", name="mine"))\n'),
+    ],
+)
+def test_what_a_project_calls_itself(file: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text(text)
+    assert probe._projects([tmp_path / file]) == {"mine"}
+    for none in ("[[[", "name", "", "\0", '[project]\nname = ["mine"]\n', "project = 1\n"):
+        (tmp_path / file).write_text(none)
+        assert probe._projects([tmp_path / file]) == set()
+
+
+def test_what_was_installed_from_a_tree_is_known_whatever_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree, site = tmp_path / "my tree", tmp_path / "site-packages"
+    information = site / "any-1.0.dist-info"
+    for folder in (tree / "source", site / "renamed", information):
+        folder.mkdir(parents=True)
+    (tree / "source" / "core.py").write_text("KEEP = 7\n")
+    core = site / "renamed" / "core.py"
+    core.write_text("KEEP = 8\n")
+    (information / "METADATA").write_text("Name: any\nVersion: 1.0\n")
+    (information / "RECORD").write_text("renamed/core.py,,\n")
+    monkeypatch.syspath_prepend(str(site))
+    files = {"renamed.core": str(core)}
+    assert probe._held_too(str(tree), files) == []
+    for given in ("{", "[]", '{"url": 1}', '{"url": "https://example.org/my tree"}'):
+        (information / "direct_url.json").write_text(given)
+        assert probe._held_too(str(tree), files) == []
+    (information / "direct_url.json").write_text(json.dumps({"url": tree.as_uri()}))
+    assert probe._held_too(str(tree), files) == [str(core)]
+    other = tmp_path / "another"
+    other.mkdir()
+    (other / "core.py").write_text("KEEP = 9\n")
+    assert probe._held_too(str(other), files) == []
+    assert probe._held_too(str(other), files, [str(tree)]) == [str(core)]
+
+
 def test_a_package_that_is_installed_is_not_that_of_the_trees(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +402,52 @@ def test_the_rules_of_the_base_judge(repository: Path, monkeypatch: pytest.Monke
         )
     with arm("base", ".", []) as here:
         assert base_config(config, here) == (None, ""), "the same file"
+
+
+@pytest.mark.parametrize(
+    "how", ["to a new file", "outside", "of its folder", "a repository inside"]
+)
+def test_a_link_does_not_lead_away_from_the_rules_of_the_base(
+    how: str, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head puts its own rules where a link leads, of which the base has nothing."""
+    monkeypatch.chdir(repository)
+    config, away = repository / "ci" / "gate.toml", repository / "away"
+    config.parent.mkdir()
+    subject = Subject.of(methods=["loudest"], plugin=["lib/mine.py"])
+    save_config(Config(schema=2, subject=subject, rules=Rules()), config)
+    commit(repository)
+    loose = Config(schema=2, subject=subject, rules=Rules(tolerance={"latency": 1.0}))
+    config.unlink()
+    if how == "to a new file":
+        save_config(loose, config.with_name("loose.toml"))
+        config.symlink_to("loose.toml")
+    elif how == "outside":
+        save_config(loose, repository.parent / "loose.toml")
+        config.symlink_to(repository.parent / "loose.toml")
+    elif how == "of its folder":
+        away.mkdir()
+        save_config(loose, away / "gate.toml")
+        config.parent.rmdir()
+        config.parent.symlink_to(away)
+    else:
+        subprocess.run(["git", "init", "-q", str(config.parent)], check=True)
+        save_config(loose, config)
+    for path in (config, Path("ci/gate.toml")):
+        with arm("base", "HEAD", []) as base:
+            theirs, _ = base_config(path, base)
+        assert theirs is not None
+        assert theirs.rules == Rules()
+
+
+def test_a_plugin_that_is_a_link_is_that_of_each_side(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    (repository / "lib" / "mine.py").rename(repository.parent / "mine.py")
+    (repository / "lib" / "mine.py").symlink_to(repository.parent / "mine.py")
+    with arm("base", "HEAD", ["lib/mine.py"]) as base:
+        assert base.plugins == (str(Path(str(base.tree)) / "lib" / "mine.py"),)
 
 
 def test_a_baseline_that_was_changed_is_told(
