@@ -58,17 +58,24 @@ def require_outputs(
     outputs: Iterable[Output], inputs: Iterable[Path] = (), *, overwrite: bool = False
 ) -> None:
     """See, before anything runs, that these files can be written, and that none of them is one of
-    `inputs`, lies there already in a folder of them, or is another output: by inode, so under
-    whatever name. Nothing is made yet. Raises OutputError."""
-    read = [path for path in inputs if os.path.exists(path)]
-    files = {_identity(path): path for path in read}
+    `inputs`, or would be one that is not there yet, lies there already in a folder of them, is
+    another output, or the file that the terminal's lines go into: by inode, so under whatever name.
+    Nothing is made yet. Raises OutputError."""
+    read = list(inputs)
+    files = {_identity(path) for path in read}
     folders = [Path(os.path.realpath(path)) for path in read if path.is_dir()]
+    lines = _files_of_lines()
     taken: dict[object, Output] = {}
     for output in outputs:
         there = _require_file(output)
         identity = _identity(output.path)
         if identity in files:
             raise OutputError(f"{_shown(output)} is read by this command: give another file")
+        if identity in lines:
+            raise OutputError(
+                f"{_shown(output)} is the file that standard {lines[identity]} goes into: give "
+                "another file"
+            )
         real = Path(os.path.realpath(output.path))
         if there and any(folder in real.parents for folder in folders):
             raise OutputError(f"{_shown(output)} belongs to what is read: give another file")
@@ -125,10 +132,10 @@ def beside(path: Path) -> Iterator[Path]:
     """A new file beside `path`, which takes its place when all went well, with the mode of what was
     there, or the user's umask. What is no plain file, as /dev/stdout, is written as it is. Raises
     OutputError where the disk is full or the place cannot be written."""
-    target = Path(os.path.realpath(path))  # a symbolic link goes on to point where it did
-    if target.exists() and not target.is_file():
+    if path.exists() and not path.is_file():  # a pipe has no other name than that of its handle
         yield path
         return
+    target = Path(os.path.realpath(path))  # a symbolic link goes on to point where it did
     part = target.with_name(f".tpprof-{secrets.token_hex(6)}.part{target.suffix[:16]}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -211,6 +218,18 @@ def _identity(path: Path) -> object:
         status = real.parent.stat()
         return status.st_dev, status.st_ino, real.name
     return str(real)
+
+
+def _files_of_lines() -> dict[object, str]:
+    """The files that standard output and standard error go into, as `> log.txt` says: what is
+    written there as well would be lost, or written over."""
+    found: dict[object, str] = {}
+    for handle, name in ((1, "output"), (2, "error")):
+        with contextlib.suppress(OSError):  # of one that is closed
+            status = os.fstat(handle)
+            if stat.S_ISREG(status.st_mode):
+                found[status.st_dev, status.st_ino] = name
+    return found
 
 
 def _is_plain(path: Path) -> bool:

@@ -67,7 +67,7 @@ def once(case: str, after: float, by: signal.Signals, folder: Path) -> tuple[lis
     gate = case == "gate"
     out = folder / ("run.jsonl" if gate else "run.json")
     command = [*RUN, *CASES[case], "--out", str(out)]
-    environment = {"OMP_WAIT_POLICY": "passive", **os.environ, MARK: mark, "TMPDIR": str(scratch)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", MARK: mark, "TMPDIR": str(scratch)}
     process = subprocess.Popen(
         command,
         cwd=folder,

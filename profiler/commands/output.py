@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -144,7 +145,7 @@ def read_by(subject: Subject) -> list[Path]:
     """The files and folders that running a subject reads."""
     plugins = [Path(name) for name in subject.cells.plugin if name.endswith(".py")]
     named = [subject.model.name, subject.workload.image]
-    return [*plugins, *(Path(name) for name in named if name)]
+    return [*plugins, *(Path(name) for name in named if name and os.path.exists(name))]
 
 
 def require_format(format_: Format, command: str, without: Sequence[Format]) -> None:

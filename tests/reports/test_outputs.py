@@ -63,6 +63,31 @@ def test_two_outputs_are_two_files(input_file: Path, how: str) -> None:
         require_outputs(two, overwrite=True)
 
 
+def test_what_would_be_read_if_it_were_there_is_no_output(tmp_path: Path) -> None:
+    """A journal beside a record is read before it."""
+    with pytest.raises(OutputError, match=r"is read by this command"):
+        require_outputs([Output("--json", tmp_path / "a.jsonl", "text")], [tmp_path / "a.jsonl"])
+
+
+@pytest.mark.parametrize("handle", [1, 2])
+def test_the_file_that_lines_go_into_is_no_output(handle: int, tmp_path: Path) -> None:
+    """It would be moved away under them, and with it the verdict, or written over."""
+    log = tmp_path / "log.txt"
+    name = {1: "output", 2: "error"}[handle]
+    before = os.dup(handle)
+    try:
+        with log.open("wb") as file:
+            os.dup2(file.fileno(), handle)
+        for path in (log, Path(f"/dev/fd/{handle}"), Path(f"/proc/self/fd/{handle}")):
+            for appended in (False, True):
+                output = Output("--json", path, "text", appended)
+                with pytest.raises(OutputError, match=f"the file that standard {name} goes into"):
+                    require_outputs([output], overwrite=True)
+    finally:
+        os.dup2(before, handle)
+        os.close(before)
+
+
 def test_two_names_of_one_file_that_is_not_there_yet(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     two = (
@@ -183,6 +208,17 @@ def test_names_that_can_be_no_file(name: str, said: str, tmp_path: Path) -> None
     with pytest.raises(OutputError, match=said) as refused:
         require_outputs([Output("--html", tmp_path / name if name else Path(), "page")])
     assert len(str(refused.value)) < 500
+
+
+def test_a_pipe_is_written_as_it_is() -> None:
+    """It has no name but that of its handle: /dev/stdout of a command whose output is read."""
+    reading, writing = os.pipe()
+    path = Path(f"/dev/fd/{writing}")
+    require_outputs([Output("--json", path, "text")])
+    write(path, b"a verdict", "text")
+    os.close(writing)
+    assert os.read(reading, 99) == b"a verdict"
+    os.close(reading)
 
 
 def test_what_is_no_plain_file_is_written_as_it_is() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -407,15 +409,33 @@ def test_memory_of_the_host_is_judged_beyond_that_of_vanilla() -> None:
     assert code(compare_counts(unknown, unknown)) == 4
 
 
+PARTS_OF_A_RUN: dict[str, Callable[[Any], None]] = {
+    "other order": lambda cells: cells.reverse(),
+    "a cell fewer": lambda cells: cells.pop(),
+    "a round fewer": lambda cells: [cell["samples"].pop() for cell in cells],
+    "one time changed": lambda cells: cells[0]["samples"][0].update(latency=1.25),
+    "one cell new": lambda cells: [
+        s.update(latency=1.25 + s["round"]) for s in cells[0]["samples"]
+    ],
+}
+
+
 def test_a_record_judged_against_itself_is_no_pass(tmp_path: Path) -> None:
     base, copy, other = (tmp_path / f"{n}.json" for n in ("base", "copy", "other"))
     save(pair(0.5), base)
     copy.write_bytes(base.read_bytes().replace(b"tpprof compare", b"tpprof  compare"))
-    save(pair(0.501), other)
+    save(pair(0.501, spread=0.011), other)
     rules = Rules(tolerance={"latency": 0.2})
-    for same in (base, copy):
-        gate = records.compare_record_files(base, same, rules)
-        assert (gate.code, "of one run" in gate.rows[0].rule) == (3, True)
+    same = [base, copy]
+    for name, change in PARTS_OF_A_RUN.items():
+        plain = json.loads(base.read_bytes())
+        change(plain["cells"])
+        same.append(tmp_path / f"{name}.json")
+        same[-1].write_text(json.dumps(plain))
+    for one in same:
+        for sides in ((base, one), (one, base)):
+            gate = records.compare_record_files(*sides, rules)
+            assert (gate.code, "of one run" in gate.rows[0].rule) == (3, True), one
     assert records.compare_record_files(base, other, rules).code == 0
 
 
