@@ -14,14 +14,25 @@ from typing import Any
 LONGEST = 1000
 """Characters of a line on stderr."""
 _OBEYED = re.compile(
-    "[\x00-\x1f\x7f-\x9f"  # C0 and C1 controls: ESC, CSI, BEL, ...
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"  # controls: ESC, CSI, BEL, ...; half a character
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # what turns the direction of writing
-    "\u2028\u2029\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+    # And Unicode's Default_Ignorable_Code_Point, by which two names that differ look alike.
+    "\xad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200d\u2060-\u2065\u206a-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 """What ends lines, is obeyed by a terminal, is seen by nobody, or is no text at all."""
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What a text begins with that a spreadsheet would run (OWASP: CSV injection)."""
-_MARKDOWN = re.compile(r"([\\`*\[\]~$]|(?<![^\W_])_|_(?![^\W_]))")
+_SEPARATED = re.compile(r"(;\s*)(?=[=+@-])")
+"""A formula behind what separates cells where the comma is that of decimals."""
+_MARKDOWN = re.compile(
+    r"([\\`*\[\]~$@]|(?<![^\W_])_|_(?![^\W_])"
+    r"|(?<=:)/(?=/)|(?<=www)\."  # of an address, which becomes a link by itself
+    r"|^[#+-]+(?=\s|$)|^>|^=+$)",  # what begins a block
+    re.IGNORECASE,
+)
+_NUMBERED = re.compile(r"^(\d{1,9})([.)])(?=\s|$)")
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -73,8 +84,8 @@ def say(text: str) -> None:
 
 def for_markdown(text: str) -> str:
     """Text inside Markdown: on one line, and nothing of it becomes a tag, a link or a style."""
-    plain = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
-    return _MARKDOWN.sub(r"\\\1", plain)
+    plain = one_line(text).strip().replace("&", "&amp;").replace("<", "&lt;")
+    return _NUMBERED.sub(r"\1\\\2", _MARKDOWN.sub(r"\\\1", plain))
 
 
 def for_csv(value: Any) -> Any:
@@ -82,8 +93,8 @@ def for_csv(value: Any) -> Any:
     apostrophe; numbers stay."""
     if not isinstance(value, str):
         return value
-    begun = value.lstrip("\t\r\n \xa0")
-    return f"'{one_line(value)}" if begun.startswith(_FORMULA) else one_line(value)
+    line, begun = _SEPARATED.sub(r"\1'", one_line(value)), value.strip()
+    return f"'{line}" if begun.startswith(_FORMULA) else line
 
 
 def for_latex(text: str) -> str:

@@ -162,11 +162,10 @@ class Table(Generic[RowT]):
         """A Markdown table, with what to know first above it and what it comes to below; nothing in
         a cell ends it, or becomes a tag."""
         columns = self.visible()
-        table = [[column.heading for column in columns], ["---"] * len(columns), *self.lines()]
-        grid = "".join(
-            "| " + " | ".join(for_markdown(text).replace("|", "\\|") for text in line) + " |\n"
-            for line in table
-        )
+        texts = [[column.heading for column in columns], *self.lines()]
+        safe = [[for_markdown(text).replace("|", "\\|") for text in line] for line in texts]
+        safe.insert(1, ["---"] * len(columns))
+        grid = "".join(f"| {' | '.join(line)} |\n" for line in safe)
         above = "".join(f"> {for_markdown(warning)}\n\n" for warning in self.warnings)
         return above + grid + (f"\n{for_markdown(self.closing)}\n" if self.closing else "")
 

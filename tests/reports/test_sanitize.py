@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import re
+import sys
+import unicodedata
 from xml.etree import ElementTree as Xml
 
 import pytest
+from markdown_it import MarkdownIt
 from page_records import full
 from record_builders import cell, record
 from rich.console import Console
@@ -17,7 +21,7 @@ from tpprof.reports.gate.render import as_json, as_junit, as_summary, from_json,
 from tpprof.reports.gate.verdicts import Gate, Judged, Verdict
 from tpprof.reports.page.render import render
 from tpprof.reports.record.schema import Record
-from tpprof.reports.sanitize import for_csv, for_markdown, one_line, say
+from tpprof.reports.sanitize import for_csv, for_markdown, masked, one_line, say, visible
 from tpprof.reports.text import side_by_side, terminal, waterfall
 from tpprof.reports.text.screen import Screen
 from tpprof.reports.text.table7 import table7
@@ -29,6 +33,46 @@ EVIL = (
 OBEYED = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028]"
 )
+
+
+SHOWN = "\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
+"""Signs of Arabic, Syriac and Kaithi, which Unicode counts among format controls, and all see."""
+
+
+def test_nothing_is_unseen() -> None:
+    """By Unicode's own tables: two names that differ do not look alike."""
+    every = (chr(code) for code in range(sys.maxunicode + 1))
+    unseen = [c for c in every if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
+    unseen += ["\u034f", "\u115f", "\u3164", "\uffa0", "\ufe0f", "\U000e01ef"]
+    assert len(unseen) > 2000
+    left = [c for c in unseen if c not in "\t\n" and visible(c) == c == masked(c)]
+    assert [c for c in left if not re.match(f"[{SHOWN}]", c)] == []
+    assert one_line("fast\u200bv") == r"fast\u200bv"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("https://e.example/x", "see HTTP://e.example", "www.e.example", "WWW.e.example"),
+        *("a@e.example", "# head", "###### h", "- item", "+ item", "* item", "> quote", "1. x"),
+        *("123456789) x", "===", "---", "***", "~~~", "    code", "\tcode", "[x]: https://e"),
+        *("<https://e.example>", "ftp://e.example", "![x](https://e.example)", "# ", "-"),
+    ],
+)
+def test_markdown_is_plain_text(text: str) -> None:
+    """By CommonMark, as a paragraph of its own and in a table; nor is it what GitHub links."""
+    reader = MarkdownIt("commonmark").enable("table")
+    assert not re.search(r"://|www\.|[^\\]@", for_markdown(text), re.IGNORECASE)
+    assert reader.render(for_markdown(text)) == f"<p>{html.escape(text.strip())}</p>\n"
+    table = reader.render(f"| a |\n| --- |\n| {for_markdown(text)} |\n")
+    assert f"<td>{html.escape(text.strip())}</td>" in table
+
+
+@pytest.mark.parametrize("text", ["=1", " \u2003=1", "a;=1+1", "a; @x", ";-1+cmd|' /C calc'!A0"])
+def test_no_cell_of_a_spreadsheet_is_a_formula(text: str) -> None:
+    """Also where cells are separated by semicolons, as where a comma is that of decimals."""
+    for cell_text in for_csv(text).split(";"):
+        assert not cell_text.strip().startswith(("=", "+", "-", "@"))
 
 
 @pytest.fixture

@@ -474,7 +474,7 @@ def test_markdown_has_intervals_advice_and_the_unit() -> None:
     shown = waterfall.as_markdown(run, "fastv")
     assert "|  | ms | 95 % interval |  |" in shown
     assert "| attention maps | +300.0 | +300.0 to +300.0 |" in shown
-    assert "- > Read rows instead of maps" in shown
+    assert r"- \> Read rows instead of maps" in shown
 
 
 def test_layers_stand_beside_those_of_vanilla() -> None:
