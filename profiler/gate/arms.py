@@ -15,6 +15,9 @@ from ...reports.gate.verdicts import NoVerdictError
 from .. import git
 from ..subprocesses import temporary_folder
 
+SUBMODULE = "160000"
+"""What git says of the mode of an entry that is a commit of another repository."""
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -35,6 +38,7 @@ class Arm:
     tops: tuple[str, ...] = ()
     identity: str = ""
     alone: bool = False
+    lacking: tuple[str, ...] = ()
 
     def apart(self, other: Arm) -> Arm:
         """The same arm, for which nothing may come from the tree of the other one either."""
@@ -85,9 +89,10 @@ def arm(name: str, text: str, plugins: Sequence[str]) -> Iterator[Arm]:
         yield _tree(Arm(name, f"working tree {text}", identity=identity), top, given)
     else:
         top, commit = _commit(name, text)
-        with _written(top, commit) as folder:
+        with _written(top, commit) as (folder, lacking):
             label = f"commit {commit[:12]}" + ("" if commit.startswith(text) else f" ({text})")
-            yield _tree(Arm(name, label, identity=_content_of(top, commit)), folder, given)
+            found = Arm(name, label, identity=_content_of(top, commit), lacking=tuple(lacking))
+            yield _tree(found, folder, given)
 
 
 def _is_plain(text: str) -> bool:
@@ -185,20 +190,41 @@ def _content_of(folder: Path, commit: str) -> str:
 
 
 @contextmanager
-def _written(top: Path, commit: str) -> Iterator[Path]:
-    """The files of a commit in a folder of their own, of which the repository knows nothing."""
-    with temporary_folder() as parent, git.unconfigured(top) as ask:
+def _written(top: Path, commit: str) -> Iterator[tuple[Path, list[str]]]:
+    """The files of a commit in a folder of their own, of which the repository knows nothing; and
+    the submodules that could not be written, for they are not here."""
+    with temporary_folder() as parent:
         folder = parent / commit[:12]
         folder.mkdir()
+        yield folder, list(_write(top, commit, folder, parent / "index"))
+
+
+def _write(top: Path, commit: str, folder: Path, index: Path) -> Iterator[str]:
+    """Write the files of a commit, and those of its submodules as far as these are checked out;
+    gives the folders of the others."""
+    with git.unconfigured(top) as ask:
+        index.unlink(missing_ok=True)
         for arguments in (
             ("read-tree", commit),
             ("checkout-index", "--all", "--quiet", f"--prefix={folder}/"),
         ):
-            done = ask(*arguments, index=str(parent / "index"))
+            done = ask(*arguments, index=str(index))
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or ["git failed"])[-1]
                 raise InputError(f"commit {commit[:12]} cannot be checked out ({last})")
-        yield folder
+        listed = ask("ls-files", "--stage", "-z", index=str(index)).stdout.split("\0")
+    for entry in listed:
+        mode, _, rest = entry.partition(" ")
+        if mode != SUBMODULE:
+            continue
+        inner, path = rest.split(" ")[0], entry.partition("\t")[2]
+        if (top / path / ".git").exists() and _commit_of(top / path, inner) == inner:
+            (folder / path).mkdir(parents=True, exist_ok=True)
+            yield from (
+                f"{path}/{each}" for each in _write(top / path, inner, folder / path, index)
+            )
+        else:
+            yield path
 
 
 def in_tree(file: Path, arm: Arm) -> Path | None:

@@ -315,7 +315,8 @@ def _real_folder(folder: str) -> str:
 
 def _move(tree: str | None, tops: list[str]) -> None:
     """Let what is searched in another tree of the project be searched in the arm's own: PYTHONPATH
-    and editable installs lead there."""
+    and editable installs lead there, and so does the folder at hand, from which a method may read
+    its kernels or its weights."""
     if tree is None:
         return
 
@@ -330,6 +331,8 @@ def _move(tree: str | None, tops: list[str]) -> None:
         mapping = getattr(sys.modules.get(_home(finder)), "MAPPING", None)
         if isinstance(mapping, dict):
             mapping.update({name: moved(str(path)) for name, path in mapping.items()})
+    here = moved(os.getcwd())
+    os.chdir(here if os.path.isdir(here) else tree)
 
 
 def _unknown(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -169,6 +170,8 @@ def _sources(session: Session, options: GateOptions) -> str:
     for letter, ran in looks.items():
         if ran.foreign:
             raise NoVerdictError(foreign(arms[letter].name, ran))
+    _require_submodules(arms["A"], arms["B"], looks["B"])
+    _require_submodules(arms["B"], arms["A"], looks["A"])
     alike = arms["A"].identity == arms["B"].identity
     if not alike and not same_code(looks["A"], looks["B"]):
         return ""
@@ -178,6 +181,19 @@ def _sources(session: Session, options: GateOptions) -> str:
     raise NoVerdictError(
         f"base and head run the very same code ({', '.join(sorted(files))}); {SAME}"
     )
+
+
+def _require_submodules(side: Arm, other: Arm, ran: Ran) -> None:
+    """Raises NoVerdictError where `other` ran what `side` has in a submodule that is not here, so
+    that `side` ran something else."""
+    for path in side.lacking:
+        folder = Path(other.tree or os.devnull, path)
+        if used := [file for file in ran.own if folder in Path(file).parents]:
+            raise NoVerdictError(
+                f"{side.name} has its submodule {path} not here, from which {other.name} imports "
+                f"{used[0]}: check it out as it is there (git submodule update --init), or fetch "
+                "its history"
+            )
 
 
 def same_code(base: Ran, head: Ran) -> bool:

@@ -30,7 +30,7 @@ from tpprof.profiler.gate.base_rules import (
     no_longer_measured,
 )
 from tpprof.profiler.gate.pairs import in_a_fresh_process
-from tpprof.profiler.gate.timing import GateOptions, run_ab
+from tpprof.profiler.gate.timing import GateOptions, _require_submodules, run_ab
 from tpprof.profiler.subprocesses import SILENT
 from tpprof.reports.gate.config import Config, load_config, save_config
 from tpprof.reports.gate.journal import Ran, read
@@ -448,6 +448,54 @@ def test_a_plugin_that_is_a_link_is_that_of_each_side(
     (repository / "lib" / "mine.py").symlink_to(repository.parent / "mine.py")
     with arm("base", "HEAD", ["lib/mine.py"]) as base:
         assert base.plugins == (str(Path(str(base.tree)) / "lib" / "mine.py"),)
+
+
+def test_a_commit_has_its_submodules(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they were then, if they are here; else what the other side has in them is no comparison:
+    an installed copy may have run in its place."""
+    kernels = tmp_path / "kernels"
+    kernels.mkdir()
+    subprocess.run(["git", "init", "-q", str(kernels)], check=True)
+    (kernels / "fast.py").write_text("SPEED = 1\n")
+    commit(kernels)
+    monkeypatch.chdir(repository)
+    add = ("-c", "protocol.file.allow=always", "submodule", "--quiet", "add")
+    subprocess.run(["git", *add, str(kernels), "lib/kernels"], check=True)
+    commit(repository)
+    (repository / "lib" / "kernels" / "fast.py").write_text("SPEED = 2\n")
+    with arm("base", "HEAD", []) as base:
+        assert (Path(str(base.tree)) / "lib/kernels/fast.py").read_text() == "SPEED = 1\n"
+        assert base.lacking == ()
+    shutil.rmtree(repository / "lib" / "kernels" / ".git", ignore_errors=True)
+    (repository / "lib" / "kernels" / ".git").unlink(missing_ok=True)
+    with arm("base", "HEAD", []) as base, arm("head", ".", []) as head:
+        assert base.lacking == ("lib/kernels",)
+        ran = Ran(block=-1, turn=0, arm="B", own=[f"{head.tree}/lib/mine.py"])
+        _require_submodules(base, head, ran)
+        ran.own.append(f"{head.tree}/lib/kernels/fast.py")
+        with pytest.raises(NoVerdictError, match=r"base has its submodule lib/kernels not here"):
+            _require_submodules(base, head, ran)
+
+
+@pytest.mark.parametrize(("here", "there"), [(".", "."), ("lib", "lib"), ("new", ".")])
+def test_files_are_read_from_the_folder_of_each_side(
+    here: str, there: str, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method may open its kernels by a relative path: each side has its own."""
+    (repository / "new").mkdir()
+    monkeypatch.chdir(repository / here)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with arm("base", "HEAD", []) as base:
+        probe._move(base.tree, list(base.tops))
+        assert Path.cwd() == Path(str(base.tree)) / there
+        os.chdir(repository / here)
+        probe._move(None, [])
+        assert Path.cwd() == repository / here, "an environment has no folder of its own"
+    with arm("head", str(repository), []) as head:
+        probe._move(head.tree, list(head.tops))
+        assert Path.cwd() == repository / here
 
 
 def test_a_baseline_that_was_changed_is_told(
