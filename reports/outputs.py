@@ -99,9 +99,10 @@ def require_folder(name: str, folder: Path) -> None:
 def require_own(path: Path, kind: Kind, name: str = "") -> None:
     """Raises OutputError for a file that is there and was not made by tpprof as one of its kind."""
     if _is_plain(path) and not was_made(path, kind):
+        whose = f" and is no {kind} that tpprof wrote" if kind in _MADE else ""
         raise OutputError(
-            f"{name} {quoted(str(path), 300)} is there already and is no {kind} that tpprof wrote; "
-            "give another one, or --overwrite".strip()
+            f"{name} {quoted(str(path), 300)} is there already{whose}; give another one, or "
+            "--overwrite".strip()
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -230,7 +231,7 @@ def init(
         return
     say(
         f"{config} is written, with the usual tolerances of a kind of device: "
-        "`tpprof gate calibrate` finds those of this machine"
+        f"`{shlex.join(['tpprof', 'gate', 'calibrate', str(config)])}` finds those of this machine"
     )
 
 

@@ -88,8 +88,9 @@ def calibrate_tolerances(
         broken = [reason for _, reason in batch.broken.values()]
         raise InputError(f"nothing is calibrated: {batch.stopped or broken[0]}")
     found = [_found(key, batch.series[key].logs, config.rules) for key in keys]
-    _keep(config, found, base.environment.device, pairs)
-    save_config(config, path)
+    latest = load_config(path)  # which may have been edited meanwhile
+    _keep(latest, found, base.environment.device, pairs)
+    save_config(latest, path)
     return found
 
 

@@ -131,13 +131,19 @@ def test_only_what_tpprof_made_of_this_kind_is_replaced(kind: Kind, tmp_path: Pa
         if other == kind:
             write(path, content, kind)
             continue
-        with pytest.raises(OutputError, match=r"is there already .* --overwrite"):
+        with pytest.raises(OutputError, match=r"is there already.* --overwrite"):
             write(path, b"new", kind)
         with pytest.raises(OutputError, match="is there already"):
             require_outputs([Output("--x", path, kind)])
         assert path.read_bytes() == content
     write(path, b"new", kind, overwrite=True)
     assert path.read_bytes() == b"new"
+
+
+def test_of_a_text_nothing_shows_who_wrote_it(tmp_path: Path) -> None:
+    (tmp_path / "gate.toml").write_text("a text of ours")
+    with pytest.raises(OutputError, match=r"gate.toml' is there already; give another one, or"):
+        require_outputs([Output("--config", tmp_path / "gate.toml", "text")])
 
 
 def test_records_know_each_other(tmp_path: Path) -> None:

@@ -360,6 +360,18 @@ def test_tolerances_are_found_and_written(tmp_path: Path) -> None:
         calibrate_tolerances(path, 4, tmp_path / "c.jsonl", tell, Fake())
 
 
+def test_what_is_edited_while_a_machine_is_calibrated_stays(tmp_path: Path) -> None:
+    path = tmp_path / "gate.toml"
+    write_config(path, Subject.of(methods=["fastv"]), Rules(metrics=["latency"], requests=2))
+
+    def tell(label: str, done: int, total: int) -> None:
+        path.write_text(path.read_text().replace("requests = 2", "requests = 5"))
+
+    (found,) = calibrate_tolerances(path, 8, tmp_path / "c.jsonl", tell, Fake())
+    rules = config.load_config(path).rules
+    assert (rules.requests, rules.tolerance) == (5, {"latency": found.tolerance})
+
+
 class Broken(Fake):
     """Processes of which one is broken off, as by Ctrl-C."""
 
