@@ -2,9 +2,13 @@
 
 
 def first_line(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no details'}"
+    """The kind of an error and the first line of what it says, and those that go on with it: a line
+    that ends with a colon says nothing alone."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    said = lines[:1]
+    while said and said[-1].endswith(":") and len(said) < len(lines):
+        said.append(lines[len(said)])
+    return f"{type(error).__name__}: {' '.join(said) or 'no details'}"
 
 
 class InputError(ValueError):

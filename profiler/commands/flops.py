@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -94,7 +95,8 @@ def flops(
     )
     wanted = _wanted(sweep, for_speedup, for_memory)
     planned = planner.table(spec.cells.methods, spec.cells.keep, wanted)
-    print_table(plan_table(planned, peaks, conventions, planner.bound), format_, wide=wide)
+    table = plan_table(planned, peaks, conventions, planner.bound, planner.warnings)
+    print_table(table, format_, wide=wide)
     raise typer.Exit(int(not all(row.met for row in planned)))
 
 
@@ -134,8 +136,9 @@ def plan_table(
     peaks: Peaks | None,
     conventions: list[Convention],
     bound: float | None = None,
+    warnings: Sequence[str] = (),
 ) -> Table[Planned]:
-    """One row per method; the first is vanilla. bound: see Planner.bound."""
+    """One row per method; the first is vanilla. bound, warnings: see Planner."""
     columns = [
         *_work_columns(),
         *_memory_columns(),
@@ -147,7 +150,8 @@ def plan_table(
         for_programs("visual_mean", lambda r: r.visual_mean),
         for_programs("counted", lambda r: r.counted),
     ]
-    return Table(columns, planned, notes=notes(planned, peaks, conventions, bound))
+    below = notes(planned, peaks, conventions, bound)
+    return Table(columns, planned, warnings=warnings, notes=below)
 
 
 def notes(

@@ -15,9 +15,12 @@ from ...methods.contract.request import BudgetError, UnsupportedError
 from ...methods.engine.ledger import Ledger, planned
 from ...reports import units
 from ...reports.analysis import roofline
+from ...reports.analysis.caveats import past_positions
 from ...reports.record.schema import Peaks
 from ...reports.record.spec import Workload
 from .. import cost
+from ..models.geometry import positions
+from ..models.pictures import load_picture
 from ..models.shapes import SHAPES, Shape
 from ..workload import SYNTHETIC_TEXT, plan_request
 from . import memory
@@ -137,10 +140,18 @@ class Planner:
         self.shape = _shape(model, pictures=workload.visual_tokens is None)
         before, after = workload.text_tokens or SYNTHETIC_TEXT
         self.request = plan_request(self.shape, workload, before=before, after=after)
+        self.picture = load_picture(workload) if workload.image is not None else None
         self.dtype, self.itemsize = dtype, ITEMSIZES[dtype]
         self.peaks, self.conventions = peaks, conventions
         whole = parse("vanilla").plan(self.request)
         self.vanilla = self._cost(whole, planned(whole, self.request, self.policy))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a run of this request would say above its table."""
+        notes = self.picture.notes if self.picture else ()
+        used, most = positions(self.shape, self.request), self.shape.text.positions
+        return [f"picture {note}." for note in notes] + past_positions(used, most, self.shape.name)
 
     @property
     def bound(self) -> float | None:

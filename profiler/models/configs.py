@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any
 
-from .errors import ModelError
-from .rotary import require_stateless_config
+from ...reports.sanitize import quoted
+from .checkpoint.decoders import DECODERS, DecoderKind
+from .checkpoint.keys import require_known_keys
+from .checkpoint.reader import MOST, Reader
+from .rotary import require_mrope_section, require_stateless_config
 from .shapes import Architecture, Shape, Text, Vision
 
 
@@ -37,7 +37,7 @@ def _llava_config(shape: Shape) -> Any:
             num_hidden_layers=text.layers,
             num_attention_heads=text.heads,
             num_key_value_heads=text.kv_heads,
-            max_position_embeddings=4096,
+            max_position_embeddings=text.positions,
             rms_norm_eps=1e-5,
         ),
         "vision_config": CLIPVisionConfig(
@@ -71,7 +71,7 @@ def _qwen_config(shape: Shape) -> Any:
             "num_hidden_layers": text.layers,
             "num_attention_heads": text.heads,
             "num_key_value_heads": text.kv_heads,
-            "max_position_embeddings": 32768,
+            "max_position_embeddings": text.positions,
             "rms_norm_eps": 1e-6,
             "bos_token_id": 151643 if published else 1,
             "eos_token_id": 151645 if published else 2,
@@ -98,80 +98,8 @@ def _qwen_config(shape: Shape) -> Any:
     )
 
 
-@dataclass(frozen=True)
-class DecoderKind:
-    """What a text model of transformers has beside its products. Each was held against what
-    transformers makes of it: parameters, FLOPs, logits.
-
-    biases: of q, k, v and o: "never", of "qkv" alone, or as `attention_bias` says ("config").
-    norms: vectors of the hidden width in a layer. qk_norm: weights of the norms of queries and keys
-    in a layer, from heads, kv heads and head_dim.
-    """
-
-    biases: Literal["never", "qkv", "config"] = "never"
-    norms: int = 2
-    qk_norm: Callable[[int, int, int], int] = lambda heads, kv_heads, head_dim: 0
-
-
-DECODERS: dict[str, DecoderKind] = {
-    "llama": DecoderKind("config"),
-    "mistral": DecoderKind(),
-    "qwen2": DecoderKind("qkv"),
-    "qwen2_vl_text": DecoderKind("qkv"),
-    "qwen3": DecoderKind("config", qk_norm=lambda heads, kv_heads, head_dim: 2 * head_dim),
-    "gemma": DecoderKind("config"),
-    "phi3": DecoderKind(),
-    "granite": DecoderKind("config"),
-    "olmo2": DecoderKind(
-        "config", qk_norm=lambda heads, kv_heads, head_dim: (heads + kv_heads) * head_dim
-    ),
-    "cohere": DecoderKind(
-        "config", norms=1, qk_norm=lambda heads, kv_heads, head_dim: (heads + kv_heads) * head_dim
-    ),
-}
-COSTLY = (
-    "adapter",
-    "expert",
-    "linear_attn",
-    "lora",
-    "mamba",
-    "moe",
-    "mtp",
-    "nextn",
-    "quant",
-    "sliding",
-    "window",
-)
-"""Words of keys that say something of what a model costs: one that transformers does not read is
-not passed over."""
 NEUTRAL = {"embedding_multiplier": 1.0, "use_bidirectional_attention": False}
 """What the text model's own forward would do with other values, and the engine does not."""
-MOST = {"layers": 1024, "width": 2**17, "heads": 1024, "words": 2**23, "pixels": 2**14}
-
-
-class _Reader:
-    """Reads one section of a config; whatever is not as it must be is a ModelError with its key."""
-
-    def __init__(self, name: str, section: str, config: Any) -> None:
-        self.name, self.section, self.config = name, section, config
-
-    def refuse(self, reason: str) -> NoReturn:
-        raise ModelError(f"{self.name}: {self.section}: {reason}")
-
-    def count(self, key: str, most: int, least: int = 1) -> int:
-        value = getattr(self.config, key, None)
-        if type(value) is not int or not least <= value <= most:
-            self.refuse(f"{key} is {value!r}; known: a whole number from {least} to {most:,}")
-        return value
-
-    def require(self, key: str, *allowed: Any) -> None:
-        value = getattr(self.config, key, allowed[0])
-        if value not in allowed:
-            known = ", ".join(map(str, allowed))
-            self.refuse(f"{key} {value!r} is not supported; known: {known}")
-
-    def flag(self, key: str) -> bool:
-        return bool(getattr(self.config, key, False))
 
 
 def require_understood(name: str, given: Any) -> None:
@@ -181,7 +109,7 @@ def require_understood(name: str, given: Any) -> None:
         ("text_config", getattr(given, "text_config", None)),
         ("vision_config", getattr(given, "vision_config", None)),
     ):
-        reader = _Reader(name, section, config)
+        reader = Reader(name, section, config)
         if config is None:
             reader.refuse("there is none")
         quantised = getattr(config, "quantization_config", None)
@@ -190,13 +118,7 @@ def require_understood(name: str, given: Any) -> None:
                 f"quantised weights ({_quantisation(quantised)}) are not supported: what they "
                 "weigh and compute is not known; known: float32, float16 and bfloat16 checkpoints"
             )
-        known = {field.name for field in dataclasses.fields(config)}
-        for key in sorted(set(vars(config)) - known):
-            if any(word in key for word in COSTLY) and getattr(config, key):
-                reader.refuse(
-                    f"{key!r} is nothing that transformers' {config.model_type} reads: this may be "
-                    "another model than config.json says"
-                )
+    require_known_keys(name, given)
 
 
 def _quantisation(config: Any) -> str:
@@ -213,23 +135,24 @@ def from_config(name: str, architecture: Architecture, given: Any) -> Shape:
     ModelError for one of which a part that costs is not understood."""
     require_understood(name, given)
     text, called = _text(name, given), Path(name).name
-    token = getattr(given, "image_token_index", None)
-    token = getattr(given, "image_token_id", None) if token is None else token
+    key = "image_token_id" if architecture == "qwen2-vl" else "image_token_index"
+    token = getattr(given, key, None)
     if type(token) is not int or not 0 <= token < text.vocabulary:
-        _Reader(name, "config.json", given).refuse(
-            f"the image token is {token!r}; known: a token of the vocabulary, 0 to "
+        Reader(name, "config.json", given).refuse(
+            f"the image token ({key}) is {token!r}; known: a token of the vocabulary, 0 to "
             f"{text.vocabulary - 1:,}"
         )
     if architecture == "qwen2-vl":
+        require_mrope_section(name, given.text_config, text.head_dim)
         return Shape(called, architecture, text, _qwen_tower(name, given, text))
-    pinpoints: tuple[tuple[int, int], ...] = ()
+    tower, pinpoints = _clip_tower(name, given), tuple[tuple[int, int], ...]()
     if architecture == "llava-next":
         pinpoints = _pinpoints(name, given)
     return Shape(
         called,
         architecture,
         text,
-        _clip_tower(name, given),
+        tower,
         pinpoints,
         projector_bias=bool(given.multimodal_projector_bias),
     )
@@ -237,16 +160,19 @@ def from_config(name: str, architecture: Architecture, given: Any) -> Shape:
 
 def _text(name: str, given: Any) -> Text:
     config = given.text_config
-    reader = _Reader(name, "text_config", config)
+    reader = Reader(name, "text_config", config)
     if config.model_type not in DECODERS:
         known = ", ".join(DECODERS)
         reader.refuse(f"the text model {config.model_type!r} is not supported; known: {known}")
     for key, neutral in NEUTRAL.items():
         reader.require(key, neutral, None)
-    if _slides(config):
-        reader.refuse("sliding-window attention is not supported; known: full attention")
+    _require_full_attention(reader)
+    reader.activation("hidden_act")
     require_stateless_config(name, given)
     decoder = DECODERS[config.model_type]
+    vocabulary = reader.count("vocab_size", MOST["words"])
+    if getattr(config, "pad_token_id", None) is not None:
+        reader.count("pad_token_id", vocabulary - 1, least=1 - vocabulary)
     hidden, heads = reader.count("hidden_size", MOST["width"]), _heads(reader)
     kv_heads = reader.count("num_key_value_heads", heads)
     if heads % kv_heads:
@@ -262,7 +188,7 @@ def _text(name: str, given: Any) -> Text:
         intermediate=reader.count("intermediate_size", MOST["width"]),
         heads=heads,
         kv_heads=kv_heads,
-        vocabulary=reader.count("vocab_size", MOST["words"]),
+        vocabulary=vocabulary,
         qkv_bias=biased or decoder.biases == "qkv",
         tied=bool(given.tie_word_embeddings),
         head_size=None if head_dim * heads == hidden else head_dim,
@@ -270,30 +196,44 @@ def _text(name: str, given: Any) -> Text:
         ffn_bias=reader.flag("mlp_bias"),
         norms=decoder.norms,
         qk_norm=normed(heads, kv_heads, head_dim),
+        positions=reader.count("max_position_embeddings", MOST["positions"]),
     )
 
 
-def _heads(reader: _Reader) -> int:
+def _heads(reader: Reader) -> int:
     heads = reader.count("num_attention_heads", MOST["heads"])
     if not getattr(reader.config, "head_dim", None) and reader.config.hidden_size % heads:
         reader.refuse(f"{heads} heads do not divide hidden_size {reader.config.hidden_size}")
     return heads
 
 
-def _slides(text: Any) -> bool:
-    """Whether a decoder layer attends to a window only: the engine runs prefill without a mask."""
-    kinds = getattr(text, "layer_types", None)
-    return bool(set(kinds) - {"full_attention"} if kinds else getattr(text, "sliding_window", None))
+def _require_full_attention(reader: Reader) -> None:
+    """The engine runs prefill without a mask, and knows no other layers."""
+    kinds = getattr(reader.config, "layer_types", None)
+    if kinds is None:
+        kinds = ["sliding_attention"] if getattr(reader.config, "sliding_window", None) else []
+    elif not isinstance(kinds, (list, tuple)):
+        reader.refuse(f"layer_types is {quoted(kinds)}; known: a list, one of each layer")
+    for kind in sorted(set(map(str, kinds)) - {"full_attention"}):
+        called = "sliding-window" if kind == "sliding_attention" else kind.partition("_")[0][:40]
+        reader.refuse(f"{called} attention is not supported; known: full attention")
+    if kinds and len(kinds) != reader.config.num_hidden_layers:
+        reader.refuse(
+            f"layer_types names {len(kinds)} layers, and num_hidden_layers is "
+            f"{reader.config.num_hidden_layers}"
+        )
 
 
 def _clip_tower(name: str, given: Any) -> Vision:
     config = given.vision_config
-    reader = _Reader(name, "vision_config", config)
+    reader = Reader(name, "vision_config", config)
     if config.model_type != "clip_vision_model":
         reader.refuse(f"the tower {config.model_type!r} is not supported; known: clip_vision_model")
+    reader.activation("hidden_act")
     reader.require("num_channels", 3)
-    whole = _Reader(name, "config.json", given)
+    whole = Reader(name, "config.json", given)
     whole.require("vision_feature_select_strategy", "default")
+    whole.activation("projector_hidden_act")
     layers = reader.count("num_hidden_layers", MOST["layers"])
     chosen = given.vision_feature_layer
     listed = chosen if isinstance(chosen, (list, tuple)) else [chosen]
@@ -313,8 +253,9 @@ def _clip_tower(name: str, given: Any) -> Vision:
 
 def _qwen_tower(name: str, given: Any, text: Text) -> Vision:
     config = given.vision_config
-    reader = _Reader(name, "vision_config", config)
+    reader = Reader(name, "vision_config", config)
     reader.require("in_channels", 3)
+    reader.activation("hidden_act")
     reader.require("hidden_size", text.hidden)
     width = reader.count("embed_dim", MOST["width"])
     ratio = config.mlp_ratio
@@ -336,7 +277,7 @@ def _qwen_tower(name: str, given: Any, text: Text) -> Vision:
 def _pinpoints(name: str, given: Any) -> tuple[tuple[int, int], ...]:
     """The sizes in pixels, height and width, to which a picture may be resized."""
     listed, side = given.image_grid_pinpoints, given.vision_config.image_size
-    reader = _Reader(name, "config.json", given)
+    reader = Reader(name, "config.json", given)
     if not isinstance(listed, (list, tuple)) or not listed:
         reader.refuse("image_grid_pinpoints holds no size")
     for size in listed:

@@ -98,3 +98,12 @@ def request(
         kv_heads=shape.text.kv_heads,
         head_dim=shape.text.head_dim,
     )
+
+
+def positions(shape: Shape, request: Request) -> int:
+    """How many positions a request takes, its last new token's included. A picture of Qwen2-VL
+    takes as many as the longer side of its grid (M-RoPE)."""
+    taken = request.visual
+    if shape.architecture == "qwen2-vl" and request.encoder is not None:
+        taken = max(max(segment.height, segment.width) for segment in request.segments)
+    return request.before + taken + request.after + request.new_tokens - 1

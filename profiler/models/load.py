@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,15 @@ from ...methods.contract.errors import first_line
 from ...methods.engine.attention import interface_of
 from ...reports.sanitize import quoted
 from .backends import require_backend, require_kernel
+from .checkpoint.files import (
+    BUFFERS,
+    require_object,
+    require_same_weights,
+    require_sections,
+    require_sizes,
+    weight_files,
+    wrong_size,
+)
 from .configs import config, from_config
 from .device_memory import no_room, require_weights_fit
 from .device_pixels import device_processor, require_torchvision
@@ -31,8 +41,6 @@ from .qwen2_vl import Qwen2VL
 from .rotary import require_stateless_file
 from .shapes import SHAPES, Architecture, Shape
 
-BUFFERS = ("inv_freq", "position_ids")
-"""Ends of names under which older checkpoints save what is no weight."""
 WEIGHTS = (".safetensors", ".bin")
 POINTER = b"version https://git-lfs"
 
@@ -140,7 +148,8 @@ def _from_shape(
 
 
 def shape_of(name: str, *, pictures: bool = True) -> Shape:
-    """The shape of a named model, a checkpoint folder or a hub id; weights are not read.
+    """The shape of a named model, a checkpoint folder or a hub id. Of its weights, where they lie
+    beside its config, the sizes are read.
 
     pictures: whether any is to be processed; else the checkpoint's image processor is left alone.
     """
@@ -148,8 +157,24 @@ def shape_of(name: str, *, pictures: bool = True) -> Shape:
         return SHAPES[name]
     architecture, given, source = _read_config(name)
     shape = from_config(name, architecture, given)
+    _require_makeable(name, shape, given)
+    require_same_weights(name, weight_files(_folder(source)), shape)
     processor = image_processor(name, source, architecture) if pictures else None
     return shape if processor is None else fitted(name, shape, processor)
+
+
+def _folder(source: str) -> Path | None:
+    """Where the config of a checkpoint lies on this machine, its weights perhaps beside it."""
+    from transformers.utils.hub import cached_file
+
+    path = cached_file(
+        source,
+        "config.json",
+        local_files_only=True,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return None if path is None else Path(path).parent
 
 
 def require_device_processor(name: str | None) -> None:
@@ -171,25 +196,22 @@ def _read_config(name: str) -> tuple[Architecture, Any, str]:
     folder = Path(name).expanduser()
     _check_name(name, folder)
     source = str(folder) if folder.is_dir() else name
+    if folder.is_dir():
+        require_object(name, folder / "config.json")
     try:
         with _quiet():
             written, _ = PreTrainedConfig.get_config_dict(source)
+            _require_known(name, written.get("model_type"))
+            require_sections(name, written)
+            if not weight_files(_folder(source)):
+                require_sizes(name, written, flat=written["model_type"] == "qwen2_vl")
             require_stateless_file(name, written)
             given = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except ModelError:
         raise
     except Exception as error:
         raise ModelError(f"{name}: no readable model config ({first_line(error)})") from error
-    for section in ("text_config", "vision_config"):
-        if not isinstance(written.get(section, {}), dict):  # transformers would take its own
-            shown = quoted(written[section])
-            raise ModelError(f"{name}: config.json: {section} is {shown}; known: a section")
-    architecture = _ARCHITECTURES.get(given.model_type)
-    if architecture is None:
-        known = ", ".join(_ARCHITECTURES)
-        raise ModelError(
-            f"{name}: architecture {given.model_type!r} is not supported; known: {known}"
-        )
+    architecture = _ARCHITECTURES[given.model_type]
     if getattr(given, "auto_map", None):
         raise ModelError(
             f"{name}: brings code of its own (auto_map), which is never run: what was measured "
@@ -198,9 +220,31 @@ def _read_config(name: str) -> tuple[Architecture, Any, str]:
     return architecture, given, source
 
 
+def _require_known(name: str, kind: Any) -> None:
+    if not isinstance(kind, str) or kind not in _ARCHITECTURES:
+        known = ", ".join(_ARCHITECTURES)
+        raise ModelError(
+            f"{name}: architecture {quoted(kind)} (model_type) is not supported; known: {known}"
+        )
+
+
+def _require_makeable(name: str, shape: Shape, given: Any) -> None:
+    """See that transformers makes a model of a config, without memory for its weights, and that it
+    is as large as the formulas say. Raises ModelError."""
+    _, class_name = _ADAPTERS[shape.architecture]
+    try:
+        with torch.device("meta"), _quiet():
+            module = transformers_class(class_name)._from_config(copy.deepcopy(given))
+    except Exception as error:
+        why = first_line(error)
+        raise ModelError(f"{name}: transformers makes no model of its config ({why})") from error
+    _check_size(name, shape, module)
+
+
 def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backend: str) -> Model:
     architecture, given, source = _read_config(name)
     shape = from_config(name, architecture, given)
+    _require_makeable(name, shape, given)
     require_weights_fit(name, shape.parameters, device, dtype)
     require_kernel(backend, device, dtype, shape)
     adapter, class_name = _ADAPTERS[architecture]
@@ -251,10 +295,7 @@ def _check_size(name: str, shape: Shape, module: Any) -> None:
     """Hold what the formulas say of the model against what was loaded."""
     held = sum(weight.numel() for weight in module.parameters())
     if held != shape.parameters:
-        raise ModelError(
-            f"{name}: its weights hold {held:,} parameters, and {shape.parameters:,} by what its "
-            "config says: a part of this model is not understood"
-        )
+        raise ModelError(wrong_size(name, held, shape))
 
 
 def _check_weights(name: str, report: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from ...reports.sanitize import quoted
 from .errors import ModelError
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ STATEFUL = ("dynamic", "longrope")
 IN_TOWERS = (*STATELESS, "axial")
 """Those of vision towers: Qwen2-VL's has one of its own."""
 SECTIONS_ONLY = "mrope"  # what Qwen2-VL's files call `default`, for their three axes
+DEFAULT_SECTIONS = [16, 24, 24]
+"""What transformers takes where a config of Qwen2-VL does not say."""
 KEYS = ("rope_parameters", "rope_scaling")
 """What the section is called, today and in older files."""
 
@@ -32,8 +35,8 @@ def require_stateless_config(name: str, given: Any, known: tuple[str, ...] = STA
         _require(f"{name}: vision_config", _section(vision, key), IN_TOWERS)
         _require(f"{name}: text_config", _section(text, key), known)
         outer = _section(given, key)
-        _require(f"{name}: config.json", outer, known)
-        if outer and outer not in [_section(text, inner) for inner in KEYS]:
+        _require(f"{name}: config.json", outer, (*known, SECTIONS_ONLY))
+        if outer and _plain(outer) not in [_plain(_section(text, inner)) for inner in KEYS]:
             raise ModelError(
                 f"{name}: config.json: {key} stands outside text_config, where transformers does "
                 "not read it: move it there, or remove it"
@@ -58,6 +61,18 @@ def require_stateless_file(name: str, raw: dict[str, Any]) -> None:
     )
 
 
+def require_mrope_section(name: str, text: Any, head_dim: int) -> None:
+    """Refuse frequencies of time, height and width that are not those of a head of `head_dim`;
+    raises ModelError."""
+    sections = (text.rope_parameters or {}).get("mrope_section", DEFAULT_SECTIONS)
+    whole = isinstance(sections, (list, tuple)) and all(type(n) is int and n > 0 for n in sections)
+    if not whole or len(sections) != 3 or sum(sections) != head_dim // 2:
+        raise ModelError(
+            f"{name}: text_config: mrope_section is {quoted(sections)}; known: 3 whole numbers "
+            f"that sum to {head_dim // 2}, half the width of a head"
+        )
+
+
 def require_stateless(name: str, module: nn.Module) -> None:
     """Refuse a model whose rotary embedding, as it is now, is not known to be stateless: it may
     have been changed after loading. Raises ModelError."""
@@ -73,6 +88,12 @@ def _section(config: Any, key: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {"rope_type": found}
 
 
+def _plain(section: dict[str, Any]) -> dict[str, Any]:
+    """A section without the names of what is the default."""
+    plain = ("default", SECTIONS_ONLY)
+    return {key: value for key, value in section.items() if value not in plain}
+
+
 def _require(place: str, section: dict[str, Any], known: tuple[str, ...] = STATELESS) -> None:
     for key, value in section.items():
         if isinstance(value, dict):
@@ -80,6 +101,7 @@ def _require(place: str, section: dict[str, Any], known: tuple[str, ...] = STATE
                 f"{place}: rotary embeddings by layer type ({key!r}) are not supported; known: one "
                 "for all layers"
             )
+    _require_known_keys(place, section)
     for key in ("rope_type", "type"):
         kind = section.get(key, "default")
         if kind in known or (key == "type" and kind == SECTIONS_ONLY):
@@ -89,6 +111,18 @@ def _require(place: str, section: dict[str, Any], known: tuple[str, ...] = STATE
             f"{place}: {key} {str(kind)[:40]!r} is not supported{why}; known: "
             f"{', '.join(STATELESS)}"
         )
+
+
+def _require_known_keys(place: str, section: dict[str, Any]) -> None:
+    from transformers.modeling_rope_utils import RopeParameters
+
+    known = {*RopeParameters.__annotations__, "type", "mrope_section"}
+    for key in section:
+        if key not in known:
+            raise ModelError(
+                f"{place}: {quoted(key)} in its rotary embedding is nothing that transformers "
+                f"reads; known: {', '.join(sorted(known))}"
+            )
 
 
 def _is_stateful(kind: Any) -> bool:

@@ -29,7 +29,7 @@ class Text:
     tied: the head shares the weights of the embedding. head_size: width of a head, where it is not
     hidden / heads. *_bias: of the products of attention, of its output, and of the FFN. norms:
     vectors of width `hidden` that a layer's norms hold. qk_norm: weights of the norms of queries
-    and keys in a layer.
+    and keys in a layer. positions: the most that the model is made for.
     """
 
     layers: int
@@ -45,6 +45,7 @@ class Text:
     ffn_bias: bool = False
     norms: int = 2
     qk_norm: int = 0
+    positions: int = 4096
 
     @property
     def head_dim(self) -> int:
@@ -175,7 +176,7 @@ SHAPES: dict[str, Shape] = {
         Shape(
             "tiny-qwen2-vl",
             "qwen2-vl",
-            Text(16, 384, 1024, 6, 2, 8192, qkv_bias=True),
+            Text(16, 384, 1024, 6, 2, 8192, qkv_bias=True, positions=32768),
             _SMALL_QWEN_TOWER,
             (),
             "grouped heads, M-RoPE, dynamic resolution",
@@ -193,7 +194,7 @@ SHAPES: dict[str, Shape] = {
         Shape(
             "qwen2-vl-7b",
             "qwen2-vl",
-            Text(28, 3584, 18944, 28, 4, 152064, qkv_bias=True),
+            Text(28, 3584, 18944, 28, 4, 152064, qkv_bias=True, positions=32768),
             _QWEN_TOWER,
             (),
             "grouped heads, M-RoPE, dynamic resolution",
@@ -201,7 +202,7 @@ SHAPES: dict[str, Shape] = {
         Shape(
             "qwen2-vl-72b",
             "qwen2-vl",
-            Text(80, 8192, 29568, 64, 8, 152064, qkv_bias=True),
+            Text(80, 8192, 29568, 64, 8, 152064, qkv_bias=True, positions=32768),
             _QWEN_TOWER,
             (),
             "grouped heads, M-RoPE, dynamic resolution",

@@ -24,7 +24,7 @@ def warnings(record: Record, listed: list[Row] | None = None) -> list[str]:
         _interrupted(record),
         *record.environment.warnings,
         *(f"picture {note}." for note in record.request.notes),
-        _positions(record),
+        *past_positions(record.request.positions, record.model.positions, record.model.name),
         _marks(record),
         _throttled(record),
         _others(record),
@@ -63,15 +63,14 @@ def _interrupted(record: Record) -> str:
     return f"the run was interrupted: {span} a cell measured until then."
 
 
-def _positions(record: Record) -> str:
+def past_positions(used: int | None, most: int | None, model: str) -> list[str]:
     """More positions than the model is made for: its answer means nothing, though its time does."""
-    used, most = record.request.positions, record.model.positions
     if used is None or most is None or used <= most:
-        return ""
-    return (
-        f"the request takes {used:,} positions, and {record.model.name} is made for {most:,}: what "
-        "it answers means nothing."
-    )
+        return []
+    return [
+        f"the request takes {used:,} positions, and {model} is made for {most:,}: what it answers "
+        "means nothing."
+    ]
 
 
 def _marks(record: Record) -> str:

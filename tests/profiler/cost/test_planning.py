@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from command import in_this_process
+from micro_models import load
 from record_builders import cell, record
 from torch.profiler import ProfilerActivity, profile
 
@@ -28,7 +30,10 @@ from tpprof.profiler.cost import memory
 from tpprof.profiler.cost.conventions import CONVENTIONS, convention_named
 from tpprof.profiler.cost.planning import Planned, Planner, Wanted
 from tpprof.profiler.machine.calibration import named
+from tpprof.profiler.models.geometry import positions
 from tpprof.profiler.models.model import Model
+from tpprof.profiler.models.pictures import PictureError
+from tpprof.profiler.workload import Preparation
 from tpprof.reports.record.spec import Workload
 
 
@@ -318,3 +323,70 @@ def test_no_floor_speedup_passes_the_bound(new_tokens: int) -> None:
     assert usual < least < bound
     assert least > 0.8 * bound, "one token in all layers but one comes near"
     assert Planner("llava-next-7b", workload).bound is None
+
+
+def pictures(folder: Path) -> dict[str, Path]:
+    """Files that begin as a picture does, and are none that a model can be given."""
+    import numpy as np
+    from PIL import Image
+
+    whole = folder / "whole.png"
+    Image.effect_noise((90, 60), 50).convert("RGB").save(whole)
+    made = {"cut": folder / "cut.png", "float": folder / "float.tiff", "wide": folder / "wide.tiff"}
+    made["cut"].write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    Image.fromarray(np.full((9, 9), 0.5, np.float32)).save(made["float"])
+    Image.fromarray(np.full((9, 9), 10**6, np.int32)).save(made["wide"])
+    return made
+
+
+@pytest.mark.parametrize("kind", ["cut", "float", "wide"])
+def test_a_picture_that_a_run_refuses_is_not_planned(kind: str, tmp_path: Path) -> None:
+    file = pictures(tmp_path)[kind]
+    with pytest.raises(PictureError) as planned:
+        Planner("tiny-llava", Workload(image=str(file)))
+    with pytest.raises(PictureError) as measured:
+        tpprof.inputs(load("llava"), image=str(file))
+    assert str(planned.value) == str(measured.value)
+
+
+def test_what_is_done_to_a_picture_is_said(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGBA", (90, 60)).save(tmp_path / "a.png")
+    plan = Planner("tiny-llava", Workload(image=str(tmp_path / "a.png"), image_size=(84, 84)))
+    assert [line for line in plan.warnings if "transparency" in line]
+    assert [line for line in plan.warnings if "resized from 90x60" in line]
+
+
+@pytest.mark.parametrize("synthetic", [None, 40])
+def test_positions_are_those_of_the_request(model: Model, synthetic: int | None) -> None:
+    workload = Workload(
+        image_size=(84, 168), visual_tokens=synthetic, text_tokens=(5, 7), new_tokens=4
+    )
+    request = Preparation(model, workload).request
+    inputs = tpprof.inputs(
+        model, image_size=(84, 168), visual_tokens=synthetic, text_tokens=(5, 7), new_tokens=4
+    )
+    assert positions(model.shape, request) == inputs.next_position + 3
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("llava-1.5-7b", (35, 3400), ""),
+        ("llava-1.5-7b", (35, 5000), "takes 5,612 positions, and llava-1.5-7b is made for 4,096"),
+        ("llava-next-7b", (35, 2000), "takes 4,916 positions, and llava-next-7b is made for 4,096"),
+        ("qwen2-vl-7b", (35, 20000), ""),
+        ("qwen2-vl-7b", (35, 40000), "takes 40,060 positions, and qwen2-vl-7b is made for 32,768"),
+    ],
+)
+def test_more_positions_than_the_model_has_are_said(
+    name: str, text: tuple[int, int], told: str, tmp_path: Path
+) -> None:
+    plan = Planner(name, Workload(text_tokens=text))
+    assert told in " ".join(plan.warnings)
+    assert bool(told) == bool(plan.warnings)
+    given = ["flops", "fastv", "--model", name, "--text-tokens", ",".join(map(str, text))]
+    shown = in_this_process(*given, "--format", "markdown", cwd=tmp_path)
+    assert told in shown.stdout + shown.stderr
+    assert shown.returncode == 0

@@ -14,7 +14,8 @@ from tpprof.methods.contract.policies import Policy
 from tpprof.methods.engine.run import run
 from tpprof.profiler import cost
 from tpprof.profiler.meters import torch_profile
-from tpprof.profiler.models.configs import DECODERS, from_config
+from tpprof.profiler.models.checkpoint.decoders import DECODERS
+from tpprof.profiler.models.configs import from_config
 from tpprof.profiler.models.errors import ModelError
 from tpprof.profiler.models.llava import Llava, LlavaNext
 from tpprof.profiler.models.model import Model

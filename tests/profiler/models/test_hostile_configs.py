@@ -55,8 +55,8 @@ def changed(folder: Path, into: Path, section: str, key: str, value: Any) -> Pat
         ("", "vision_feature_layer", 99, "the tower has 4 layers"),
         ("", "vision_feature_layer", -99, "the tower has 4 layers"),
         ("", "vision_feature_layer", [], "the tower has 4 layers"),
-        ("", "image_token_index", -5, "the image token is -5"),
-        ("", "image_token_index", 10**9, "the image token is 1000000000"),
+        ("", "image_token_index", -5, "image_token_index. is -5"),
+        ("", "image_token_index", 10**9, "image_token_index. is 1000000000"),
     ],
 )
 def test_one_line(

@@ -111,16 +111,27 @@ def test_file_instead_of_a_folder(folder: Path) -> None:
     refused(str(file), f"{file} is a file", "the checkpoint folder that holds config.json")
 
 
-@pytest.mark.parametrize("text", ["{not json", "", "[]", "null", "{}", '{"model_type": "zzz"}'])
-def test_config_that_is_none(folder: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{not json", "no readable model config ("),
+        ("", "no readable model config ("),
+        ("[]", "no readable model config (config.json holds a list and no object)"),
+        ("null", "no readable model config (config.json holds a NoneType and no object)"),
+        ("{}", "architecture None (model_type) is not supported; known: llava, "),
+        ('{"model_type": "zzz"}', "architecture 'zzz' (model_type) is not supported; known: llava"),
+        ('{"model_type": ["llava"]}', "architecture ['llava'] (model_type) is not supported"),
+    ],
+)
+def test_config_that_is_none(folder: Path, text: str, told: str) -> None:
     (folder / "config.json").write_text(text)
-    refused(str(folder), f"{folder}: no readable model config (")
+    refused(str(folder), f"{folder}: {told}")
 
 
 def test_architecture_that_is_not_supported(tmp_path: Path) -> None:
     BertConfig(vocab_size=9).save_pretrained(tmp_path)
     known = "known: llava, llava_next, qwen2_vl"
-    refused(str(tmp_path), f"{tmp_path}: architecture 'bert' is not supported", known)
+    refused(str(tmp_path), f"{tmp_path}: architecture 'bert' (model_type) is not supported", known)
 
 
 def test_vision_tower_that_is_not_supported(folder: Path) -> None:
@@ -344,5 +355,5 @@ def test_code_that_a_checkpoint_brings_is_never_run(
     config = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}
     (folder / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr("builtins.input", lambda *asked: pytest.fail("asked to run code"))
-    refused(str(folder), "no readable model config")
+    refused(str(folder), "architecture 'mine' (model_type) is not supported")
     assert not ran.exists()

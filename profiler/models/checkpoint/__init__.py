@@ -1,0 +1,1 @@
+"""What a checkpoint's files say, before a model is made of them."""
