@@ -25,6 +25,7 @@ from .ledger import decision_flops
 if TYPE_CHECKING:
     from .context import Context
 
+PARAMETERS = ("k", "dim", "largest")  # of topk, behind what it ranks
 RANKINGS = ("topk", "sort", "argsort", "kthvalue", "msort")
 
 
@@ -46,29 +47,45 @@ class DecisionCost:
 
 
 class _Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees whether what a method ranks are numbers: of others, an order is what a sort makes; and
-    counts the operators that it calls, and the bytes that it holds. Reads nothing meanwhile: who
-    counts the reads of the method would count it."""
+    """Sees whether what a method ranks has an order: of NaN, and among infinite values, it is what
+    a sort makes; and counts the operators that it calls, and the bytes that it holds. Reads nothing
+    meanwhile: who counts the reads of the method would count it."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.wrong: list[Tensor] = []
+        self.tied: list[Tensor] = []
         self.operators = self.scratch = self._held = 0
         self._users: Counter[int] = Counter()  # tensors on each storage of its own, by address
 
     @property
     def fault(self) -> str:
         wrong = [int(count) for count in self.wrong]
-        return f"{max(wrong)} scores that it ranks are not numbers" if any(wrong) else ""
+        if any(wrong):
+            return f"{max(wrong)} scores that it ranks are not numbers"
+        tied = [int(count) for count in self.tied]
+        if any(tied):
+            return (
+                f"{max(tied)} scores that it ranks are infinite, which of them stay means nothing"
+            )
+        return ""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        named = kwargs or {}
         ranked = args[0] if args and func._opname in RANKINGS else None
-        if ranked is not None and ranked.is_floating_point() and not ranked.is_meta:
+        if (
+            ranked is not None
+            and ranked.is_floating_point()
+            and ranked.dim()
+            and not ranked.is_meta
+        ):
             self.wrong.append(ranked.isnan().sum())
+            listed = args[1:] if func._opname == "topk" else ()
+            self.tied.append(_tied(ranked, **dict(zip(PARAMETERS, listed, strict=False)), **named))
         given = {_address(tensor) for tensor in _tensors(args)}
-        result = func(*args, **(kwargs or {}))
+        result = func(*args, **named)
         self.operators += 1
         for tensor in _tensors(result if isinstance(result, (tuple, list)) else (result,)):
             address = _address(tensor)
@@ -91,6 +108,22 @@ class _Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._held -= size
 
         weakref.finalize(tensor, freed).atexit = False
+
+
+def _tied(
+    scores: Tensor, k: int | None = None, dim: int = -1, largest: bool = True, **_: Any
+) -> Tensor:
+    """How many scores are infinite in rows where the best `k` are chosen among infinite ones; in a
+    ranking of all, where all are infinite."""
+    infinite = scores.isinf()
+    if k is None:
+        return (infinite & infinite.all(dim, keepdim=True)).sum()
+    high, low = infinite & (scores > 0), infinite & (scores < 0)
+    best, worst = (high, low) if largest else (low, high)
+    among = (best.sum(dim, keepdim=True) > k) | (
+        worst.sum(dim, keepdim=True) > scores.shape[dim] - k
+    )
+    return (infinite & among).sum()
 
 
 def _address(tensor: Tensor) -> int:

@@ -30,11 +30,13 @@ from ..models.model import Model
 from ..workload import Preparation
 from .cells import BenchCell, keep_counts, require_steady
 from .hidden_state import (
+    Answer,
     ModelChangedError,
     left_as_found,
     process_left_as_found,
     require_alike,
     require_same,
+    require_unchanged,
 )
 from .kept_tokens import selections
 from .new_length import Length, first_at_new_length, lengths
@@ -117,6 +119,7 @@ class Bench:
             self._require_answer(trace)
             if first is not None and cell.runtime.name == "graph":
                 require_alike(first, trace)
+            cell.answer = Answer.of(trace)
             cell.saved.warmups = cell.saved.warmups or times
             cell.saved.memory = schema.Memory(**vars(peak))
             keep_counts(cell, trace, self.model, self.prepare.request)
@@ -130,6 +133,13 @@ class Bench:
             raise RuntimeError(f"it gave {trace.tokens.shape[1]} tokens")
         require_finite(trace.logits, "its logits")
         require_finite(trace.step_logits, "its logits of decode")
+
+    def _require_unchanged(self, cell: BenchCell, trace: Trace) -> None:
+        """Behind the clock: a timed request gave what the first one gave."""
+        now, exact = Answer.of(trace), self.device.type == "cpu"
+        if cell.answer is not None:
+            require_unchanged(cell.answer, now, exact=exact)
+        cell.answer = cell.answer or now
 
     def repeat(self, cell: BenchCell) -> None:
         """One more request, neither timed nor saved; it must do what the counted one did."""
@@ -152,6 +162,7 @@ class Bench:
             counts = self._asked(cell)
             self._require_answer(trace)
             require_steady(cell, trace)
+            self._require_unchanged(cell, trace)
             if _gave_up(cell) != ran:
                 raise RuntimeError(f"{cell.runtime.name} gave up late: {_gave_up(cell)}")
             cell.saved.setups = dict(cell.runtime.setups)

@@ -20,6 +20,7 @@ from ...methods.engine.runtimes.runtime import Runtime
 from ...reports.record import schema
 from .. import cost
 from ..models.model import Model
+from .hidden_state import Answer
 
 
 @dataclass
@@ -27,7 +28,8 @@ class BenchCell:
     """One row in the making: what runs, and what is saved of it.
 
     method: the cell's own: what a plug-in keeps on it reaches no other cell. plan: None where there
-    is none, which `saved.error` says. ledger: of the first request.
+    is none, which `saved.error` says. ledger: of the first request. answer: of the last warm-up,
+    which each timed request must give.
     """
 
     method: Method
@@ -36,6 +38,7 @@ class BenchCell:
     saved: schema.Cell
     plan: Plan | None = None
     ledger: Ledger | None = None
+    answer: Answer | None = None
 
     @property
     def alive(self) -> bool:

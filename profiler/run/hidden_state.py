@@ -24,6 +24,7 @@ from ...methods.engine.run import Trace
 TABLES = ("_parameters", "_buffers", "_modules")  # of a module: what they hold has names of its own
 DEPTH = 4  # to which containers are looked through
 ALIKE = 0.1  # share of kept tokens, and of the size of the logits, by which kernels may differ
+CLOSE = 0.01  # of the size of the logits, by which they may differ where nothing rounds otherwise
 WHY = "what a request gives must not depend on those before it"
 SAME_NUMBERS = "view.random(seed=...) draws numbers that are the same in every request"
 
@@ -174,6 +175,38 @@ def require_alike(eager: Trace, replayed: Trace) -> None:
         f"captured as a graph it {found} than eagerly: it computes something on the host, which a "
         "graph does not run again"
     )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a request gave, on the host: kept [n] are the tokens that stay, of all layers one after
+    the other; logits [B, vocabulary]."""
+
+    kept: Tensor
+    logits: Tensor
+
+    @classmethod
+    def of(cls, trace: Trace) -> Answer:
+        """Waits for the device: not while the clock runs."""
+        kept = [layer.cpu().flatten() for layer in trace.kept]
+        logits = trace.logits.to("cpu", torch.float32, copy=True)
+        return cls(torch.cat(kept) if kept else torch.empty(0), logits)
+
+
+def require_unchanged(first: Answer, now: Answer, *, exact: bool) -> None:
+    """Raises LeftBehindError where a timed request gave something else than the first did: their
+    times are of different things. exact: else a tenth may differ, as kernels of a GPU may round
+    otherwise from request to request."""
+    same = first.kept.shape == now.kept.shape
+    agreeing = float((first.kept == now.kept).float().mean()) if same and len(now.kept) else 1.0
+    off = float((now.logits - first.logits).norm() / first.logits.norm().clamp_min(1e-12))
+    if not same or agreeing < (1.0 if exact else 1 - ALIKE):
+        found = "keeps other visual tokens"
+    elif off > (CLOSE if exact else ALIKE):
+        found = "gives other logits"
+    else:
+        return
+    raise LeftBehindError(f"a timed request {found} than the first: {WHY}; {SAME_NUMBERS}")
 
 
 def _agreeing(one: Tensor, other: Tensor) -> float:
