@@ -165,16 +165,18 @@ class MustDrop(Method):
         keys = view.tag("key")
         lenient = self._leniency()
         worth = torch.maximum(share, peak / lenient)  # a token goes if this is below threshold
-        if keys is not None:
+        ranked = worth
+        if keys is not None:  # above all others; where not all of them fit, by their own worth
+            ranked = worth + keys * (1 + worth.amax(-1, keepdim=True))
             worth = worth.masked_fill(keys, float("inf"))
         threshold, count = self.global_threshold, 0
         if threshold is None:
             count = _solve(self, view.request)[1][self._place(view.request, stage)]
-            threshold = view.solved("threshold", lambda: _between(worth, count))
+            threshold = view.solved("threshold", lambda: _between(ranked, count, keys))
         if not self.fixed or view.published:  # the released code has the host read each count
             read = int((worth >= threshold).sum(-1).amax().clamp_min(1).item())
             count = count if self.fixed else read  # half precision has ties at a threshold
-        return Keep(worth.topk(count, -1).indices.sort(-1).values)
+        return Keep(ranked.topk(count, -1).indices.sort(-1).values)
 
     def _place(self, request: Request, stage: Stage) -> int:
         return request.scale(LAYERS).index(stage.layer)
@@ -300,10 +302,13 @@ def _merge(patches: Tensor, windows: Tensor, alike: Tensor, merged: int) -> Keep
     return Keep(index, features, torch.arange(index.shape[1], device=index.device) < merged)
 
 
-def _between(worth: Tensor, count: int) -> float:
-    """A threshold that `count` of worth [B, n] reach: midway to the next one below."""
-    ranked = worth[0].sort(descending=True).values
-    if count >= len(ranked):
+def _between(ranked: Tensor, count: int, keys: Tensor | None) -> float:
+    """A threshold that `count` of ranked [B, n] reach: midway to the next one below; where those
+    that reach it are keys, just above the others."""
+    above_all = 0 if keys is None else int(keys[0].sum().item())
+    falling = ranked[0].sort(descending=True).values
+    if max(count, above_all) >= len(falling):
         return 0.0
-    above, below = float(ranked[count - 1].item()), float(ranked[count].item())
-    return (above + below) / 2 if above != float("inf") else below * (1 + 1e-6) + 1e-12
+    if count <= above_all:
+        return float(falling[above_all].item()) * (1 + 1e-6) + 1e-12
+    return (float(falling[count - 1].item()) + float(falling[count].item())) / 2

@@ -65,9 +65,7 @@ class _Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return f"{max(wrong)} scores that it ranks are not numbers"
         tied = [int(count) for count in self.tied]
         if any(tied):
-            return (
-                f"{max(tied)} scores that it ranks are infinite, which of them stay means nothing"
-            )
+            return f"{max(tied)} scores that it ranks are infinite: which of them stay says nothing"
         return ""
 
     def __torch_dispatch__(

@@ -172,3 +172,10 @@ def test_what_a_decision_takes_is_counted(kind: str, operators: int, scratch: in
     assert str(decision.site) == "entering layer 2"
     assert (decision.operators, decision.scratch) == (operators, scratch)
     assert run(model, inputs, Holding(kind=kind), new_tokens=1).decisions == []
+
+
+def test_key_tokens_of_mustdrop_that_do_not_all_fit_are_kept_by_their_worth() -> None:
+    model, method = load("qwen2-vl"), parse("mustdrop:keep=1/9")
+    inputs = tpprof.inputs(model, image_size=(168, 168), text_tokens=(4, 3), batch_size=2)
+    trace = run(model, inputs, method, new_tokens=1, verify=True)
+    assert len(trace.kept[-1][0]) == trace.visual_per_layer[-1]
