@@ -44,7 +44,7 @@ def contained() -> Iterator[None]:
         raise MethodExitError("it changes the working folder of the program (os.chdir)")
 
 
-def location(error: BaseException, method: Method) -> str:
+def location(error: BaseException, method: Method | type[Method]) -> str:
     """The file and line of a method's own code that an error passed through; "" if it did not."""
     files = own_files(method)
     seen: list[traceback.FrameSummary] = []
@@ -55,10 +55,11 @@ def location(error: BaseException, method: Method) -> str:
     return f" ({Path(seen[-1].filename).name} line {seen[-1].lineno})" if seen else ""
 
 
-def own_files(method: Method) -> set[str]:
+def own_files(method: Method | type[Method]) -> set[str]:
     """The source files of the method's class, and of those that it is made from."""
     package = __name__.rpartition(".")[0]
-    own = [type(one) for one in getattr(method, "parts", (method,))]
+    parts = (method,) if isinstance(method, type) else getattr(method, "parts", (method,))
+    own = [part if isinstance(part, type) else type(part) for part in parts]
     classes = [c for kind in own for c in kind.__mro__ if c.__module__ != "builtins"]
     found = [_source(c) for c in classes if not c.__module__.startswith(package)]
     return {file for file in found if file}

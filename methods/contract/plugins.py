@@ -15,13 +15,16 @@ from .containment import contained
 from .errors import InputError, first_line
 
 
-def load_plugins(names: Iterable[str]) -> None:
+def load_plugins(names: Iterable[str]) -> list[str]:
     """Import each of `names`, a Python file or an importable module, so that its methods register.
+    What is to be known of them: one line for each that registers none, which need be no mistake.
 
     Raises InputError for one that does not exist or fails.
     """
+    notes = []
     registry.names()  # first: a plug-in must not take the name of a method of ours
     for name in names:
+        before, loaded = registry.classes(), len(sys.modules)
         try:
             with contained():
                 if name.endswith(".py"):
@@ -29,11 +32,17 @@ def load_plugins(names: Iterable[str]) -> None:
                 else:
                     importlib.import_module(name)
         except Exception as error:
-            at = _line_of(error, name)
+            at = line_of(error, name)
             raise InputError(
                 f"plug-in {name!r} could not be loaded ({first_line(error)}{at}); "
                 "give a .py file, or a module that can be imported"
             ) from error
+        if len(sys.modules) > loaded and registry.classes() == before:
+            notes.append(
+                f"plug-in {name!r} registers no method (@register): whatever else it changes, a "
+                "kernel or a model, is measured in every row"
+            )
+    return notes
 
 
 def contents(names: Iterable[str]) -> dict[str, str]:
@@ -65,7 +74,7 @@ def _load_file(path: Path) -> None:
         raise
 
 
-def _line_of(error: BaseException, name: str) -> str:
+def line_of(error: BaseException, name: str) -> str:
     """The line of the plug-in's file that an error passed through; "" if there is none."""
     links = [error, *filter(None, [error.__cause__])]
     frames = [frame for link in links for frame in traceback.extract_tb(link.__traceback__)]

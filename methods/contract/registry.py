@@ -63,6 +63,11 @@ def names() -> list[str]:
     return sorted(_registry, key=lambda name: (name != "vanilla", name))
 
 
+def classes() -> dict[str, type[Method]]:
+    """What is registered by now."""
+    return dict(_registry)
+
+
 def method_class(name: str) -> type[Method]:
     """The class registered as `name`; an unknown one raises with the nearest and all known."""
     _discover()

@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 from .composition import Composition
-from .containment import contained
+from .containment import contained, location
 from .errors import InputError, first_line
 from .method import Method
 from .registry import method_class
@@ -92,7 +92,8 @@ def _build(cls: type[Method], spec: str, values: dict[str, Any]) -> Method:
     except ValueError as error:
         raise SpecError(f"{spec!r}: {error}") from error
     except Exception as error:
-        raise SpecError(f"{spec!r}: it cannot be made ({first_line(error)})") from error
+        at = location(error, cls)
+        raise SpecError(f"{spec!r}: it cannot be made ({first_line(error)}){at}") from error
 
 
 def _value(cls: type[Method], knob: str, text: str) -> Any:

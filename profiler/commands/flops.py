@@ -12,7 +12,7 @@ import typer
 from ...reports import units
 from ...reports.record.schema import Peaks
 from ...reports.record.spec import Cells, ModelSpec, Subject, Workload
-from ...reports.sanitize import quoted
+from ...reports.sanitize import quoted, say
 from ...reports.text.cells import METHOD
 from ...reports.text.table import Column, Table, for_programs
 from .options import Format, FormatOption, Typed, fail, takes
@@ -77,7 +77,8 @@ def flops(
     spec = typed.alone(Subject)
     if not spec.cells.methods:
         fail("name a METHOD (fastv:keep=320), as `tpprof methods` lists them")
-    load_plugins(spec.cells.plugin)
+    for note in load_plugins(spec.cells.plugin):
+        say(note)
     from ..cost import planning
     from ..cost.conventions import convention_named
     from ..machine import calibration

@@ -28,7 +28,8 @@ def init(
 
     wanted = typed.alone(RunSpec)
     require_outputs([Output("--out", out, "text")], read_by(wanted), overwrite=overwrite)
-    load_plugins(wanted.cells.plugin)
+    for note in load_plugins(wanted.cells.plugin):
+        say(note)
     for method in wanted.cells.methods:
         parse(method)  # which says what is known
     spec = relative(wanted, out.parent)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ...reports.sanitize import one_line
+from ...reports.sanitize import one_line, say
 from .options import PluginOption
 from .supervised import guarded
 
@@ -24,7 +24,8 @@ def methods(
     """List the pruning methods with their papers and knobs, and where they depart from them."""
     from ...methods.contract.plugins import load_plugins
 
-    load_plugins(plugin or [])
+    for note in load_plugins(plugin or []):
+        say(note)
     from ...methods import method_class, names
 
     for cls in [method_class(wanted) for wanted in name or names()]:

@@ -14,6 +14,7 @@ import msgspec
 
 from ...methods.contract.errors import InputError, first_line
 from ...methods.contract.plan_checks import plan_for
+from ...methods.contract.plugins import line_of
 from ...reports.gate.baseline import Snapshot
 from ...reports.gate.tolerant_record import reading
 from ...reports.gate.verdicts import NoVerdictError
@@ -112,7 +113,8 @@ def _done(task: CountTask) -> Counted:
     except (InputError, RecordError) as error:
         return Counted(problem="input", reason=str(error))
     except BaseException as error:  # SystemExit among them
-        return Counted(problem="failure", reason=first_line(error))
+        at = next(filter(None, (line_of(error, name) for name in task.subject.cells.plugin)), "")
+        return Counted(problem="failure", reason=first_line(error) + at)
 
 
 def _look(subject: Subject) -> None:

@@ -156,7 +156,8 @@ class Bench:
 
     def sample(self, cell: BenchCell, number: int, turn: int, process: int) -> schema.Sample | None:
         """One timed request; None if it failed, which the cell then says."""
-        with self._kept_alive(cell), process_left_as_found():
+        compiles = cell.runtime.name == "compile"  # which has threads of its own
+        with self._kept_alive(cell), process_left_as_found(threads=not compiles):
             before, ran = self._asked(cell), _gave_up(cell)
             timing, trace = self._timing(cell)
             counts = self._asked(cell)
@@ -186,7 +187,7 @@ class Bench:
         except MethodFaultError as error:
             self._fail(cell, error)
         except Exception as error:
-            cell.saved.energy = schema.Energy(reason=first_line(error))
+            cell.saved.energy = schema.Energy(reason=_reason(error, cell))
 
     def activity(self, cell: BenchCell) -> None:
         """What torch.profiler counts. The last pass: once attached, it slows down what follows."""
@@ -219,7 +220,7 @@ class Bench:
                     self.model, self.prepare, cell, self.watch, self._lengths
                 )
         except Exception as error:
-            cell.saved.missing["lengths"] = first_line(error)
+            cell.saved.missing["lengths"] = _reason(error, cell)
 
     def decisions(self, cell: BenchCell) -> None:
         """Look once more at the method's decisions, behind all timed requests, and at how often the
@@ -237,7 +238,7 @@ class Bench:
             with beside(path) as part:
                 torch_profile.export(self.device, functools.partial(self._untimed, cell), part)
         except Exception as error:
-            cell.saved.missing["trace"] = first_line(error)
+            cell.saved.missing["trace"] = _reason(error, cell)
             return False
         return True
 
@@ -356,7 +357,7 @@ class Bench:
         except MethodFaultError as error:
             self._fail(cell, error)
         except Exception as error:
-            cell.saved.missing[what] = first_line(error)
+            cell.saved.missing[what] = _reason(error, cell)
 
     @contextmanager
     def _kept_alive(self, cell: BenchCell) -> Iterator[None]:
@@ -375,6 +376,11 @@ class Bench:
 
                 with suppress(RuntimeError):  # after a fault of the device; the cell has said so
                     torch.cuda.empty_cache()
+
+
+def _reason(error: Exception, cell: BenchCell) -> str:
+    """Why a figure is not there, with the line of the method's code where it went wrong."""
+    return first_line(error) + location(error, cell.method)
 
 
 def _gave_up(cell: BenchCell) -> str:

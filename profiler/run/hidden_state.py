@@ -7,7 +7,12 @@ put back, and the method fails; a model that was changed cannot be put back, and
 from __future__ import annotations
 
 import functools
+import gc
+import os
 import random
+import sys
+import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +30,7 @@ TABLES = ("_parameters", "_buffers", "_modules")  # of a module: what they hold 
 DEPTH = 4  # to which containers are looked through
 ALIKE = 0.1  # share of kept tokens, and of the size of the logits, by which kernels may differ
 CLOSE = 0.01  # of the size of the logits, by which they may differ where nothing rounds otherwise
+STANDARD = os.path.dirname(threading.__file__)
 WHY = "what a request gives must not depend on those before it"
 SAME_NUMBERS = "view.random(seed=...) draws numbers that are the same in every request"
 
@@ -74,6 +80,16 @@ def _numpy_state() -> tuple[Any, ...]:
     return (name, tuple(keys), *rest)
 
 
+def _collection() -> tuple[bool, tuple[int, ...]]:
+    return gc.isenabled(), gc.get_threshold()
+
+
+def _put_collection(state: tuple[bool, tuple[int, ...]]) -> None:
+    enabled, thresholds = state
+    (gc.enable if enabled else gc.disable)()
+    gc.set_threshold(*thresholds)
+
+
 SETTINGS = (
     Setting("the default dtype", torch.get_default_dtype, torch.set_default_dtype),
     Setting(
@@ -81,6 +97,7 @@ SETTINGS = (
         lambda: torch.get_default_device().type,
         lambda kind: torch.set_default_device(None if kind == "cpu" else kind),
     ),
+    Setting("the collection of garbage (gc)", _collection, _put_collection),
     Setting("the number of threads", torch.get_num_threads, torch.set_num_threads),
     Setting(
         "the choice of deterministic algorithms",
@@ -136,13 +153,21 @@ def left_as_found(module: nn.Module, method: Method) -> Iterator[None]:
 
 
 @contextmanager
-def process_left_as_found() -> Iterator[None]:
-    """The part of `left_as_found` that costs next to nothing: the settings of the process."""
+def process_left_as_found(*, threads: bool = True) -> Iterator[None]:
+    """The part of `left_as_found` that costs next to nothing: the settings of the process, and the
+    threads that run in it, if they are wanted."""
     settings = [setting.get() for setting in SETTINGS]
+    running = {*sys._current_frames()}
     try:
         yield
     finally:
         changed = _put_back(settings)
+    if threads and (left := _threads_since(running)):
+        raise LeftBehindError(
+            f"a request with it leaves {len(left)} thread{'s' * (len(left) > 1)} running "
+            f"({left[0]}), which take time from what is measured after it: join them, or measure "
+            "with --isolate"
+        )
     if changed:
         hint = f"; {SAME_NUMBERS}" if any("random" in name for name in changed) else ""
         raise LeftBehindError(f"a request with it changes {', '.join(changed)}: {WHY}{hint}")
@@ -212,6 +237,18 @@ def require_unchanged(first: Answer, now: Answer, *, exact: bool) -> None:
 def _agreeing(one: Tensor, other: Tensor) -> float:
     """The share of the kept tokens of one request that another one kept too."""
     return float(torch.isin(one, other).float().mean())
+
+
+def _threads_since(running: set[int]) -> list[str]:
+    """Where threads stand that were not there before; those of torch's own code are its own."""
+    found = []
+    for thread, frame in sys._current_frames().items():
+        stack = traceback.extract_stack(frame) if thread not in running else []
+        if stack and not any(f"{os.sep}torch{os.sep}" in line.filename for line in stack):
+            own = [line for line in stack if not line.filename.startswith(STANDARD)]
+            last = (own or stack)[-1]
+            found.append(f"{os.path.basename(last.filename)} line {last.lineno}")
+    return found
 
 
 def _put_back(settings: list[Any]) -> list[str]:

@@ -21,6 +21,7 @@ from ...methods.engine.decoder import Inputs
 from ...methods.engine.run import Trace, run
 from ...reports.record.kept import Kept, Picture, Region
 from ...reports.record.spec import Subject, changed
+from ...reports.sanitize import say
 from ..models.load import default_name, load
 from ..models.shapes import tile_grid
 from ..workload import Preparation
@@ -66,7 +67,8 @@ class TokenViewer:
     def __init__(self, spec: Subject, *, images: Sequence[str | None]) -> None:
         """Load what is needed; images: files, or None for the sample photograph. Raises InputError
         for what does not exist or does not fit."""
-        load_plugins(spec.cells.plugin)
+        for note in load_plugins(spec.cells.plugin):
+            say(note)
         if len(spec.cells.attention) != 1:
             raise InputError("attention: one policy is looked at, rows or another")
         self.attention = check_policy(spec.cells.attention[0])

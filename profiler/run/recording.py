@@ -53,7 +53,8 @@ def measure(
     if spec.stopping.isolate:  # this process loads neither torch nor the model
         record = isolated.empty_record(spec, command)
     else:
-        load_plugins(spec.cells.plugin)  # what fails is told at once: torch takes seconds to load
+        for note in load_plugins(spec.cells.plugin):  # at once: torch takes seconds to load
+            say(note)
         for method in spec.cells.methods:
             parse(method, spec.cells.keep)
         from .comparison import Comparison

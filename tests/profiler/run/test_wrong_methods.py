@@ -8,19 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import in_this_process
 from micro_models import SIZE, load
 from record_builders import record
 
 import tpprof
 from tpprof.methods import InputError, load_plugins
 from tpprof.methods.contract import registry
-from tpprof.profiler.run.bench import Bench
+from tpprof.profiler.run.bench import Bench, steady
 from tpprof.profiler.run.cells import make_cells
 from tpprof.profiler.workload import Preparation
 from tpprof.reports.analysis import caveats
 from tpprof.reports.record.schema import Cell
 from tpprof.reports.record.spec import Workload
 
+THREAD = (
+    "import threading, _thread, time, concurrent.futures; wait = lambda: time.sleep(3); "
+    "pool = concurrent.futures.ThreadPoolExecutor(1); {}; pools.append(pool); return kept(9)"
+)
 SOURCE = """
 import math, os, sys, torch
 from dataclasses import dataclass
@@ -29,7 +34,7 @@ from tpprof.methods import (
     Rows, Scorer, Stage, Tower, knob, register, top,
 )
 
-seen = []
+seen, pools = [], []
 
 def kept(n):
     return Keep(torch.arange(n)[None])
@@ -123,6 +128,42 @@ def test_a_plugin_that_cannot_be_loaded(write: Write, source: str, told: str) ->
     assert os.getcwd() == folder
 
 
+@pytest.mark.parametrize(
+    ("source", "noted"),
+    [
+        ("x = 1", True),
+        ("from tpprof.methods import Method\nclass A(Method): pass", True),
+        ("import torch\ntorch.nn.functional.silu", True),
+        ("from tpprof.methods import *\n@register('mine')\nclass A(Method): pass", False),
+    ],
+)
+def test_a_plugin_that_registers_no_method_is_said_to(
+    write: Write, source: str, noted: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plugin = write(source=source)
+    said = in_this_process("flops", "fastv", "--plugin", plugin, cwd=tmp_path)
+    assert ("registers no method (@register)" in said.stderr) is noted
+    assert said.returncode == 0
+    assert load_plugins([plugin]) == []
+
+
+LEAVES_BEHIND = {
+    "import gc; gc.enable(); return kept(9)": "changes the collection of garbage (gc)",
+    "import gc; gc.set_threshold(7); return kept(9)": "changes the collection of garbage (gc)",
+    THREAD.format("threading.Thread(target=wait, daemon=True).start()"): "leaves 1 thread running",
+    THREAD.format("_thread.start_new_thread(wait, ())"): "running (wrong.py line ",
+    THREAD.format("pool.submit(len, '').result()"): "leaves 1 thread running (",
+    THREAD.format("t = threading.Thread(target=len, args='x'); t.start(); t.join()"): "",
+}
+
+
+@pytest.mark.parametrize("select", LEAVES_BEHIND)
+def test_what_goes_on_after_a_request_is_noticed(write: Write, select: str) -> None:
+    with steady():
+        told = failure(write(select=select))
+    assert LEAVES_BEHIND[select] in told if LEAVES_BEHIND[select] else not told
+
+
 KNOBS = """
 from dataclasses import dataclass
 from tpprof.methods import Method, knob, register
@@ -143,6 +184,7 @@ class Wrong(Method):
     [
         ({"decorator": "", "knob": "keep: int = knob(3, 'x')"}, "write @dataclass(frozen=True)"),
         ({"check": "raise TypeError('no idea')"}, "it cannot be made (TypeError: no idea)"),
+        ({"check": "self.keep.nothing"}, "no attribute 'keep') (wrong.py line 12)"),
         ({"check": "raise SystemExit"}, "would end the program"),
     ],
 )
