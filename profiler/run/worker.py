@@ -16,7 +16,7 @@ from ...reports.outputs import OutputError
 from ...reports.record import files
 from ...reports.record.base import RecordError, Struct
 from ...reports.record.journal import Journal
-from ...reports.record.spec import RunSpec
+from ...reports.record.spec import OptionError, RunSpec
 from ...reports.sanitize import say
 
 
@@ -49,7 +49,7 @@ def main() -> None:
         if task.cell is None:
             comparison.calibrate()
     except (InputError, RecordError) as error:
-        say(str(error))
+        say(error.as_flag if isinstance(error, OptionError) else str(error))
         raise SystemExit(2) from None
     path = Path(task.out)
     if task.cell is None:

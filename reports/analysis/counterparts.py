@@ -95,7 +95,8 @@ def layer_seconds(cell: Cell, layers: Iterable[int]) -> float:
 
 
 def layer_rate(cell: Cell, layers: Iterable[int]) -> float | None:
-    """FLOP/s of the given decoder layers in prefill, as a causal kernel does them."""
+    """FLOP/s of the given decoder layers in prefill, as a causal kernel does them: over their
+    whole time, in which a GPU may wait for the host."""
     listed = list(layers)
     flops, seconds = layer_flops(cell, causal=True), layer_seconds(cell, listed)
     return sum(flops[layer] for layer in listed) / seconds if seconds else None

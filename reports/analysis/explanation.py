@@ -10,7 +10,7 @@ unexplained is the remainder, and is shown.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .. import units
 from ..record import labels
@@ -85,6 +85,7 @@ class Explanation:
     causes: list[Contribution]
     advice: list[str] = field(default_factory=list)  # what follows from the data
     notes: list[str] = field(default_factory=list)  # what could not be told apart, or trusted
+    trusted: bool = True  # False where the remainder is too large for the parts to say anything
 
     @property
     def contributions(self) -> list[Contribution]:
@@ -187,7 +188,7 @@ def explain(record: Record, cell: Cell) -> Explanation | None:
         notes=notes,
     )
     if doubt := _doubt(found):
-        notes.append(doubt)
+        return replace(found, notes=[*notes, doubt], trusted=False)
     return found
 
 
@@ -382,7 +383,8 @@ def _about(name: str, counterparts: Counterparts) -> str:
     plain = counterparts.plain(("prefill", "layer", pruned[-1])) if pruned else counterparts.cell
     if name == "shorter sequences" and pruned:
         own_rate, full_rate = (units.rate(layer_rate(cell, pruned)) for cell in (plain, vanilla))
-        return f"pruned layers run at {own_rate}, in vanilla at {full_rate}"
+        waits = "over their whole time, waits for the host included"
+        return f"pruned layers come to {own_rate} {waits}, in vanilla to {full_rate}"
     if name == "released code":
         return f"measured: `published` minus `{'maps' if counterparts.maps else 'rows'}`"
     return CAUSES[name]

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from .. import units
-from ..record.labels import name, ran
+from ..record.labels import as_it_ran, ran
 from .intervals import CONFIDENCE, TRIM, Estimate, t_quantile
 from .summary import Row
 
@@ -39,13 +39,15 @@ def headline_of(listed: list[Row]) -> Headline:
     lowest = _lowest(gain, len(measured))
     if gain.low is None or gain.high is None or lowest is None:
         doubt = f"too few rounds to be sure ({gain.samples})"
-        headline = f"{name(best.cell)} looks fastest at {units.times(gain.value)}{over}: {doubt}."
+        headline = (
+            f"{as_it_ran(best.cell)} looks fastest at {units.times(gain.value)}{over}: {doubt}."
+        )
     elif lowest <= 1:
         aside = "" if gain.low <= 1 else f": too little for the best of {len(measured)}"
         which = (
-            f"the one of the least latency, {name(best.cell)},"
+            f"the one of the least latency, {as_it_ran(best.cell)},"
             if several
-            else (f"the best, {name(best.cell)},")
+            else (f"the best, {as_it_ran(best.cell)},")
         )
         return Headline(
             f"No method is faster than vanilla beyond doubt: {which} ran at "
@@ -54,7 +56,7 @@ def headline_of(listed: list[Row]) -> Headline:
         )
     else:
         tie = _tie(best, measured, several=several)
-        headline = f"{name(best.cell)} is fastest{tie}: {units.times(gain.value)}"
+        headline = f"{as_it_ran(best.cell)} is fastest{tie}: {units.times(gain.value)}"
         headline += f" ({gain.low:.2f} to {gain.high:.2f}){over}{_promise(best)}."
     if several:
         headline += _beaten(best, measured, listed)
@@ -101,11 +103,11 @@ def _beaten(best: Row, measured: list[Row], listed: list[Row]) -> str:
     sentence = ""
     quick = min((row for row in listed if row.latency), key=_seconds)
     if quick.cell.name == "vanilla" and _seconds(quick) < _seconds(best):
-        sentence += f" {name(quick.cell)} alone takes less time."
+        sentence += f" {as_it_ran(quick.cell)} alone takes less time."
     most = max(measured, key=_gain)
     if most is not best and _gain(most) > _gain(best):
         sentence += (
-            f" The largest speed-up over its own vanilla is that of {name(most.cell)}: "
+            f" The largest speed-up over its own vanilla is that of {as_it_ran(most.cell)}: "
             f"{units.times(_gain(most))}."
         )
     return sentence
@@ -114,7 +116,9 @@ def _beaten(best: Row, measured: list[Row], listed: list[Row]) -> str:
 def _tie(best: Row, measured: list[Row], *, several: bool) -> str:
     """Says which others its interval does not lie apart from: of latency across runtimes."""
     near = [
-        name(row.cell) for row in measured if row is not best and _near(best, row, several=several)
+        as_it_ran(row.cell)
+        for row in measured
+        if row is not best and _near(best, row, several=several)
     ]
     if not near:
         return ""

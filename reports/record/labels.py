@@ -11,6 +11,11 @@ def name(cell: Cell) -> str:
     return cell.method + policy + (f" under {cell.runtime}" if cell.runtime != "eager" else "")
 
 
+def as_it_ran(cell: Cell) -> str:
+    """The same, with what it ran under where that is not what was asked for."""
+    return name(cell) + (" (which ran eager)" if cell.fallback else "")
+
+
 def runtime(cell: Cell) -> str:
     """Under what it was asked to run, and what it ran under where that is not the same."""
     if cell.fallback:

@@ -50,7 +50,7 @@ COLUMNS: list[Column[LayerRow]] = [
         "FLOP/s",
         lambda r: units.rate(r.rate),
         {"rate": lambda r: r.rate},
-        "Work per second, as a causal kernel does it.",
+        "Work per second of the whole time, waits included, as a causal kernel does it.",
         wide=True,
     ),
     Column("floor\nms", lambda r: units.milliseconds(r.floor), {"floor": lambda r: r.floor}, FLOOR),

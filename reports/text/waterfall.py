@@ -36,6 +36,7 @@ from .table import Column, RowT, Table, Tone, for_programs
 BAR = 36  # columns of the bars
 TOO_FEW = "Too few rounds to advise: of a part without an interval nothing is sure."
 NOTHING = "No change here is worth 5 % of the request."
+UNTOLD = "What a change here is worth cannot be told from a split that is not trusted."
 PROMISED = "Vanilla's time of it, cut as its FLOPs are; in prefill layer by layer."
 Explained = tuple[Cell, Explanation]
 
@@ -299,7 +300,9 @@ def roofline_table(record: Record, cells: list[Cell]) -> Table[Floored]:
 
 def remarks(explanation: Explanation) -> list[str]:
     """What could not be told apart, and what to do."""
-    usual = TOO_FEW if untold(explanation.contributions) else NOTHING
+    usual = NOTHING if explanation.trusted else UNTOLD
+    if untold(explanation.contributions):
+        usual = TOO_FEW
     return [f"! {note}" for note in explanation.notes] + [
         f"> {line}" for line in explanation.advice or [usual]
     ]

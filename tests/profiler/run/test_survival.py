@@ -283,3 +283,10 @@ def test_an_isolated_run_is_taken_up_again(tmp_path: Path) -> None:
     after = load(out)
     assert after.complete
     assert after.cells[0].samples[: len(before.cells[0].samples)] == before.cells[0].samples
+
+
+def test_options_of_isolated_cells_are_named_as_they_are_typed(tmp_path: Path) -> None:
+    given = ["compare", "fastv", "--isolate", "--model", "tiny-llava", "--device", "cpu"]
+    said = tpprof(*given, "--image", "no-such.png", out=tmp_path)
+    assert said.returncode == 2
+    assert "--image 'no-such.png': no such file" in said.stderr

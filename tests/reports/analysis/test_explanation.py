@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from record_builders import cell, record, sample, work
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from tpprof.reports.analysis import layers
 from tpprof.reports.analysis.counterparts import counterparts_of
-from tpprof.reports.analysis.explanation import explain, explain_all
+from tpprof.reports.analysis.explanation import _doubt, explain, explain_all
 from tpprof.reports.analysis.run_view import RunView
 from tpprof.reports.record.base import RecordError
 from tpprof.reports.record.schema import Activity, Cell, Peaks, Record, Span
@@ -536,3 +537,32 @@ def test_too_few_rounds_advise_nothing_and_say_so() -> None:
     calm = explain(whole, whole.cells[1])
     assert calm is not None
     assert waterfall.TOO_FEW not in " ".join(waterfall.remarks(calm))
+
+
+def test_a_split_that_is_not_trusted_says_nothing_of_what_a_change_is_worth() -> None:
+    whole = record(made(), made("fastv"))
+    told = explain(whole, whole.cells[1])
+    assert told is not None
+    plain, doubted = (replace(told, advice=[], trusted=trusted) for trusted in (True, False))
+    assert waterfall.remarks(plain)[-1] == f"> {waterfall.NOTHING}"
+    assert waterfall.remarks(doubted)[-1] == f"> {waterfall.UNTOLD}"
+    rest = told.causes[-1]
+    large = replace(told, causes=[*told.causes[:-1], replace(rest, seconds=9.0)])
+    assert _doubt(large) != ""
+
+
+def test_a_split_with_a_large_remainder_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tpprof.reports.analysis.explanation._doubt", lambda found: "so large")
+    whole = record(made(), made("fastv"))
+    told = explain(whole, whole.cells[1])
+    assert told is not None
+    assert not told.trusted
+    assert waterfall.NOTHING not in " ".join(waterfall.remarks(told))
+
+
+def test_rates_of_pruned_layers_are_said_to_hold_the_waits() -> None:
+    whole = record(made(), made("fastv"))
+    told = explain(whole, whole.cells[1])
+    assert told is not None
+    about = next(part.about for part in told.causes if part.name == "shorter sequences")
+    assert "waits for the host included" in about

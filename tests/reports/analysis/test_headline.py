@@ -89,3 +89,14 @@ def test_advice_does_without_maps_that_were_not_counted() -> None:
     told = explain(run, run.cells[1])
     assert told is not None
     assert not any("Read rows" in sentence for sentence in told.advice)
+
+
+def test_a_cell_that_ran_eager_is_not_said_to_have_run_under_its_runtime() -> None:
+    run = record(
+        cell("vanilla", "rows", 2.0, 10),
+        cell("vanilla", "rows", 2.0, 10, runtime="graph"),
+        cell("random", "rows", 1.0, 4, runtime="graph", fallback="needs a CUDA device"),
+    )
+    told = headline_of(rows(run)).headline
+    assert "random with rows under graph (which ran eager)" in told
+    assert "(which ran eager)" not in headline(cell("random", "rows", 1.0, 4))
