@@ -33,7 +33,7 @@ class Notes:
 
 @dataclass(frozen=True)
 class Tag:
-    """Values [N, n] on visual tokens, of any dtype, and what a newline has."""
+    """Values [N, n] or [N, n, d] on visual tokens, of any dtype, and what a newline has."""
 
     values: Tensor
     newline: float = 0.0
@@ -145,14 +145,15 @@ class View:
         return self._placed(3) == 1
 
     def tag(self, name: str) -> Tensor | None:
-        """Values [N, n] that an earlier stage has put on the visual tokens, if one did."""
+        """Values [N, n] or [N, n, d] that an earlier stage has put on the visual tokens, if one
+        did."""
         found = self.notes.tags.get(name)
         return found.values if found else None
 
     def set_tag(self, name: str, values: Tensor, *, newline: float = 0.0) -> None:
-        """Put values [N, n] of any dtype on the visual tokens, for later stages: they move with
-        them. In a tower whose model joins patches to units they may be [N, units]. newline: what
-        the newlines get that come between them before the decoder."""
+        """Put values [N, n] or [N, n, d] of any dtype on the visual tokens, for later stages: they
+        move with them. In a tower whose model joins patches to units, n may be their number.
+        newline: what the newlines get that come between them before the decoder."""
         self.notes.tags[name] = Tag(values, newline)
 
     def recall(self, name: str) -> Tensor | None:

@@ -106,7 +106,9 @@ def move_riders(notes: Notes, sizes: Tensor | None, keep: Keep, count: int) -> T
     their sizes, which are returned. Tags by units of several patches wait for the decoder."""
     for name, tag in notes.tags.items():
         if tag.values.shape[1] == count:
-            notes.tags[name] = Tag(tag.values.gather(1, keep.index), tag.newline)
+            wide = tag.values.dim() == 3
+            moved = take(tag.values, keep.index) if wide else tag.values.gather(1, keep.index)
+            notes.tags[name] = Tag(moved, tag.newline)
     if keep.sizes is not None or sizes is None:
         return keep.sizes
     return sizes.gather(1, keep.index)

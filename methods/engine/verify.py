@@ -186,7 +186,7 @@ def _tags_fault(view: View) -> str:
     units = count // view.request.merger
     for name, tag in view.notes.tags.items():
         values = tag.values
-        if not isinstance(values, Tensor) or values.dim() != 2:
+        if not isinstance(values, Tensor) or values.dim() not in (2, 3):
             return f"tag {name!r} is {_kind(values)}, not [{rows}, {count}]"
         if values.shape[0] != rows or values.shape[1] not in (count, units):
             return f"tag {name!r} is {_kind(values)}, not [{rows}, {count}]"

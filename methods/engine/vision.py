@@ -155,7 +155,7 @@ class VisionTower:
         )
         batch, count = features.shape[:2]
         for name, tag in notes.tags.items():
-            notes.tags[name] = Tag(tag.values.reshape(batch, -1), tag.newline)
+            notes.tags[name] = Tag(_joined(tag.values, batch), tag.newline)
         if inputs.order is not None:
             assert newline is not None
             end = newline.to(features.dtype).expand(batch, 1, -1)
@@ -176,6 +176,11 @@ class VisionTower:
 
 def _inside(stage: Stage) -> bool:
     return isinstance(stage.site, Tower) and stage.site.inside
+
+
+def _joined(values: Tensor, batch: int) -> Tensor:
+    """Values [tiles, n] or [tiles, n, d] of a tower's patches by sample: [B, tiles * n, ...]."""
+    return values.reshape(batch, -1, *values.shape[2:])
 
 
 def _by_tile(keys: Tensor | None, tiles: int) -> Tensor | None:
