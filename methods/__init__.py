@@ -3,7 +3,7 @@
 Nothing here imports torch: planning starts without it.
 """
 
-from .contract.choose import greedy, min_max, quotas, take, top, top_in_parts, unit, units
+from .contract.choose import greedy, in_parts, min_max, quotas, take, top, top_in_parts, unit, units
 from .contract.errors import InputError
 from .contract.method import Keep, Method, knob
 from .contract.plan import (
@@ -63,6 +63,7 @@ __all__ = [
     "format_spec",
     "greedy",
     "has_budget",
+    "in_parts",
     "knob",
     "load_plugins",
     "mean_visual",

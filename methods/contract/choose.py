@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .method import Keep
+from .request import Segment
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +30,41 @@ def top_in_parts(scores: Tensor, sizes: list[int], counts: list[int]) -> Keep:
         if count
     ]
     return Keep(torch.cat(chosen, -1).sort(-1).values)
+
+
+def in_parts(
+    parts: Sequence[Segment],
+    counts: Sequence[int],
+    decide: Callable[..., Keep],
+    *values: Tensor,
+) -> Keep:
+    """Decide part by part on tokens that lie in `parts` one behind another.
+
+    values: [N, n, ...], on the tokens. decide: from a part, its count, and the values of the equal
+    neighbours [N * parts, size, ...], to what is kept of each. Parts without a count lose all.
+    """
+    import torch
+
+    index, features, merged, start = [], [], [], 0
+    batch = values[0].shape[0]
+    for (part, count), equal in itertools.groupby(zip(parts, counts, strict=True)):
+        times = len(list(equal))
+        stop = start + times * part.tokens
+        if count:
+            given = (v[:, start:stop].reshape(-1, part.tokens, *v.shape[2:]) for v in values)
+            keep = decide(part, count, *given)
+            first = torch.arange(start, stop, part.tokens, device=keep.index.device)
+            index.append((keep.index.view(batch, times, -1) + first[:, None]).flatten(1))
+            if keep.features is not None:
+                features.append(keep.features.reshape(batch, -1, keep.features.shape[-1]))
+            if keep.merged is not None:
+                merged.append(keep.merged.expand_as(keep.index).reshape(batch, -1))
+        start = stop
+    return Keep(
+        torch.cat(index, 1),
+        torch.cat(features, 1) if features else None,
+        torch.cat(merged, 1) if merged else None,
+    )
 
 
 def greedy(worth: Tensor, count: int, after: Callable[[int, Tensor], Tensor]) -> Tensor:

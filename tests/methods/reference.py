@@ -316,3 +316,73 @@ def run(truth: Truth, spec: str) -> Run:
         for hook in hooks:
             hook.remove()
     return Run(trace, hidden[:depth], cosines[:depth])
+
+
+@dataclass
+class Tiles:
+    """What a layer of the vision tower shows, tile by tile, patches in the order of the tower.
+
+    attention, scores: [tiles, n], of the class token or, without one, the mean over all patches,
+    behind the softmax and before it. keys: [tiles, n, head_dim], mean over heads. cls, patches:
+    states [tiles, 0 or 1, width] and [tiles, n, width] that leave the layer.
+    """
+
+    attention: Tensor
+    scores: Tensor
+    keys: Tensor
+    cls: Tensor
+    patches: Tensor
+
+
+def tiles_at(truth: Truth, layer: int) -> Tiles:
+    """The tower's layer `layer`, worked out from what transformers' own projections give."""
+    qwen = truth.model.shape.architecture == "qwen2-vl"
+    module = truth.model.module.model
+    block = module.visual.blocks[layer] if qwen else module.vision_tower.encoder.layers[layer]
+    attend, seen = (block.attn if qwen else block.self_attn), {}
+
+    def before(_module: Any, args: Any, kwargs: Any) -> None:
+        states = args[0] if args else kwargs["hidden_states"]
+        if not qwen:
+            seen["q"], seen["k"] = attend.q_proj(states), attend.k_proj(states)
+            return
+        query, key, _ = attend.qkv(states).view(len(states), 3, attend.num_heads, -1).unbind(1)
+        query, key = apply_rotary_pos_emb_vision(query, key, *kwargs["position_embeddings"])
+        seen["q"], seen["k"] = query.flatten(1)[None], key.flatten(1)[None]
+
+    def behind(_module: Any, _args: Any, output: Any) -> None:
+        seen["out"] = output if output.dim() == 3 else output[None]
+
+    hooks = [
+        attend.register_forward_pre_hook(before, with_kwargs=True),
+        block.register_forward_hook(behind),
+    ]
+    with eager(truth.model):
+        if qwen:
+            module.visual(truth.inputs["pixel_values"], grid_thw=truth.inputs["image_grid_thw"])
+        else:
+            clip(truth.model, truth.inputs)
+    for hook in hooks:
+        hook.remove()
+    query, key = (seen[n].unflatten(-1, (attend.num_heads, -1)).transpose(1, 2) for n in "qk")
+    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])  # [tiles, heads, n, n]
+    own = int(not qwen)
+    asking = slice(0, 1) if own else slice(None)
+    return Tiles(
+        scores.softmax(-1).mean(1)[:, asking, own:].mean(1),
+        scores.mean(1)[:, asking, own:].mean(1),
+        key.mean(1)[:, own:],
+        seen["out"][:, :own],
+        seen["out"][:, own:],
+    )
+
+
+def laid_out(truth: Truth, values: Tensor, newline: float) -> Tensor:
+    """Values [tiles, n, ...] of patches as those of the visual tokens [V, ...]: means of the
+    patches that the model joins, and under anyres what a newline has between them."""
+    flat = values.flatten(0, 1)
+    merger = truth.inputs.request.merger
+    flat = flat.view(-1, merger, *flat.shape[1:]).mean(1) if merger > 1 else flat
+    if truth.inputs.order is None:
+        return flat
+    return torch.cat([flat, torch.full_like(flat[:1], newline)])[truth.inputs.order]
