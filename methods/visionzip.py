@@ -80,7 +80,7 @@ class VisionZip(Method):
         key_width = tower.width // tower.heads
         if not (tower.mergeable and tower.has_cls):
             flops = sum(
-                self._flops(_patches(part), count, 0, key_width + request.hidden)
+                self._flops(part.patches, count, 0, key_width + request.hidden)
                 for part, count in zip(request.segments, _counts(request, budget), strict=True)
             )
             stages = [Stage(site, tower.patches, reads), Stage(Projected(), budget, flops=flops)]
@@ -138,26 +138,20 @@ class VisionZip(Method):
         dominant ones in their order, and the contextual ones."""
         import torch
 
-        patches = _patches(part)
-        dominant, merged = self._split(patches, count, int(own is not None))
+        dominant, merged = self._split(part.patches, count, int(own is not None))
         ranked = attention.argsort(-1, descending=True)
         stay = ranked[:, :dominant].sort(-1).values
         index, features = [stay], [take(states, stay)]
         if own is not None:
             index, features = [torch.zeros_like(ranked[:, :1]), *index], [own, *features]
         if merged:
-            rest = ranked[:, dominant:patches].sort(-1).values
+            rest = ranked[:, dominant : part.patches].sort(-1).values
             target, given = _targets(rest, merged)
             index.append(target)
             features.append(_contextual(states, keys, target, given))
         places = torch.arange(count, device=stay.device)
         joined = (places < count - merged - dominant) | (places >= count - merged)
         return Keep(torch.cat(index, 1), torch.cat(features, 1), joined)
-
-
-def _patches(part: Segment) -> int:
-    """The tokens of a part that are no newlines."""
-    return part.tokens - part.height * part.newline
 
 
 def _counts(request: Request, budget: int) -> list[int]:

@@ -36,6 +36,11 @@ class Segment:
     def tokens(self) -> int:
         return self.height * self.width
 
+    @property
+    def patches(self) -> int:
+        """Its tokens without the newlines."""
+        return self.tokens - self.height * self.newline
+
 
 @dataclass(frozen=True)
 class Encoder:
