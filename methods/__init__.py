@@ -3,7 +3,19 @@
 Nothing here imports torch: planning starts without it.
 """
 
-from .contract.choose import greedy, in_parts, min_max, quotas, take, top, top_in_parts, unit, units
+from .contract.choose import (
+    greedy,
+    in_parts,
+    largest_remainder,
+    min_max,
+    quotas,
+    take,
+    top,
+    top_in_groups,
+    top_in_parts,
+    unit,
+    units,
+)
 from .contract.errors import InputError
 from .contract.method import Keep, Method, knob
 from .contract.plan import (
@@ -65,6 +77,7 @@ __all__ = [
     "has_budget",
     "in_parts",
     "knob",
+    "largest_remainder",
     "load_plugins",
     "mean_visual",
     "method_class",
@@ -75,6 +88,7 @@ __all__ = [
     "register",
     "take",
     "top",
+    "top_in_groups",
     "top_in_parts",
     "unit",
     "units",

@@ -32,6 +32,32 @@ def top_in_parts(scores: Tensor, sizes: list[int], counts: list[int]) -> Keep:
     return Keep(torch.cat(chosen, -1).sort(-1).values)
 
 
+def top_in_groups(scores: Tensor, group: Tensor, quota: Tensor, count: int) -> Keep:
+    """Of scores [N, n] whose tokens are in `group` [N, n] of G, keep the highest of each, as many
+    as `quota` [N, G] says; where a group has fewer, the highest of all others make up `count`.
+    Both are int64. The order is that of the sequence."""
+    import torch
+
+    falling = scores.argsort(dim=-1, descending=True, stable=True)
+    falling = falling.gather(1, group.gather(1, falling).argsort(dim=-1, stable=True))
+    numbers = torch.arange(quota.shape[1], device=group.device)
+    size = (group[:, None] == numbers[:, None]).sum(-1)
+    first = (size.cumsum(-1) - size).gather(1, group.gather(1, falling))
+    places = torch.arange(scores.shape[1], device=group.device)
+    rank = torch.zeros_like(group).scatter(1, falling, places - first)
+    return top(scores.masked_fill(rank < quota.gather(1, group), float("inf")), count)
+
+
+def largest_remainder(shares: Tensor, total: int) -> Tensor:
+    """Shares [N, G] that add up to about `total`, as whole numbers that do: rounded down, and one
+    more where the remainder is largest."""
+    whole = shares.floor()
+    behind = (whole - shares).argsort(dim=-1, stable=True).argsort(-1)
+    missing = total - whole.sum(-1, keepdim=True)
+    counts: Tensor = (whole + (behind < missing)).long()
+    return counts
+
+
 def in_parts(
     parts: Sequence[Segment],
     counts: Sequence[int],

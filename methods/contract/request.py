@@ -50,7 +50,7 @@ class Encoder:
     `has_cls`: a class token stands before the patches; `mergeable`: tokens may be merged or
     dropped inside the tower, because what follows needs no grid; `last_layer`: the last layer at
     which they may be, for what follows is given its output (None: any; -1: none); `heads`: of its
-    attention.
+    attention; `crops`: rows and columns of the tiles that follow a base tile, (0, 0) without one.
     """
 
     tiles: int
@@ -61,6 +61,7 @@ class Encoder:
     mergeable: bool = True
     last_layer: int | None = None
     heads: int = 1
+    crops: tuple[int, int] = (0, 0)
 
     @property
     def side(self) -> int:

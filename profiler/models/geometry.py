@@ -55,19 +55,17 @@ def encoder(shape: Shape, size: tuple[int, int], layout: Layout) -> Encoder:
             mergeable=False,
             heads=vision.heads,
         )
-    tiles = 1
-    if shape.architecture == "llava-next":
-        rows, columns = tile_grid(shape, *size)
-        tiles += rows * columns
+    crops = tile_grid(shape, *size) if shape.architecture == "llava-next" else (0, 0)
     flat = shape.architecture == "llava" or layout == "flat"
     return Encoder(
-        tiles=tiles,
+        tiles=1 + crops[0] * crops[1],
         patches=vision.side**2,
         layers=vision.layers,
         width=vision.hidden,
         mergeable=flat,
         last_layer=vision.first_feature,
         heads=vision.heads,
+        crops=crops,
     )
 
 

@@ -431,6 +431,10 @@ def test_mustdrop_merges_windows(truth: Truth, knob: str) -> None:
 
 def policies(truth: Truth, spec: str) -> list[Trace]:
     chosen = methods.with_keep(methods.parse(spec), "1/2")
+    try:
+        chosen.plan(truth.inputs.request)
+    except methods.UnsupportedError as error:
+        pytest.skip(str(error))
     return [
         tpprof.forward(truth.model, truth.inputs, chosen, attention=policy) for policy in POLICIES
     ]

@@ -9,7 +9,11 @@ import tpprof
 from tpprof import methods
 from tpprof.profiler.models.model import Model
 
-UNSUPPORTED: set[tuple[str, str]] = {("tome", "qwen2-vl")}
+UNSUPPORTED: set[tuple[str, str]] = {
+    ("globalcom2", "llava"),
+    ("globalcom2", "qwen2-vl"),
+    ("tome", "qwen2-vl"),
+}
 """Methods and architectures that do not go together; all other pairs do."""
 
 
