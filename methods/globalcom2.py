@@ -22,8 +22,8 @@ from . import (
     UnsupportedError,
     View,
     knob,
-    largest_remainder,
     register,
+    round_shares,
     top,
     top_in_groups,
 )
@@ -100,9 +100,8 @@ class GlobalCom2(Method):
         newlines = request.segments[-1].tokens - request.segments[-1].patches
         shares = member.sum(-1)[:, :-1] * _ratios(thumbnail, tower)
         shares = shares * ((rest - newlines) / shares.sum(-1, keepdim=True))
-        quota = torch.nn.functional.pad(
-            largest_remainder(shares, rest - newlines), (0, 1), value=newlines
-        )
+        counts = round_shares(shares, rest - newlines, shares - shares.floor())
+        quota = torch.nn.functional.pad(counts, (0, 1), value=newlines)
         in_crops = base + top_in_groups(worth, crop, quota, rest).index
         in_thumbnail = top(thumbnail, kept).index if kept else in_crops[:, :0]
         return Keep(torch.cat([in_thumbnail, in_crops], 1))

@@ -48,13 +48,12 @@ def top_in_groups(scores: Tensor, group: Tensor, quota: Tensor, count: int) -> K
     return top(scores.masked_fill(rank < quota.gather(1, group), float("inf")), count)
 
 
-def largest_remainder(shares: Tensor, total: int) -> Tensor:
+def round_shares(shares: Tensor, total: int, ranked: Tensor) -> Tensor:
     """Shares [N, G] that add up to about `total`, as whole numbers that do: rounded down, and one
-    more where the remainder is largest."""
+    more where `ranked` [N, G] is highest."""
     whole = shares.floor()
-    behind = (whole - shares).argsort(dim=-1, stable=True).argsort(-1)
-    missing = total - whole.sum(-1, keepdim=True)
-    counts: Tensor = (whole + (behind < missing)).long()
+    rank = ranked.argsort(dim=-1, descending=True, stable=True).argsort(-1)
+    counts: Tensor = (whole + (rank < total - whole.sum(-1, keepdim=True))).long()
     return counts
 
 

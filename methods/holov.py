@@ -1,0 +1,144 @@
+"""HoloV: every stretch of a picture keeps tokens, more of them the more there is to see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from . import (
+    Budget,
+    Keep,
+    Method,
+    Plan,
+    Projected,
+    Published,
+    Request,
+    Rows,
+    Stage,
+    Tower,
+    View,
+    knob,
+    register,
+    round_shares,
+    take,
+    top_in_groups,
+    units,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DENSITY = Fraction(1024, 576)  # crops times tokens kept, over all tokens
+EPSILON = 1e-6
+
+
+@register("holov")
+@dataclass(frozen=True)
+class HoloV(Method):
+    """Crops share the budget by attention and variety, and keep what the class token attends to.
+
+    The visual tokens are cut, as they follow one another, into crops of one size. A crop counts by
+    the mean over its tokens of the attention of the tower's class token and of the variance of a
+    token's cosines with the others of the crop, brought to the scale of the attention.
+
+    Paper: https://arxiv.org/abs/2510.02912
+    Code: obananas/HoloV
+    """
+
+    departures = (
+        "A crop that is given more than it has keeps all, and the best tokens of the others fill "
+        "up; the released code fills up with zeros.",
+        "Kept tokens stay in their order; in the released code for LLaVA, by attention in a crop.",
+        "The number of crops follows from the budget as in the released code for Qwen2.5-VL, which "
+        "gives the 16 for 64 of 576 tokens that its code for LLaVA has; no crop has one token.",
+        "Under anyres newlines go first; the released code drops them all.",
+        "Without a class token (Qwen2-VL) attention is what all patches attend to a patch on "
+        "average, and a token's that of its patches.",
+        "Cosines are float32, in half precision in the released code: ties fall otherwise.",
+    )
+
+    keep: Budget = knob(Fraction(1, 9), "visual tokens that stay: a count or a share")
+    crops: int | None = knob(
+        None, "crops that the tokens are cut into; auto: 1024/576 of all tokens over those kept"
+    )
+    alpha: float = knob(0.09, "weight of the variance beside the attention")
+
+    def __post_init__(self) -> None:
+        if self.crops is not None and self.crops < 1:
+            raise ValueError(f"crops={self.crops} is below 1")
+
+    def plan(self, request: Request) -> Plan:
+        tower, budget = request.tower, request.budget(self.keep)
+        if budget == request.visual:
+            return Plan()
+        rows = Rows("cls" if tower.has_cls else "all")
+        flops = sum(2 * count * size**2 * request.hidden for count, size in self._cuts(request))
+        return Plan(
+            [
+                Stage(Tower(tower.feature_layer), tower.patches, rows),
+                Stage(Projected(), budget, flops=flops),
+            ],
+            published=Published(tower_maps=range(tower.layers)),
+        )
+
+    def decide(self, view: View, stage: Stage) -> Keep | None:
+        import torch
+
+        request = view.request
+        if stage.rows:
+            view.set_tag("attention", units(view.rows[:, 0], request.merger))
+            return None
+        attention = view.tag("attention")
+        assert attention is not None
+        budget, patches = request.budget(self.keep), _patches(request)
+        places = view.newline.int().argsort(dim=-1, stable=True)  # the newlines behind all others
+        inside = places[:, :patches]
+        attention, states = attention.gather(1, inside), take(view.states, inside)
+        worth, crop, start = [], [], 0
+        for count, size in self._cuts(request):
+            stop = start + count * size
+            shape = (-1, count, size)
+            seen = attention[:, start:stop].view(shape)
+            worth.append(self._worth(seen, states[:, start:stop].view(*shape, states.shape[-1])))
+            first = sum(part.shape[1] for part in worth[:-1])
+            crop.append(first + torch.arange(count * size, device=inside.device) // size)
+            start = stop
+        weights = torch.cat(worth, 1)
+        weights = weights / (weights.sum(-1, keepdim=True) + EPSILON)
+        kept = min(budget, patches)
+        quota = round_shares(weights * kept, kept, weights)
+        group = torch.cat(crop).expand_as(inside)
+        chosen = inside.gather(1, top_in_groups(attention, group, quota, kept).index)
+        newlines = places[:, patches : patches + budget - kept]
+        return Keep(torch.cat([chosen, newlines], 1).sort(-1).values)
+
+    def _cuts(self, request: Request) -> list[tuple[int, int]]:
+        """Crops and the tokens of each: first those with one more, if the sizes differ."""
+        patches = _patches(request)
+        crops = self.crops or int(DENSITY * patches / request.budget(self.keep))
+        crops = max(1, min(crops, patches // 2))
+        size, longer = divmod(patches, crops)
+        return [(n, length) for n, length in ((longer, size + 1), (crops - longer, size)) if n]
+
+    def _worth(self, attention: Tensor, states: Tensor) -> Tensor:
+        """What crops count [N, c], by attention [N, c, m] and states [N, c, m, d]."""
+        import torch
+
+        others = states.shape[2] - 1
+        wide = states.float()
+        directions = wide / (wide.norm(dim=-1, keepdim=True) + EPSILON)
+        cosines = directions @ directions.transpose(2, 3)
+        own = torch.eye(others + 1, dtype=torch.bool, device=states.device)
+        cosines = cosines.masked_fill(own, 0)
+        mean = cosines.sum(-1, keepdim=True) / max(others, 1)
+        variance = (cosines - mean).square().sum(-1) / max(others, 1)
+        seen = 1e3 * attention
+        scale = seen.abs().mean(-1) / (variance.abs().mean(-1) + EPSILON)
+        worth: Tensor = (seen + self.alpha * variance * scale[..., None]).mean(-1)
+        return worth
+
+
+def _patches(request: Request) -> int:
+    """Visual tokens that are no newlines."""
+    return sum(part.patches for part in request.segments)
