@@ -5,6 +5,7 @@ Nothing here imports torch: planning starts without it.
 
 from .contract.choose import (
     greedy,
+    group_rank,
     in_parts,
     min_max,
     quotas,
@@ -74,6 +75,7 @@ __all__ = [
     "falling_counts",
     "format_spec",
     "greedy",
+    "group_rank",
     "has_budget",
     "in_parts",
     "knob",

@@ -32,20 +32,26 @@ def top_in_parts(scores: Tensor, sizes: list[int], counts: list[int]) -> Keep:
     return Keep(torch.cat(chosen, -1).sort(-1).values)
 
 
-def top_in_groups(scores: Tensor, group: Tensor, quota: Tensor, count: int) -> Keep:
-    """Of scores [N, n] whose tokens are in `group` [N, n] of G, keep the highest of each, as many
-    as `quota` [N, G] says; where a group has fewer, the highest of all others make up `count`.
-    Both are int64. The order is that of the sequence."""
+def group_rank(scores: Tensor, group: Tensor, groups: int) -> Tensor:
+    """The rank int64 [N, n] of each score among those of its group, 0 for the highest; group:
+    int64 [N, n], below `groups`."""
     import torch
 
     falling = scores.argsort(dim=-1, descending=True, stable=True)
     falling = falling.gather(1, group.gather(1, falling).argsort(dim=-1, stable=True))
-    numbers = torch.arange(quota.shape[1], device=group.device)
+    numbers = torch.arange(groups, device=group.device)
     size = (group[:, None] == numbers[:, None]).sum(-1)
     first = (size.cumsum(-1) - size).gather(1, group.gather(1, falling))
     places = torch.arange(scores.shape[1], device=group.device)
-    rank = torch.zeros_like(group).scatter(1, falling, places - first)
-    return top(scores.masked_fill(rank < quota.gather(1, group), float("inf")), count)
+    return torch.zeros_like(falling).scatter(1, falling, places - first)
+
+
+def top_in_groups(scores: Tensor, group: Tensor, quota: Tensor, count: int) -> Keep:
+    """Of scores [N, n] whose tokens are in `group` [N, n] of G, keep the highest of each, as many
+    as `quota` [N, G] says; where a group has fewer, the highest of all others make up `count`.
+    Both are int64. The order is that of the sequence."""
+    within = group_rank(scores, group, quota.shape[1]) < quota.gather(1, group)
+    return top(scores.masked_fill(within, float("inf")), count)
 
 
 def round_shares(shares: Tensor, total: int, ranked: Tensor) -> Tensor:
@@ -70,7 +76,7 @@ def in_parts(
     """
     import torch
 
-    index, features, merged, start = [], [], [], 0
+    index, features, merged, sizes, start = [], [], [], [], 0
     batch = values[0].shape[0]
     for (part, count), equal in itertools.groupby(zip(parts, counts, strict=True)):
         times = len(list(equal))
@@ -84,11 +90,14 @@ def in_parts(
                 features.append(keep.features.reshape(batch, -1, keep.features.shape[-1]))
             if keep.merged is not None:
                 merged.append(keep.merged.expand_as(keep.index).reshape(batch, -1))
+            if keep.sizes is not None:
+                sizes.append(keep.sizes.reshape(batch, -1))
         start = stop
     return Keep(
         torch.cat(index, 1),
         torch.cat(features, 1) if features else None,
         torch.cat(merged, 1) if merged else None,
+        torch.cat(sizes, 1) if sizes else None,
     )
 
 

@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
 
 import tpprof
+from tpprof.methods.contract.policies import Policy
 from tpprof.methods.engine.decoder import Inputs
 from tpprof.methods.engine.run import Trace
 from tpprof.profiler.models.model import Model
@@ -128,12 +129,14 @@ def walk(
     compressed: bool = False,
     embeddings: Tensor | None = None,
     kept: Tensor | None = None,
+    places: Tensor | None = None,
 ) -> Walk:
     """Prefill and one decode step, `stages` deciding on leaving their layer.
 
     compact: positions count the current sequence, and decode goes on behind each layer's cache;
     M-RoPE always keeps its own. compressed: caches from the first to the last stage hold the
-    survivors only. embeddings, kept: what enters layer 0, if not the model's own.
+    survivors only. embeddings, kept: what enters layer 0, if not the model's own; places: the
+    visual tokens whose positions it has with M-RoPE.
     """
     language, done = truth.model.module.model.language_model, Walk()
     cache: Any = DynamicCache()
@@ -141,6 +144,8 @@ def walk(
     kept = torch.arange(truth.visual) if kept is None else kept
     after = truth.embeddings.shape[0] - truth.stop
     rope = truth.inputs.positions[..., : hidden.shape[1]]
+    if places is not None and rope.dim() == 3:
+        rope = truth.inputs.positions[..., _around(places, truth.start, truth.stop, after)]
     compact = compact and rope.dim() == 2
     survivors: dict[int, Tensor] = {}
     with eager(truth.model):
@@ -298,24 +303,28 @@ class Run:
     cosines: list[Tensor]
 
 
-def run(truth: Truth, spec: str) -> Run:
-    hidden: list[Tensor] = []
-    cosines: list[Tensor] = []
+def run(truth: Truth, spec: str, policy: Policy = "rows") -> Run:
+    hidden: dict[int, Tensor] = {}
+    cosines: dict[int, Tensor] = {}
 
-    def enter(_module: Any, args: Any, kwargs: Any) -> None:
-        hidden.append((args[0] if args else kwargs["hidden_states"])[0])
-        cosines.append(kwargs["position_embeddings"][0][0])
+    def enter(number: int, args: Any, kwargs: Any) -> None:
+        states = args[0] if args else kwargs["hidden_states"]
+        if states.shape[1] > 1:  # prefill; a layer that is read ahead is called again
+            hidden[number], cosines[number] = states[0], kwargs["position_embeddings"][0][0]
 
-    depth = len(truth.model.layers)
     hooks = [
-        layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in truth.model.layers
+        layer.register_forward_pre_hook(
+            lambda _module, args, kwargs, number=number: enter(number, args, kwargs),
+            with_kwargs=True,
+        )
+        for number, layer in enumerate(truth.model.layers)
     ]
     try:
-        trace = tpprof.forward(truth.model, truth.inputs, spec)
+        trace = tpprof.forward(truth.model, truth.inputs, spec, attention=policy)
     finally:
         for hook in hooks:
             hook.remove()
-    return Run(trace, hidden[:depth], cosines[:depth])
+    return Run(trace, list(hidden.values()), list(cosines.values()))
 
 
 @dataclass
