@@ -117,7 +117,7 @@ class VisionZip(Method):
     def _split(self, patches: int, count: int, own: int) -> tuple[int, int]:
         """Of `count` tokens to keep, `own` of them class tokens, the dominant patches and the
         contextual tokens; only as many patches are there."""
-        merged = min(round(count * self.contextual), count - 1) if count < patches else 0
+        merged = min(round(count * self.contextual), count - 1) if 0 < count < patches else 0
         return count - own - merged, merged
 
     def _flops(self, patches: int, count: int, own: int, width: int) -> int:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import tpprof
+from tpprof import methods
 from tpprof.profiler.authoring.micro import MICRO
 from tpprof.profiler.authoring.micro import SIZE as SIZE
 from tpprof.profiler.models.configs import config
@@ -44,6 +45,15 @@ def load(architecture: str) -> Model:
         sharpen(model)
         _LOADED[architecture] = model
     return _LOADED[architecture]
+
+
+def skip_unsupported(model: Model, spec: str) -> None:
+    """Skip where the method says that it cannot run on the model, as test_support.py lists."""
+    method = methods.with_keep(methods.parse(spec), "1/2")
+    try:
+        method.plan(tpprof.inputs(model, image_size=SIZE).request)
+    except methods.UnsupportedError as error:
+        pytest.skip(str(error))
 
 
 def sharpen(model: Model) -> None:

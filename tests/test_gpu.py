@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from micro_models import MICRO, SIZE, sharpen
+from micro_models import MICRO, SIZE, sharpen, skip_unsupported
 from torchvision_here import needs_torchvision
 
 import tpprof
@@ -92,6 +92,7 @@ def test_pictures_are_processed_on_the_gpu_without_waits(
 
 @pytest.mark.parametrize("spec", methods.names())
 def test_policies_agree_on_the_gpu(on_gpu: Model, spec: str) -> None:
+    skip_unsupported(on_gpu, spec)
     inputs = tpprof.inputs(on_gpu, image_size=SIZE)
     method = methods.with_keep(methods.parse(spec), "1/2")
     by_rows = tpprof.forward(on_gpu, inputs, method, attention="rows")

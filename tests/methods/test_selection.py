@@ -14,7 +14,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from micro_models import SIZE
+from micro_models import SIZE, skip_unsupported
 from torch import Tensor
 
 import tpprof
@@ -430,11 +430,8 @@ def test_mustdrop_merges_windows(truth: Truth, knob: str) -> None:
 
 
 def policies(truth: Truth, spec: str) -> list[Trace]:
+    skip_unsupported(truth.model, spec)
     chosen = methods.with_keep(methods.parse(spec), "1/2")
-    try:
-        chosen.plan(truth.inputs.request)
-    except methods.UnsupportedError as error:
-        pytest.skip(str(error))
     return [
         tpprof.forward(truth.model, truth.inputs, chosen, attention=policy) for policy in POLICIES
     ]

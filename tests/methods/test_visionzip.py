@@ -120,3 +120,11 @@ def test_a_budget_that_tiles_cannot_share() -> None:
     assert plan.entering(lengths) == 60
     with pytest.raises(tpprof.methods.BudgetError, match="each of 5 tiles"):
         parse("visionzip:keep=4").plan(lengths)
+
+
+def test_a_part_that_keeps_nothing() -> None:
+    """The base tile's share of one token is none."""
+    model = load("llava-next")
+    inputs = tpprof.inputs(model, image_size=SIZE, layout="anyres")
+    (kept,) = tpprof.forward(model, inputs, "visionzip:keep=1").kept[0].tolist()
+    assert 36 <= kept[0] < 192

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from fake_capture import Captures, FakeCapture
-from micro_models import MICRO, SIZE, load, sharpen
+from micro_models import MICRO, SIZE, load, sharpen, skip_unsupported
 
 import tpprof
 from tpprof import methods
@@ -89,6 +89,7 @@ SOLVING = ("mustdrop",)  # anew in each request, where nobody hands the solved k
     "spec", [*methods.names(), WAITING, "fastv:layer=1", "sparsevlm:version=1.5"]
 )
 def test_graphs_give_what_eager_requests_give(model: Model, spec: str) -> None:
+    skip_unsupported(model, spec)
     captures = Captures()
     runtime = GraphRuntime(model, capture=captures)
     for seed in (0, 1):
@@ -384,6 +385,7 @@ def on_gpu(request: pytest.FixtureRequest) -> Model:
 @pytest.mark.gpu
 @pytest.mark.parametrize("spec", methods.names())
 def test_cuda_graphs_give_what_eager_requests_give(on_gpu: Model, spec: str) -> None:
+    skip_unsupported(on_gpu, spec)
     runtime = make_runtime("graph", on_gpu)
     for batch, seed in ((1, 0), (1, 1), (2, 0)):
         compare(on_gpu, request(on_gpu, batch=batch, seed=seed, tokens=9), spec, runtime)

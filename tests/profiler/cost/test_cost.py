@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from micro_models import MICRO, SIZE
+from micro_models import MICRO, SIZE, skip_unsupported
 from operator_counter import MAPPING, Counting, Key, Seen
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -90,11 +90,8 @@ def test_analytic_flops_are_the_counted_ones(
     model: Model, spec: str, policy: Policy, batch: int
 ) -> None:
     """Operator class by operator class, layer by layer, to the unit."""
+    skip_unsupported(model, spec)
     inputs = tpprof.inputs(model, image_size=SIZE, batch_size=batch, new_tokens=3)
-    try:
-        methods.with_keep(methods.parse(spec), "1/2").plan(inputs.request)
-    except methods.UnsupportedError as error:
-        pytest.skip(str(error))
     both = sides(model, inputs, spec, policy)
     assert flops_of(both.derived) == flops_of(both.shown)
     assert sum(flops_of(both.derived).values()) == both.counted
