@@ -8,9 +8,10 @@ All that comes from the package is the model, a request's inputs and, in `run`, 
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -395,3 +396,32 @@ def laid_out(truth: Truth, values: Tensor, newline: float) -> Tensor:
     if truth.inputs.order is None:
         return flat
     return torch.cat([flat, torch.full_like(flat[:1], newline)])[truth.inputs.order]
+
+
+def keys_of(truth: Truth, layer: int) -> Tensor:
+    """The keys [S, heads of keys * head_dim] of a decoder layer, rotated, as its cache has them."""
+    language, cache = truth.model.module.model.language_model, DynamicCache()
+    hidden = truth.hidden[layer][None]
+    with eager(truth.model):
+        rope = language.rotary_emb(hidden, truth.inputs.positions)
+        _layer(language.layers[layer], hidden, rope, cache)
+    return cache.layers[layer].keys[0].transpose(0, 1).flatten(1)
+
+
+def normed(truth: Truth, layer: int) -> Tensor:
+    """Hidden states [S, d] entering a decoder layer, as the norm before the head makes them."""
+    with torch.no_grad():
+        states: Tensor = truth.model.module.model.language_model.norm(truth.hidden[layer])
+    return states
+
+
+def before_decoder(truth: Truth, index: Tensor) -> Walk:
+    """The model when only the visual tokens at `index` enter the decoder, numbered anew but with
+    M-RoPE."""
+    after = truth.embeddings.shape[0] - truth.stop
+    place, positions = _around(index, truth.start, truth.stop, after), truth.inputs.positions
+    inputs = copy.copy(truth.inputs)
+    inputs.positions = positions[..., place if positions.dim() == 3 else slice(len(place))]
+    stop, entering = truth.start + len(index), [truth.embeddings[place]]
+    pruned = replace(truth, inputs=inputs, stop=stop, hidden=entering)
+    return walk(pruned, {}, compact=True, kept=index)
