@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
@@ -29,10 +30,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-LAYERS = {"1.0": (2, 6, 15, 19), "1.5": (2, 6, 15)}
-# Version 1.5 keeps these counts of 576 at its three layers, for mean budgets 192, 128, 96, 64.
-COUNTS = {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)}
+LAYERS = {"1.0": (2, 6, 15, 19), "1.5": (2, 6, 15), "2.0": (2, 6, 15)}
+# Kept of 576 at the three layers of later versions, for mean budgets 192, 128, 96, 64.
+COUNTS = {
+    "1.5": {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)},
+    "2.0": {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)},
+}
 POOL_SHARE, CLUSTER_SHARE = 0.3, 10
+HEADS = 14  # that version 2.0 hears: half of those of Qwen2-VL-7B
 
 
 @register("sparsevlm")
@@ -44,7 +49,9 @@ class SparseVLM(Method):
     best of the pruned tokens are clustered by density peaks and appended as merged tokens. With
     M-RoPE, which has no compact positions, each stands where the best scored of its members stood.
     Version 1.0 keeps rank * scale + bias tokens: by default the scale is solved for the budget,
-    so the counts are fixed; `adaptive` lets the rank of the attention decide.
+    so the counts are fixed; `adaptive` lets the rank of the attention decide. Version 2.0
+    (SparseVLM+) divides attention by what rotary positions alone would give, hears the heads that
+    attend to the picture most, merges nothing, and tokens keep their positions.
 
     Paper: https://arxiv.org/abs/2410.04417
     Code: Gumpest/SparseVLMs
@@ -53,8 +60,10 @@ class SparseVLM(Method):
     departures = (
         "1.0: by default the counts follow from the budget, so that they are known before it runs; "
         "the released code takes rank * scale + bias: adaptive=true.",
-        "1.5: counts are published for 576 visual tokens and mean budgets of 192, 128, 96 and 64; "
-        "for others those of the nearest share are scaled.",
+        "1.5 and 2.0: counts are published for 576 visual tokens and mean budgets of 192, 128, 96 "
+        "and 64; for others those of the nearest share are scaled.",
+        "2.0: of fewer than 28 heads half are heard, not 14; what positions alone would give is "
+        "computed for the rows that are read, in the released code for all tokens and heads.",
         "With M-RoPE kept tokens keep their positions, and a merged one has that of its best "
         "scored member; the released code, which knows no M-RoPE, numbers them anew.",
         "One count for all rows of a batch: with adaptive=true the largest rank of them decides; "
@@ -67,20 +76,28 @@ class SparseVLM(Method):
     )
 
     keep: Budget = knob(Fraction(1, 9), "mean over layers of the visual tokens leaving a layer")
-    version: Literal["1.0", "1.5"] = knob("1.0", "1.0: four stages by rank; 1.5: three, fixed")
-    recycle: bool = knob(True, "merge pruned tokens into a few appended ones")
+    version: Literal["1.0", "1.5", "2.0"] = knob(
+        "1.0", "1.0: four stages by rank; 1.5: three, fixed; 2.0: three, by corrected attention"
+    )
+    recycle: bool = knob(True, "1.0, 1.5: merge pruned tokens into a few appended ones")
     adaptive: bool = knob(False, "1.0: the rank of the attention decides each count")
     scale: float | None = knob(None, "1.0, adaptive: tokens per rank; auto: meets `keep`")
     bias: float = knob(0.0, "1.0, adaptive: tokens added to rank * scale")
 
     def __post_init__(self) -> None:
-        if self.version == "1.5" and self.adaptive:
-            raise ValueError("version=1.5 has fixed counts; adaptive=true belongs to 1.0")
+        if self.version != "1.0" and self.adaptive:
+            raise ValueError(f"version={self.version} has fixed counts; adaptive=true is of 1.0")
+
+    @property
+    def plus(self) -> bool:
+        """Whether it is SparseVLM+."""
+        return self.version == "2.0"
 
     def plan(self, request: Request) -> Plan:
         released = Published(maps=range(request.layers), host_mask=True, decode=True)
+        plan = Plan(positions="keep" if self.plus else "compact", published=released)
         if request.budget(self.keep) == request.visual and not self.adaptive:
-            return Plan(positions="compact", published=released)
+            return plan
         raters = 2 * request.visual * request.after * request.hidden
         stages = [Stage(Entering(0), request.visual, flops=raters)]
         before = request.visual
@@ -90,11 +107,16 @@ class SparseVLM(Method):
                 continue
             kept = self.counts(request)[stage_index]
             pool, clusters = self.recycled(before - kept)
-            flops = _flops(request.hidden, pool, clusters)
-            published = _flops(request.hidden, pool, clusters, published=True)
+            if self.plus:
+                flops = published = 2 * before * request.after * request.head_dim
+                rows = Rows("text", heads="each")
+            else:
+                flops = _flops(request.hidden, pool, clusters)
+                published = _flops(request.hidden, pool, clusters, published=True)
+                rows = Rows("text")
             before = kept + clusters
-            stages.append(Stage(Leaving(layer), before, Rows("text"), flops, published))
-        return Plan(stages, positions="compact", published=released)
+            stages.append(Stage(Leaving(layer), before, rows, flops, published))
+        return replace(plan, stages=stages)
 
     def decide(self, view: View, stage: Stage) -> Keep | None:
         if not stage.rows:
@@ -102,7 +124,7 @@ class SparseVLM(Method):
             return None
         raters = view.recall("raters")
         assert raters is not None
-        scores = (view.rows * raters[..., None]).sum(1) / raters.sum(1, keepdim=True)
+        scores = _corrected(view, raters) if self.plus else _rated(view.rows, raters)
         kept = self._count(view, stage, raters)
         if kept >= view.count:
             return None
@@ -125,13 +147,13 @@ class SparseVLM(Method):
 
     def recycled(self, pruned: int) -> tuple[int, int]:
         """Pool and clusters that `pruned` tokens are recycled into."""
-        if not self.recycle or pruned < 1:
+        if not self.recycle or self.plus or pruned < 1:
             return 0, 0
         pool = min(int(POOL_SHARE * pruned) + 1, pruned)
         return pool, int(pool / CLUSTER_SHARE) + 1
 
     def _count(self, view: View, stage: Stage, raters: Tensor) -> int:
-        if self.version == "1.5" or not (self.adaptive or view.published):
+        if self.version != "1.0" or not (self.adaptive or view.published):
             return self._planned(view.request, stage)
         # Zero rows do not change a rank. Its SVD and the read make the host wait, as in the
         # released code, which waits more often still.
@@ -160,7 +182,8 @@ def _solve(method: SparseVLM, request: Request) -> tuple[int, ...]:
     """Counts that bring the mean over layers nearest to the budget."""
     budget, layers = request.budget(method.keep), method.layers(request)
     visual = request.visual
-    weights = _published_weights(budget / visual) if method.version == "1.5" else (1.0,) * 4
+    published = COUNTS.get(method.version, {})
+    weights = _published_weights(published, budget / visual) if published else (1.0,) * 4
     best, error = (1,) * len(layers), float("inf")
     for first in range(1, visual):
         counts = tuple(max(1, round(first * weight / weights[0])) for weight in weights)
@@ -173,8 +196,8 @@ def _solve(method: SparseVLM, request: Request) -> tuple[int, ...]:
             f"sparsevlm cannot average {budget} of {visual} visual tokens over {request.layers} "
             f"layers: with its first stage after layer {layers[0]} the least is {least:.1f}"
         )
-    if layers == LAYERS["1.5"] and visual == 576 and budget in COUNTS:
-        return COUNTS[budget]
+    if layers == LAYERS["1.5"] and visual == 576 and budget in published:
+        return published[budget]
     return best
 
 
@@ -187,9 +210,9 @@ def _flops(width: int, pool: int, clusters: int, *, published: bool = False) -> 
     return means if published else means + 2 * pool * pool * width
 
 
-def _published_weights(share: float) -> tuple[int, ...]:
-    nearest = min(COUNTS, key=lambda budget: abs(budget / 576 - share))
-    return COUNTS[nearest]
+def _published_weights(counts: Mapping[int, tuple[int, ...]], share: float) -> tuple[int, ...]:
+    nearest = min(counts, key=lambda budget: abs(budget / 576 - share))
+    return counts[nearest]
 
 
 def _mean(
@@ -211,6 +234,29 @@ def _raters(view: View) -> Tensor:
     likeness = (view.states @ view.text.transpose(1, 2)).float().softmax(-1).mean(1)
     above = likeness > likeness.mean(-1, keepdim=True)
     return (above | ~above.any(-1, keepdim=True)).float()
+
+
+def _rated(rows: Tensor, raters: Tensor) -> Tensor:
+    """Mean [N, ..., n] over the raters [N, T] of attention rows [N, ..., T, n]."""
+    shape = (len(raters), *(1,) * (rows.dim() - 3), -1, 1)
+    return (rows * raters.view(shape)).sum(-2) / raters.sum(-1).view(shape[:-1])
+
+
+def _corrected(view: View, raters: Tensor) -> Tensor:
+    """Version 2.0: mean attention [N, n] of the raters over the heads that attend to the picture
+    most, divided by the scaled product of a query and a key of ones that rotary positions turn."""
+    import torch
+
+    assert view.rotary is not None
+    cos, sin = (table.float().expand(view.hidden.shape[0], -1, -1) for table in view.rotary)
+    half, width = cos.shape[-1] // 2, cos.shape[-1]
+    ones = torch.cat([(cos - sin)[..., :half], (cos + sin)[..., half:]], -1)
+    text, visual = ones[:, view.stop :], ones[:, view.start : view.stop]
+    gravity = text @ visual.transpose(1, 2) / width**0.5
+    rated = _rated(view.rows / gravity[:, None], raters)
+    heads = view.request.heads
+    heard = rated.sum(-1).topk(min(HEADS, max(1, heads // 2)), -1).indices
+    return take(rated, heard).mean(1)
 
 
 def _recycle(view: View, stay: Tensor, pool: Tensor, ranks: Tensor, clusters: int) -> Keep:

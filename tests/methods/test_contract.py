@@ -24,6 +24,7 @@ SPECS = [
     "sparsevlm:recycle=false",
     "pooling:feature=argmax-l1",
     "tome:where=projected",
+    "sparsevlm:version=2.0",
 ]
 
 

@@ -4,6 +4,7 @@ seen in its plan and in what it keeps is seen here."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -90,15 +91,19 @@ def test_ragged_windows_have_their_share_of_the_budget() -> None:
     assert FastVWindow().reads == Rows("last")
 
 
-def test_counts_of_sparsevlm_are_scaled_where_none_are_published() -> None:
+@pytest.mark.parametrize("version", ["1.5", "2.0"])
+def test_counts_of_sparsevlm_are_scaled_where_none_are_published(
+    version: Literal["1.5", "2.0"],
+) -> None:
     def counts(visual: int, keep: int) -> tuple[int, ...]:
-        return SparseVLM(keep=keep, version="1.5").counts(
+        return SparseVLM(keep=keep, version=version).counts(
             Request(32, 4096, 35, 25, (Segment(visual // 24, 24),))
         )
 
-    assert counts(576, 192) == COUNTS[192]
+    for budget, published in COUNTS[version].items():
+        assert counts(576, budget) == published
     scaled = counts(2880, 960)
-    ratios = [count / published for count, published in zip(scaled, COUNTS[192], strict=True)]
+    ratios = [count / kept for count, kept in zip(scaled, COUNTS[version][192], strict=True)]
     assert max(ratios) == pytest.approx(min(ratios), rel=0.02)
 
 

@@ -8,14 +8,17 @@ the caches' lengths, and the logits of prefill and of a decode step.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
 from micro_models import SIZE, skip_unsupported
 from torch import Tensor
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 import tpprof
 from tpprof import methods
@@ -42,7 +45,8 @@ pytestmark = pytest.mark.parametrize(("model", "layout"), CASES, indirect=["mode
 
 LAYERS = 8
 LAYER = 2  # where the single-stage methods prune: by the attention of layer 1
-SPARSEVLM = {"1.0": (1, 2, 4, 5), "1.5": (1, 2, 4)}  # 2, 6, 15, 19 of 32 layers, scaled to 8
+# 2, 6, 15, 19 of 32 layers, scaled to 8
+SPARSEVLM = {"1.0": (1, 2, 4, 5), "1.5": (1, 2, 4), "2.0": (1, 2, 4)}
 MUSTDROP = (1, 2, 3, 4)  # 2, 6, 10, 14 of 32 layers, scaled to 8
 
 
@@ -287,7 +291,7 @@ def sparsevlm_stages(truth: Truth, spec: str, recycle: bool) -> dict[int, Decide
 
 
 @pytest.mark.parametrize("recycle", ["true", "false"])
-@pytest.mark.parametrize("version", SPARSEVLM)
+@pytest.mark.parametrize("version", ["1.0", "1.5"])
 @pytest.mark.parametrize("keep", ["1/2", "1/3"])
 def test_sparsevlm(truth: Truth, version: str, keep: str, recycle: str) -> None:
     spec = f"sparsevlm:keep={keep},version={version},recycle={recycle}"
@@ -320,6 +324,45 @@ def test_sparsevlm_by_rank(truth: Truth, scale: float, bias: float) -> None:
     spec = f"sparsevlm:adaptive=true,scale={scale},bias={bias},keep=1/2"
     stages = dict.fromkeys(SPARSEVLM["1.0"], sparsevlm(truth, count))
     same(run(truth, spec), walk(truth, stages, compact=True))
+
+
+@pytest.mark.parametrize("keep", ["1/2", "1/3"])
+def test_sparsevlm_plus(truth: Truth, keep: str) -> None:
+    """Version 2.0: attention by what positions alone would give, of the half of the heads that
+    attend to the picture most; nothing is merged, and positions stay."""
+    seen: dict[int, tuple[Tensor, tuple[Tensor, Tensor]]] = {}
+
+    def see(module: Any, _args: Any, kwargs: Any, out: Any) -> None:
+        seen[module.layer_idx] = out[1][0], kwargs["position_embeddings"]
+
+    def prune(layer: int, count: int, attention: Tensor, states: Tensor) -> Choice:
+        weights, (cos, sin) = seen[layer]
+        ones = torch.ones(1, 1, *cos.shape[-2:])
+        query, key = apply_rotary_pos_emb(ones, ones, cos, sin)
+        gravity = query[0, 0] @ key[0, 0].T / math.sqrt(ones.shape[-1])
+        assert weights.mean(0)[-len(attention) :, truth.start :][:, : len(states)].equal(attention)
+        asking = len(gravity) - len(attention) + raters(truth).nonzero()[:, 0]
+        rated = (weights / gravity)[:, asking, truth.start :][..., : len(states)]
+        heard = rated.sum((1, 2)).topk(len(rated) // 2).indices
+        index = best(rated[heard].mean((0, 1)), count)
+        return Choice(index, states[index])
+
+    spec = f"sparsevlm:keep={keep},version=2.0"
+    plan = methods.parse(spec).plan(truth.inputs.request)
+    counts = [(s.layer, s.tokens) for s in plan.stages if isinstance(s.site, methods.Leaving)]
+    stages = {layer: functools.partial(prune, layer, count) for layer, count in counts}
+    assert tuple(stages) == SPARSEVLM["2.0"]
+    language = truth.model.module.model.language_model
+    hooks = [
+        language.layers[layer].self_attn.register_forward_hook(see, with_kwargs=True)
+        for layer in stages
+    ]
+    try:
+        walked = walk(truth, stages, compact=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    same(run(truth, spec), walked)
 
 
 def keys(truth: Truth) -> Tensor:
@@ -437,7 +480,12 @@ def policies(truth: Truth, spec: str) -> list[Trace]:
     ]
 
 
-SPECS = [*methods.names(), "sparsevlm:version=1.5", "sparsevlm:adaptive=true"]
+SPECS = [
+    *methods.names(),
+    "sparsevlm:version=1.5",
+    "sparsevlm:version=2.0",
+    "sparsevlm:adaptive=true",
+]
 
 
 @pytest.mark.parametrize("spec", SPECS)

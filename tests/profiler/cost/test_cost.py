@@ -29,6 +29,7 @@ SPECS = [
     *methods.names(),
     "tome:where=projected",
     "sparsevlm:version=1.5",
+    "sparsevlm:version=2.0",
     "mustdrop:global_threshold=0.02,similarity=0.9",
     "sparsevlm:adaptive=true,scale=1.5",
     "sparsevlm:adaptive=true",
