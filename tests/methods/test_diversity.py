@@ -5,6 +5,8 @@ Written from the papers and the released code, token by token, apart from the pa
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 import torch
 from micro_models import SIZE
@@ -20,6 +22,7 @@ from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.shapes import SHAPES
 from tpprof.tests.methods.reference import (
     Truth,
+    before_decoder,
     keys_of,
     normed,
     observe,
@@ -71,7 +74,29 @@ def test_dart_keeps_pivots_of_the_picture_first(llava_next: Model) -> None:
         assert kept[0].tolist() == chosen.tolist()
 
 
-PUBLISHED = {"dart": (2, (196, 132, 68))}
+def max_min(states: Tensor, count: int) -> list[int]:
+    """Places of `count` states, each the farthest from all before it."""
+    distance = 1 - cosine_similarity(states[:, None], states[None], dim=2)
+    alone = distance.clone().fill_diagonal_(torch.inf).min(1).values
+    kept = [int(alone.argmax())]
+    while len(kept) < count:
+        left = [place for place in range(len(states)) if place not in kept]
+        kept.append(left[int(distance[left][:, kept].min(1).values.argmax())])
+    return kept
+
+
+@every_case
+@pytest.mark.parametrize("keep", ["1/9", "1/2"])
+def test_divprune(truth: Truth, keep: str) -> None:
+    count = round(Fraction(keep) * truth.visual)
+    chosen = torch.tensor(sorted(max_min(truth.entering(0), count)))
+    same(run(truth, f"divprune:keep={keep}"), before_decoder(truth, chosen))
+
+
+PUBLISHED = {
+    "dart": (2, (196, 132, 68)),
+    "divprune": (-1, (192, 128, 64, 56)),
+}
 """Where methods prune LLaVA-1.5, -1 before the decoder, and how many of its 576 tokens stay."""
 
 

@@ -1,0 +1,75 @@
+"""DivPrune: the subset of visual tokens whose closest two are as far apart as can be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from . import (
+    Budget,
+    Keep,
+    Method,
+    Plan,
+    Price,
+    Projected,
+    Published,
+    Request,
+    Stage,
+    View,
+    greedy,
+    knob,
+    register,
+    take,
+    unit,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register("divprune")
+@dataclass(frozen=True)
+class DivPrune(Method):
+    """Before the decoder, keep visual tokens one by one, each the farthest from those kept so far.
+
+    Distance is one minus the cosine of two projected tokens. The first kept is the one whose
+    nearest neighbour is farthest. No text is asked, and all tiles of a picture are one set.
+
+    Paper: https://arxiv.org/abs/2503.02175
+    Code: vbdi/divprune
+    """
+
+    departures = (
+        "What is kept already is out, even where all that is left are its duplicates; the released "
+        "code may choose it again.",
+        "Cosines are taken in float32, in half precision by the released code: ties fall "
+        "otherwise.",
+        "With M-RoPE kept tokens keep their positions; none of the released models has it.",
+    )
+
+    keep: Budget = knob(Fraction(1, 9), "visual tokens that stay: a count or a share")
+
+    def plan(self, request: Request) -> Plan:
+        count, visual = request.budget(self.keep), request.visual
+        if count == visual:
+            return Plan(positions="compact")
+        price = Price(launches=5 * count + 5, scratch=4 * visual * (visual + request.hidden))
+        stage = Stage(Projected(), count, flops=2 * visual**2 * request.hidden, price=price)
+        return Plan([stage], positions="compact", published=Published())
+
+    def decide(self, view: View, stage: Stage) -> Keep | None:
+        import torch
+
+        assert stage.tokens is not None
+        states = unit(view.states)
+        distance = 1 - states @ states.transpose(1, 2)
+        nearest = distance.topk(2, -1, largest=False).values[..., 1]  # the nearest is itself
+
+        def after(step: int, place: Tensor) -> Tensor:
+            nonlocal nearest
+            row = take(distance, place)[:, 0]
+            nearest = torch.minimum(nearest, row) if step else row
+            return nearest
+
+        return Keep(greedy(nearest, stage.tokens, after).sort(-1).values)
