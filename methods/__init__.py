@@ -4,10 +4,12 @@ Nothing here imports torch: planning starts without it.
 """
 
 from .contract.choose import (
+    Part,
     greedy,
     group_rank,
     in_parts,
     min_max,
+    parts,
     quotas,
     round_shares,
     take,
@@ -57,6 +59,7 @@ __all__ = [
     "Keys",
     "Leaving",
     "Method",
+    "Part",
     "Plan",
     "Price",
     "Projected",
@@ -85,6 +88,7 @@ __all__ = [
     "min_max",
     "names",
     "parse",
+    "parts",
     "quotas",
     "register",
     "round_shares",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .method import Keep
-from .request import Segment
+from .request import Request, Segment
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,6 +131,43 @@ def quotas(budget: int, sizes: list[int]) -> list[int]:
     for index in sorted(range(len(sizes)), key=remainders.__getitem__)[: budget - sum(shares)]:
         shares[index] += 1
     return shares
+
+
+class Part(NamedTuple):
+    """Rectangles of a picture in a row that are alike, decided on together.
+
+    start: their first visual token. alike: how many they are. size: tokens of each. share: how many
+    of those stay.
+    """
+
+    start: int
+    alike: int
+    size: int
+    share: int
+
+    def rows(self, values: Tensor) -> Tensor:
+        """Of values [N, n, ...] those inside, a row for each: [N * alike, size, ...]."""
+        inside = values[:, self.start : self.start + self.alike * self.size]
+        return inside.reshape(-1, self.size, *values.shape[2:])
+
+    def places(self, chosen: Tensor) -> Tensor:
+        """Places int64 [N, alike * share] among all visual tokens, of those chosen inside
+        [N * alike, share]."""
+        import torch
+
+        stop = self.start + self.alike * self.size
+        first = torch.arange(self.start, stop, self.size, device=chosen.device)
+        return (chosen.view(-1, self.alike, self.share) + first[:, None]).flatten(1)
+
+
+def parts(request: Request, budget: int) -> list[Part]:
+    """The rectangles of a picture with their shares of `budget`, as `quotas` says; those of which
+    nothing stays are left out."""
+    sizes, found, start = [segment.tokens for segment in request.segments], [], 0
+    for (size, share), alike in itertools.groupby(zip(sizes, quotas(budget, sizes), strict=True)):
+        found.append(Part(start, len(list(alike)), size, share))
+        start += size * found[-1].alike
+    return [part for part in found if part.share]
 
 
 def units(scores: Tensor, merger: int) -> Tensor:
