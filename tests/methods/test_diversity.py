@@ -93,9 +93,49 @@ def test_divprune(truth: Truth, keep: str) -> None:
     same(run(truth, f"divprune:keep={keep}"), before_decoder(truth, chosen))
 
 
+def most_volume(states: Tensor, relevance: Tensor, count: int) -> list[int]:
+    """Places of `count` states, each adding most to the determinant of those kept."""
+    cosines = cosine_similarity(states[:, None], states[None], dim=2)
+    kernel = relevance[:, None] * cosines * relevance
+    kept: list[int] = []
+    while len(kept) < count:
+        left = [place for place in range(len(states)) if place not in kept]
+        sets = torch.tensor([[*kept, place] for place in left])
+        volume = torch.linalg.slogdet(kernel[sets[:, :, None], sets[:, None]]).logabsdet
+        kept.append(left[int(volume.argmax())])
+    return kept
+
+
+@every_case
+@pytest.mark.parametrize("keep", ["1/9", "1/4"])
+def test_cdpruner(truth: Truth, keep: str) -> None:
+    """Every tile for itself, with its share; under anyres the joined tiles are one."""
+    states = truth.entering(0).double()
+    text = truth.embeddings[truth.stop :].double().mean(0)
+    likeness = cosine_similarity(states, text[None])
+    relevance = (likeness - likeness.min() + 1e-6) / (likeness.max() - likeness.min())
+    count, chosen, start = round(Fraction(keep) * truth.visual), [], 0
+    sizes = [segment.tokens for segment in truth.inputs.request.segments]
+    for size, share in zip(sizes, methods.quotas(count, sizes), strict=True):
+        part = slice(start, start + size)
+        chosen += [start + place for place in most_volume(states[part], relevance[part], share)]
+        start += size
+    same(run(truth, f"cdpruner:keep={keep}"), before_decoder(truth, torch.tensor(sorted(chosen))))
+
+
+def test_cdpruner_where_nothing_new_is_left(model: Model) -> None:
+    """More tokens than their states have dimensions, and a picture of one color."""
+    inputs = tpprof.inputs(model, visual_tokens=140)
+    inputs["inputs_embeds"][:, inputs.request.before :][:, :70] = 1.0
+    kept = tpprof.forward(model, inputs, "cdpruner:keep=100").kept[0][0]
+    assert kept.tolist() == sorted(set(kept.tolist()))
+    assert len(kept) == 100
+
+
 PUBLISHED = {
     "dart": (2, (196, 132, 68)),
     "divprune": (-1, (192, 128, 64, 56)),
+    "cdpruner": (-1, (128, 64, 32)),
 }
 """Where methods prune LLaVA-1.5, -1 before the decoder, and how many of its 576 tokens stay."""
 
