@@ -5,6 +5,8 @@ Written from the papers and the released code, token by token, apart from the pa
 
 from __future__ import annotations
 
+import itertools
+import math
 from fractions import Fraction
 
 import pytest
@@ -17,16 +19,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tpprof
 from tpprof import methods
+from tpprof.methods.prunesid import _components
 from tpprof.profiler.models.geometry import request
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.shapes import SHAPES
 from tpprof.tests.methods.reference import (
     Truth,
+    Walk,
     before_decoder,
+    clip,
+    eager,
     keys_of,
     normed,
     observe,
+    project,
     run,
+    walk,
 )
 from tpprof.tests.methods.test_selection import CASES, LAYER, entering, same
 
@@ -132,12 +140,123 @@ def test_cdpruner_where_nothing_new_is_left(model: Model) -> None:
     assert len(kept) == 100
 
 
+def weights(states: Tensor, groups: int) -> Tensor:
+    """What tokens [n, d] weigh in the first components, iterated 16 times from a seeded start."""
+    squashed = states.sigmoid()
+    centred = squashed - squashed.mean(1, keepdim=True)
+    start = torch.rand(len(states), groups, generator=torch.Generator().manual_seed(0))
+    basis = start.to(states.dtype)
+    for _ in range(16):
+        basis = torch.linalg.qr(centred @ (centred.T @ basis)).Q
+    return basis.abs()
+
+
+def grouped(
+    group: Tensor, score: Tensor, cosines: Tensor, threshold: float, budget: int, count: int
+) -> list[int]:
+    """Group by group: those that survive suppression, then the suppressed; every group its share,
+    counted as the released code does."""
+    queues, survivors = [], []
+    for number in range(max(1, budget // 4)):
+        left = [int(i) for i in (group == number).nonzero()[:, 0]]
+        left.sort(key=lambda i: -float(score[i]))
+        pruned: list[int] = []
+        kept: list[int] = []
+        while left:
+            kept.append(left.pop(0))
+            pruned += [i for i in left if cosines[kept[-1], i] > threshold]
+            left = [i for i in left if i not in pruned]
+        queues.append(kept + sorted(pruned, key=lambda i: -float(score[i])))
+        survivors.append(len(kept))
+    sizes = [len(queue) for queue in queues]
+    least = [min(1, size) for size in sizes]
+    most = [min(5 * math.ceil(budget / 64), kept) for kept in survivors]
+    while sum(most) < budget:
+        most = [min(bound + 1, size) for bound, size in zip(most, sizes, strict=True)]
+    others, total = count - sum(least), sum(survivors)
+    ends = [round(Fraction(others * upto, total)) for upto in itertools.accumulate(survivors)]
+    wanted = [one + end - start for one, start, end in zip(least, [0, *ends], ends, strict=False)]
+    shares = [min(share, bound) for share, bound in zip(wanted, most, strict=True)]
+    for number in sorted(range(len(shares)), key=lambda i: -survivors[i]):
+        shares[number] += min(most[number] - shares[number], count - sum(shares))
+    return sorted(i for queue, share in zip(queues, shares, strict=True) for i in queue[:share])
+
+
+def prunesid_before_the_decoder(truth: Truth, count: int) -> Walk:
+    """As the released code does with Qwen2-VL."""
+    states, chosen, start = truth.entering(0).double(), [], 0
+    sizes = [segment.tokens for segment in truth.inputs.request.segments]
+    for size, share in zip(sizes, methods.quotas(count, sizes), strict=True):
+        part = states[start : start + size]
+        weight, group = weights(part, max(1, share // 4)).max(1)
+        cosines = cosine_similarity(part[:, None], part[None], dim=2)
+        threshold = max(share / (size / 18), 1) * float(cosines.triu().mean())
+        places = grouped(group, weight, cosines, threshold, share, share)
+        chosen += [start + place for place in places]
+        start += size
+    return before_decoder(truth, torch.tensor(chosen))
+
+
+def prunesid_in_the_tower(truth: Truth, count: int) -> Walk:
+    """Tile by tile, and the class token as one of its tokens."""
+    with eager(truth.model):
+        out = clip(truth.model, truth.inputs)
+    hidden, attention = out.hidden_states[-2], out.attentions[-2].mean(1)[:, 0, 1:]
+    tokens, kept, share = [], [], count // len(hidden)
+    for tile, (states, score) in enumerate(zip(hidden, attention, strict=True)):
+        patches = states[1:].double()
+        cosines = cosine_similarity(patches[:, None], patches[None], dim=2)
+        pairs = torch.ones_like(cosines, dtype=torch.bool).triu(1)
+        threshold = share * 18 / len(patches) * float(cosines[pairs].mean())
+        group = weights(patches, max(1, share // 4)).argmax(1)
+        places = torch.tensor(grouped(group, score, cosines, threshold, share, share - 1))
+        tokens.append(torch.cat([states[:1], states[:1], states[1 + places]]))
+        kept.append(torch.cat([torch.tensor([-1]), tile * len(patches) + places]))
+    with torch.no_grad():
+        projected = project(truth.model, torch.stack(tokens))
+    around = [truth.embeddings[: truth.start], projected, truth.embeddings[truth.stop :]]
+    return walk(truth, {}, compact=True, embeddings=torch.cat(around), kept=torch.cat(kept))
+
+
+@every_case
+@pytest.mark.parametrize("keep", ["1/6", "1/2"])
+def test_prunesid(truth: Truth, keep: str) -> None:
+    inside = truth.model.shape.architecture != "qwen2-vl" and truth.inputs.order is None
+    rule = prunesid_in_the_tower if inside else prunesid_before_the_decoder
+    same(run(truth, f"prunesid:keep={keep}"), rule(truth, round(Fraction(keep) * truth.visual)))
+
+
+def test_components_are_the_principal_ones() -> None:
+    """Where their variances are well apart."""
+    axes = torch.linalg.qr(torch.randn(40, 4, generator=torch.Generator().manual_seed(3))).Q
+    samples = torch.randn(64, 4, generator=torch.Generator().manual_seed(4))
+    tokens = 0.1 * axes @ torch.diag(torch.tensor([16.0, 8.0, 4.0, 2.0])) @ samples.T
+    found = _components(tokens[None], torch.rand(40, 4))[0]
+    squashed = tokens.double().sigmoid()
+    covariance = torch.cov(squashed)
+    largest = torch.linalg.eigh(covariance).eigenvectors[:, -4:].flip(1).abs()
+    torch.testing.assert_close(found.double(), largest, atol=1e-3, rtol=0)
+
+
+def test_prunesid_says_which_budgets_tiles_cannot_share(llava_next: Model) -> None:
+    inputs = tpprof.inputs(llava_next, image_size=SIZE)
+    plan = methods.parse("prunesid:keep=63").plan(inputs.request)
+    assert plan.note == "65 visual tokens stay, not 63: all tiles keep 13"
+    assert plan.entering(inputs.request) == 65
+    assert not methods.parse("prunesid:keep=60").plan(inputs.request).note
+    for keep in (1, 5, 9):
+        kept = tpprof.forward(llava_next, inputs, f"prunesid:keep={keep}").kept[0][0]
+        assert len(kept) == max(5, round(keep / 5) * 5)
+
+
 PUBLISHED = {
     "dart": (2, (196, 132, 68)),
     "divprune": (-1, (192, 128, 64, 56)),
     "cdpruner": (-1, (128, 64, 32)),
+    "prunesid": (22, (192, 128, 64)),
 }
-"""Where methods prune LLaVA-1.5, -1 before the decoder, and how many of its 576 tokens stay."""
+"""Where methods prune LLaVA-1.5 (-1 before the decoder, 22 in its tower), and how many of its 576
+tokens stay."""
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -160,7 +279,7 @@ class Launches(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("keep", [3, 11])
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", ["dart", "divprune", "cdpruner"])
 def test_the_price_is_what_a_decision_launches(
     model: Model, name: str, keep: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
