@@ -40,7 +40,9 @@ class HoloV(Method):
 
     The visual tokens are cut, as they follow one another, into crops of one size. A crop counts by
     the mean over its tokens of the attention of the tower's class token and of the variance of a
-    token's cosines with the others of the crop, brought to the scale of the attention.
+    token's cosines with the others of the crop, brought to the scale of the attention. So brought,
+    the variances of a crop have the mean of its attention: as released, they change its share only
+    where its tokens are all but orthogonal.
 
     Paper: https://arxiv.org/abs/2510.02912
     Code: obananas/HoloV

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import tpprof
 from tpprof.methods import parse
+from tpprof.methods.holov import HoloV
 from tpprof.profiler.models.geometry import request
 from tpprof.profiler.models.shapes import SHAPES
 from tpprof.tests.methods.reference import laid_out, observe, run, tiles_at
@@ -77,3 +78,13 @@ def test_published_crops(keep: int, crops: int) -> None:
     size, longer = divmod(576, crops)
     squares = longer * (size + 1) ** 2 + (crops - longer) * size**2
     assert (stage.tokens, stage.flops) == (keep, 2 * squares * 4096)
+
+
+def test_variance_has_the_mean_of_the_attention() -> None:
+    """So a crop counts 1.09 times its attention, but where its tokens are all but orthogonal."""
+    attention = torch.rand(1, 12, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(1, 12, 16, generator=torch.Generator().manual_seed(1))
+    for states, usual in ((noise, True), (torch.eye(12, 16) + 0.0005 * noise, False)):
+        found = HoloV()._worth(attention[None], states[None])[0, 0]
+        assert float(found) == pytest.approx(share(attention[0], states[0]), rel=1e-4)
+        assert (float(found) == pytest.approx(1090 * float(attention.mean()), rel=1e-4)) == usual
