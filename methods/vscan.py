@@ -69,8 +69,8 @@ class VScan(Method):
         "average, and a token's that of its patches, as in the released code for Qwen2.5-VL.",
         "At the cut queries and keys are rotated; in the released code for Qwen2.5-VL they are "
         "not. With M-RoPE kept tokens keep their positions, as there.",
-        "Likeness is a matrix product of float32, and so is the sum of what is merged; the "
-        "released code takes all products element by element, which is what `published` does.",
+        "Likeness is a matrix product in float32, in the released code and under `published` one "
+        "element by element; what is merged is summed by a matrix product, there by scattering.",
     )
 
     keep: Budget = knob(Fraction(1, 9), "mean over layers of the visual tokens entering a layer")
