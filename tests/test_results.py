@@ -91,6 +91,36 @@ def test_the_speed_ups_on_the_second_card_are_those_of_its_records(
     assert said in reading
 
 
+METHODS = [
+    ("FastV", "fastv:keep=320"),
+    ("DART", "dart:keep=320"),
+    ("VisionZip", "visionzip:keep=320"),
+    ("FasterVLM", "fastervlm:keep=320"),
+    ("GlobalCom2", "globalcom2:keep=320"),
+    ("VisionZip to 640, then FastV", "visionzip:keep=640+fastv:keep=320"),
+    ("HoloV", "holov:keep=320"),
+    ("VScan", "vscan:keep=320"),
+    ("ToMe before the decoder", "tome:keep=320,where=projected"),
+    ("CDPruner", "cdpruner:keep=320"),
+    ("VisPruner", "vispruner:keep=320"),
+    ("DivPrune", "divprune:keep=320"),
+    ("PruneSID", "prunesid:keep=320"),
+]
+
+
+@pytest.mark.parametrize(("title", "spec"), METHODS)
+def test_the_table_of_methods_is_their_record(title: str, spec: str) -> None:
+    record = load(ROOT / "benchmarks/results/h200-methods-2-tokens.json")
+    (found,) = [row for row in rows(record) if row.cell.method == spec]
+    assert found.speedup is not None
+    assert found.latency is not None
+    s, flops = found.speedup, f"{100 * found.flops_share:.1f} %"
+    measured = f"{s.value:.2f}x ({s.low:.2f} - {s.high:.2f})"
+    milliseconds = f"{found.latency.value * 1e3:.1f}"
+    line = f"| {title} | {flops} | {found.promised:.2f}x | {measured} | {milliseconds} |"
+    assert line in (ROOT / "benchmarks/results/README.md").read_text()
+
+
 TABLE = [
     ("vanilla", "vanilla", "rows", "eager"),
     ("FastV rows", "fastv", "rows", "eager"),
