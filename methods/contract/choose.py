@@ -111,6 +111,8 @@ def greedy(worth: Tensor, count: int, after: Callable[[int, Tensor], Tensor]) ->
     """
     import torch
 
+    if count < 1:
+        return torch.zeros_like(worth[:, :0], dtype=torch.int64)
     chosen = []
     gone = torch.zeros_like(worth, dtype=torch.bool)
     for step in range(count):
@@ -163,7 +165,7 @@ class Part(NamedTuple):
 def parts(request: Request, budget: int) -> list[Part]:
     """The rectangles of a picture with their shares of `budget`, as `quotas` says; those of which
     nothing stays are left out."""
-    sizes, found, start = [segment.tokens for segment in request.segments], [], 0
+    sizes, found, start = [segment.tokens for segment in request.grid], [], 0
     for (size, share), alike in itertools.groupby(zip(sizes, quotas(budget, sizes), strict=True)):
         found.append(Part(start, len(list(alike)), size, share))
         start += size * found[-1].alike

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .method import Keep, Method
-from .plan import Plan, Positions, Published, Stage
+from .plan import Plan, Positions, Published, Stage, Tower
 from .request import Request, UnsupportedError
 
 if TYPE_CHECKING:
@@ -79,6 +79,11 @@ class Composition(Method):
         if not done or not plans[-1].stages:
             return
         (earlier, last), first = done[-1], plans[-1].stages[0]
+        if plans[-1].tower and isinstance(last.site, Tower):
+            raise UnsupportedError(
+                f"{self.parts[len(plans) - 1].name} acts in the vision tower, behind which "
+                f"{earlier.name} leaves no whole tile: they clash; one method acts there"
+            )
         if first.order <= last.order:
             raise UnsupportedError(
                 f"{self.parts[len(plans) - 1].name} acts at {first.site}, and {earlier.name} is "

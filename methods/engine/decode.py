@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .context import Context
-from .ledger import decode_maps
+from .ledger import Ledger, decode_maps
 
 
 def decode(context: Context, cache: Any, tokens: list[Tensor], new_tokens: int) -> list[Tensor]:
@@ -16,7 +16,7 @@ def decode(context: Context, cache: Any, tokens: list[Tensor], new_tokens: int) 
     decoder, ledger, plan = context.decoder, context.ledger, context.plan
     if new_tokens <= len(tokens):
         return []
-    starts = first_positions(context, ledger.cached)
+    starts = first_positions(context, ledger)
     tables = rotary_tables(context, starts, new_tokens - 1)
     released = plan.published if context.published else None
     ledger.decode_maps = decode_maps(plan, context.policy, len(decoder.layers))
@@ -45,16 +45,20 @@ def decode(context: Context, cache: Any, tokens: list[Tensor], new_tokens: int) 
     return all_logits
 
 
-def first_positions(context: Context, cached: list[int]) -> list[int]:
+def first_positions(context: Context, ledger: Ledger) -> list[int]:
     """The position of the first decoded token in each layer.
 
-    With `keep` it goes on behind the whole prompt; with `compact` each layer goes on behind its
-    own cache, as the released code does. M-RoPE has no compact positions.
+    With `keep` it goes on behind the whole prompt as it entered the decoder: what was pruned before
+    left no gap. With `compact` each layer goes on behind its own cache, as the released code does.
+    M-RoPE has no compact positions, and goes on behind the whole prompt.
     """
-    inputs = context.inputs
-    if context.plan.positions == "compact" and inputs.positions.dim() == 2:
+    inputs, cached = context.inputs, ledger.cached
+    if inputs.positions.dim() > 2:
+        return [inputs.next_position] * len(cached)
+    if context.plan.positions == "compact":
         return cached
-    return [inputs.next_position] * len(cached)
+    gone = inputs.request.length - ledger.entering
+    return [inputs.next_position - gone] * len(cached)
 
 
 def rotary_tables(

@@ -34,7 +34,8 @@ class Ledger:
     maps: layers that built a full attention map. encoder_tokens: entering each tower layer, per
     tile, class token included; encoder_inside: entering its FFN, where others do. encoder_rows,
     encoder_maps: as rows and maps. projector: what the projector is given of each tile. sequence:
-    the embedded prompt, before anything is pruned of it. select: matrix-product FLOPs of each
+    the embedded prompt, before anything is pruned of it; entering: what of it enters the decoder,
+    before a stage of the decoder acts. select: matrix-product FLOPs of each
     stage's decision, per sample (in the tower, per tile). decode_keys: keys that each layer attends
     to, per decode step; decode_maps: layers that build a full map in each of them.
     """
@@ -51,6 +52,7 @@ class Ledger:
     encoder_maps: list[int] = field(default_factory=list)
     projector: int = 0
     sequence: int = 0
+    entering: int = 0
     decode_keys: list[list[int]] = field(default_factory=list)
     decode_maps: list[int] = field(default_factory=list)
     select: list[int] = field(default_factory=list)
@@ -144,6 +146,7 @@ def planned(plan: Plan, request: Request, policy: Policy) -> Ledger:
             ledger.ahead[stage.read_layer] = rows_ahead(span, text + present, policy)
         present = stage.tokens or present
     ledger.sequence = text + (replace(plan, stages=plan.tower).entering(request) or 0)
+    ledger.entering = text + (plan.entering(request) or 0)
     if request.encoder:
         _plan_encoder(ledger, plan, request, policy)
     ledger.select = [decision_flops(stage, policy) for stage in plan.stages]

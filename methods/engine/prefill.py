@@ -72,6 +72,7 @@ class Prefill:
         for stage in context.plan.projected:
             self._act(stage, self.reading)
             context.lap("project", "select", 0)
+        ledger.entering = sequence.hidden.shape[1]
         for index in range(len(context.decoder.layers)):
             self._act_at(Entering(index))
             ledger.tokens.append(sequence.hidden.shape[1])

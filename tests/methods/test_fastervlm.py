@@ -15,7 +15,7 @@ from tpprof.methods import UnsupportedError, parse
 from tpprof.methods.contract.policies import POLICIES
 from tpprof.methods.engine.decoder import Inputs
 from tpprof.profiler.models.model import Model
-from tpprof.tests.methods.reference import clip, eager
+from tpprof.tests.methods.reference import before_decoder, clip, eager, observe, run
 
 
 def saliency(model: Model, inputs: Inputs) -> list[Tensor]:
@@ -56,8 +56,16 @@ def test_each_tile_keeps_what_its_class_token_attends_to(
         wanted += (scores.topk(keep).indices.sort().values + first).tolist()
         first += len(scores)
     spec = f"fastervlm:keep={len(wanted)}"
-    trace = tpprof.forward(model, inputs, spec, attention=policy)
-    assert all(kept[0].tolist() == wanted for kept in trace.kept)
+    truth = observe(model, inputs)
+    pruned = run(truth, spec, policy)  # type: ignore[arg-type]
+    walked = before_decoder(truth, torch.tensor(wanted))
+    assert all(kept[0].tolist() == wanted for kept in pruned.trace.kept)
+    for found, expected in (
+        (pruned.trace.logits[0], walked.logits),
+        (pruned.trace.step_logits[0, 0], walked.step_logits),
+        (pruned.cosines[0], walked.cosines[0]),
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_under_anyres_newlines_go_first() -> None:

@@ -95,7 +95,7 @@ class GraphRuntime(Runtime):
         if self.fallback or not steps:
             return decode(context, cache, tokens, new_tokens)
         cached = context.ledger.cached
-        starts = first_positions(context, cached)
+        starts = first_positions(context, context.ledger)
         distinct = sorted(set(starts))
         by_start = rotary_tables(context, starts, steps)
         tables = [by_start[start] for start in distinct]

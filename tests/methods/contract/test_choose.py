@@ -25,3 +25,7 @@ def test_a_part_knows_its_rows_and_their_places() -> None:
     chosen = torch.tensor([[0, 2], [1, 2], [2, 0], [0, 1]])
     places = part.places(chosen)
     assert values.gather(1, places).tolist() == [[4, 6, 8, 9], [18, 16, 19, 20]]
+
+
+def test_nothing_is_chosen_where_nothing_is_asked_for() -> None:
+    assert greedy(torch.rand(2, 5), 0, lambda step, place: torch.rand(2, 5)).shape == (2, 0)
