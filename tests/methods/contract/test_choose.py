@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from tpprof import methods
 from tpprof.methods import Part, Request, Segment, parts
 
 TILES = (Segment(2, 2), Segment(2, 2), Segment(2, 2), Segment(2, 5, newline=True))
@@ -28,4 +29,4 @@ def test_a_part_knows_its_rows_and_their_places() -> None:
 
 
 def test_nothing_is_chosen_where_nothing_is_asked_for() -> None:
-    assert greedy(torch.rand(2, 5), 0, lambda step, place: torch.rand(2, 5)).shape == (2, 0)
+    assert methods.greedy(torch.rand(2, 5), 0, lambda step, place: torch.rand(2, 5)).shape == (2, 0)
