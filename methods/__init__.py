@@ -42,6 +42,7 @@ from .contract.request import (
     Encoder,
     Request,
     Segment,
+    Size,
     UnsupportedError,
 )
 from .contract.schedule import falling_counts, mean_visual
@@ -69,6 +70,7 @@ __all__ = [
     "Scorer",
     "Segment",
     "Site",
+    "Size",
     "SpecError",
     "Stage",
     "Tower",

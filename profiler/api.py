@@ -22,16 +22,21 @@ from .workload import Preparation
 __all__ = ["compare", "forward", "inputs", "load"]
 
 
-def inputs(model: Model, *, seed: int = 0, **options: Any) -> Inputs:
-    """The tensors of one request, on the model's device.
+def inputs(
+    model: Model, *, seed: int = 0, method: str | Method = "vanilla", **options: Any
+) -> Inputs:
+    """The tensors of one request, on the model's device; as `method` is given them, which matters
+    where it has the picture resized.
 
     A mapping that `model.module(**inputs)` accepts (LLaVA-NeXT: with `layout="anyres"`, the only
     one that transformers knows). Options are those of the request on the command line, by keyword:
     `image` (file), `image_size` (height, width in pixels), `prompt`, `text_tokens` (before, after),
     `layout`, `preprocess`, `visual_tokens`, `new_tokens`, `batch_size`. Raises OptionError,
-    WorkloadError or ModelError.
+    WorkloadError or ModelError; for the method what `forward` raises.
     """
-    return Preparation(model, part_of(Workload, **options), seed)().to(model.device)
+    chosen = parse(method) if isinstance(method, str) else method
+    whole = Preparation(model, part_of(Workload, **options), seed)
+    return whole.resized(chosen)().to(model.device)
 
 
 def forward(

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..methods.contract.errors import InputError, first_line
-from ..methods.contract.request import Request
+from ..methods.contract.plan_checks import resized_for
+from ..methods.contract.request import Request, Size
 from ..reports.record.schema import Preprocessing
 from ..reports.record.spec import OptionError, Workload
 from ..reports.sanitize import quoted
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from ..methods.contract.method import Method
     from ..methods.engine.decoder import Inputs
     from .models.model import Model
 
@@ -56,9 +58,11 @@ class Preparation:
         require_picture(workload)
         self._require_companions()
         self.picture = None if workload.visual_tokens else load_picture(workload)
+        self.size: Size | None = None  # to which a method has the picture resized
         self.pixels: Callable[[list[Image.Image]], dict[str, Tensor]] = model.pixels
         self.preprocessing: Preprocessing | None = None
         self.request = self._request()
+        self._process()
         self.features = self._features() if workload.visual_tokens else None
         self.text = self._random_text() if self._random else None
 
@@ -69,8 +73,7 @@ class Preparation:
         ids = self._with_placeholders(before, after)
         if self.features is not None:
             return self.model.synthetic(self.request, ids, self.features)
-        assert self.picture is not None
-        pixels = self.pixels([self.picture.image] * self.workload.batch_size)
+        pixels = self.pixels([self._shown() for _ in range(self.workload.batch_size)])
         return self.model.assemble(pixels, ids, self.request, self.workload.layout)
 
     def longer(self, more: int) -> Preparation:
@@ -81,6 +84,48 @@ class Preparation:
         longer.text = before, [*after, *again]
         longer.request = dataclasses.replace(self.request, after=len(longer.text[1]))
         return longer
+
+    def request_for(self, method: Method) -> Request:
+        """The request as it is planned for `method`, which may have the picture resized. Raises
+        as `plan_checks.resized_for`."""
+        return self._planned_for(method)[1]
+
+    def resized(self, method: Method) -> Preparation:
+        """The preparation of the request that `method` is given: where it has the picture resized,
+        that is done each time, for each sample, before the image processor; else this one.
+
+        Raises BudgetError or UnsupportedError where the method cannot meet its budget, and
+        WorkloadError where the image processor gives another number of tokens than was planned.
+        """
+        size, request = self._planned_for(method)
+        if self.picture is None or size == self.picture.size:
+            return self
+        smaller = copy.copy(self)
+        smaller.size, smaller.request = size, request
+        smaller._process()
+        return smaller
+
+    @property
+    def note(self) -> str:
+        """What a method does to the picture; "" for nothing."""
+        return resizing(self.picture.size, self.size) if self.picture and self.size else ""
+
+    def _planned_for(self, method: Method) -> tuple[Size, Request]:
+        if self.picture is None:
+            return SAMPLE_SIZE, self.request
+        planned = by_size(
+            self.model.shape, self.workload, before=self.request.before, after=self.request.after
+        )
+        return resized_for(method, self.picture.size, planned)
+
+    def _shown(self) -> Image.Image:
+        """The picture as the image processor is given it."""
+        assert self.picture is not None
+        if self.size is None:
+            return self.picture.image
+        from PIL.Image import Resampling
+
+        return self.picture.image.resize(self.size[::-1], Resampling.BICUBIC)
 
     def _require_companions(self) -> None:
         """See that the model has what this request needs of it."""
@@ -111,31 +156,33 @@ class Preparation:
             before, after = workload.text_tokens or SYNTHETIC_TEXT
         else:
             before, after = (len(ids) for ids in self._tokenize())
-        planned = plan_request(self.model.shape, workload, before=before, after=after)
-        if self.picture is None:
-            return planned
-        pixels = self.model.pixels([self.picture.image])
-        counted = self.model.visual_tokens(pixels, workload.layout)
-        if counted != planned.visual:
-            height, width = self.picture.size
-            raise WorkloadError(
-                f"{self.model.name}: {planned.visual} visual tokens were planned for a picture of "
-                f"{width}x{height}, and its image processor gives {counted}: nothing is measured "
-                "that was not planned"
-            )
-        self._choose(pixels)
-        return planned
+        return plan_request(self.model.shape, workload, before=before, after=after)
 
-    def _choose(self, pixels: dict[str, Tensor]) -> None:
-        """Decide where pictures are processed. pixels: what the host makes of this one."""
+    def _process(self) -> None:
+        """See that the image processor makes of the picture what was planned, and decide where
+        pictures are processed."""
+        if self.picture is None:
+            return
+        shown = self._shown()
+        pixels = self.model.pixels([shown])
+        counted = self.model.visual_tokens(pixels, self.workload.layout)
+        if counted != self.request.visual:
+            raise WorkloadError(
+                f"{self.model.name}: {self.request.visual} visual tokens were planned for a "
+                f"picture of {shown.width}x{shown.height}, and its image processor gives "
+                f"{counted}: nothing is measured that was not planned"
+            )
+        self._choose(shown, pixels)
+
+    def _choose(self, shown: Image.Image, pixels: dict[str, Tensor]) -> None:
+        """Decide where pictures are processed. pixels: what the host makes of the one `shown`."""
         model, where, apart = self.model, "host", None
         processor = model.image_processor
         if self.workload.preprocess == "device":
             from .models.device_pixels import DevicePixels, require_same
 
-            assert self.picture is not None
             self.pixels = on_device = DevicePixels(model)
-            made = on_device([self.picture.image])
+            made = on_device([shown])
             apart = require_same(model.name, processor, pixels, made)
             processor, where = on_device.processor, str(model.device)
         self.preprocessing = Preprocessing(
@@ -215,14 +262,38 @@ class Preparation:
 def plan_request(shape: Any, workload: Workload, *, before: int, after: int) -> Request:
     """The lengths of `workload` on a shape, before any picture is processed. Raises OptionError for
     a picture that is not there."""
+    planned = by_size(shape, workload, before=before, after=after)
+    return planned(request_size(workload))
+
+
+def request_size(workload: Workload) -> Size:
+    """Height and width in pixels of the picture of a request; raises OptionError for a picture that
+    is not there."""
     require_picture(workload)
-    return request(
-        shape,
-        before=before,
-        after=after,
-        size=SAMPLE_SIZE if workload.visual_tokens else picture_size(workload),
-        layout=workload.layout,
-        visual_tokens=workload.visual_tokens,
-        batch=workload.batch_size,
-        new_tokens=workload.new_tokens,
-    )
+    return SAMPLE_SIZE if workload.visual_tokens else picture_size(workload)
+
+
+def by_size(
+    shape: Any, workload: Workload, *, before: int, after: int
+) -> Callable[[Size], Request]:
+    """The request of `workload` on a shape, for a picture of some size."""
+
+    def planned(size: Size) -> Request:
+        return request(
+            shape,
+            before=before,
+            after=after,
+            size=size,
+            layout=workload.layout,
+            visual_tokens=workload.visual_tokens,
+            batch=workload.batch_size,
+            new_tokens=workload.new_tokens,
+        )
+
+    return planned
+
+
+def resizing(before: Size, after: Size) -> str:
+    """How a picture is resized, in words."""
+    (height, width), (rows, columns) = before, after
+    return f"picture resized from {width}x{height} to {columns}x{rows} (width x height)"

@@ -9,12 +9,28 @@ import torch
 
 import tpprof
 from tpprof import methods
-from tpprof.profiler.authoring.micro import MICRO
-from tpprof.profiler.authoring.micro import SIZE as SIZE
+from tpprof.profiler.authoring.micro import MICRO, SIZE, affordable
 from tpprof.profiler.models.configs import config
 from tpprof.profiler.models.model import Model
 
+__all__ = [
+    "MICRO",
+    "PRUNING",
+    "ROPE_FACTORS",
+    "SIZE",
+    "load",
+    "load_with_rope",
+    "rope",
+    "sharpen",
+    "skip_unsupported",
+]
+
 _LOADED: dict[str, Model] = {}
+
+PRUNING = [
+    name for name in methods.names() if methods.method_class(name).resized is methods.Method.resized
+]
+"""Methods that prune in the model; the others only change the picture that it is given."""
 
 
 ROPE_FACTORS: dict[str, dict[str, Any]] = {
@@ -49,9 +65,9 @@ def load(architecture: str) -> Model:
 
 def skip_unsupported(model: Model, spec: str) -> None:
     """Skip where the method says that it cannot run on the model, as test_support.py lists."""
-    method = methods.with_keep(methods.parse(spec), "1/2")
+    method = affordable(methods.parse(spec))
     try:
-        method.plan(tpprof.inputs(model, image_size=SIZE).request)
+        method.plan(tpprof.inputs(model, method=method, image_size=SIZE).request)
     except methods.UnsupportedError as error:
         pytest.skip(str(error))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from micro_models import MICRO, SIZE, sharpen, skip_unsupported
+from micro_models import MICRO, PRUNING, SIZE, sharpen, skip_unsupported
 from torchvision_here import needs_torchvision
 
 import tpprof
@@ -55,7 +55,7 @@ def test_vanilla_equals_transformers(on_gpu: Model) -> None:
     torch.testing.assert_close(trace.logits, expected, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("spec", methods.names())
+@pytest.mark.parametrize("spec", PRUNING)
 def test_fixed_counts_never_wait_for_the_device(spec: str, no_syncs: None) -> None:
     torch.cuda.set_sync_debug_mode("default")
     model = tpprof.load(MICRO["llava-next"], device="cuda", dtype="bfloat16")
@@ -90,7 +90,7 @@ def test_pictures_are_processed_on_the_gpu_without_waits(
     assert float(apart) <= 2.2 / 255 / 0.26
 
 
-@pytest.mark.parametrize("spec", methods.names())
+@pytest.mark.parametrize("spec", PRUNING)
 def test_policies_agree_on_the_gpu(on_gpu: Model, spec: str) -> None:
     skip_unsupported(on_gpu, spec)
     inputs = tpprof.inputs(on_gpu, image_size=SIZE)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .method import Keep, Method
 from .plan import Plan, Positions, Published, Stage, Tower
-from .request import Request, UnsupportedError
+from .request import Request, Size, UnsupportedError
 
 if TYPE_CHECKING:
     from .view import View
@@ -27,6 +27,10 @@ class Composition(Method):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", "+".join(part.name for part in self.parts))
+
+    def resized(self, size: Size, request_for: Callable[[Size], Request]) -> Size:
+        self._require_picture_first()
+        return self.parts[0].resized(size, request_for)
 
     def plan(self, request: Request) -> Plan:
         plans = self._planned(request)[0]
@@ -52,15 +56,25 @@ class Composition(Method):
     @functools.lru_cache(maxsize=64)  # noqa: B019 - methods are few, small and frozen
     def _planned(self, request: Request) -> tuple[tuple[Plan, ...], tuple[Request, ...]]:
         """The plan of each part, and the request as it sees it."""
+        self._require_picture_first()
         plans: list[Plan] = []
         requests: list[Request] = []
         for part in self.parts:
             plans.append(part.plan(request))
             requests.append(request)
             self._require_order(plans)
-            if part is not self.parts[-1]:
+            if plans[-1].stages and part is not self.parts[-1]:
                 request = replace(request, left=self._left(part, plans[-1], request))
         return tuple(plans), tuple(requests)
+
+    def _require_picture_first(self) -> None:
+        """Raises UnsupportedError where a part behind the first would resize the picture."""
+        for part in self.parts[1:]:
+            if type(part).resized is not Method.resized:
+                raise UnsupportedError(
+                    f"{part.name} resizes the picture, before all that others do: it can only "
+                    "stand first"
+                )
 
     def _left(self, part: Method, plan: Plan, request: Request) -> int:
         if not plan.planned:

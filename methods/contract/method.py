@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .plan import Plan, Stage
-from .request import Request
+from .request import Request, Size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,6 +65,15 @@ class Method:
     tag: str = dataclasses.field(
         default="", kw_only=True, metadata={"about": "a name of its own, to measure it twice"}
     )
+
+    def resized(self, size: Size, request_for: Callable[[Size], Request]) -> Size:
+        """The size that the picture is resized to, for this method, before the model's image
+        processor sees it; its own size where it stays as it is.
+
+        request_for: the request of a picture of some size. The request that `plan` is then given
+        says in `whole` how many visual tokens the picture had. Raises as `plan` does.
+        """
+        return size
 
     def plan(self, request: Request) -> Plan:
         """The schedule for `request`; raises BudgetError where the knobs cannot be met."""

@@ -6,7 +6,7 @@ not exist is never reached, and rows read twice at one layer are the rows of one
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -26,7 +26,7 @@ from .plan import (
     Stage,
     Tower,
 )
-from .request import BudgetError, Encoder, Request, UnsupportedError
+from .request import BudgetError, Encoder, Request, Size, UnsupportedError
 
 MOST_FLOPS = 10**18  # of one decision: more is no count
 
@@ -57,6 +57,44 @@ def plan_for(method: Method, request: Request) -> Plan:
     if fault:
         raise PlanError(f"planning failed: {fault} ({where})")
     return plan
+
+
+def resized_for(
+    method: Method, size: Size, request_for: Callable[[Size], Request]
+) -> tuple[Size, Request]:
+    """The size that `method` has a picture of `size` resized to, and the request that it is then
+    given; where there is no picture, nothing is resized.
+
+    Raises BudgetError and UnsupportedError as its `resized` does, PlanError for a size that cannot
+    be made.
+    """
+    whole = request_for(size)
+    if whole.encoder is None or type(method).resized is Method.resized:
+        return size, whole
+    where = where_defined(type(method).resized)
+    try:
+        with contained():
+            chosen = method.resized(size, request_for)
+    except (BudgetError, UnsupportedError):
+        raise
+    except Exception as error:
+        at = location(error, method) or f" ({where})"
+        raise PlanError(f"resizing failed: {first_line(error)}{at}") from error
+    if fault := _size_fault(chosen, size):
+        raise PlanError(f"resizing failed: {fault} ({where})")
+    if chosen == size:
+        return size, whole
+    return chosen, replace(request_for(chosen), whole=whole.visual)
+
+
+def _size_fault(chosen: Any, size: Size) -> str:
+    """What is wrong with the size that a picture is resized to; "" if nothing is."""
+    sides = chosen if isinstance(chosen, tuple) else ()
+    if len(sides) != 2 or not all(type(side) is int and side >= 1 for side in sides):
+        return f"its size is {chosen!r}; known: (height, width), whole numbers from 1"
+    if sides[0] * sides[1] > size[0] * size[1]:
+        return f"it makes a picture of {size} larger: {chosen} (height, width)"
+    return ""
 
 
 def _home(method: Method) -> str:

@@ -11,6 +11,9 @@ from .errors import InputError
 Budget = int | Fraction
 """Visual tokens to keep: a count (320), or a share of the visual tokens (1/9)."""
 
+Size = tuple[int, int]
+"""Height and width of a picture, in pixels."""
+
 PUBLISHED_LAYERS = 32  # the depth that the published layer positions were chosen for
 UNSCALED_FROM = 24  # from this depth up they are used as they stand
 
@@ -80,6 +83,7 @@ class Request:
 
     merger: patches that the model itself joins into one visual token (TACR in the paper).
     left: the visual tokens that an earlier method of a composition has left; None before any.
+    whole: the visual tokens of the picture before a method made it smaller; None where none did.
     heads, kv_heads, head_dim: of the decoder's attention.
     """
 
@@ -93,6 +97,7 @@ class Request:
     batch: int = 1
     new_tokens: int = 2
     left: int | None = None
+    whole: int | None = None
     heads: int = 1
     kv_heads: int = 1
     head_dim: int = 1
@@ -130,13 +135,15 @@ class Request:
     def length(self) -> int:
         return self.before + self.visual + self.after
 
-    def budget(self, keep: Budget) -> int:
-        """Visual tokens that `keep` stands for here; raises BudgetError if it cannot be met."""
-        count = keep if isinstance(keep, int) else round(self.visual * keep)
-        if not 1 <= count <= self.visual:
+    def budget(self, keep: Budget, of: int | None = None) -> int:
+        """Visual tokens that `keep` stands for here; raises BudgetError if it cannot be met. of:
+        how many it is a share of; None for those of the request."""
+        most = self.visual if of is None else of
+        count = keep if isinstance(keep, int) else round(most * keep)
+        if not 1 <= count <= most:
             raise BudgetError(
-                f"keep={keep} means {count} visual tokens, but this request has {self.visual}: "
-                f"give a count from 1 to {self.visual} or a share up to 100%"
+                f"keep={keep} means {count} visual tokens, but this request has {most}: "
+                f"give a count from 1 to {most} or a share up to 100%"
             )
         return count
 

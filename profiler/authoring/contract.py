@@ -6,7 +6,7 @@ Nothing is timed. Each check says in plain words what is broken, and where.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import torch
@@ -28,10 +28,9 @@ from ..meters import torch_profile
 from ..meters.host_waits import HostWaits
 from ..models.model import Model
 from ..workload import Preparation
-from .micro import CASES, SIZE, case_name, micro_model
+from .micro import CASES, SIZE, affordable, case_name, micro_model
 
 NEW_TOKENS = 3
-SHARE = "1/2"  # a budget that every method can meet
 
 
 class BrokenError(Exception):
@@ -58,7 +57,9 @@ class _Case:
     workload: Workload
 
     def inputs(self, batch: int = 1) -> Inputs:
-        return Preparation(self.model, msgspec.structs.replace(self.workload, batch_size=batch))()
+        """A request as the method is given it."""
+        whole = Preparation(self.model, msgspec.structs.replace(self.workload, batch_size=batch))
+        return whole.resized(self.method)()
 
     def plan(self, inputs: Inputs) -> Plan:
         return plan_for(self.method, inputs.request)
@@ -88,9 +89,8 @@ def _findings(method: Method, cases: Sequence[tuple[str, Layout]]) -> Iterator[F
             loaded[architecture] = micro_model(architecture)
         workload = Workload(image_size=SIZE, new_tokens=NEW_TOKENS, layout=layout)
         case = _Case(_affordable(method), loaded[architecture], workload)
-        inputs = case.inputs()
         try:
-            case.plan(inputs)
+            case.plan(case.inputs())
         except UnsupportedError as error:
             yield Finding(name, "plan", unsupported=str(error))
             continue
@@ -106,7 +106,7 @@ def _affordable(method: Method) -> Method:
     """The method with the budget that was given, or one that small models can meet."""
     default = type(method)() if not getattr(method, "parts", ()) else method
     same = has_budget(method) and getattr(method, "keep", 0) == getattr(default, "keep", 1)
-    return with_keep(method, SHARE) if same else method
+    return affordable(method) if same else method
 
 
 def _fault(case: _Case, holds: Callable[[_Case], None]) -> str:
@@ -194,8 +194,9 @@ def _keeps_all(case: _Case) -> None:
     """With the whole budget it is vanilla."""
     if not has_budget(case.method):
         return
-    inputs = case.inputs()
-    whole, kept = case.run(inputs, "vanilla"), case.run(inputs, with_keep(case.method, "100%"))
+    unpruned = replace(case, method=with_keep(case.method, "100%"))
+    inputs = unpruned.inputs()
+    whole, kept = case.run(inputs, "vanilla"), unpruned.run(inputs)
     if kept.visual_per_layer != whole.visual_per_layer:
         raise BrokenError(f"keep=100% leaves {kept.visual_per_layer} visual tokens in its layers")
     if not torch.allclose(kept.logits, whole.logits, atol=1e-5, rtol=1e-4):

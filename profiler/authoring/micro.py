@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...reports.record.spec import Layout
+from ...methods import BudgetError, InputError, Method, Plan, Request, with_keep
+from ...methods.contract.plan_checks import plan_for, resized_for
+from ...reports.record.spec import Layout, Workload
 from ..models.shapes import Shape, Text, Vision, qwen_tower
+from ..workload import SYNTHETIC_TEXT, by_size
 
 if TYPE_CHECKING:
     from ..models.model import Model
 
 SIZE = (168, 168)
 """Height and width in pixels of a picture of 2 x 2 tiles, or of 6 x 6 merged tokens."""
+SHARES = ("1/2", "2/3")
+"""Budgets, of which a method is given the first that it can meet on all models here."""
 _CLIP = Vision(layers=4, hidden=48, intermediate=96, heads=3, image=84)
 
 MICRO = {
@@ -44,6 +49,33 @@ CASES: tuple[tuple[str, Layout], ...] = (
 def case_name(architecture: str, layout: Layout) -> str:
     """An architecture, and the layout where it has several."""
     return f"{architecture}, {layout}" if architecture == "llava-next" else architecture
+
+
+def affordable(method: Method) -> Method:
+    """The method with a budget that it can meet on all models here; of half the tokens, if it
+    can."""
+    budgets = [with_keep(method, share) for share in SHARES]
+    return next((chosen for chosen in budgets if _affords(chosen)), method)
+
+
+def _affords(method: Method) -> bool:
+    """Whether a method meets its budget; what else is wrong with it is not asked for here."""
+    for case in CASES:
+        try:
+            planned_on(method, *case)
+        except BudgetError:
+            return False
+        except InputError:
+            continue
+    return True
+
+
+def planned_on(method: Method, architecture: str, layout: Layout) -> tuple[Plan, Request]:
+    """The plan of a method, and the request that it is given; raises as `plan_for`."""
+    before, after = SYNTHETIC_TEXT
+    by_picture = by_size(MICRO[architecture], Workload(layout=layout), before=before, after=after)
+    _, request = resized_for(method, SIZE, by_picture)
+    return plan_for(method, request), request
 
 
 def micro_model(architecture: str) -> Model:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...methods import UnsupportedError, names, parse, with_keep
+from ...methods import Request, UnsupportedError, names, parse
 from ...methods.contract.plan import Entering, Leaving, Plan, Projected, Tower
-from ...methods.contract.plan_checks import plan_for
-from ..models.geometry import request
-from .micro import CASES, MICRO, SIZE, case_name
+from ...reports.record.spec import Layout
+from .micro import CASES, affordable, case_name, planned_on
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/methods.md"
 BEGIN, END = "<!-- support -->\n", "<!-- end of support -->\n"
@@ -29,34 +28,35 @@ def table() -> str:
     reasons: list[str] = []
     for name in names():
         plans = [_plan(name, *case) for case in CASES]
-        made = [plan for plan in plans if isinstance(plan, Plan)]
+        made = [plan for plan in plans if isinstance(plan, tuple)]
         cells = []
         for plan in plans:
-            if isinstance(plan, Plan):
+            if isinstance(plan, tuple):
                 cells.append("yes")
                 continue
             if plan not in reasons:
                 reasons.append(plan)
             cells.append(f"no ({reasons.index(plan) + 1})")
-        backends = BIASED if any(plan.proportional for plan in made) else "all"
+        backends = BIASED if any(plan.proportional for plan, _ in made) else "all"
         lines.append(f"| `{name}` | {_sites(made)} | {' | '.join(cells)} | {backends} |")
     notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
     return "\n".join([*lines, "", *notes]).rstrip() + "\n"
 
 
-def _plan(name: str, architecture: str, layout: str) -> Plan | str:
-    """The plan of a method by its defaults, or of half the tokens; why there is none."""
-    asked = request(MICRO[architecture], before=35, after=25, size=SIZE, layout=layout)  # type: ignore[arg-type]
+def _plan(name: str, architecture: str, layout: Layout) -> tuple[Plan, Request] | str:
+    """The plan of a method, and the request that it is given; why there is none."""
     try:
-        return plan_for(with_keep(parse(name), "1/2"), asked)
+        return planned_on(affordable(parse(name)), architecture, layout)
     except UnsupportedError as error:
         return str(error)
 
 
-def _sites(plans: list[Plan]) -> str:
+def _sites(made: list[tuple[Plan, Request]]) -> str:
     """Where a method acts, on any architecture."""
-    acting = {SITES[type(stage.site)] for plan in plans for stage in plan.stages}
-    return ", ".join(site for site in dict.fromkeys(SITES.values()) if site in acting) or "-"
+    acting = {SITES[type(stage.site)] for plan, _ in made for stage in plan.stages}
+    sites = [site for site in dict.fromkeys(SITES.values()) if site in acting]
+    resized = any(request.whole is not None for _, request in made)
+    return ", ".join(["picture"] * resized + sites) or "-"
 
 
 def page() -> str:

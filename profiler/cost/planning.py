@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -9,9 +10,9 @@ from fractions import Fraction
 from ...methods import Method, format_spec, has_budget, parse, with_keep
 from ...methods.contract.errors import InputError
 from ...methods.contract.plan import Plan
-from ...methods.contract.plan_checks import PlanError, plan_for
+from ...methods.contract.plan_checks import PlanError, plan_for, resized_for
 from ...methods.contract.policies import Policy, check_policy
-from ...methods.contract.request import BudgetError, UnsupportedError
+from ...methods.contract.request import BudgetError, Request, UnsupportedError
 from ...methods.engine.ledger import Ledger, planned
 from ...reports import units
 from ...reports.analysis import roofline
@@ -22,7 +23,7 @@ from .. import cost
 from ..models.geometry import positions
 from ..models.pictures import load_picture
 from ..models.shapes import SHAPES, Shape
-from ..workload import SYNTHETIC_TEXT, plan_request
+from ..workload import SYNTHETIC_TEXT, by_size, request_size, resizing
 from . import memory
 from .conventions import Convention, Counting
 
@@ -139,12 +140,15 @@ class Planner:
         self.policy: Policy = check_policy(attention)
         self.shape = _shape(model, pictures=workload.visual_tokens is None)
         before, after = workload.text_tokens or SYNTHETIC_TEXT
-        self.request = plan_request(self.shape, workload, before=before, after=after)
+        self.size = request_size(workload)
+        self.by_size = functools.cache(by_size(self.shape, workload, before=before, after=after))
+        self.request = self.by_size(self.size)
         self.picture = load_picture(workload) if workload.image is not None else None
         self.dtype, self.itemsize = dtype, ITEMSIZES[dtype]
         self.peaks, self.conventions = peaks, conventions
         whole = parse("vanilla").plan(self.request)
-        self.vanilla = self._cost(whole, planned(whole, self.request, self.policy))
+        ledger = planned(whole, self.request, self.policy)
+        self.vanilla = self._cost(self.request, whole, ledger)
 
     @property
     def warnings(self) -> list[str]:
@@ -200,16 +204,18 @@ class Planner:
         """
         name = format_spec(method)
         try:
-            schedule = plan_for(method, self.request)
+            size, request = resized_for(method, self.size, self.by_size)
+            schedule = plan_for(method, request)
         except InputError as error:
             raise type(error)(f"{name}: {error}") from error
         try:
-            ledger = planned(schedule, self.request, self.policy)
+            ledger = planned(schedule, request, self.policy)
         except ValueError as error:
             return Planned(name, note=str(error))
-        own, full = self._cost(schedule, ledger), self.vanilla
+        own, full = self._cost(request, schedule, ledger), self.vanilla
         flops, prefill = own.flops, own.prefill
-        counting = Counting(self.shape, self.request, ledger, own.items, self._budget(method))
+        changed = resizing(self.size, size) if request.whole is not None else ""
+        counting = Counting(self.shape, request, ledger, own.items, _budget(method, request))
         return Planned(
             method=name,
             visual_per_layer=ledger.visual,
@@ -217,14 +223,14 @@ class Planner:
             flops_share=flops / full.flops,
             prefill_flops=prefill,
             prefill_flops_share=prefill / full.prefill,
-            kv_bytes=sum(cost.kv_bytes(self.shape, self.request, ledger.cached, self.itemsize)),
+            kv_bytes=sum(cost.kv_bytes(self.shape, request, ledger.cached, self.itemsize)),
             weight_bytes=memory.weight_bytes(self.shape, self.itemsize),
-            peak_bytes=self._peak(schedule, ledger),
+            peak_bytes=self._peak(request, schedule, ledger),
             floor_seconds=own.floor,
             floor_speedup=full.floor / own.floor if full.floor and own.floor else None,
-            largest_batch=self._largest_batch(schedule, ledger),
+            largest_batch=self._largest_batch(request, schedule, ledger),
             counted={c.name: c.count(counting) for c in self.conventions},
-            note=schedule.note,
+            note="; ".join(filter(None, (changed, schedule.note))),
         )
 
     def sweep(self, method: Method) -> list[Planned]:
@@ -236,7 +242,8 @@ class Planner:
                 row = self.plan(with_keep(method, keep))
             except BudgetError as error:
                 name = _with_knob(format_spec(method), f"keep={keep}")
-                found.append(Planned(name, note=str(error).removeprefix(f"{name}: ")))
+                told = format_spec(with_keep(method, keep))  # without a default budget
+                found.append(Planned(name, note=str(error).removeprefix(f"{told}: ")))
                 continue
             spec = row.method if "keep=" in row.method else _with_knob(row.method, f"keep={keep}")
             found.append(replace(row, method=spec))
@@ -269,8 +276,8 @@ class Planner:
         except BudgetError:  # too small for this method: a larger one may do
             return True
 
-    def _cost(self, schedule: Plan, ledger: Ledger) -> _Cost:
-        items = cost.items(self.shape, self.request, schedule, ledger, self.itemsize)
+    def _cost(self, request: Request, schedule: Plan, ledger: Ledger) -> _Cost:
+        items = cost.items(self.shape, request, schedule, ledger, self.itemsize)
         return _Cost(items, self._floor(items))
 
     def _floor(self, items: list[cost.Item]) -> float | None:
@@ -278,23 +285,25 @@ class Planner:
             return None
         return roofline.request_seconds(self.peaks, cost.as_record(items), self.dtype, eager=True)
 
-    def _peak(self, schedule: Plan, ledger: Ledger) -> int | None:
+    def _peak(self, request: Request, schedule: Plan, ledger: Ledger) -> int | None:
         if self.policy == "published" and schedule.stages:
             return None  # released code holds whatever it likes while it decides
-        return memory.peak_bytes(self.shape, self.request, ledger, self.itemsize)
+        return memory.peak_bytes(self.shape, request, ledger, self.itemsize)
 
-    def _largest_batch(self, schedule: Plan, ledger: Ledger) -> int | None:
+    def _largest_batch(self, request: Request, schedule: Plan, ledger: Ledger) -> int | None:
         if self.peaks is None or self.peaks.memory_bytes is None:
             return None
-        if self._peak(schedule, ledger) is None:
+        if self._peak(request, schedule, ledger) is None:
             return None
         return memory.largest_batch(
-            self.shape, self.request, ledger, self.itemsize, self.peaks.memory_bytes
+            self.shape, request, ledger, self.itemsize, self.peaks.memory_bytes
         )
 
-    def _budget(self, method: Method) -> int | None:
-        keep = getattr(method, "keep", None)
-        return self.request.budget(keep) if isinstance(keep, (int, Fraction)) else None
+
+def _budget(method: Method, request: Request) -> int | None:
+    """The nominal one, in visual tokens; None for a method without."""
+    keep = getattr(method, "keep", None)
+    return request.budget(keep, request.whole) if isinstance(keep, (int, Fraction)) else None
 
 
 def _default_keep(method: Method) -> str:

@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from ...methods.contract.errors import InputError, first_line
-from ...methods.contract.plan_checks import plan_for
+from ...methods.contract.plan_checks import plan_for, resized_for
 from ...methods.contract.plugins import line_of
 from ...reports.gate.baseline import Snapshot
 from ...reports.gate.tolerant_record import reading
@@ -24,7 +24,7 @@ from ...reports.record.spec_files import rooted
 from ..models.errors import ModelError
 from ..models.shapes import SHAPES
 from ..subprocesses import ask, python
-from ..workload import SYNTHETIC_TEXT, plan_request
+from ..workload import SYNTHETIC_TEXT, by_size, request_size
 from .probe import answering
 
 AGAIN = 3
@@ -126,10 +126,10 @@ def _look(subject: Subject) -> None:
     if shape is None:  # a checkpoint is not read for it
         return
     before, after = workload.text_tokens or SYNTHETIC_TEXT
-    request = plan_request(shape, workload, before=before, after=after)
+    planned, size = by_size(shape, workload, before=before, after=after), request_size(workload)
     for method in methods:
         try:
-            plan_for(method, request)
+            plan_for(method, resized_for(method, size, planned)[1])
         except InputError as error:
             raise type(error)(f"{format_spec(method)}: {error}") from error
 

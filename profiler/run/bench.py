@@ -52,7 +52,8 @@ class Bench:
     """A model, a request, the clock, and what watches the device. Use it as a context manager."""
 
     def __init__(self, model: Model, prepare: Preparation, *, tokens: bool = False) -> None:
-        """tokens: keep which visual tokens each cell keeps."""
+        """prepare: of the whole request; a method that has its picture resized gets its own.
+        tokens: keep which visual tokens each cell keeps."""
         self.tokens = tokens
         self.model = model
         self.prepare = prepare
@@ -122,10 +123,23 @@ class Bench:
             cell.answer = Answer.of(trace)
             cell.saved.warmups = cell.saved.warmups or times
             cell.saved.memory = schema.Memory(**vars(peak))
-            keep_counts(cell, trace, self.model, self.prepare.request)
+            keep_counts(cell, trace, self._preparation(cell))
             self._lengths |= lengths(trace.ledger)
             if self.tokens:
-                cell.saved.kept = selections(trace, self.prepare.request.visual)
+                self._keep_tokens(cell, trace)
+
+    def _keep_tokens(self, cell: BenchCell, trace: Trace) -> None:
+        """Save which visual tokens of the record's picture stay."""
+        if self._preparation(cell) is not self.prepare:
+            cell.saved.missing["tokens"] = "a resized picture has other ones"
+            return
+        cell.saved.kept = selections(trace, self.prepare.request.visual)
+
+    def _preparation(self, cell: BenchCell) -> Preparation:
+        """That of the cell's own request; raises as `Preparation.resized` where there is none."""
+        if cell.prepare is None:
+            cell.prepare = self.prepare.resized(cell.method)
+        return cell.prepare
 
     def _require_answer(self, trace: Trace) -> None:
         """Behind the clock: what was timed gave an answer that can mean something."""
@@ -217,7 +231,7 @@ class Bench:
         try:
             with steady():
                 cell.saved.new_length = first_at_new_length(
-                    self.model, self.prepare, cell, self.watch, self._lengths
+                    self.model, self._preparation(cell), cell, self.watch, self._lengths
                 )
         except Exception as error:
             cell.saved.missing["lengths"] = _reason(error, cell)
@@ -266,7 +280,7 @@ class Bench:
     def _prefill(self, cell: BenchCell, *, verify: bool = False) -> Trace:
         return run(
             self.model,
-            self.prepare().to(self.device),
+            self._preparation(cell)().to(self.device),
             cell.method,
             attention=cell.policy,
             new_tokens=1,
@@ -284,7 +298,7 @@ class Bench:
 
     def request(self, cell: BenchCell, lap: Lap) -> Trace:
         """One request from picture to last token."""
-        inputs = self.prepare()
+        inputs = self._preparation(cell)()
         lap("preprocess", "preprocess")
         inputs = inputs.to(self.device)
         lap("transfer", "transfer")

@@ -12,14 +12,13 @@ from ...methods.contract.containment import MethodFaultError
 from ...methods.contract.errors import InputError
 from ...methods.contract.plan_checks import plan_for
 from ...methods.contract.policies import Policy, RuntimeName
-from ...methods.contract.request import Request
 from ...methods.engine.ledger import Ledger
 from ...methods.engine.run import Trace, require_backend
 from ...methods.engine.runtimes import make_runtime
 from ...methods.engine.runtimes.runtime import Runtime
 from ...reports.record import schema
 from .. import cost
-from ..models.model import Model
+from ..workload import Preparation
 from .hidden_state import Answer
 
 
@@ -28,8 +27,9 @@ class BenchCell:
     """One row in the making: what runs, and what is saved of it.
 
     method: the cell's own: what a plug-in keeps on it reaches no other cell. plan: None where there
-    is none, which `saved.error` says. ledger: of the first request. answer: of the last warm-up,
-    which each timed request must give.
+    is none, which `saved.error` says. prepare: of its own request, in which its method may have
+    the picture resized; None where there is no plan. ledger: of the first request. answer: of the
+    last warm-up, which each timed request must give.
     """
 
     method: Method
@@ -37,6 +37,7 @@ class BenchCell:
     runtime: Runtime
     saved: schema.Cell
     plan: Plan | None = None
+    prepare: Preparation | None = None
     ledger: Ledger | None = None
     answer: Answer | None = None
 
@@ -49,8 +50,7 @@ def make_cells(
     methods: list[Method],
     policies: Sequence[Policy],
     runtimes: Sequence[RuntimeName],
-    request: Request,
-    model: Model,
+    prepare: Preparation,
 ) -> list[BenchCell]:
     """Vanilla first; a method that reads attention once under each policy; all of them once under
     each runtime. One that cannot be planned is a row with the reason.
@@ -65,20 +65,24 @@ def make_cells(
             spec = format_spec(method)
             again = spec + ("," if ":" in spec else ":") + "tag=again"
             raise InputError(f"{spec} is listed twice; to measure it twice, name one {again}")
-    plans = [_planned(method, request, model.backend) for method in listed]
-    refused = [plan for plan in plans if isinstance(plan, InputError)]
+    planned = [_planned(method, prepare) for method in listed]
+    refused = [plan for plan, _ in planned if isinstance(plan, InputError)]
     if refused and len(refused) == len(listed) - 1:
         raise refused[0]
     return [
-        _cell(method, plan, policy, name, model)
+        _cell(method, plan, own, policy, make_runtime(name, prepare.model))
         for name in runtimes
-        for method, plan in zip(listed, plans, strict=True)
+        for method, (plan, own) in zip(listed, planned, strict=True)
         for policy in (policies if _reads_attention(plan) else ("rows",))
     ]
 
 
 def _cell(
-    method: Method, plan: Plan | InputError, policy: Policy, name: RuntimeName, model: Model
+    method: Method,
+    plan: Plan | InputError,
+    own: Preparation | None,
+    policy: Policy,
+    runtime: Runtime,
 ) -> BenchCell:
     error = str(plan) if isinstance(plan, InputError) else ""
     saved = schema.Cell(
@@ -86,11 +90,11 @@ def _cell(
         name=method.name,
         attention=policy,
         reads_attention=_reads_attention(plan),
-        runtime=name,
+        runtime=runtime.name,
         error=error,
     )
     known = plan if isinstance(plan, Plan) else None
-    return BenchCell(copy.deepcopy(method), policy, make_runtime(name, model), saved, known)
+    return BenchCell(copy.deepcopy(method), policy, runtime, saved, known, own)
 
 
 def without_counts(saved: schema.Cell, error: str) -> schema.Cell:
@@ -99,14 +103,15 @@ def without_counts(saved: schema.Cell, error: str) -> schema.Cell:
     return schema.Cell(**{name: getattr(saved, name) for name in kept}, error=error)
 
 
-def _planned(method: Method, request: Request, backend: str) -> Plan | InputError:
-    """The plan of a method, or why there is none."""
+def _planned(method: Method, prepare: Preparation) -> tuple[Plan | InputError, Preparation | None]:
+    """The plan of a method and the preparation of its request, or why there is none."""
     try:
-        plan = plan_for(method, request)
-        require_backend(plan, backend)
+        own = prepare.resized(method)
+        plan = plan_for(method, own.request)
+        require_backend(plan, prepare.model.backend)
     except InputError as error:
-        return type(error)(f"{format_spec(method)}: {error}")
-    return plan
+        return type(error)(f"{format_spec(method)}: {error}"), None
+    return plan, own
 
 
 def _reads_attention(plan: Plan | InputError) -> bool:
@@ -139,9 +144,10 @@ def require_steady(cell: BenchCell, trace: Trace) -> None:
             )
 
 
-def keep_counts(cell: BenchCell, trace: Trace, model: Model, request: Request) -> None:
-    """Save what a request of the cell showed, but for its times. Raises MethodFaultError for a plan
-    or counts that are other ones than before."""
+def keep_counts(cell: BenchCell, trace: Trace, prepare: Preparation) -> None:
+    """Save what a request of the cell showed, but for its times. prepare: the cell's own. Raises
+    MethodFaultError for a plan or counts that are other ones than before."""
+    model, request = prepare.model, prepare.request
     plan, saved = plan_for(cell.method, request), cell.saved
     if cell.plan not in (None, plan):
         raise MethodFaultError("its plan changes from call to call")
@@ -158,4 +164,4 @@ def keep_counts(cell: BenchCell, trace: Trace, model: Model, request: Request) -
     saved.kv_bytes_decode = list(trace.kv_bytes.decode)
     saved.generated_tokens = trace.tokens.shape[1]
     saved.cost = cost.as_record(items)
-    saved.note = plan.note
+    saved.note = "; ".join(filter(None, (prepare.note, plan.note)))

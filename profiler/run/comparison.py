@@ -61,12 +61,11 @@ class Comparison:
         require_stateless(self.model.name, self.model.module)
         require_room(self.model, spec.workload)
         self.prepare = Preparation(self.model, spec.workload, spec.model.seed)
-        request = self.prepare.request
         if spec.cells.equalize:
-            chosen = equalize(chosen, request)
+            chosen = equalize(chosen, self.prepare)
         policies: Any = spec.cells.attention
         runtimes: Any = spec.cells.runtime
-        self.cells = make_cells(chosen, policies, runtimes, request, self.model)
+        self.cells = make_cells(chosen, policies, runtimes, self.prepare)
         self.record = self._record(reason, command)
         self.journal: Journal | None = None
         self.trace: Path | None = None

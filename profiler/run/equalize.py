@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from ...methods import InputError, Method, Request, has_budget, with_keep
+from ...methods import InputError, Method, has_budget, with_keep
 from ...methods.contract.plan_checks import plan_for
+from ..workload import Preparation
 
 
-def equalize(methods: list[Method], request: Request) -> list[Method]:
+def equalize(methods: list[Method], prepare: Preparation) -> list[Method]:
     """The methods with budgets solved for one layer mean: the least that any of them has now.
 
     Methods without a budget, and those whose counts only the data tells, stay as they are.
     """
-    means = [_mean(method, request) for method in methods if has_budget(method)]
+    means = [_mean(method, prepare) for method in methods if has_budget(method)]
     known = [mean for mean in means if mean is not None]
     if not known:
         return methods
     wanted = min(known)
     return [
-        _solved(method, request, wanted) if has_budget(method) else method for method in methods
+        _solved(method, prepare, wanted) if has_budget(method) else method for method in methods
     ]
 
 
-def _solved(method: Method, request: Request, wanted: float) -> Method:
+def _solved(method: Method, prepare: Preparation, wanted: float) -> Method:
     """`method` with the budget whose layer mean comes nearest to `wanted` tokens."""
-    if not has_budget(method) or _mean(method, request) is None:
+    if not has_budget(method) or _mean(method, prepare) is None:
         return method
-    low, high = 1, request.visual
+    low, high = 1, prepare.request.visual
     while low < high:
         middle = (low + high) // 2
-        mean = _mean(with_keep(method, str(middle)), request)
+        mean = _mean(with_keep(method, str(middle)), prepare)
         low, high = (middle + 1, high) if mean is None or mean < wanted else (low, middle)
     candidates = [count for count in (low - 1, low) if count >= 1]
-    means = {count: _mean(with_keep(method, str(count)), request) for count in candidates}
+    means = {count: _mean(with_keep(method, str(count)), prepare) for count in candidates}
     reached = {count: mean for count, mean in means.items() if mean is not None}
     if not reached:
         return method
@@ -39,8 +40,9 @@ def _solved(method: Method, request: Request, wanted: float) -> Method:
     return with_keep(method, str(best))
 
 
-def _mean(method: Method, request: Request) -> float | None:
+def _mean(method: Method, prepare: Preparation) -> float | None:
     try:
+        request = prepare.request_for(method)
         plan = plan_for(method, request)
     except InputError:
         return None

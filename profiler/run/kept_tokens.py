@@ -89,6 +89,7 @@ class TokenViewer:
             if shown is not None:
                 self.pictures[workload.image or ""] = shown
             for method in self.methods:
+                _require_same_picture(method, prepare)
                 watched = Watched(inner=method)
                 trace = self._trace(inputs, watched)
                 kept = selections(trace, prepare.request.visual, watched.seen)
@@ -113,6 +114,20 @@ class TokenViewer:
         except Exception as error:
             at = location(error, watched.inner)
             raise InputError(f"{name}: {first_line(error)}{at}") from error
+
+
+def _require_same_picture(method: Method, prepare: Preparation) -> None:
+    """Raises InputError for a method that has the picture resized."""
+    name = format_spec(method)
+    try:
+        request = prepare.request_for(method)
+    except InputError as error:
+        raise type(error)(f"{name}: {error}") from error
+    if request.whole is not None:
+        raise InputError(
+            f"{name}: it has the picture resized, whose visual tokens are then other ones than "
+            "those that are looked at: leave it out"
+        )
 
 
 def selections(

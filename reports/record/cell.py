@@ -203,7 +203,10 @@ class Cell(Struct):
     energy: Annotated[Energy, about("Energy of a request.")] = msgspec.field(default_factory=Energy)
     parts: Annotated[list[Span], about("Parts of a request, in the order of their ends.")] = []
     samples: Annotated[list[Sample], about("Every timed request.")] = []
-    note: Annotated[str, about("Where the method could not do what its knobs ask.")] = ""
+    note: Annotated[
+        str,
+        about("Where the method could not do what its knobs ask, and how it resizes the picture."),
+    ] = ""
     missing: Annotated[
         dict[str, str], about("Why something could not be measured, by what it is.")
     ] = {}

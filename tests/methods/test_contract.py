@@ -14,10 +14,10 @@ from tpprof import methods
 from tpprof.methods.contract.policies import POLICIES, Policy
 from tpprof.methods.engine.decoder import Inputs
 from tpprof.methods.engine.ledger import planned
+from tpprof.profiler.authoring.micro import affordable
 from tpprof.profiler.models.model import Model
 
 ALL = methods.names()
-KEEP = "1/2"
 SPECS = [
     *ALL,
     "sparsevlm:version=1.5",
@@ -28,16 +28,17 @@ SPECS = [
 ]
 
 
-def budgeted(spec: str, keep: str = KEEP) -> methods.Method:
-    return methods.with_keep(methods.parse(spec), keep)
+def budgeted(spec: str, keep: str | None = None) -> methods.Method:
+    method = methods.parse(spec)
+    return methods.with_keep(method, keep) if keep else affordable(method)
 
 
-def inputs_for(model: Model, spec: str, **options: Any) -> Inputs:
+def inputs_for(model: Model, spec: str, keep: str | None = None, **options: Any) -> Inputs:
     """A request for a method; skips where the method says that it cannot run on the model, as
     `tests/methods/test_support.py` lists."""
-    inputs = tpprof.inputs(model, image_size=SIZE, **options)
     try:
-        budgeted(spec).plan(inputs.request)
+        inputs = tpprof.inputs(model, method=budgeted(spec, keep), image_size=SIZE, **options)
+        budgeted(spec, keep).plan(inputs.request)
     except methods.UnsupportedError as error:
         pytest.skip(str(error))
     return inputs
@@ -45,7 +46,7 @@ def inputs_for(model: Model, spec: str, **options: Any) -> Inputs:
 
 @pytest.mark.parametrize("spec", ALL)
 def test_keeping_everything_is_vanilla(model: Model, spec: str) -> None:
-    inputs = inputs_for(model, spec)
+    inputs = inputs_for(model, spec, "100%")
     whole = tpprof.forward(model, inputs, "vanilla", new_tokens=3)
     for policy in POLICIES:
         kept = tpprof.forward(model, inputs, budgeted(spec, "100%"), attention=policy, new_tokens=3)
@@ -105,7 +106,7 @@ def test_decode_is_finite_and_caches_grow_by_one_token_a_step(model: Model, spec
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_batch_of_equal_prompts_is_one_prompt_twice(model: Model, spec: str) -> None:
     one = tpprof.forward(model, inputs_for(model, spec), budgeted(spec))
-    two = tpprof.forward(model, tpprof.inputs(model, image_size=SIZE, batch_size=2), budgeted(spec))
+    two = tpprof.forward(model, inputs_for(model, spec, batch_size=2), budgeted(spec))
     assert two.visual_per_layer == one.visual_per_layer
     for logits in two.logits:
         torch.testing.assert_close(logits[None], one.logits, atol=1e-4, rtol=1e-3)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from micro_models import SIZE, skip_unsupported
+from micro_models import PRUNING, SIZE, skip_unsupported
 from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
@@ -481,7 +481,7 @@ def policies(truth: Truth, spec: str) -> list[Trace]:
 
 
 SPECS = [
-    *methods.names(),
+    *PRUNING,
     "sparsevlm:version=1.5",
     "sparsevlm:version=2.0",
     "sparsevlm:adaptive=true",

@@ -7,9 +7,11 @@ from micro_models import SIZE
 
 import tpprof
 from tpprof import methods
+from tpprof.profiler.authoring.micro import affordable
 from tpprof.profiler.models.model import Model
 
 UNSUPPORTED: set[tuple[str, str]] = {
+    ("downsample", "llava"),
     ("globalcom2", "llava"),
     ("globalcom2", "qwen2-vl"),
     ("tome", "qwen2-vl"),
@@ -19,10 +21,13 @@ UNSUPPORTED: set[tuple[str, str]] = {
 
 @pytest.mark.parametrize("name", methods.names())
 def test_what_goes_together(model: Model, name: str) -> None:
-    request = tpprof.inputs(model, image_size=SIZE).request
-    method = methods.with_keep(methods.parse(name), "1/2")
+    method = affordable(methods.parse(name))
+
+    def plan() -> methods.Plan:
+        return method.plan(tpprof.inputs(model, method=method, image_size=SIZE).request)
+
     if (name, model.shape.architecture) not in UNSUPPORTED:
-        method.plan(request)
+        assert isinstance(plan(), methods.Plan)
         return
     with pytest.raises(methods.UnsupportedError):
-        method.plan(request)
+        plan()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from fake_capture import Captures, FakeCapture
-from micro_models import MICRO, SIZE, load, sharpen, skip_unsupported
+from micro_models import MICRO, PRUNING, SIZE, load, sharpen, skip_unsupported
 
 import tpprof
 from tpprof import methods
@@ -85,9 +85,7 @@ WAITING = "mustdrop:global_threshold=0.001"  # how many tokens stay, the data te
 SOLVING = ("mustdrop",)  # anew in each request, where nobody hands the solved knobs on
 
 
-@pytest.mark.parametrize(
-    "spec", [*methods.names(), WAITING, "fastv:layer=1", "sparsevlm:version=1.5"]
-)
+@pytest.mark.parametrize("spec", [*PRUNING, WAITING, "fastv:layer=1", "sparsevlm:version=1.5"])
 def test_graphs_give_what_eager_requests_give(model: Model, spec: str) -> None:
     skip_unsupported(model, spec)
     captures = Captures()
@@ -383,7 +381,7 @@ def on_gpu(request: pytest.FixtureRequest) -> Model:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("spec", methods.names())
+@pytest.mark.parametrize("spec", PRUNING)
 def test_cuda_graphs_give_what_eager_requests_give(on_gpu: Model, spec: str) -> None:
     skip_unsupported(on_gpu, spec)
     runtime = make_runtime("graph", on_gpu)

@@ -20,6 +20,7 @@ from tpprof.methods.engine.decoder import Inputs
 from tpprof.methods.engine.ledger import planned
 from tpprof.methods.engine.run import run
 from tpprof.profiler import cost
+from tpprof.profiler.authoring.micro import affordable
 from tpprof.profiler.cost import Work, layers
 from tpprof.profiler.models.geometry import request
 from tpprof.profiler.models.model import Model
@@ -49,9 +50,10 @@ class Sides:
 
 
 def sides(
-    model: Model, inputs: Inputs, spec: str, policy: Policy = "rows", keep: str = "1/2"
+    model: Model, inputs: Inputs, spec: str, policy: Policy = "rows", keep: str | None = None
 ) -> Sides:
-    method = methods.with_keep(methods.parse(spec), keep)
+    method = methods.parse(spec)
+    method = methods.with_keep(method, keep) if keep else affordable(method)
     with (
         FlopCounterMode(display=False, custom_mapping=MAPPING) as counter,
         Counting() as counting,
@@ -92,7 +94,8 @@ def test_analytic_flops_are_the_counted_ones(
 ) -> None:
     """Operator class by operator class, layer by layer, to the unit."""
     skip_unsupported(model, spec)
-    inputs = tpprof.inputs(model, image_size=SIZE, batch_size=batch, new_tokens=3)
+    method = affordable(methods.parse(spec))
+    inputs = tpprof.inputs(model, method=method, image_size=SIZE, batch_size=batch, new_tokens=3)
     both = sides(model, inputs, spec, policy)
     assert flops_of(both.derived) == flops_of(both.shown)
     assert sum(flops_of(both.derived).values()) == both.counted

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision_here import needs_torchvision
 
 import tpprof
+from tpprof.methods import parse
 from tpprof.profiler import cli
 from tpprof.profiler.meters.host_waits import HostWaits
 from tpprof.profiler.models import device_pixels
@@ -70,6 +71,19 @@ def test_the_raw_picture_goes_to_the_device_in_each_request(
     host = Preparation(model, Workload(batch_size=2, **ON_DEVICE | {"preprocess": "host"}))()
     assert inputs.keys() == host.keys()
     assert all(torch.equal(inputs[name], host[name]) for name in host)
+
+
+@pytest.mark.parametrize("model", ["qwen2-vl"], indirect=True)
+def test_a_picture_that_a_method_makes_smaller_goes_there_smaller(
+    model: Model, fake: FakeProcessor
+) -> None:
+    whole = Preparation(model, Workload(batch_size=2, **ON_DEVICE))
+    prepare = whole.resized(parse("downsample:keep=1/2"))
+    fake.given.clear()
+    prepare()
+    assert [tuple(given.shape) for given in fake.given] == 2 * [(126, 126, 3)]
+    assert prepare.preprocessing is not None
+    assert prepare.preprocessing.apart == 0.0
 
 
 def test_the_record_says_where_pictures_were_processed(model: Model, fake: FakeProcessor) -> None:

@@ -46,7 +46,7 @@ def bench(llava_next: Model) -> Iterator[Bench]:
 @pytest.fixture
 def cell(bench: Bench) -> BenchCell:
     method = parse("random:keep=1/2")
-    cells = make_cells([method], ("rows",), ("eager",), bench.prepare.request, bench.model)
+    cells = make_cells([method], ("rows",), ("eager",), bench.prepare)
     return cells[1]
 
 

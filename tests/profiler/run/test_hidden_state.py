@@ -211,7 +211,7 @@ def own() -> Iterator[Model]:
 
 def bench_cells(model: Model, *methods: Method) -> tuple[Bench, list[BenchCell]]:
     bench = Bench(model, Preparation(model, Workload(image_size=SIZE)))
-    made = make_cells(list(methods), ("rows",), ("eager",), bench.prepare.request, model)
+    made = make_cells(list(methods), ("rows",), ("eager",), bench.prepare)
     return bench, made
 
 

@@ -35,7 +35,7 @@ def bench(llava_next: Model) -> Iterator[Bench]:
 
 
 def warmed_up(bench: Bench, spec: str, runtime: Any = "eager") -> BenchCell:
-    cells = make_cells([parse(spec)], ("rows",), (runtime,), bench.prepare.request, bench.model)
+    cells = make_cells([parse(spec)], ("rows",), (runtime,), bench.prepare)
     bench.warm_up(cells[-1])
     assert cells[-1].alive
     return cells[-1]

@@ -77,8 +77,7 @@ def measured(plugin: str, *, model: str = "llava", samples: int = 1, **options: 
     workload = Workload(**{"image_size": SIZE, "text_tokens": (4, 3), **options})
     listed = [tpprof.methods.parse("wrong"), tpprof.methods.parse("random")]
     with Bench(loaded, Preparation(loaded, workload)) as bench:
-        request = bench.prepare.request
-        _, cell, other = make_cells(listed, ["rows"], ["eager"], request, loaded)
+        _, cell, other = make_cells(listed, ["rows"], ["eager"], bench.prepare)
         assert not other.saved.error
         if cell.alive:
             bench.warm_up(cell)
