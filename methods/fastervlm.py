@@ -62,6 +62,5 @@ class FasterVLM(Method):
             view.set_tag("attention", scores, newline=float("-inf"))
             return None
         tagged = view.tag("attention")
-        assert tagged is not None
         sizes = [segment.tokens for segment in view.request.grid]
         return top_in_parts(tagged, sizes, quotas(view.request.budget(self.keep), sizes))

@@ -85,7 +85,6 @@ class GlobalCom2(Method):
             view.set_tag("score", view.rows[:, 0])
             return None
         scores, request = view.tag("score"), view.request
-        assert scores is not None
         tower, base = request.tower, request.tower.patches
         thumbnail, own = scores[:, :base], scores[:, base:]
         kept = self._thumbnail(request)

@@ -92,7 +92,6 @@ class HoloV(Method):
             view.set_tag("attention", units(view.rows[:, 0], request.merger))
             return None
         attention = view.tag("attention")
-        assert attention is not None
         budget, patches = request.budget(self.keep), _patches(request)
         places = view.newline.int().argsort(dim=-1, stable=True)  # the newlines behind all others
         inside = places[:, :patches]

@@ -162,7 +162,7 @@ class MustDrop(Method):
         total = view.rows.sum(1)
         share = total / total.sum(-1, keepdim=True)
         peak = view.rows.amax(1)
-        keys = view.tag("key")
+        keys = view.tag("key") if view.has_tag("key") else None
         lenient = self._leniency()
         worth = torch.maximum(share, peak / lenient)  # a token goes if this is below threshold
         ranked = worth

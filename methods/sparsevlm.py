@@ -123,7 +123,6 @@ class SparseVLM(Method):
             view.remember("raters", _raters(view))
             return None
         raters = view.recall("raters")
-        assert raters is not None
         scores = _corrected(view, raters) if self.plus else _rated(view.rows, raters)
         kept = self._count(view, stage, raters)
         if kept >= view.count:

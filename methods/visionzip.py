@@ -101,8 +101,6 @@ class VisionZip(Method):
         request = view.request
         if not stage.rows:
             attention, keys = view.tag("attention"), view.tag("keys")
-            assert attention is not None
-            assert keys is not None
             counts = _counts(request, request.budget(self.keep))
             return in_parts(request.segments, counts, self._zip, attention, keys, view.states)
         attention, keys = view.rows[:, 0], view.keys.float().mean(1)

@@ -94,8 +94,6 @@ class VisPruner(Method):
             view.set_tag("states", means)
             return None
         attention, joined = view.tag("attention"), view.tag("states")
-        assert attention is not None
-        assert joined is not None
         counts = _counts(request, request.budget(self.keep))
         return in_parts(request.segments, counts, self._choose, attention, joined)
 

@@ -122,8 +122,6 @@ class VScan(Method):
             view.set_tag(name, units(view.rows[:, 0], request.merger), newline=NEWLINE)
             return None
         early, late = view.tag("local"), view.tag("global")
-        assert early is not None
-        assert late is not None
         side = self.window or (6 if request.tower.has_cls else 4)
         scan = functools.partial(_scan, side, view.published)
         counts = _shares(request, self._counts(request)[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .method import Keep, Method
 from .plan import Plan, Positions, Published, Stage, Tower
-from .request import Request, Size, UnsupportedError
+from .request import BudgetError, Request, Size, UnsupportedError
 
 if TYPE_CHECKING:
     from .view import View
@@ -60,7 +61,7 @@ class Composition(Method):
         plans: list[Plan] = []
         requests: list[Request] = []
         for part in self.parts:
-            plans.append(part.plan(request))
+            plans.append(self._plan_of(part, request, plans))
             requests.append(request)
             self._require_order(plans)
             if plans[-1].stages and part is not self.parts[-1]:
@@ -75,6 +76,15 @@ class Composition(Method):
                     f"{part.name} resizes the picture, before all that others do: it can only "
                     "stand first"
                 )
+
+    def _plan_of(self, part: Method, request: Request, before: list[Plan]) -> Plan:
+        """The plan of a part; what acts in the wrong order is told before what it cannot afford."""
+        try:
+            return part.plan(request)
+        except BudgetError:
+            with contextlib.suppress(BudgetError):
+                self._require_order([*before, part.plan(replace(request, left=None))])
+            raise
 
     def _left(self, part: Method, plan: Plan, request: Request) -> int:
         if not plan.planned:

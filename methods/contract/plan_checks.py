@@ -109,7 +109,7 @@ def _plan_fault(plan: Any, method: Method, request: Request) -> str:
     if not isinstance(plan.note, str):
         return f"its note is {plan.note!r} and no text"
     if not isinstance(plan.stages, tuple) or not all(isinstance(s, Stage) for s in plan.stages):
-        return f"{plan.stages!r} is no tuple of Stage"
+        return f"{plan.stages!r} is no tuple of Stage: write Plan([Stage(...), ...])"
     if plan.stages and type(method).decide is Method.decide:
         return "it has stages, and the method no decide(self, view, stage)"
     for stage in plan.stages:
@@ -237,6 +237,8 @@ def _decoder_fault(plan: Plan, request: Request) -> str:
 def _layer_fault(layer: Any, layers: int, what: str) -> str:
     if type(layer) is int and 0 <= layer < layers:
         return ""
+    if type(layer) is not int:
+        return f"it acts at layer {layer!r}, which is no whole number"
     return f"it acts at layer {layer!r}, and {what} has layers 0 to {layers - 1}"
 
 

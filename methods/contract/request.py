@@ -141,8 +141,9 @@ class Request:
         most = self.visual if of is None else of
         count = keep if isinstance(keep, int) else round(most * keep)
         if not 1 <= count <= most:
+            there = "this request has" if self.left is None else "those before it leave"
             raise BudgetError(
-                f"keep={keep} means {count} visual tokens, but this request has {most}: "
+                f"keep={keep} means {count} visual tokens, but {there} {most}: "
                 f"give a count from 1 to {most} or a share up to 100%"
             )
         return count

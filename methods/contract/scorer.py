@@ -57,8 +57,8 @@ class Scorer(Method):
         wanted = (view.hidden.shape[0], view.count)
         if (fault := _fault(scores, wanted)) is not None:
             raise MethodFaultError(
-                f"the score is {fault}, not a floating or whole number for each visual token, "
-                f"{list(wanted)} ({where_defined(self.score)})"
+                f"the score is {fault}; wanted is a floating or whole number for each visual "
+                f"token, {list(wanted)} ({where_defined(self.score)})"
             )
         return top(scores, self.count(view.request))
 
@@ -67,7 +67,7 @@ def _fault(scores: Any, wanted: tuple[int, ...]) -> str | None:
     """What a score is that is none; asks for no value of it."""
     kind = getattr(scores, "dtype", None)
     if not hasattr(scores, "topk"):
-        return type(scores).__name__ + (": is a return forgotten?" if scores is None else "")
+        return type(scores).__name__ + (" (is a return forgotten?)" if scores is None else "")
     if tuple(scores.shape) != wanted or kind is None or str(kind) in ORDERLESS:
         return f"{str(kind).removeprefix('torch.')} {list(scores.shape)}"
     return None

@@ -35,7 +35,8 @@ def parse(spec: str, keep: str | None = None) -> Method:
     if len(parts) == 1:
         return _parse_one(spec, keep)
     if any(part.strip() in ("", "vanilla") for part in parts):
-        raise SpecError(f"{spec!r}: a composition is of methods that prune, as in visionzip+fastv")
+        wrong = "vanilla" if any(part.strip() == "vanilla" for part in parts) else "nothing"
+        raise SpecError(f"{spec!r}: {wrong} stands beside a +; write methods that prune, a+b")
     return Composition(parts=tuple(_parse_one(part, None) for part in parts))
 
 

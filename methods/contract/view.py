@@ -104,7 +104,9 @@ class View:
         """The attention rows that the stage asked for, float32 [N, rows, n], over the visual
         tokens; [N, H, rows, n] where each head was asked for. With softmax, over all keys."""
         if self.rows_read is None:
-            raise RuntimeError(f"the plan asked for no attention rows at {self.site}")
+            raise RuntimeError(
+                f"the plan asked for no attention rows at {self.site}: Stage(..., reads=Rows(...))"
+            )
         return self.rows_read
 
     @property
@@ -120,7 +122,9 @@ class View:
     @property
     def _keys(self) -> Tensor:
         if self.keys_read is None:
-            raise RuntimeError(f"the plan asked for no keys at {self.site}")
+            raise RuntimeError(
+                f"the plan asked for no keys at {self.site}: Stage(..., reads=Keys())"
+            )
         return self.keys_read
 
     @property
@@ -144,11 +148,16 @@ class View:
         """bool [N, n]: the newlines that end the rows of a picture under `anyres`."""
         return self._placed(3) == 1
 
-    def tag(self, name: str) -> Tensor | None:
-        """Values [N, n] or [N, n, d] that an earlier stage has put on the visual tokens, if one
-        did."""
-        found = self.notes.tags.get(name)
-        return found.values if found else None
+    def tag(self, name: str) -> Tensor:
+        """Values [N, n] or [N, n, d] that an earlier stage has put on the visual tokens."""
+        if name not in self.notes.tags:
+            known = ", ".join(self.notes.tags) or "none"
+            raise RuntimeError(f"no stage has put a tag {name!r} on the tokens; known: {known}")
+        return self.notes.tags[name].values
+
+    def has_tag(self, name: str) -> bool:
+        """Whether an earlier stage has put such a tag on the visual tokens."""
+        return name in self.notes.tags
 
     def set_tag(self, name: str, values: Tensor, *, newline: float = 0.0) -> None:
         """Put values [N, n] or [N, n, d] of any dtype on the visual tokens, for later stages: they
@@ -156,9 +165,12 @@ class View:
         newline: what the newlines get that come between them before the decoder."""
         self.notes.tags[name] = Tag(values, newline)
 
-    def recall(self, name: str) -> Tensor | None:
+    def recall(self, name: str) -> Tensor:
         """What an earlier stage has remembered under this name."""
-        return self.notes.remembered.get(name)
+        if name not in self.notes.remembered:
+            known = ", ".join(self.notes.remembered) or "nothing"
+            raise RuntimeError(f"no stage has remembered {name!r}; known: {known}")
+        return self.notes.remembered[name]
 
     def remember(self, name: str, tensor: Tensor) -> None:
         """Keep a tensor that belongs to no token for later stages of the request."""

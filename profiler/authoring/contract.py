@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 import msgspec
 import torch
 
-from ...methods import Method, UnsupportedError, format_spec, has_budget, with_keep
-from ...methods.contract.containment import contained, location, own_files
+from ...methods import Method, Request, UnsupportedError, format_spec, has_budget, with_keep
+from ...methods.contract.composition import Composition
+from ...methods.contract.containment import contained, location, own_files, where_defined
 from ...methods.contract.errors import first_line
 from ...methods.contract.plan import Plan
 from ...methods.contract.plan_checks import plan_for
@@ -99,13 +100,19 @@ def _findings(method: Method, cases: Sequence[tuple[str, Layout]]) -> Iterator[F
             continue
         yield Finding(name, "plan")
         for title, holds in CHECKS.items():
-            yield Finding(name, title, _fault(case, holds))
+            if title != "keep=100%" or has_budget(case.method):
+                finding = Finding(name, title, _fault(case, holds))
+                yield finding
+                if finding.fault and title == "decisions":  # all else would say the same
+                    break
 
 
 def _affordable(method: Method) -> Method:
-    """The method with the budget that was given, or one that small models can meet."""
-    default = type(method)() if not getattr(method, "parts", ()) else method
-    same = has_budget(method) and getattr(method, "keep", 0) == getattr(default, "keep", 1)
+    """The method with the budget that was given, or one that small models can meet; so with each
+    part of a composition."""
+    if isinstance(method, Composition):
+        return replace(method, parts=tuple(map(_affordable, method.parts)))
+    same = has_budget(method) and getattr(method, "keep", 0) == getattr(type(method)(), "keep", 1)
     return affordable(method) if same else method
 
 
@@ -133,7 +140,7 @@ def _decides(case: _Case) -> None:
             found = getattr(seen, name)
             if wanted != found:
                 what = name.replace("_", " ")
-                raise BrokenError(f"{what}: planned {wanted}, and it was {found} ({policy})")
+                raise BrokenError(f"{what}: planned {wanted}, and it was {found} under {policy}")
 
 
 def _counts_flops(case: _Case) -> None:
@@ -169,14 +176,22 @@ def _require_flops(case: _Case, policy: Policy) -> None:
     if decided != counted.decisions:
         raise BrokenError(
             f"its decisions declare {decided:,} FLOPs, and torch counts {counted.decisions:,} "
-            f"({policy}; Stage(flops=...) counts a sample, a tile in the tower)"
+            f"under --attention {policy}, of {_sizes(inputs.request)}: Stage(flops=...) counts a "
+            f"sample, a tile in the tower ({where_defined(case.method.decide)})"
         )
     whole = cost.total(items).flops
     seen = sum(counted.by_phase.values()) - sum(counted.tables.values())
     if whole != seen:
         raise BrokenError(
-            f"the request has {whole:,} FLOPs by formula, and torch counts {seen:,} ({policy})"
+            f"the request has {whole:,} FLOPs by formula, and torch counts {seen:,} under "
+            f"--attention {policy}"
         )
+
+
+def _sizes(request: Request) -> str:
+    """What FLOPs of a decision are made of."""
+    tower = f", {request.encoder.patches} patches a tile" if request.encoder else ""
+    return f"{request.visual} visual tokens of width {request.hidden}{tower}"
 
 
 def _repeats(case: _Case) -> None:
@@ -192,8 +207,6 @@ def _repeats(case: _Case) -> None:
 
 def _keeps_all(case: _Case) -> None:
     """With the whole budget it is vanilla."""
-    if not has_budget(case.method):
-        return
     unpruned = replace(case, method=with_keep(case.method, "100%"))
     inputs = unpruned.inputs()
     whole, kept = case.run(inputs, "vanilla"), unpruned.run(inputs)
@@ -241,6 +254,7 @@ CHECKS: dict[str, Callable[[_Case], None]] = {
     "no waiting": _never_waits,
 }
 """The contract, by the name under which it is told; the first two under every attention policy."""
+LAST = list(CHECKS)[-1]
 
 
 def title(method: Method) -> str:

@@ -47,7 +47,7 @@ def test_the_contract() -> None:
     assert [found for found in findings(parse("{name}")) if found.fault] == []
 
 
-def test_it_keeps_as_many_as_it_is_told() -> None:
+def test_it_keeps_as_many_as_it_is_told() -> None:  # leave out for a method without `keep`
     model = micro_model("llava")
     trace = tpprof.forward(model, tpprof.inputs(model, image_size=SIZE), "{name}:keep=9")
     assert trace.visual_per_layer[-1] == 9

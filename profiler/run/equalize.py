@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ...methods import InputError, Method, has_budget, with_keep
+from ...methods import InputError, Method, format_spec, has_budget, with_keep
 from ...methods.contract.plan_checks import plan_for
+from ...reports.sanitize import say
 from ..workload import Preparation
 
 
@@ -17,6 +18,11 @@ def equalize(methods: list[Method], prepare: Preparation) -> list[Method]:
     if not known:
         return methods
     wanted = min(known)
+    for method in methods:
+        if method.name == "vanilla" or (has_budget(method) and _mean(method, prepare) is not None):
+            continue
+        why = "only the data tells its counts" if has_budget(method) else "it has no budget"
+        say(f"--equalize: {format_spec(method)} stays as it is, for {why}")
     return [
         _solved(method, prepare, wanted) if has_budget(method) else method for method in methods
     ]

@@ -213,7 +213,7 @@ PLANS = {
     stages("Stage(2, 9)"): "its site is 2; known: Tower, Projected, Entering, Leaving",
     stages("Stage(Entering(99), 9)"): "acts at layer 99, and the decoder has layers 0 to 7",
     stages("Stage(Entering(-1), 9)"): "acts at layer -1",
-    stages("Stage(Entering(2.0), 9)"): "acts at layer 2.0",
+    stages("Stage(Entering(2.0), 9)"): "acts at layer 2.0, which is no whole number",
     stages("Stage(Entering(2), 9, 'last')"): "reads 'last' on entering layer 2; known: Rows(",
     stages("Stage(Entering(2), 9, Rows('all'))"): "rows 'all' on entering layer 2; known: last, ",
     stages("Stage(Entering(2), 9, Rows('last', heads='some'))"): "heads 'some' on entering layer 2",
@@ -405,7 +405,7 @@ class Wrong(Scorer):
 @pytest.mark.parametrize(
     ("score", "told"),
     [
-        ("view.states.norm(dim=-1)", "the score is NoneType: is a return forgotten?"),
+        ("view.states.norm(dim=-1)", "the score is NoneType (is a return forgotten?)"),
         ("return view.states.norm(dim=-1).numpy()", "the score is ndarray"),
         ("return view.states.norm(dim=-1)[:, :20]", "the score is float32 [1, 20]"),
         ("return view.states.norm(dim=-1)[0]", "the score is float32 [36]"),
@@ -417,7 +417,7 @@ class Wrong(Scorer):
 def test_a_score_that_is_none_says_what_is_expected(write: Write, score: str, told: str) -> None:
     said = failure(write(select=score, source=SCORER))
     assert told in said
-    assert "not a floating or whole number for each visual token, [1, 36]" in said
+    assert "wanted is a floating or whole number for each visual token, [1, 36]" in said
     assert "(Wrong.score, wrong.py line 9)" in said
 
 
