@@ -17,7 +17,6 @@ from ...methods.engine.run import Trace, require_backend
 from ...methods.engine.runtimes import make_runtime
 from ...methods.engine.runtimes.runtime import Runtime
 from ...reports.record import schema
-from ...reports.sanitize import say
 from .. import cost
 from ..workload import Preparation
 from .hidden_state import Answer
@@ -70,8 +69,6 @@ def make_cells(
     refused = [plan for plan, _ in planned if isinstance(plan, InputError)]
     if refused and len(refused) == len(listed) - 1:
         raise refused[0]
-    for reason in refused:
-        say(f"not measured: {reason}")
     return [
         _cell(method, plan, own, policy, make_runtime(name, prepare.model))
         for name in runtimes

@@ -28,7 +28,7 @@ from ..workload import Preparation
 from . import rounds
 from .bench import Bench, steady
 from .cells import BenchCell, make_cells, without_counts
-from .equalize import equalize
+from .equalize import equalize, unequal
 from .kept_tokens import picture
 from .memory_limit import require_room
 from .rounds import Progress
@@ -61,11 +61,15 @@ class Comparison:
         require_stateless(self.model.name, self.model.module)
         require_room(self.model, spec.workload)
         self.prepare = Preparation(self.model, spec.workload, spec.model.seed)
+        self.notes: list[str] = []  # what a user should know before anything is measured
         if spec.cells.equalize:
+            self.notes += unequal(chosen, self.prepare)
             chosen = equalize(chosen, self.prepare)
         policies: Any = spec.cells.attention
         runtimes: Any = spec.cells.runtime
         self.cells = make_cells(chosen, policies, runtimes, self.prepare)
+        errors = dict.fromkeys(cell.saved.error for cell in self.cells if cell.saved.error)
+        self.notes += [f"not measured: {error}" for error in errors]
         self.record = self._record(reason, command)
         self.journal: Journal | None = None
         self.trace: Path | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ...methods import InputError, Method, format_spec, has_budget, with_keep
 from ...methods.contract.plan_checks import plan_for
-from ...reports.sanitize import say
 from ..workload import Preparation
 
 
@@ -18,14 +17,20 @@ def equalize(methods: list[Method], prepare: Preparation) -> list[Method]:
     if not known:
         return methods
     wanted = min(known)
+    return [
+        _solved(method, prepare, wanted) if has_budget(method) else method for method in methods
+    ]
+
+
+def unequal(methods: list[Method], prepare: Preparation) -> list[str]:
+    """What stays as it is, and why, a line each."""
+    lines = []
     for method in methods:
         if method.name == "vanilla" or (has_budget(method) and _mean(method, prepare) is not None):
             continue
         why = "only the data tells its counts" if has_budget(method) else "it has no budget"
-        say(f"--equalize: {format_spec(method)} stays as it is, for {why}")
-    return [
-        _solved(method, prepare, wanted) if has_budget(method) else method for method in methods
-    ]
+        lines.append(f"--equalize: {format_spec(method)} stays as it is, for {why}")
+    return lines
 
 
 def _solved(method: Method, prepare: Preparation, wanted: float) -> Method:

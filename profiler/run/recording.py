@@ -60,6 +60,8 @@ def measure(
         from .comparison import Comparison
 
         comparison = Comparison(spec, command=command)
+        for note in comparison.notes:
+            say(note)
         comparison.calibrate()
         record = comparison.record
     path, earlier = _path(record, out), None

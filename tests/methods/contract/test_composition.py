@@ -60,7 +60,7 @@ def test_a_budget_for_all_is_not_one_for_parts() -> None:
         ("visionzip:keep=1/2+holov:keep=1/2", "they clash"),
         ("fastervlm+fastv-window", "it needs every token of the picture"),
         ("fastervlm:keep=1/2+pooling", "it needs every token of the picture"),
-        ("fastervlm:keep=4+fastv:keep=5", "this request has 4"),
+        ("fastervlm:keep=4+fastv:keep=5", "but those before it leave 4"),
     ],
 )
 def test_what_does_not_go_together(llava_next: Model, spec: str, why: str) -> None:
