@@ -63,11 +63,11 @@ def load(architecture: str) -> Model:
     return _LOADED[architecture]
 
 
-def skip_unsupported(model: Model, spec: str) -> None:
+def skip_unsupported(model: Model, spec: str, **options: Any) -> None:
     """Skip where the method says that it cannot run on the model, as test_support.py lists."""
     method = affordable(methods.parse(spec))
     try:
-        method.plan(tpprof.inputs(model, method=method, image_size=SIZE).request)
+        method.plan(tpprof.inputs(model, method=method, image_size=SIZE, **options).request)
     except methods.UnsupportedError as error:
         pytest.skip(str(error))
 

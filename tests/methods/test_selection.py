@@ -473,7 +473,8 @@ def test_mustdrop_merges_windows(truth: Truth, knob: str) -> None:
 
 
 def policies(truth: Truth, spec: str) -> list[Trace]:
-    skip_unsupported(truth.model, spec)
+    layout = "anyres" if truth.inputs.order is not None else "flat"
+    skip_unsupported(truth.model, spec, layout=layout)
     chosen = methods.with_keep(methods.parse(spec), "1/2")
     return [
         tpprof.forward(truth.model, truth.inputs, chosen, attention=policy) for policy in POLICIES

@@ -100,7 +100,7 @@ def test_knobs_are_typed() -> None:
         ("sparsevlm:recycle=maybe", "not true or false"),
         ("fastv-alpha:alpha=2", "not between 0 and 1"),
         ("mustdrop:merge=0.5,similarity=0.8", "exclude each other"),
-        ("sparsevlm:version=1.5,adaptive=true", "belongs to 1.0"),
+        ("sparsevlm:version=1.5,adaptive=true", "is of 1.0"),
         ("fastv:keep=3,keep=4", "given twice"),
     ):
         with pytest.raises(methods.SpecError, match=told):

@@ -203,7 +203,9 @@ def test_a_method_that_fails_with_more_text_keeps_its_row(bench: Bench) -> None:
     bench.lengths(cell)
     assert cell.alive
     assert cell.saved.new_length is None
-    assert cell.saved.missing["lengths"] == "ValueError: another text"
+    assert cell.saved.missing["lengths"] == (
+        "ValueError: another text (test_new_length.py line 196)"
+    )
 
 
 @pytest.mark.parametrize("more", [1, 7])

@@ -229,7 +229,7 @@ PLANS = {
     stages("Stage(Entering(2), 9.5)"): "tokens is 9.5",
     stages("Stage(Entering(2), 99)"): "tokens is 99 on entering layer 2, and only 36 are left",
     stages(STAGE, "Stage(Leaving(4), 12)"): "tokens is 12 on leaving layer 4, and only 9 are",
-    stages("Stage(Entering(4), 9)", STAGE): "not in the order of the forward pass (Ent",
+    stages("Stage(Entering(4), 9)", STAGE): "not in the order of the forward pass (entering ",
     stages("Stage(Leaving(2), 9)", STAGE): "not in the order of the forward pass",
     stages(STAGE, "Stage(Tower(2), 9)"): "not in the order of the forward pass",
     stages(
@@ -324,7 +324,7 @@ DECISIONS = {
     "sys.exit()": "it would end the program",
     "os.chdir('/'); return kept(9)": "it changes the working folder of the program (os.chdir)",
     "return kept(view.nothing)": "'View' object has no attribute 'nothing' (wrong.py line ",
-    "return kept(view.rows.shape[0])": "the plan asked for no attention rows at Entering(layer=2)",
+    "return kept(view.rows.shape[0])": "the plan asked for no attention rows at entering layer 2: Stage(..., reads=Rows(...))",
 }
 
 
