@@ -324,7 +324,9 @@ DECISIONS = {
     "sys.exit()": "it would end the program",
     "os.chdir('/'); return kept(9)": "it changes the working folder of the program (os.chdir)",
     "return kept(view.nothing)": "'View' object has no attribute 'nothing' (wrong.py line ",
-    "return kept(view.rows.shape[0])": "the plan asked for no attention rows at entering layer 2: Stage(..., reads=Rows(...))",
+    "return kept(view.rows.shape[0])": (
+        "the plan asked for no attention rows at entering layer 2: Stage(..., reads=Rows(...))"
+    ),
 }
 
 
