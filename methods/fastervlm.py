@@ -59,7 +59,7 @@ class FasterVLM(Method):
     def decide(self, view: View, stage: Stage) -> Keep | None:
         if stage.rows:
             scores = units(view.rows[:, 0], view.request.merger)
-            view.set_tag("attention", scores, newline=float("-inf"))
+            view.set_tag("attention", scores, newline=-1.0)  # below any weight
             return None
         tagged = view.tag("attention")
         sizes = [segment.tokens for segment in view.request.grid]

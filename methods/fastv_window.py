@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import Rows, Scorer, Segment, View, knob, quotas, register
+from . import Request, Rows, Scorer, Segment, View, knob, quotas, register
 
 if TYPE_CHECKING:
     from torch import Tensor, device
@@ -38,6 +38,10 @@ class FastVWindow(Scorer):
         for name, side in (("height", self.height), ("width", self.width)):
             if side is not None and side < 1:
                 raise ValueError(f"{name}={side} is not at least 1")
+
+    def count(self, request: Request) -> int:
+        _ = request.grid  # windows are of every token, or there is no plan
+        return super().count(request)
 
     def score(self, view: View) -> Tensor:
         """1.0 for the best tokens of each window, as many as its quota; 0.0 for the others."""

@@ -133,7 +133,7 @@ class VScan(Method):
         middle = depth // 2 if self.layer is None else request.layer(self.layer, published=16)
         first = min(request.visual, round(Fraction(3 * depth * budget, 2 * middle + depth)))
         second = round(Fraction(depth * budget - first * middle, depth - middle))
-        return (middle, first, second) if second else (middle, budget, budget)
+        return (middle, first, second) if second > 0 else (middle, budget, budget)
 
 
 def _shallow(tower: Encoder) -> int:

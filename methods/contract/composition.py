@@ -42,7 +42,7 @@ class Composition(Method):
         ]
         return Plan(
             stages,
-            positions=self._positions(plans),
+            positions=self._positions(plans, request),
             compressed=next((plan.compressed for plan in plans if plan.compressed), range(0)),
             published=_published([plan.published for plan in plans if plan.published]),
             proportional=any(plan.proportional for plan in plans),
@@ -110,17 +110,23 @@ class Composition(Method):
             )
         if first.order <= last.order:
             raise UnsupportedError(
-                f"{self.parts[len(plans) - 1].name} acts at {first.site}, and {earlier.name} is "
-                f"done at {last.site}: they clash; compose methods that act one behind another"
+                f"{self.parts[len(plans) - 1].name} acts {_at(first)}, and {earlier.name} is "
+                f"done {_at(last)}: they clash; compose methods that act one behind another"
             )
 
-    def _positions(self, plans: Sequence[Plan]) -> Positions:
+    def _positions(self, plans: Sequence[Plan], request: Request) -> Positions:
         """That of the parts that act in the decoder; what is pruned before it leaves no gaps."""
         said = {plan.positions for plan in plans if plan.decoder}
-        if len(said) > 1:
+        if len(said) > 1 and request.compactable:
             names = " and ".join(part.name for part in self.parts)
             raise UnsupportedError(f"{names} clash: one keeps positions, the other counts anew")
         return said.pop() if said else "keep"
+
+
+def _at(stage: Stage) -> str:
+    """Where a stage acts, as a part of a sentence."""
+    site = str(stage.site)
+    return f"at {site}" if isinstance(stage.site, Tower) else f"{'on ' * stage.in_decoder}{site}"
 
 
 def _published(released: Sequence[Published]) -> Published | None:

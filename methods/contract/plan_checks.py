@@ -6,7 +6,7 @@ not exist is never reached, and rows read twice at one layer are the rows of one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -134,11 +134,19 @@ def _whole_fault(plan: Plan, request: Request) -> str:
     if not isinstance(plan.proportional, bool):
         return f"proportional is {plan.proportional!r}; known: True, False"
     maps = plan.published.maps if plan.published else range(0)
-    for what, layers in (("compressed", plan.compressed), ("published.maps", maps)):
+    tower = plan.published.tower_maps if plan.published else range(0)
+    depth = request.encoder.layers if request.encoder else 0
+    for what, layers, most, part in (
+        ("compressed", plan.compressed, request.layers, "decoder"),
+        ("published.maps", maps, request.layers, "decoder"),
+        ("published.tower_maps", tower, depth, "vision tower"),
+    ):
         if not isinstance(layers, range):
             return f"{what} is {layers!r} and no range of layers"
-        if layers and not 0 <= min(layers) <= max(layers) < request.layers:
-            return f"{what} names {layers}, and the decoder has layers 0 to {request.layers - 1}"
+        if layers and request.encoder is None and part == "vision tower":
+            continue  # nothing of it runs
+        if layers and not 0 <= min(layers) <= max(layers) < most:
+            return f"{what} names {layers}, and the {part} has layers 0 to {most - 1}"
     return ""
 
 
@@ -163,7 +171,9 @@ def _tower_fault(plan: Plan, encoder: Encoder | None) -> str:
         if stage.rows and stage.rows.query == "cls" and not encoder.has_cls:
             return f"it reads the rows of a class token {where}, which has none; known: all"
         left = stage.tokens
-    return _reading_fault([s.layer for s in stages if s.reads], "the vision tower")
+    return _reading_fault([s.layer for s in stages if s.reads], "the vision tower") or _stale_fault(
+        plan.tower, encoder.patches, "the vision tower"
+    )
 
 
 def _dropping_fault(stage: Stage, left: int | None, encoder: Encoder) -> str:
@@ -231,7 +241,31 @@ def _decoder_fault(plan: Plan, request: Request) -> str:
         left = left if stage.tokens is None else stage.tokens
     return _reading_fault(
         [s.read_layer for s in plan.decoder if s.reads and not s.ahead], "the decoder"
-    )
+    ) or _stale_fault(plan.decoder, plan.entering(request), "the decoder")
+
+
+def _stale_fault(stages: Sequence[Stage], left: int | None, what: str) -> str:
+    """What is wrong where a stage drops tokens between a layer's attention and the stage that reads
+    it: what was read is of other tokens."""
+    dropped: Stage | None = None
+    for stage in stages:
+        read = stage.reads and not stage.ahead
+        if read and dropped is not None and _behind(dropped, stage):
+            return (
+                f"it reads the attention of layer {stage.read_layer} of {what} at {stage.site}, "
+                f"and drops tokens before that, at {dropped.site}: read there as well"
+            )
+        if stage.tokens != left or stage.tokens is None:
+            dropped = stage
+        left = stage.tokens
+    return ""
+
+
+def _behind(dropping: Stage, reading: Stage) -> bool:
+    """Whether a stage drops tokens behind the attention that another one reads."""
+    if isinstance(dropping.site, Tower):
+        return dropping.layer == reading.read_layer
+    return dropping.first_layer_after > reading.read_layer
 
 
 def _layer_fault(layer: Any, layers: int, what: str) -> str:

@@ -84,7 +84,8 @@ class Request:
     merger: patches that the model itself joins into one visual token (TACR in the paper).
     left: the visual tokens that an earlier method of a composition has left; None before any.
     whole: the visual tokens of the picture before a method made it smaller; None where none did.
-    heads, kv_heads, head_dim: of the decoder's attention.
+    heads, kv_heads, head_dim: of the decoder's attention. compactable: whether positions can be
+    numbered anew; not those of M-RoPE.
     """
 
     layers: int
@@ -101,6 +102,7 @@ class Request:
     heads: int = 1
     kv_heads: int = 1
     head_dim: int = 1
+    compactable: bool = True
 
     @property
     def visual(self) -> int:

@@ -200,7 +200,7 @@ class View:
         generator = torch.Generator(device=device).manual_seed(seed)
         numbers = torch.rand(shape, generator=generator, device=device)
         if drawn is not None:
-            drawn[key] = numbers
+            drawn[key] = numbers.clone()
         return numbers
 
     def _placed(self, which: int) -> Tensor:

@@ -171,7 +171,8 @@ def _plan_encoder(ledger: Ledger, plan: Plan, request: Request, policy: Policy) 
         ledger.encoder_tokens.append(patches + extra)
         reading = tower_stage_reading(plan, layer)
         if reading is not None:
-            span = (0, 1 if reading.rows and reading.rows.query == "cls" else patches + extra)
+            own = reading.rows is not None and reading.rows.query == "cls"
+            span = (0, 1) if own else (extra, patches + extra)
             beside = rows_beside(reading, span, has_map=layer in ledger.encoder_maps)
             if beside:
                 ledger.encoder_rows[layer] = RowsRead(beside.rows, patches + extra)

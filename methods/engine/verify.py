@@ -6,6 +6,7 @@ of them than planned only make other tensors. Looking makes the device wait: no 
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import Counter
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..contract.containment import MethodFaultError, contained, where_defined
-from ..contract.method import Keep
+from ..contract.method import Keep, Method
 from ..contract.plan import Site, Stage
 from ..contract.plan_checks import flops_fault
 from ..contract.view import View
@@ -133,6 +134,12 @@ def _tensors(values: Any) -> list[Tensor]:
     return [value for value in values if isinstance(value, Tensor)]
 
 
+def deciding(method: Method, stage: Stage) -> Any:
+    """The function that decides at a stage: of a composition, that of the part that acts."""
+    parts = getattr(method, "parts", (method,))
+    return parts[stage.part].decide if stage.part < len(parts) else method.decide
+
+
 def decide(context: Context, view: View, stage: Stage) -> Keep | None:
     """What the method decides at a stage, and its FLOPs in the ledger. The first request of a
     series is verified: a decision counts only if it fits the plan."""
@@ -159,6 +166,11 @@ def _verified(context: Context, view: View, stage: Stage) -> Keep | None:
         "origins of the tokens": view.original,
         "attention rows": view.rows_read,
         "keys": view.keys_read,
+        "sizes": view.sizes,
+        "cosines": view.rotary[0] if view.rotary else None,
+        "sines": view.rotary[1] if view.rotary else None,
+        **{f"tag {name!r}": tag.values for name, tag in view.notes.tags.items()},
+        **{f"remembered {name!r}": tensor for name, tensor in view.notes.remembered.items()},
     }
     shown = {name: tensor for name, tensor in seen.items() if tensor is not None}
     before = {name: tensor.clone() for name, tensor in shown.items()}
@@ -171,13 +183,13 @@ def _verified(context: Context, view: View, stage: Stage) -> Keep | None:
     if not fault and written:
         fault = f"it writes to the {written[0]} of its view, which are the model's own"
     if fault:
-        raise DecisionError(f"{fault} ({where_defined(method.decide)})")
+        raise DecisionError(f"{fault} ({where_defined(deciding(method, stage))})")
     return keep
 
 
 def _differ(before: Tensor, now: Tensor) -> bool:
     """Whether a tensor has other values than before; what was no number may be another one."""
-    return bool((before != now).logical_and(before == before).any())
+    return before.shape != now.shape or bool((before != now).logical_and(before == before).any())
 
 
 def _tags_fault(view: View) -> str:
@@ -190,6 +202,8 @@ def _tags_fault(view: View) -> str:
             return f"tag {name!r} is {_kind(values)}, not [{rows}, {count}]"
         if values.shape[0] != rows or values.shape[1] not in (count, units):
             return f"tag {name!r} is {_kind(values)}, not [{rows}, {count}]"
+        if not values.is_floating_point() and not math.isfinite(tag.newline):
+            return f"tag {name!r} is {_kind(values)}, and a newline cannot be {tag.newline} there"
         if values.device != view.hidden.device:
             return f"tag {name!r} is on {values.device}, and the request on {view.hidden.device}"
     return ""

@@ -13,7 +13,7 @@ from .attention import Reading
 from .context import Context, TokenSequence, arange, kept_states, move_riders, trace_origin
 from .decoder import TowerBlock
 from .ledger import RowsRead, rows_beside, tower_map, tower_stage_reading
-from .verify import DecisionError, decide
+from .verify import DecisionError, decide, deciding
 
 
 class VisionTower:
@@ -87,6 +87,7 @@ class VisionTower:
         columns = slice(int(self._has_cls), None)
         reading = Reading(0, 0, columns, causal=False, with_keys=stage.keys is not None)
         if rows is not None:
+            reading.start = 0 if rows.query == "cls" else int(self._has_cls)
             reading.stop = 1 if rows.query == "cls" else per_tile
             reading.mean_rows = rows.query == "all"
             reading.each_head, reading.softmax = rows.heads == "each", rows.softmax
@@ -139,9 +140,11 @@ class VisionTower:
         if keep is None:
             return hidden
         dropped = keep.index.shape[1] != patches.shape[1]
-        if dropped and (fault := undroppable(encoder, stage.layer)):
-            raise DecisionError(f"{fault} ({where_defined(context.method.decide)})")
-        self.original = trace_origin(before, keep)
+        changed = dropped or keep.merges is not None
+        if changed and (fault := undroppable(encoder, stage.layer)):
+            raise DecisionError(f"{fault} ({where_defined(deciding(context.method, stage))})")
+        if changed:
+            self.original = trace_origin(before, keep)
         self.sizes = move_riders(context.notes, self.sizes, keep, patches.shape[1])
         left = torch.cat([tiles[:, :extra], kept_states(patches, keep)], 1)
         return left if hidden.dim() == 3 else left.flatten(0, 1)

@@ -123,6 +123,15 @@ def _prefill(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> I
             full += states * 2 * text.attention_width if text.heads != text.kv_heads else 0
         read = ledger.rows.get(layer)
         rows = batch * text.heads * read.rows * read.keys * SCORE_BYTES if read else 0
+        if ahead := ledger.ahead.get(layer):  # before the layer runs, over what enters its stage
+            scores = batch * text.heads * ahead.rows * ahead.keys * SCORE_BYTES
+            whole = batch * ahead.tokens * itemsize
+            yield (
+                caches
+                - full_caches[layer]
+                + whole * (2 * text.hidden + 2 * text.attention_width + 2 * kv)
+                + scores
+            )
         feed_forward = states * 3 * (text.hidden + text.intermediate)
         rotary = states * (3 * text.attention_width + 2 * kv)
         attention = states * (2 * text.hidden + text.attention_width) + max(full, rows, rotary)

@@ -103,25 +103,34 @@ def _selection(
     shape: Shape, request: Request, plan: Plan, ledger: Ledger, itemsize: int
 ) -> Iterator[Item]:
     """What stages decide, and the move of the hidden states and caches that survive."""
-    tokens = [ledger.sequence, *ledger.tokens]
+    levels = [ledger.sequence, ledger.entering, *ledger.tokens]
+    moves = {_level(stage): stage for stage in plan.stages}  # of several at one, the last one
     for stage, count in zip(plan.stages, ledger.select, strict=True):
-        if isinstance(stage.site, Tower):
+        level = _level(stage)
+        if level == 0:
             continue
-        after = stage.first_layer_after + 1 if stage.in_decoder else 1
         moved = Work()
-        if after < len(tokens) and tokens[after] != tokens[after - 1]:
-            states = request.batch * tokens[after] * shape.text.hidden
+        if moves[level] is stage and level < len(levels) and levels[level] != levels[level - 1]:
+            states = request.batch * levels[level] * shape.text.hidden
             moved = elementwise(states, states, itemsize)
         phase, index = ("prefill", stage.layer) if stage.in_decoder else ("project", 0)
         yield Item(
             phase, "select", index, "select", _decision(stage, request.batch * count) + moved
         )
-    shrunk = [layer for layer in plan.compressed if ledger.cached[layer] < tokens[layer]]
+    shrunk = [layer for layer in plan.compressed if ledger.cached[layer] < ledger.tokens[layer]]
     if shrunk:
         per_layer = kv_bytes(shape, request, ledger.cached, itemsize)
         kept = sum(per_layer[layer] for layer in shrunk)
         moved = elementwise(kept, kept, 1, launches=2 * len(shrunk))
         yield Item("prefill", "compress", None, "select", moved)
+
+
+def _level(stage: Stage) -> int:
+    """Behind which stages of the sequence one acts: 1 before the decoder, 2 and more before its
+    layers 0 and up; 0 in the tower, whose tokens are counted there."""
+    if isinstance(stage.site, Tower):
+        return 0
+    return stage.first_layer_after + 2 if stage.in_decoder else 1
 
 
 def _decision(stage: Stage, flops: int) -> Work:

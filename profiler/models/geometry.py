@@ -95,6 +95,7 @@ def request(
         heads=shape.text.heads,
         kv_heads=shape.text.kv_heads,
         head_dim=shape.text.head_dim,
+        compactable=shape.architecture != "qwen2-vl",
     )
 
 

@@ -63,7 +63,7 @@ def make_cells(
     for index, method in enumerate(listed):
         if method in listed[:index]:
             spec = format_spec(method)
-            again = spec + ("," if ":" in spec else ":") + "tag=again"
+            again = spec + ("," if ":" in spec.rpartition("+")[2] else ":") + "tag=again"
             raise InputError(f"{spec} is listed twice; to measure it twice, name one {again}")
     planned = [_planned(method, prepare) for method in listed]
     refused = [plan for plan, _ in planned if isinstance(plan, InputError)]

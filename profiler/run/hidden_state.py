@@ -285,11 +285,15 @@ def _of_module(module: nn.Module) -> dict[str, Any]:
 
 def _of_method(method: Method) -> dict[str, Any]:
     """By name: knobs, and what else lies on a method. What functools caches follows from them."""
-    return {
+    parts = getattr(method, "parts", ())
+    found = {
         name: _identity(value)
         for name, value in vars(method).items()
         if not isinstance(getattr(type(method), name, None), functools.cached_property)
     }
+    for part in parts:  # of a composition
+        found |= {f"{part.name}.{name}": value for name, value in _of_method(part).items()}
+    return found
 
 
 def _identity(value: Any, depth: int = DEPTH) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from micro_models import SIZE
+from micro_models import SIZE, load
 
 import tpprof
 from tpprof import methods
@@ -58,7 +58,7 @@ def test_a_budget_for_all_is_not_one_for_parts() -> None:
         ("tome:keep=1/2+fastervlm:keep=1/2", "leaves no whole tile"),
         ("tome:keep=1/2+cdpruner:keep=1/2", "it needs every token of the picture"),
         ("visionzip:keep=1/2+holov:keep=1/2", "they clash"),
-        ("fastervlm+fastv-window", "it needs every token of the picture"),
+        ("fastervlm:keep=1/2+fastv-window:keep=1/2", "it needs every token of the picture"),
         ("fastervlm:keep=1/2+pooling", "it needs every token of the picture"),
         ("fastervlm:keep=4+fastv:keep=5", "but those before it leave 4"),
     ],
@@ -68,6 +68,11 @@ def test_what_does_not_go_together(llava_next: Model, spec: str, why: str) -> No
     with pytest.raises((UnsupportedError, InputError)) as told:
         tpprof.forward(llava_next, inputs, spec)
     assert why in str(told.value)
+
+
+def test_positions_clash_where_they_can_be_numbered_anew() -> None:
+    inputs = tpprof.inputs(load("qwen2-vl"), image_size=SIZE)
+    tpprof.forward(load("qwen2-vl"), inputs, "fastv:keep=1/2,layer=1+pyramiddrop:keep=1/2")
 
 
 @pytest.mark.parametrize("spec", ["fastv+", "+fastv", "fastv+vanilla", "vanilla+fastv"])

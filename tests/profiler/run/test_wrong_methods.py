@@ -235,6 +235,19 @@ PLANS = {
     stages(
         "Stage(Leaving(2), 9, Rows('last'))", "Stage(Entering(3), 7, Rows('text'))"
     ): "two stages read the attention of layer 2 of the decoder",
+    stages(
+        "Stage(Leaving(3), 9)", "Stage(Entering(4), 7, Keys())"
+    ): "reads the attention of layer 3 of the decoder at entering layer 4, and drops tokens before",
+    stages("Stage(Entering(4), 9)", "Stage(Entering(4), 7, Rows('last'))"): "read there as well",
+    stages(
+        "Stage(Tower(1, inside=True), 9)", "Stage(Tower(1), 9, Rows('cls'))"
+    ): "reads the attention of layer 1 of the vision tower at tower layer 1, and drops tokens",
+    stages(
+        STAGE, published="Published(tower_maps=range(99))"
+    ): "published.tower_maps names range(0, 99), and the vision tower has layers 0 to 3",
+    stages(
+        STAGE, published="Published(tower_maps=[1])"
+    ): "published.tower_maps is [1] and no range",
     stages("Stage(Entering(2), 9, flops=-1)"): "its FLOPs are -1",
     stages("Stage(Entering(2), 9, flops=float('nan'))"): "its FLOPs are nan",
     stages("Stage(Entering(2), 9, published_flops=-7)"): "its FLOPs are -7",
@@ -319,6 +332,8 @@ DECISIONS = {
     INFINITE.format("[:, 8:] = math.inf", SMALLEST): "28 scores that it ranks are infinite",
     "view.hidden[:, -1] = 0; return kept(9)": "writes to the hidden states of its view",
     "view.original[:] = 0; return kept(9)": "writes to the origins of the tokens of its view",
+    "view.rotary[0].mul_(0.5); return kept(9)": "writes to the cosines of its view",
+    "view.set_tag('a', view.original, newline=math.inf); return kept(9)": "a newline cannot be inf",
     "view.notes.solved['x'] = 'much'; return kept(9)": "solved 'x' as 'much', which is no finite",
     "raise SystemExit(0)": "it would end the program (SystemExit): return, or raise an error",
     "sys.exit()": "it would end the program",
