@@ -203,6 +203,6 @@ def test_default_request_of_the_paper() -> None:
     assert (flat.visual, flat.length) == (2880, 2940)
     assert flat.segments == (Segment(24, 24),) * 5
     assert anyres.visual == 2928
-    assert anyres.segments == (Segment(24, 24), Segment(48, 49))
+    assert anyres.segments == (Segment(24, 24), Segment(48, 49, newline=True))
     assert plan_request(SHAPES["llava-1.5-7b"], Workload(), before=35, after=25).visual == 576
     assert plan_request(SHAPES["qwen2-vl-7b"], Workload(), before=35, after=25).visual == 576

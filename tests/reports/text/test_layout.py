@@ -166,7 +166,7 @@ def test_why_a_row_failed_stands_beside_its_name() -> None:
 
 def test_what_is_left_out_is_told_and_comes_back_with_wide() -> None:
     table = tables()["waterfall"]
-    narrow, wide, roomy = terminal(80), terminal(80, wide=True), terminal(200)
+    narrow, wide, roomy = terminal(80), terminal(80, wide=True), terminal(300)
     for screen in (narrow, wide, roomy):
         screen.print_table(table)
     assert "█" not in "".join(shown(narrow))
