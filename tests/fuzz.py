@@ -29,7 +29,7 @@ from typer.main import get_command
 
 from tpprof.methods import names
 from tpprof.profiler import cli
-from tpprof.profiler.commands import compare
+from tpprof.profiler.commands import compare, supervised
 from tpprof.reports.gate import config
 from tpprof.reports.gate.baseline import SCHEMA, Baseline, Snapshot, save_baseline
 from tpprof.reports.gate.config import Config, save_config
@@ -322,7 +322,7 @@ def main() -> None:
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(10**9)
     once = len(sys.argv) > 3
     signal.signal(signal.SIGALRM, _hangs)
-    compare.in_a_child = _here
+    compare.in_a_child = supervised.in_a_child = _here  # a process for each would take seconds
     began, done, failures, here = time.monotonic(), 0, list[str](), Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         deep = Path(folder) / "a" / "b" / "c"  # paths that lead upwards stay inside
