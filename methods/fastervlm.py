@@ -18,8 +18,8 @@ from . import (
     Tower,
     View,
     knob,
-    quotas,
     register,
+    shares,
     top_in_parts,
     units,
 )
@@ -50,7 +50,7 @@ class FasterVLM(Method):
         tower, count = request.tower, request.budget(self.keep)
         if count == request.visual:
             return Plan()
-        rows = Rows("cls" if tower.has_cls else "all")
+        rows = Rows(tower.query)
         return Plan(
             [Stage(Tower(tower.feature_layer), tower.patches, rows), Stage(Projected(), count)],
             published=Published(tower_maps=range(tower.layers)),
@@ -62,5 +62,6 @@ class FasterVLM(Method):
             view.set_tag("attention", scores, newline=-1.0)  # below any weight
             return None
         tagged = view.tag("attention")
-        sizes = [segment.tokens for segment in view.request.grid]
-        return top_in_parts(tagged, sizes, quotas(view.request.budget(self.keep), sizes))
+        request = view.request
+        sizes = [segment.tokens for segment in request.grid]
+        return top_in_parts(tagged, sizes, shares(request, request.budget(self.keep)))

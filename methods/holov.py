@@ -74,7 +74,7 @@ class HoloV(Method):
         tower, budget = request.tower, request.budget(self.keep)
         if budget == request.visual:
             return Plan()
-        rows = Rows("cls" if tower.has_cls else "all")
+        rows = Rows(tower.query)
         flops = sum(2 * count * size**2 * request.hidden for count, size in self._cuts(request))
         return Plan(
             [

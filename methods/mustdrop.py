@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -21,7 +20,9 @@ from . import (
     Stage,
     Tower,
     View,
+    falling_counts,
     knob,
+    mean_visual,
     register,
     take,
     unit,
@@ -126,7 +127,7 @@ class MustDrop(Method):
         if encoder is None:
             return ()
         left = None if self._by_likeness(encoder) else tokens
-        rows = Rows("cls" if encoder.has_cls else "all")
+        rows = Rows(encoder.query)
         keys = Stage(Tower(encoder.layers - 1), left, rows)
         return (keys,) if left == encoder.patches else (Stage(Tower(0), left), keys)
 
@@ -213,18 +214,13 @@ def _stage_counts(request: Request, budget: int, tokens: int) -> tuple[int, ...]
 
     Key tokens are never dropped: a budget below what they allow is met as nearly as can be.
     """
-    visual, floors = _visual(request, tokens), _floors(request, tokens)
-
-    def counts(ratio: float) -> tuple[int, ...]:
-        falling = (round(visual * ratio ** (index + 1)) for index in range(len(floors)))
-        return tuple(max(pair) for pair in zip(floors, falling, strict=True))
-
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        over = _mean(request, tokens, counts(middle)) >= budget
-        low, high = (low, middle) if over else (middle, high)
-    return counts(high)
+    return falling_counts(
+        request,
+        request.scale(LAYERS),
+        budget,
+        visual=_visual(request, tokens),
+        floors=_floors(request, tokens),
+    )
 
 
 def _floors(request: Request, tokens: int) -> tuple[int, ...]:
@@ -234,10 +230,8 @@ def _floors(request: Request, tokens: int) -> tuple[int, ...]:
 
 def _mean(request: Request, tokens: int, counts: tuple[int, ...]) -> float:
     """Mean over layers of the visual tokens leaving a layer."""
-    edges = (0, *request.scale(LAYERS), request.layers)
-    spans = [end - start for start, end in itertools.pairwise(edges)]
-    present = (_visual(request, tokens), *counts)
-    return sum(n * span for n, span in zip(present, spans, strict=True)) / request.layers
+    layers = request.scale(LAYERS)
+    return mean_visual(_visual(request, tokens), counts, layers, request.layers)
 
 
 def _visual(request: Request, tokens: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
@@ -83,13 +84,7 @@ def _pooled(segments: tuple[Segment, ...], side: int) -> int:
 
 def _runs(segments: tuple[Segment, ...]) -> list[tuple[int, Segment]]:
     """Neighbouring segments of one size, counted: they are pooled together."""
-    runs: list[tuple[int, Segment]] = []
-    for segment in segments:
-        if runs and runs[-1][1] == segment:
-            runs[-1] = (runs[-1][0] + 1, segment)
-        else:
-            runs.append((1, segment))
-    return runs
+    return [(len(list(equal)), segment) for segment, equal in itertools.groupby(segments)]
 
 
 def _pool(tokens: Tensor, count: int, segment: Segment, side: int) -> tuple[Tensor, Tensor]:

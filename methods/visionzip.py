@@ -23,8 +23,8 @@ from . import (
     View,
     in_parts,
     knob,
-    quotas,
     register,
+    shares,
     take,
     unit,
     units,
@@ -75,13 +75,13 @@ class VisionZip(Method):
         tower, budget = request.tower, request.budget(self.keep)
         if budget == request.visual:
             return Plan()
-        reads = (Rows("cls" if tower.has_cls else "all"), Keys())
+        reads = (Rows(tower.query), Keys())
         site, released = Tower(tower.feature_layer), Published(tower_maps=range(tower.layers))
         key_width = tower.width // tower.heads
         if not (tower.mergeable and tower.has_cls):
             flops = sum(
                 self._flops(part.patches, count, 0, key_width + request.hidden)
-                for part, count in zip(request.segments, _counts(request, budget), strict=True)
+                for part, count in zip(request.segments, shares(request, budget), strict=True)
             )
             stages = [Stage(site, tower.patches, reads), Stage(Projected(), budget, flops=flops)]
             return Plan(stages, published=released)
@@ -101,7 +101,7 @@ class VisionZip(Method):
         request = view.request
         if not stage.rows:
             attention, keys = view.tag("attention"), view.tag("keys")
-            counts = _counts(request, request.budget(self.keep))
+            counts = shares(request, request.budget(self.keep))
             return in_parts(request.segments, counts, self._zip, attention, keys, view.states)
         attention, keys = view.rows[:, 0], view.keys.float().mean(1)
         if stage.tokens != view.count:
@@ -150,10 +150,6 @@ class VisionZip(Method):
         places = torch.arange(count, device=stay.device)
         joined = (places < count - merged - dominant) | (places >= count - merged)
         return Keep(torch.cat(index, 1), torch.cat(features, 1), joined)
-
-
-def _counts(request: Request, budget: int) -> list[int]:
-    return quotas(budget, [part.tokens for part in request.segments])
 
 
 def _targets(rest: Tensor, count: int) -> tuple[Tensor, Tensor]:

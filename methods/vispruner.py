@@ -22,8 +22,8 @@ from . import (
     View,
     in_parts,
     knob,
-    quotas,
     register,
+    shares,
     take,
     unit,
     units,
@@ -72,10 +72,10 @@ class VisPruner(Method):
             return Plan()
         flops = sum(
             2 * (left - left // 2) * (left // 2) * tower.width
-            for part, count in zip(request.segments, _counts(request, budget), strict=True)
+            for part, count in zip(request.segments, shares(request, budget), strict=True)
             for left, _ in _steps(*self._others(part, count))
         )
-        rows = Rows("cls" if tower.has_cls else "all")
+        rows = Rows(tower.query)
         return Plan(
             [
                 Stage(Tower(tower.feature_layer), tower.patches, rows),
@@ -94,7 +94,7 @@ class VisPruner(Method):
             view.set_tag("states", means)
             return None
         attention, joined = view.tag("attention"), view.tag("states")
-        counts = _counts(request, request.budget(self.keep))
+        counts = shares(request, request.budget(self.keep))
         return in_parts(request.segments, counts, self._choose, attention, joined)
 
     def _choose(self, part: Segment, count: int, attention: Tensor, states: Tensor) -> Keep:
@@ -126,7 +126,3 @@ def _steps(others: int, diverse: int) -> Iterator[tuple[int, int]]:
         gone = min(STEP, others - diverse, others - others // 2)
         yield others, gone
         others -= gone
-
-
-def _counts(request: Request, budget: int) -> list[int]:
-    return quotas(budget, [part.tokens for part in request.segments])

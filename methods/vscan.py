@@ -26,8 +26,8 @@ from . import (
     group_rank,
     in_parts,
     knob,
-    quotas,
     register,
+    shares,
     take,
     top,
     unit,
@@ -96,9 +96,9 @@ class VScan(Method):
         cut = Stage(Entering(middle), second, Rows("last", of="next"))
         if first == request.visual:
             return Plan([cut], positions="compact", published=Published())
-        rows = Rows("cls" if tower.has_cls else "all")
+        rows = Rows(tower.query)
         sums = likeness = 0
-        for part, count in zip(request.segments, _shares(request, first), strict=True):
+        for part, count in zip(request.segments, shares(request, first), strict=True):
             likeness += 2 * max(part.patches - count, 0) * count * request.hidden
             sums += 2 * max(part.patches - count, 0) * count * request.hidden
         return Plan(
@@ -124,7 +124,7 @@ class VScan(Method):
         early, late = view.tag("local"), view.tag("global")
         side = self.window or (6 if request.tower.has_cls else 4)
         scan = functools.partial(_scan, side, view.published)
-        counts = _shares(request, self._counts(request)[1])
+        counts = shares(request, self._counts(request)[1])
         return in_parts(request.segments, counts, scan, early, late, view.states)
 
     def _counts(self, request: Request) -> tuple[int, int, int]:
@@ -139,10 +139,6 @@ class VScan(Method):
 def _shallow(tower: Encoder) -> int:
     """The tower's layer of the local scan."""
     return min(round(tower.layers * SHALLOW), tower.feature_layer - 1)
-
-
-def _shares(request: Request, count: int) -> list[int]:
-    return quotas(count, [part.tokens for part in request.segments])
 
 
 def _scan(

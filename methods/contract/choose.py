@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from .method import Keep
@@ -64,35 +64,29 @@ def round_shares(shares: Tensor, total: int, ranked: Tensor) -> Tensor:
 
 
 def in_parts(
-    parts: Sequence[Segment],
+    segments: Sequence[Segment],
     counts: Sequence[int],
     decide: Callable[..., Keep],
     *values: Tensor,
 ) -> Keep:
-    """Decide part by part on tokens that lie in `parts` one behind another.
+    """Decide part by part on tokens that lie in `segments` one behind another.
 
-    values: [N, n, ...], on the tokens. decide: from a part, its count, and the values of the equal
-    neighbours [N * parts, size, ...], to what is kept of each. Parts without a count lose all.
+    values: [N, n, ...], on the tokens. decide: from a segment, its count, and the values of equal
+    neighbours [N * alike, size, ...], to what is kept of each. Segments without a count lose all.
     """
     import torch
 
-    index, features, merged, sizes, start = [], [], [], [], 0
+    index, features, merged, sizes = [], [], [], []
     batch = values[0].shape[0]
-    for (part, count), equal in itertools.groupby(zip(parts, counts, strict=True)):
-        times = len(list(equal))
-        stop = start + times * part.tokens
-        if count:
-            given = (v[:, start:stop].reshape(-1, part.tokens, *v.shape[2:]) for v in values)
-            keep = decide(part, count, *given)
-            first = torch.arange(start, stop, part.tokens, device=keep.index.device)
-            index.append((keep.index.view(batch, times, -1) + first[:, None]).flatten(1))
-            if keep.features is not None:
-                features.append(keep.features.reshape(batch, -1, keep.features.shape[-1]))
-            if keep.merged is not None:
-                merged.append(keep.merged.expand_as(keep.index).reshape(batch, -1))
-            if keep.sizes is not None:
-                sizes.append(keep.sizes.reshape(batch, -1))
-        start = stop
+    for segment, part in _grouped(segments, counts, key=lambda segment: segment):
+        keep = decide(segment, part.share, *map(part.rows, values))
+        index.append(part.places(keep.index))
+        if keep.features is not None:
+            features.append(keep.features.reshape(batch, -1, keep.features.shape[-1]))
+        if keep.merged is not None:
+            merged.append(keep.merged.expand_as(keep.index).reshape(batch, -1))
+        if keep.sizes is not None:
+            sizes.append(keep.sizes.reshape(batch, -1))
     return Keep(
         torch.cat(index, 1),
         torch.cat(features, 1) if features else None,
@@ -165,11 +159,27 @@ class Part(NamedTuple):
 def parts(request: Request, budget: int) -> list[Part]:
     """The rectangles of a picture with their shares of `budget`, as `quotas` says; those of which
     nothing stays are left out."""
-    sizes, found, start = [segment.tokens for segment in request.grid], [], 0
-    for (size, share), alike in itertools.groupby(zip(sizes, quotas(budget, sizes), strict=True)):
-        found.append(Part(start, len(list(alike)), size, share))
-        start += size * found[-1].alike
-    return [part for part in found if part.share]
+    grouped = _grouped(request.grid, shares(request, budget), key=lambda segment: segment.tokens)
+    return [part for _, part in grouped]
+
+
+def shares(request: Request, budget: int) -> list[int]:
+    """How many tokens of `budget` each rectangle of a picture keeps, as `quotas` says."""
+    return quotas(budget, [segment.tokens for segment in request.segments])
+
+
+def _grouped(
+    segments: Sequence[Segment], counts: Sequence[int], key: Callable[[Segment], Hashable]
+) -> Iterator[tuple[Segment, Part]]:
+    """Neighbours with the same key and count, as one part, and their first segment; those without a
+    count are left out."""
+    start = 0
+    pairs = zip(segments, counts, strict=True)
+    for (_, count), equal in itertools.groupby(pairs, key=lambda pair: (key(pair[0]), pair[1])):
+        alike = [segment for segment, _ in equal]
+        if count:
+            yield alike[0], Part(start, len(alike), alike[0].tokens, count)
+        start += len(alike) * alike[0].tokens
 
 
 def units(scores: Tensor, merger: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 from .errors import InputError
 
@@ -70,6 +71,11 @@ class Encoder:
     def side(self) -> int:
         """Patches along one side of a square tile."""
         return int(self.patches**0.5)
+
+    @property
+    def query(self) -> Literal["cls", "all"]:
+        """Whose attention tells what matters: the class token's, or that of all patches."""
+        return "cls" if self.has_cls else "all"
 
     @property
     def feature_layer(self) -> int:

@@ -26,8 +26,9 @@ def falling_counts(
     """Counts that fall by one ratio at each of `layers`, the first that see them, so that the mean
     over all layers is `budget`.
 
-    visual: tokens at first; those of the request if None. floors: the least at each stage.
-    Raises BudgetError where even the least is more than 5 % above the budget.
+    visual: tokens at first; those of the request if None. floors: the least at each stage, with
+    which the budget is met as nearly as can be. Without them, raises BudgetError where even the
+    least is more than 5 % above it.
     """
     first = request.visual if visual is None else visual
     least = tuple(floors) or (1,) * len(layers)
@@ -43,7 +44,7 @@ def falling_counts(
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (low, middle) if mean(middle) >= budget else (middle, high)
-    if mean(high) > 1.05 * budget:
+    if not floors and mean(high) > 1.05 * budget:
         raise BudgetError(
             f"{budget} of {first} visual tokens cannot be the mean over {request.layers} layers: "
             f"with the first stage at layer {layers[0]} the least is {mean(0.0):.1f}"

@@ -28,7 +28,7 @@ from ..meters.host_waits import HostWaits
 from ..meters.nvml import Gpu
 from ..models.model import Model
 from ..workload import Preparation
-from .cells import BenchCell, keep_counts, require_steady
+from .cells import BenchCell, keep_counts, keep_decisions, require_steady
 from .hidden_state import (
     Answer,
     ModelChangedError,
@@ -263,12 +263,7 @@ class Bench:
             trace = self._prefill(cell, verify=True)
         require_finite(trace.logits, "its logits")
         _require_numbers(cell.saved.solved)
-        cell.saved.decisions = [
-            schema.Decision(
-                site=str(cost.site), operators=cost.operators, scratch_bytes=cost.scratch
-            )
-            for cost in trace.decisions
-        ]
+        keep_decisions(cell, trace)
         return trace
 
     def _hold_to_itself(self, cell: BenchCell, first: Trace) -> None:

@@ -144,6 +144,14 @@ def require_steady(cell: BenchCell, trace: Trace) -> None:
             )
 
 
+def keep_decisions(cell: BenchCell, trace: Trace) -> None:
+    """Save what each decision of a verified request took beside its FLOPs."""
+    cell.saved.decisions = [
+        schema.Decision(site=str(one.site), operators=one.operators, scratch_bytes=one.scratch)
+        for one in trace.decisions
+    ]
+
+
 def keep_counts(cell: BenchCell, trace: Trace, prepare: Preparation) -> None:
     """Save what a request of the cell showed, but for its times. prepare: the cell's own. Raises
     MethodFaultError for a plan or counts that are other ones than before."""

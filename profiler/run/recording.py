@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...methods import load_plugins, parse
 from ...methods.contract.errors import InputError
@@ -18,6 +19,9 @@ from ...reports.sanitize import say
 from . import isolated
 from .interrupts import Terminated, terminable
 from .rounds import Progress
+
+if TYPE_CHECKING:
+    from .comparison import Comparison
 
 
 @dataclass(frozen=True)
@@ -53,16 +57,7 @@ def measure(
     if spec.stopping.isolate:  # this process loads neither torch nor the model
         record = isolated.empty_record(spec, command)
     else:
-        for note in load_plugins(spec.cells.plugin):  # at once: torch takes seconds to load
-            say(note)
-        for method in spec.cells.methods:
-            parse(method, spec.cells.keep)
-        from .comparison import Comparison
-
-        comparison = Comparison(spec, command=command)
-        for note in comparison.notes:
-            say(note)
-        comparison.calibrate()
+        comparison = _begun(spec, command)
         record = comparison.record
     path, earlier = _path(record, out), None
     if resume:
@@ -90,6 +85,21 @@ def measure(
         say(f"no trace: nothing was left to measure, or it failed ({path})")
     failed = any(cell.error for cell in record.cells)
     return Outcome(record, path, code or int(failed))
+
+
+def _begun(spec: RunSpec, command: str) -> Comparison:
+    """A comparison in this process, ready to measure; what a user should know is said."""
+    for note in load_plugins(spec.cells.plugin):  # at once: torch takes seconds to load
+        say(note)
+    for method in spec.cells.methods:
+        parse(method, spec.cells.keep)
+    from .comparison import Comparison
+
+    comparison = Comparison(spec, command=command)
+    for note in comparison.notes:
+        say(note)
+    comparison.calibrate()
+    return comparison
 
 
 def _path(record: Record, out: Path) -> Path:

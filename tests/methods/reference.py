@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from micro_models import SIZE
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
@@ -425,3 +427,9 @@ def before_decoder(truth: Truth, index: Tensor) -> Walk:
     stop, entering = truth.start + len(index), [truth.embeddings[place]]
     pruned = replace(truth, inputs=inputs, stop=stop, hidden=entering)
     return walk(pruned, {}, compact=True, kept=index)
+
+
+@functools.cache
+def observed(model: Model, layout: str) -> Truth:
+    """The unpruned model on a picture, once for all tests of a process."""
+    return observe(model, tpprof.inputs(model, image_size=SIZE, layout=layout))

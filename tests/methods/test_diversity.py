@@ -32,6 +32,7 @@ from tpprof.tests.methods.reference import (
     keys_of,
     normed,
     observe,
+    observed,
     project,
     run,
     walk,
@@ -40,15 +41,10 @@ from tpprof.tests.methods.test_selection import CASES, LAYER, entering, same
 
 every_case = pytest.mark.parametrize(("model", "layout"), CASES, indirect=["model"])
 
-_truths: dict[tuple[str, str], Truth] = {}
-
 
 @pytest.fixture
 def truth(model: Model, layout: str) -> Truth:
-    key = (model.name, layout)
-    if key not in _truths:
-        _truths[key] = observe(model, tpprof.inputs(model, image_size=SIZE, layout=layout))
-    return _truths[key]
+    return observed(model, layout)
 
 
 def dart(truth: Truth, shares: list[int]) -> Tensor:

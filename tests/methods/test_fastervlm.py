@@ -8,41 +8,21 @@ import pytest
 import torch
 from micro_models import SIZE, load
 from torch import Tensor
-from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
 
 import tpprof
 from tpprof.methods import UnsupportedError, parse
 from tpprof.methods.contract.policies import POLICIES
-from tpprof.methods.engine.decoder import Inputs
 from tpprof.profiler.models.model import Model
-from tpprof.tests.methods.reference import before_decoder, clip, eager, observe, run
+from tpprof.tests.methods.reference import Truth, before_decoder, laid_out, observe, run, tiles_at
 
 
-def saliency(model: Model, inputs: Inputs) -> list[Tensor]:
-    """What the class token attends to each patch of a tile, in the layer whose output is
+def saliency(truth: Truth) -> Tensor:
+    """What the class token attends to each patch [tiles, n], in the layer whose output is
     projected; without one, what all patches do, by merged token."""
-    if model.shape.architecture == "qwen2-vl":
-        return [_received(model, inputs)]
-    with eager(model):
-        attention = clip(model, inputs).attentions[-2]
-    return list(attention.mean(1)[:, 0, 1:])
-
-
-def _received(model: Model, inputs: Inputs) -> Tensor:
-    visual, seen = model.module.model.visual, []
-
-    def attend(module, args, kwargs):  # type: ignore[no-untyped-def]
-        states = args[0] if args else kwargs["hidden_states"]
-        query, key, _ = module.qkv(states).view(len(states), 3, module.num_heads, -1).unbind(1)
-        query, key = apply_rotary_pos_emb_vision(query, key, *kwargs["position_embeddings"])
-        scores = torch.einsum("qhd,khd->hqk", query, key) * query.shape[-1] ** -0.5
-        seen.append(scores.softmax(-1).mean((0, 1)))
-
-    hook = visual.blocks[-1].attn.register_forward_pre_hook(attend, with_kwargs=True)
-    with eager(model):
-        visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
-    hook.remove()
-    return seen[0].view(-1, 4).mean(1)
+    request = truth.inputs.request
+    attention = tiles_at(truth, request.tower.feature_layer).attention
+    merger = request.merger
+    return attention.view(len(attention), -1, merger).mean(-1) if merger > 1 else attention
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -52,11 +32,11 @@ def test_each_tile_keeps_what_its_class_token_attends_to(
 ) -> None:
     inputs = tpprof.inputs(model, image_size=SIZE)
     wanted, first = [], 0
-    for scores in saliency(model, inputs):
+    truth = observe(model, inputs)
+    for scores in saliency(truth):
         wanted += (scores.topk(keep).indices.sort().values + first).tolist()
         first += len(scores)
     spec = f"fastervlm:keep={len(wanted)}"
-    truth = observe(model, inputs)
     pruned = run(truth, spec, policy)  # type: ignore[arg-type]
     walked = before_decoder(truth, torch.tensor(wanted))
     assert all(kept[0].tolist() == wanted for kept in pruned.trace.kept)
@@ -73,7 +53,7 @@ def test_under_anyres_newlines_go_first() -> None:
     inputs = tpprof.inputs(model, image_size=SIZE, layout="anyres")
     assert inputs.order is not None
     base, whole = inputs.request.segments
-    scores = torch.cat([*saliency(model, inputs), torch.tensor([-math.inf])])[inputs.order]
+    scores = laid_out(observe(model, inputs), saliency(observe(model, inputs)), -math.inf)
     count = (base.tokens + whole.tokens) // 3
     first = round(count * base.tokens / (base.tokens + whole.tokens))
     wanted = [

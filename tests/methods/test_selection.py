@@ -34,6 +34,7 @@ from tpprof.tests.methods.reference import (
     class_keys,
     merge_windows,
     observe,
+    observed,
     patch_keys,
     run,
     through_tower,
@@ -59,15 +60,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-_truths: dict[tuple[str, str], Truth] = {}
-
-
 @pytest.fixture
 def truth(model: Model, layout: str) -> Truth:
-    key = (model.name, layout)
-    if key not in _truths:
-        _truths[key] = observe(model, tpprof.inputs(model, image_size=SIZE, layout=layout))
-    return _truths[key]
+    return observed(model, layout)
 
 
 def same(run: Run, walked: Walk) -> None:
