@@ -46,7 +46,7 @@ from .contract.request import (
     Size,
     UnsupportedError,
 )
-from .contract.schedule import falling_counts, mean_visual
+from .contract.schedule import falling_counts, mean_visual, scored_in_tower
 from .contract.scorer import Scorer
 from .contract.spec import SpecError, format_spec, has_budget, parse, with_keep
 from .contract.view import View
@@ -95,6 +95,7 @@ __all__ = [
     "quotas",
     "register",
     "round_shares",
+    "scored_in_tower",
     "shares",
     "take",
     "top",

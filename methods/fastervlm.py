@@ -10,15 +10,12 @@ from . import (
     Keep,
     Method,
     Plan,
-    Projected,
-    Published,
     Request,
-    Rows,
     Stage,
-    Tower,
     View,
     knob,
     register,
+    scored_in_tower,
     shares,
     top_in_parts,
     units,
@@ -47,14 +44,7 @@ class FasterVLM(Method):
     keep: Budget = knob(Fraction(1, 9), "visual tokens that stay: a count or a share")
 
     def plan(self, request: Request) -> Plan:
-        tower, count = request.tower, request.budget(self.keep)
-        if count == request.visual:
-            return Plan()
-        rows = Rows(tower.query)
-        return Plan(
-            [Stage(Tower(tower.feature_layer), tower.patches, rows), Stage(Projected(), count)],
-            published=Published(tower_maps=range(tower.layers)),
-        )
+        return scored_in_tower(request, request.budget(self.keep))
 
     def decide(self, view: View, stage: Stage) -> Keep | None:
         if stage.rows:

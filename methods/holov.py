@@ -11,16 +11,13 @@ from . import (
     Keep,
     Method,
     Plan,
-    Projected,
-    Published,
     Request,
-    Rows,
     Stage,
-    Tower,
     View,
     knob,
     register,
     round_shares,
+    scored_in_tower,
     take,
     top_in_groups,
     units,
@@ -71,18 +68,11 @@ class HoloV(Method):
             raise ValueError(f"crops={self.crops} is below 1")
 
     def plan(self, request: Request) -> Plan:
-        tower, budget = request.tower, request.budget(self.keep)
+        budget = request.budget(self.keep)
         if budget == request.visual:
-            return Plan()
-        rows = Rows(tower.query)
+            return scored_in_tower(request, budget)
         flops = sum(2 * count * size**2 * request.hidden for count, size in self._cuts(request))
-        return Plan(
-            [
-                Stage(Tower(tower.feature_layer), tower.patches, rows),
-                Stage(Projected(), budget, flops=flops),
-            ],
-            published=Published(tower_maps=range(tower.layers)),
-        )
+        return scored_in_tower(request, budget, flops=flops)
 
     def decide(self, view: View, stage: Stage) -> Keep | None:
         import torch

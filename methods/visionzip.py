@@ -13,7 +13,6 @@ from . import (
     Keys,
     Method,
     Plan,
-    Projected,
     Published,
     Request,
     Rows,
@@ -24,6 +23,7 @@ from . import (
     in_parts,
     knob,
     register,
+    scored_in_tower,
     shares,
     take,
     unit,
@@ -83,8 +83,7 @@ class VisionZip(Method):
                 self._flops(part.patches, count, 0, key_width + request.hidden)
                 for part, count in zip(request.segments, shares(request, budget), strict=True)
             )
-            stages = [Stage(site, tower.patches, reads), Stage(Projected(), budget, flops=flops)]
-            return Plan(stages, published=released)
+            return scored_in_tower(request, budget, Keys(), flops=flops)
         count = budget // tower.tiles
         if not count:
             raise BudgetError(

@@ -12,17 +12,14 @@ from . import (
     Keep,
     Method,
     Plan,
-    Projected,
-    Published,
     Request,
-    Rows,
     Segment,
     Stage,
-    Tower,
     View,
     in_parts,
     knob,
     register,
+    scored_in_tower,
     shares,
     take,
     unit,
@@ -75,14 +72,7 @@ class VisPruner(Method):
             for part, count in zip(request.segments, shares(request, budget), strict=True)
             for left, _ in _steps(*self._others(part, count))
         )
-        rows = Rows(tower.query)
-        return Plan(
-            [
-                Stage(Tower(tower.feature_layer), tower.patches, rows),
-                Stage(Projected(), budget, flops=flops),
-            ],
-            published=Published(tower_maps=range(tower.layers)),
-        )
+        return scored_in_tower(request, budget, flops=flops)
 
     def decide(self, view: View, stage: Stage) -> Keep | None:
         request = view.request

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -216,17 +217,17 @@ class Plan:
         if isinstance(self.stages, list):  # a list reads as well; what is hashed is a tuple
             object.__setattr__(self, "stages", tuple(self.stages))
 
-    @property
+    @functools.cached_property  # asked for at every layer of a request
     def tower(self) -> tuple[Stage, ...]:
         """The stages in the vision tower."""
         return tuple(stage for stage in self.stages if isinstance(stage.site, Tower))
 
-    @property
+    @functools.cached_property
     def projected(self) -> tuple[Stage, ...]:
         """The stages before the decoder."""
         return tuple(stage for stage in self.stages if isinstance(stage.site, Projected))
 
-    @property
+    @functools.cached_property
     def decoder(self) -> tuple[Stage, ...]:
         """The stages in the decoder."""
         return tuple(stage for stage in self.stages if stage.in_decoder)

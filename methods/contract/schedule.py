@@ -1,11 +1,23 @@
-"""Counts from stage to stage that meet a mean over the decoder layers."""
+"""Schedules that many methods share: scored in the tower, or with counts that meet a mean."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
 
+from .plan import Plan, Projected, Published, Read, Rows, Stage, Tower
 from .request import BudgetError, Request
+
+
+def scored_in_tower(request: Request, count: int, *more: Read, flops: int = 0) -> Plan:
+    """Read attention where the tower's output is projected, and keep `count` tokens before the
+    decoder; all of them, if that is all. more: what else is read there. flops: of the choice."""
+    tower = request.tower
+    if count == request.visual:
+        return Plan()
+    scored = Stage(Tower(tower.feature_layer), tower.patches, (Rows(tower.query), *more))
+    chosen = Stage(Projected(), count, flops=flops)
+    return Plan([scored, chosen], published=Published(tower_maps=range(tower.layers)))
 
 
 def mean_visual(visual: int, counts: Sequence[int], layers: Sequence[int], depth: int) -> float:
