@@ -232,6 +232,16 @@ class Plan:
         """The stages in the decoder."""
         return tuple(stage for stage in self.stages if stage.in_decoder)
 
+    @functools.cached_property
+    def readers(self) -> dict[int, Stage]:
+        """By decoder layer, the stage that reads rows or keys of it as it runs."""
+        return {s.read_layer: s for s in self.decoder if s.reads and not s.ahead}
+
+    @functools.cached_property
+    def tower_readers(self) -> dict[int, Stage]:
+        """By layer of the vision tower, the stage that reads rows or keys of it."""
+        return {s.layer: s for s in self.tower if s.reads}
+
     def projector_tokens(self, request: Request) -> int | None:
         """What the tower leaves of a tile's patches; None if only the data tells, 0 without one."""
         left: int | None = request.encoder.patches if request.encoder else 0

@@ -63,7 +63,7 @@ def builds_map(plan: Plan, policy: Policy, layer: int, *, decode: bool = False) 
     published = plan.published if policy == "published" else None
     if published and layer in published.maps and (published.decode or not decode):
         return True
-    stage = stage_reading(plan, layer)
+    stage = plan.readers.get(layer)
     return policy != "rows" and not decode and stage is not None and stage.rows is not None
 
 
@@ -77,20 +77,8 @@ def tower_map(plan: Plan, policy: Policy, layer: int) -> bool:
     published = plan.published if policy == "published" else None
     if published and layer in published.tower_maps:
         return True
-    stage = tower_stage_reading(plan, layer)
+    stage = plan.tower_readers.get(layer)
     return policy != "rows" and stage is not None and stage.rows is not None
-
-
-def stage_reading(plan: Plan, layer: int) -> Stage | None:
-    """The stage that reads rows or keys of decoder `layer` as it runs, if one does."""
-    return next(
-        (s for s in plan.decoder if s.reads and not s.ahead and s.read_layer == layer), None
-    )
-
-
-def tower_stage_reading(plan: Plan, layer: int) -> Stage | None:
-    """The stage that reads rows or keys of layer `layer` of the vision tower, if one does."""
-    return next((s for s in plan.tower if s.reads and s.layer == layer), None)
 
 
 def row_span(stage: Stage, start: int, stop: int, length: int) -> tuple[int, int]:
@@ -132,7 +120,7 @@ def planned(plan: Plan, request: Request, policy: Policy) -> Ledger:
     ledger = Ledger(tokens=[text + count for count in visual], visual=visual, cached=cached)
     ledger.maps = [layer for layer in layers if builds_map(plan, policy, layer)]
     for layer in layers:
-        stage = stage_reading(plan, layer)
+        stage = plan.readers.get(layer)
         if stage is None:
             continue
         span = _span(request, stage, visual[layer])
@@ -169,7 +157,7 @@ def _plan_encoder(ledger: Ledger, plan: Plan, request: Request, policy: Policy) 
     ledger.encoder_maps = [n for n in range(encoder.layers) if tower_map(plan, policy, n)]
     for layer in range(encoder.layers):
         ledger.encoder_tokens.append(patches + extra)
-        reading = tower_stage_reading(plan, layer)
+        reading = plan.tower_readers.get(layer)
         if reading is not None:
             own = reading.rows is not None and reading.rows.query == "cls"
             span = (0, 1) if own else (extra, patches + extra)

@@ -16,7 +16,7 @@ from ..contract.view import View
 from .attention import AheadError, Reading
 from .context import Context, TokenSequence, kept_states, move_riders, trace_origin
 from .layer import call_layer
-from .ledger import builds_map, row_span, rows_ahead, rows_beside, stage_reading
+from .ledger import builds_map, row_span, rows_ahead, rows_beside
 from .verify import decide
 from .vision import embed
 
@@ -98,7 +98,7 @@ class Prefill:
         """Say how layer `index` attends, and what to read of it."""
         context, ledger = self.context, self.context.ledger
         use_map = builds_map(context.plan, context.policy, index)
-        stage, reading = stage_reading(context.plan, index), None
+        stage, reading = context.plan.readers.get(index), None
         if stage is not None:
             reading = self._reading(stage)
             beside = rows_beside(stage, (reading.start, reading.stop), has_map=use_map)

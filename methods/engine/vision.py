@@ -12,7 +12,7 @@ from ..contract.view import Tag, View
 from .attention import Reading
 from .context import Context, TokenSequence, arange, kept_states, move_riders, trace_origin
 from .decoder import TowerBlock
-from .ledger import RowsRead, rows_beside, tower_map, tower_stage_reading
+from .ledger import RowsRead, rows_beside, tower_map
 from .verify import DecisionError, decide, deciding
 
 
@@ -66,7 +66,7 @@ class VisionTower:
     def _prepare(self, layer: int, per_tile: int) -> Reading | None:
         """Say how layer `layer` attends, and what to read of it."""
         context, ledger = self.context, self.context.ledger
-        stage = tower_stage_reading(context.plan, layer)
+        stage = context.plan.tower_readers.get(layer)
         use_map, reading = tower_map(context.plan, context.policy, layer), None
         if stage is not None:
             reading = self._reading(stage, per_tile)
