@@ -13,6 +13,7 @@ from ....methods.contract.errors import first_line
 from ....reports.sanitize import quoted
 from ..errors import ModelError
 from ..shapes import Shape
+from .decoders import DECODERS
 from .keys import ROTARY
 from .reader import MOST, Reader
 
@@ -101,12 +102,19 @@ def require_sizes(name: str, written: dict[str, Any], *, flat: bool) -> None:
         said = written.get(section)
         if said is None and flat and section == "text_config":
             said = written
+        if section == "text_config" and _unknown_decoder(said):
+            continue  # refused by its name, which no size would mend
         if not SIZES & {key for key, value in (said or {}).items() if value is not None}:
             raise ModelError(
                 f"{name}: config.json: {section} gives no size of the model, and no safetensors "
                 "lie beside it to tell: transformers' default would be planned. Give its "
                 "hidden_size, num_hidden_layers, ..."
             )
+
+
+def _unknown_decoder(section: dict[str, Any] | None) -> bool:
+    kind = (section or {}).get("model_type", "llama")
+    return kind not in DECODERS and kind != "qwen2_vl"
 
 
 def require_same_weights(name: str, files: list[Path], shape: Shape) -> None:

@@ -439,3 +439,21 @@ def test_planning_and_measuring_refuse_with_the_same_reason(
     assert planned == measured
     assert told in planned
     assert "\n" not in planned
+
+
+@pytest.mark.parametrize("kind", ["phi", "opt", "mixtral"])
+def test_a_text_model_that_is_not_understood_is_refused_by_its_name(
+    tmp_path: Path, kind: str
+) -> None:
+    """Whether its sizes are given or not: no size would mend it."""
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {
+                "model_type": "llava",
+                "text_config": {"model_type": kind},
+                "vision_config": {"model_type": "clip_vision_model", "hidden_size": 768},
+            }
+        )
+    )
+    with pytest.raises(ModelError, match=f"the text model '{kind}' is not supported; known: llama"):
+        shape_of(str(tmp_path), pictures=False)
