@@ -9,21 +9,31 @@ import torch
 
 import tpprof
 from tpprof import methods
-from tpprof.profiler.authoring.micro import MICRO, SIZE, affordable
-from tpprof.profiler.models.configs import config
+from tpprof.methods import Encoder, Segment, Size
+from tpprof.profiler.authoring.micro import SIZE, affordable
 from tpprof.profiler.models.model import Model
+from tpprof.profiler.models.registry import known_architectures, known_shapes
+from tpprof.profiler.models.shapes import Shape
+from tpprof.reports.record.spec import Layout
 
 __all__ = [
     "MICRO",
     "PRUNING",
     "ROPE_FACTORS",
+    "SHAPES",
     "SIZE",
+    "config",
+    "encoder",
     "load",
     "load_with_rope",
     "rope",
+    "segments",
     "sharpen",
     "skip_unsupported",
 ]
+
+MICRO = {name: each.micro() for name, each in known_architectures().items()}
+SHAPES = known_shapes()
 
 _LOADED: dict[str, Model] = {}
 
@@ -53,6 +63,21 @@ ROPE_FACTORS: dict[str, dict[str, Any]] = {
     "proportional": {},
 }
 """Rotary types, and what they are told beside their base."""
+
+
+def config(shape: Shape) -> Any:
+    """The transformers config of a shape."""
+    return shape.architecture.config(shape)
+
+
+def segments(shape: Shape, size: Size, layout: Layout) -> tuple[Segment, ...]:
+    """The rectangles of visual tokens of a picture."""
+    return shape.architecture.segments(shape, size, layout)
+
+
+def encoder(shape: Shape, size: Size, layout: Layout) -> Encoder:
+    """The vision tower at work on a picture."""
+    return shape.architecture.encoder(shape, size, layout)
 
 
 def load(architecture: str) -> Model:
@@ -92,5 +117,6 @@ def load_with_rope(kind: str, architecture: str, monkeypatch: pytest.MonkeyPatch
     given.text_config.rope_parameters = rope(kind, architecture)
     given.text_config.max_position_embeddings = 64
     with monkeypatch.context() as patch:
-        patch.setattr("tpprof.profiler.models.load.config", lambda shape: given)
+        kind_of = type(MICRO[architecture].architecture)
+        patch.setattr(kind_of, "config", lambda self, shape: given)
         return tpprof.load(MICRO[architecture], device="cpu")

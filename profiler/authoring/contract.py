@@ -29,7 +29,7 @@ from ..meters import torch_profile
 from ..meters.host_waits import HostWaits
 from ..models.model import Model
 from ..workload import Preparation
-from .micro import CASES, SIZE, affordable, case_name, micro_model
+from .micro import SIZE, affordable, case_name, every_case, micro_model
 
 NEW_TOKENS = 3
 
@@ -72,12 +72,14 @@ class _Case:
         return forward(self.model, inputs, chosen, attention=policy, new_tokens=NEW_TOKENS)
 
 
-def findings(method: Method, cases: Sequence[tuple[str, Layout]] = CASES) -> Iterator[Finding]:
+def findings(
+    method: Method, cases: Sequence[tuple[str, Layout]] | None = None
+) -> Iterator[Finding]:
     """What `method` keeps of the contract, architecture by architecture, as it is found out."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # models this small lose time to a second one
     try:
-        yield from _findings(method, cases)
+        yield from _findings(method, every_case() if cases is None else cases)
     finally:
         torch.set_num_threads(threads)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ...methods import BudgetError, InputError, Method, Plan, Request, with_keep
 from ...methods.contract.plan_checks import plan_for, resized_for
 from ...reports.record.spec import Layout, Workload
-from ..models.shapes import Shape, Text, Vision, qwen_tower
+from ..models.registry import known_architectures
 from ..workload import SYNTHETIC_TEXT, by_size
 
 if TYPE_CHECKING:
@@ -17,38 +17,18 @@ SIZE = (168, 168)
 """Height and width in pixels of a picture of 2 x 2 tiles, or of 6 x 6 merged tokens."""
 SHARES = ("1/2", "2/3")
 """Budgets, of which a method is given the first that it can meet on all models here."""
-_CLIP = Vision(layers=4, hidden=48, intermediate=96, heads=3, image=84)
-
-MICRO = {
-    "llava": Shape("micro-llava", "llava", Text(8, 64, 112, 4, 4, 512), _CLIP),
-    "llava-next": Shape(
-        "micro-llava-next",
-        "llava-next",
-        Text(8, 64, 112, 4, 4, 512),
-        _CLIP,
-        ((84, 168), (168, 84), (168, 168)),
-    ),
-    "qwen2-vl": Shape(
-        "micro-qwen2-vl",
-        "qwen2-vl",
-        Text(8, 64, 112, 4, 2, 512, qkv_bias=True),
-        qwen_tower(layers=4, hidden=48, intermediate=96, heads=3),
-    ),
-}
 
 
-CASES: tuple[tuple[str, Layout], ...] = (
-    ("llava", "flat"),
-    ("llava-next", "flat"),
-    ("llava-next", "anyres"),
-    ("qwen2-vl", "flat"),
-)
-"""Architectures, and layouts of their visual tokens."""
+def every_case() -> tuple[tuple[str, Layout], ...]:
+    """Architectures, and layouts of their visual tokens."""
+    known = known_architectures().values()
+    return tuple((each.name, layout) for each in known for layout in each.layouts)
 
 
 def case_name(architecture: str, layout: Layout) -> str:
     """An architecture, and the layout where it has several."""
-    return f"{architecture}, {layout}" if architecture == "llava-next" else architecture
+    several = len(known_architectures()[architecture].layouts) > 1
+    return f"{architecture}, {layout}" if several else architecture
 
 
 def affordable(method: Method) -> Method:
@@ -60,7 +40,7 @@ def affordable(method: Method) -> Method:
 
 def _affords(method: Method) -> bool:
     """Whether a method meets its budget; what else is wrong with it is not asked for here."""
-    for case in CASES:
+    for case in every_case():
         try:
             planned_on(method, *case)
         except BudgetError:
@@ -73,7 +53,12 @@ def _affords(method: Method) -> bool:
 def planned_on(method: Method, architecture: str, layout: Layout) -> tuple[Plan, Request]:
     """The plan of a method, and the request that it is given; raises as `plan_for`."""
     before, after = SYNTHETIC_TEXT
-    by_picture = by_size(MICRO[architecture], Workload(layout=layout), before=before, after=after)
+    by_picture = by_size(
+        known_architectures()[architecture].micro(),
+        Workload(layout=layout),
+        before=before,
+        after=after,
+    )
     _, request = resized_for(method, SIZE, by_picture)
     return plan_for(method, request), request
 
@@ -85,7 +70,7 @@ def micro_model(architecture: str) -> Model:
 
     from ..models.load import load
 
-    model = load(MICRO[architecture], device="cpu", dtype="float32", seed=1)
+    model = load(known_architectures()[architecture].micro(), device="cpu", dtype="float32", seed=1)
     with torch.no_grad():
         for name, weight in model.module.named_parameters():
             if name.endswith(("q_proj.weight", "k_proj.weight")):

@@ -10,7 +10,7 @@ from pathlib import Path
 from ...methods import Request, UnsupportedError, names, parse
 from ...methods.contract.plan import Entering, Leaving, Plan, Projected, Tower
 from ...reports.record.spec import Layout
-from .micro import CASES, affordable, case_name, planned_on
+from .micro import affordable, case_name, every_case, planned_on
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/methods.md"
 BEGIN, END = "<!-- support -->\n", "<!-- end of support -->\n"
@@ -20,14 +20,14 @@ BIASED = "sdpa, sdpa-efficient, eager"
 
 def table() -> str:
     """The table in Markdown, and below it why a method cannot run somewhere."""
-    headings = [case_name(*case) for case in CASES]
+    headings = [case_name(*case) for case in every_case()]
     lines = [
         f"| method | acts in | {' | '.join(headings)} | backends |",
         f"|---|---|{'---|' * len(headings)}---|",
     ]
     reasons: list[str] = []
     for name in names():
-        plans = [_plan(name, *case) for case in CASES]
+        plans = [_plan(name, *case) for case in every_case()]
         made = [plan for plan in plans if isinstance(plan, tuple)]
         cells = []
         for plan in plans:

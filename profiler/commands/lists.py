@@ -45,10 +45,10 @@ def methods(
 
 def models() -> None:
     """List the model shapes."""
-    from ..models.shapes import SHAPES
+    from ..models.registry import known_shapes
 
-    for shape in SHAPES.values():
+    for shape in known_shapes().values():
         size = shape.parameters / 1e6
         text = f"{size / 1000:.1f} B" if size >= 1000 else f"{size:.0f} M"
-        print(f"{shape.name:15} {shape.architecture:11} {text:>7} parameters  {shape.about}")
+        print(f"{shape.name:15} {shape.architecture.name:11} {text:>7} parameters  {shape.about}")
     print("\nalso: a checkpoint folder or a hub id of one of these architectures")

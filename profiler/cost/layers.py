@@ -118,10 +118,10 @@ def tower_layer(
     def linear(wide: int, narrow: int, rows: int = all_) -> Work:
         return matmul(rows, wide, narrow, itemsize, bias=True)
 
-    joined = shape.architecture == "qwen2-vl"  # one product for q, k and v; rotary positions
-    query_key_value = linear(width, 3 * width) if joined else linear(width, width).times(3)
+    separate = linear(width, width).times(3)
+    query_key_value = linear(width, 3 * width) if vision.joined else separate
     name, pairs = "attention map" if full_map else "attention", tokens * tokens
-    rotary = 2 * width * all_ if joined else 0
+    rotary = 2 * width * all_ if vision.rotary else 0
     return {
         "projections": query_key_value + linear(width, width),
         name: _attention(
@@ -132,24 +132,20 @@ def tower_layer(
             all_ * (5 * width + inner) + 4 * width + rotary,
             all_ * (4 * width + inner) + rotary,
             itemsize,
-            launches=5 if joined else 4,
+            launches=5 if vision.rotary else 4,
         ),
     }
 
 
 def projector(shape: Shape, patches: int, itemsize: int) -> Operators:
     """What turns `patches` patches (all tiles) into visual tokens: two products, and biases."""
-    width = shape.vision.hidden * shape.vision.merge**2 * len(shape.vision.feature_layers)
-    tokens = patches // shape.vision.merge**2
-    joined = shape.architecture == "qwen2-vl"
-    inner = width if joined else shape.text.hidden
-    norm = tokens * width if joined else 0
+    projector, tokens = shape.projector, patches // shape.vision.merge**2
+    inner, bias, normed = projector.inner, projector.bias, bool(projector.normed)
+    activated = tokens * (inner + normed * projector.inputs)
     return {
-        "projector": matmul(tokens, width, inner, itemsize, bias=shape.projector_bias)
-        + matmul(tokens, inner, shape.text.hidden, itemsize, bias=shape.projector_bias),
-        "elementwise": elementwise(
-            tokens * inner + norm, tokens * inner + norm, itemsize, launches=1 + int(joined)
-        ),
+        "projector": matmul(tokens, projector.inputs, inner, itemsize, bias=bias)
+        + matmul(tokens, inner, projector.outputs, itemsize, bias=bias),
+        "elementwise": elementwise(activated, activated, itemsize, launches=1 + normed),
     }
 
 

@@ -79,20 +79,20 @@ def _vision(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> It
     """Pixels in half precision, if it is that; three of width d and three of the FFN's width a
     token, or in attention seven of width d beside a map or rows. Before the layers, the patch
     embedding: its output twice, and beside half precision copies of pixels and weights, filled up
-    to `CHANNELS`, and of weights and output in float32. Qwen2-VL's pictures attend one after
-    another, one map at a time, and its rotary tables are float32."""
+    to `CHANNELS`, and of weights and output in float32. Pictures of dynamic resolution attend one
+    after another, one map at a time; rotary tables are float32."""
     encoder, vision = request.encoder, shape.vision
     if encoder is None:
         return
     tiles = request.batch * encoder.tiles
-    at_once = 1 if shape.architecture == "qwen2-vl" else tiles
+    at_once = 1 if vision.dynamic else tiles
     pixels = _pixels(shape, request)
     half = 0 if itemsize == 4 else pixels * itemsize
     filled = 0 if itemsize == 4 else (pixels + vision.patch_weights) * itemsize * CHANNELS // 3
     patches = tiles * encoder.patches
     copies = 0 if itemsize == 4 else (vision.patch_weights + patches * vision.hidden) * 4
     yield half + filled + copies + 2 * patches * vision.hidden * itemsize
-    if shape.architecture == "qwen2-vl":
+    if vision.rotary:
         half += 2 * patches * vision.hidden // vision.heads * 4
     for layer, tokens in enumerate(ledger.encoder_tokens):
         states = tiles * tokens * itemsize

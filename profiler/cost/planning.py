@@ -22,7 +22,8 @@ from ...reports.record.spec import Workload
 from .. import cost
 from ..models.geometry import positions
 from ..models.pictures import load_picture
-from ..models.shapes import SHAPES, Shape
+from ..models.registry import known_shapes
+from ..models.shapes import Shape
 from ..workload import SYNTHETIC_TEXT, by_size, request_size, resizing
 from . import memory
 from .conventions import Convention, Counting
@@ -316,8 +317,8 @@ def _with_knob(spec: str, knob: str) -> str:
 
 
 def _shape(model: str, *, pictures: bool) -> Shape:
-    if model in SHAPES:
-        return SHAPES[model]
+    if known := known_shapes().get(model):
+        return known
     from ..models.load import shape_of
 
     return shape_of(model, pictures=pictures)

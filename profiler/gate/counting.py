@@ -22,7 +22,7 @@ from ...reports.record.base import RecordError, Struct
 from ...reports.record.spec import RunSpec, Subject
 from ...reports.record.spec_files import rooted
 from ..models.errors import ModelError
-from ..models.shapes import SHAPES
+from ..models.registry import known_shapes
 from ..subprocesses import ask, python
 from ..workload import SYNTHETIC_TEXT, by_size, request_size
 from .probe import answering
@@ -122,7 +122,7 @@ def _look(subject: Subject) -> None:
 
     load_plugins(subject.cells.plugin)
     methods = [parse(spec, subject.cells.keep) for spec in subject.cells.methods]
-    shape, workload = SHAPES.get(subject.model.name or ""), subject.workload
+    shape, workload = known_shapes().get(subject.model.name or ""), subject.workload
     if shape is None:  # a checkpoint is not read for it
         return
     before, after = workload.text_tokens or SYNTHETIC_TEXT

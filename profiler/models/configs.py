@@ -1,102 +1,18 @@
-"""Between shapes and transformers' configs. What is not understood is refused by name."""
+"""Shapes from transformers' configs. What is not understood is refused by name."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from ...reports.sanitize import quoted
+from .architecture import Architecture
 from .checkpoint.decoders import DECODERS, DecoderKind
 from .checkpoint.keys import require_known_keys
 from .checkpoint.reader import MOST, Reader
-from .rotary import require_mrope_section, require_stateless_config
-from .shapes import Architecture, Shape, Text, Vision
-
-
-def mrope_section(head_dim: int) -> list[int]:
-    """Frequencies given to time, height and width: a quarter, and three eighths twice."""
-    quarter = head_dim // 8
-    side = (head_dim // 2 - quarter) // 2
-    return [head_dim // 2 - 2 * side, side, side]
-
-
-def config(shape: Shape) -> Any:
-    """The transformers config of `shape`."""
-    return _qwen_config(shape) if shape.architecture == "qwen2-vl" else _llava_config(shape)
-
-
-def _llava_config(shape: Shape) -> Any:
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaNextConfig
-
-    text, vision = shape.text, shape.vision
-    options: dict[str, Any] = {
-        "text_config": LlamaConfig(
-            vocab_size=text.vocabulary,
-            hidden_size=text.hidden,
-            intermediate_size=text.intermediate,
-            num_hidden_layers=text.layers,
-            num_attention_heads=text.heads,
-            num_key_value_heads=text.kv_heads,
-            max_position_embeddings=text.positions,
-            rms_norm_eps=1e-5,
-        ),
-        "vision_config": CLIPVisionConfig(
-            hidden_size=vision.hidden,
-            intermediate_size=vision.intermediate,
-            num_hidden_layers=vision.layers,
-            num_attention_heads=vision.heads,
-            image_size=vision.image,
-            patch_size=vision.patch,
-        ),
-        "image_token_index": min(32000, text.vocabulary - 1),
-        "image_seq_length": vision.side**2,
-    }
-    if shape.architecture == "llava":
-        return LlavaConfig(**options)
-    pinpoints = [list(size) for size in shape.pinpoints]
-    return LlavaNextConfig(image_grid_pinpoints=pinpoints, **options)
-
-
-def _qwen_config(shape: Shape) -> Any:
-    from transformers import Qwen2VLConfig
-
-    text, vision = shape.text, shape.vision
-    special = text.vocabulary - 1
-    published = text.vocabulary > 151656
-    return Qwen2VLConfig(
-        text_config={
-            "vocab_size": text.vocabulary,
-            "hidden_size": text.hidden,
-            "intermediate_size": text.intermediate,
-            "num_hidden_layers": text.layers,
-            "num_attention_heads": text.heads,
-            "num_key_value_heads": text.kv_heads,
-            "max_position_embeddings": text.positions,
-            "rms_norm_eps": 1e-6,
-            "bos_token_id": 151643 if published else 1,
-            "eos_token_id": 151645 if published else 2,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1e6,
-                "mrope_section": mrope_section(text.head_dim),
-            },
-        },
-        vision_config={
-            "depth": vision.layers,
-            "embed_dim": vision.hidden,
-            "hidden_size": text.hidden,
-            "mlp_ratio": vision.intermediate // vision.hidden,
-            "num_heads": vision.heads,
-            "patch_size": vision.patch,
-            "spatial_merge_size": vision.merge,
-            "temporal_patch_size": vision.temporal,
-        },
-        image_token_id=151655 if published else special,
-        video_token_id=151656 if published else special - 1,
-        vision_start_token_id=151652 if published else special - 2,
-        vision_end_token_id=151653 if published else special - 3,
-    )
-
+from .rotary import require_stateless_config
+from .shapes import Shape, Text
 
 NEUTRAL = {"embedding_multiplier": 1.0, "use_bidirectional_attention": False}
 """What the text model's own forward would do with other values, and the engine does not."""
@@ -134,28 +50,15 @@ def from_config(name: str, architecture: Architecture, given: Any) -> Shape:
     """The shape that the transformers config of `name`, a folder or a hub id, describes. Raises
     ModelError for one of which a part that costs is not understood."""
     require_understood(name, given)
-    text, called = _text(name, given), Path(name).name
-    key = "image_token_id" if architecture == "qwen2-vl" else "image_token_index"
+    text, key = _text(name, given), architecture.image_token_key
     token = getattr(given, key, None)
     if type(token) is not int or not 0 <= token < text.vocabulary:
         Reader(name, "config.json", given).refuse(
             f"the image token ({key}) is {token!r}; known: a token of the vocabulary, 0 to "
             f"{text.vocabulary - 1:,}"
         )
-    if architecture == "qwen2-vl":
-        require_mrope_section(name, given.text_config, text.head_dim)
-        return Shape(called, architecture, text, _qwen_tower(name, given, text))
-    tower, pinpoints = _clip_tower(name, given), tuple[tuple[int, int], ...]()
-    if architecture == "llava-next":
-        pinpoints = _pinpoints(name, given)
-    return Shape(
-        called,
-        architecture,
-        text,
-        tower,
-        pinpoints,
-        projector_bias=bool(given.multimodal_projector_bias),
-    )
+    shape = architecture.shape_from(name, given, text)
+    return dataclasses.replace(shape, name=Path(name).name)
 
 
 def _text(name: str, given: Any) -> Text:
@@ -222,70 +125,3 @@ def _require_full_attention(reader: Reader) -> None:
             f"layer_types names {len(kinds)} layers, and num_hidden_layers is "
             f"{reader.config.num_hidden_layers}"
         )
-
-
-def _clip_tower(name: str, given: Any) -> Vision:
-    config = given.vision_config
-    reader = Reader(name, "vision_config", config)
-    if config.model_type != "clip_vision_model":
-        reader.refuse(f"the tower {config.model_type!r} is not supported; known: clip_vision_model")
-    reader.activation("hidden_act")
-    reader.require("num_channels", 3)
-    whole = Reader(name, "config.json", given)
-    whole.require("vision_feature_select_strategy", "default")
-    whole.activation("projector_hidden_act")
-    layers = reader.count("num_hidden_layers", MOST["layers"])
-    chosen = given.vision_feature_layer
-    listed = chosen if isinstance(chosen, (list, tuple)) else [chosen]
-    if not listed or not all(type(n) is int and -layers - 1 <= n <= layers for n in listed):
-        whole.refuse(f"vision_feature_layer {chosen!r}: the tower has {layers} layers")
-    patch = reader.count("patch_size", MOST["pixels"])
-    return Vision(
-        layers=layers,
-        hidden=reader.count("hidden_size", MOST["width"]),
-        intermediate=reader.count("intermediate_size", MOST["width"]),
-        heads=reader.count("num_attention_heads", MOST["heads"]),
-        patch=patch,
-        image=reader.count("image_size", MOST["pixels"], least=patch),
-        feature_layers=tuple(listed),
-    )
-
-
-def _qwen_tower(name: str, given: Any, text: Text) -> Vision:
-    config = given.vision_config
-    reader = Reader(name, "vision_config", config)
-    reader.require("in_channels", 3)
-    reader.activation("hidden_act")
-    reader.require("hidden_size", text.hidden)
-    width = reader.count("embed_dim", MOST["width"])
-    ratio = config.mlp_ratio
-    if not isinstance(ratio, (int, float)) or not 0 < ratio <= MOST["width"]:
-        reader.refuse(f"mlp_ratio is {ratio!r}")
-    return Vision(
-        layers=reader.count("depth", MOST["layers"]),
-        hidden=width,
-        intermediate=int(width * ratio),
-        heads=reader.count("num_heads", MOST["heads"]),
-        patch=reader.count("patch_size", MOST["pixels"]),
-        image=0,
-        merge=reader.count("spatial_merge_size", 64),
-        temporal=reader.count("temporal_patch_size", 64),
-        feature_layers=(-1,),
-    )
-
-
-def _pinpoints(name: str, given: Any) -> tuple[tuple[int, int], ...]:
-    """The sizes in pixels, height and width, to which a picture may be resized."""
-    listed, side = given.image_grid_pinpoints, given.vision_config.image_size
-    reader = Reader(name, "config.json", given)
-    if not isinstance(listed, (list, tuple)) or not listed:
-        reader.refuse("image_grid_pinpoints holds no size")
-    for size in listed:
-        fits = (
-            isinstance(size, (list, tuple))
-            and len(size) == 2
-            and all(type(n) is int and 0 < n <= MOST["pixels"] and n % side == 0 for n in size)
-        )
-        if not fits:
-            reader.refuse(f"image_grid_pinpoints: {size!r} is not made of tiles of {side} pixels")
-    return tuple((size[0], size[1]) for size in listed)

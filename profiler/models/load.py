@@ -14,6 +14,7 @@ import torch
 from ...methods.contract.errors import first_line
 from ...methods.engine.attention import interface_of
 from ...reports.sanitize import quoted
+from .architecture import Architecture
 from .backends import require_backend, require_kernel
 from .checkpoint.files import (
     BUFFERS,
@@ -24,36 +25,18 @@ from .checkpoint.files import (
     weight_files,
     wrong_size,
 )
-from .configs import config, from_config
+from .configs import from_config
 from .device_memory import no_room, require_weights_fit
 from .device_pixels import device_processor, require_torchvision
 from .errors import ModelError
-from .llava import Llava, LlavaNext
 from .model import Model
-from .processors import (
-    companions,
-    default_processor,
-    fitted,
-    image_processor,
-    transformers_class,
-)
-from .qwen2_vl import Qwen2VL
+from .processors import companions, default_processor, image_processor, transformers_class
+from .registry import by_model_type, known_shapes
 from .rotary import require_stateless_file
-from .shapes import SHAPES, Architecture, Shape
+from .shapes import Shape
 
 WEIGHTS = (".safetensors", ".bin")
 POINTER = b"version https://git-lfs"
-
-_ADAPTERS: dict[Architecture, tuple[type[Model], str]] = {
-    "llava": (Llava, "LlavaForConditionalGeneration"),
-    "llava-next": (LlavaNext, "LlavaNextForConditionalGeneration"),
-    "qwen2-vl": (Qwen2VL, "Qwen2VLForConditionalGeneration"),
-}
-_ARCHITECTURES: dict[str, Architecture] = {
-    "llava": "llava",
-    "llava_next": "llava-next",
-    "qwen2_vl": "qwen2-vl",
-}
 
 
 def load(
@@ -74,7 +57,7 @@ def load(
     target = default_device(device)
     precision = _dtype(dtype, target)
     require_backend(backend, target, precision)
-    shape = SHAPES.get(name) if isinstance(name, str) else name
+    shape = known_shapes().get(name) if isinstance(name, str) else name
     if shape is not None:
         return _from_shape(shape, target, precision, backend, seed)
     return _from_checkpoint(str(name), target, precision, backend)
@@ -87,7 +70,7 @@ def default_name(
     target = default_device(device)
     if target.type != "cuda":
         return "tiny", "the default without a GPU"
-    needed = _dtype(dtype, target).itemsize * SHAPES["llava-next-7b"].parameters + 6 * 2**30
+    needed = _dtype(dtype, target).itemsize * known_shapes()["llava-next-7b"].parameters + 6 * 2**30
     free = torch.cuda.mem_get_info(target)[0]
     if free >= needed:
         return "llava-next-7b", "the model of the paper's Table 7, the default on a GPU"
@@ -130,13 +113,13 @@ def _from_shape(
 ) -> Model:
     require_weights_fit(shape.name, shape.parameters, device, dtype)
     require_kernel(backend, device, dtype, shape)
-    adapter, class_name = _ADAPTERS[shape.architecture]
-    given = config(shape)
+    architecture = shape.architecture
+    given = architecture.config(shape)
     devices = [device] if device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=devices), device:
             torch.manual_seed(seed)
-            module = transformers_class(class_name)._from_config(
+            module = transformers_class(architecture.class_name)._from_config(
                 given, dtype=dtype, attn_implementation=interface_of(backend)
             )
     except RuntimeError as error:  # torch has no class of its own for a CPU without memory
@@ -144,7 +127,8 @@ def _from_shape(
             raise
         reason = f"{device} has not that much free"
         raise no_room(shape.name, shape.parameters, device, dtype, reason) from error
-    return adapter(module, shape, backend=backend, image_processor=default_processor(shape))
+    processor = default_processor(shape)
+    return architecture.adapter()(module, shape, backend=backend, image_processor=processor)
 
 
 def shape_of(name: str, *, pictures: bool = True) -> Shape:
@@ -153,14 +137,14 @@ def shape_of(name: str, *, pictures: bool = True) -> Shape:
 
     pictures: whether any is to be processed; else the checkpoint's image processor is left alone.
     """
-    if name in SHAPES:
-        return SHAPES[name]
+    if known := known_shapes().get(name):
+        return known
     architecture, given, source = _read_config(name)
     shape = from_config(name, architecture, given)
     _require_makeable(name, shape, given)
     require_same_weights(name, weight_files(_folder(source)), shape)
     processor = image_processor(name, source, architecture) if pictures else None
-    return shape if processor is None else fitted(name, shape, processor)
+    return shape if processor is None else architecture.fitted(name, shape, processor)
 
 
 def _folder(source: str) -> Path | None:
@@ -181,7 +165,7 @@ def require_device_processor(name: str | None) -> None:
     """Raises OptionError, before anything is loaded, where the pictures of a model cannot be
     processed on its device. name: as `load` takes it; None for one that has no checkpoint."""
     require_torchvision()
-    if name is None or name in SHAPES:
+    if name is None or name in known_shapes():
         return
     architecture, _, source = _read_config(name)
     processor = image_processor(name, source, architecture)
@@ -204,14 +188,15 @@ def _read_config(name: str) -> tuple[Architecture, Any, str]:
             _require_known(name, written.get("model_type"))
             require_sections(name, written)
             if not weight_files(_folder(source)):
-                require_sizes(name, written, flat=written["model_type"] == "qwen2_vl")
+                kind = by_model_type()[written["model_type"]]
+                require_sizes(name, written, flat=kind.flat_config)
             require_stateless_file(name, written)
             given = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except ModelError:
         raise
     except Exception as error:
         raise ModelError(f"{name}: no readable model config ({first_line(error)})") from error
-    architecture = _ARCHITECTURES[given.model_type]
+    architecture = by_model_type()[given.model_type]
     if getattr(given, "auto_map", None):
         raise ModelError(
             f"{name}: brings code of its own (auto_map), which is never run: what was measured "
@@ -221,8 +206,8 @@ def _read_config(name: str) -> tuple[Architecture, Any, str]:
 
 
 def _require_known(name: str, kind: Any) -> None:
-    if not isinstance(kind, str) or kind not in _ARCHITECTURES:
-        known = ", ".join(_ARCHITECTURES)
+    if not isinstance(kind, str) or kind not in by_model_type():
+        known = ", ".join(by_model_type())
         raise ModelError(
             f"{name}: architecture {quoted(kind)} (model_type) is not supported; known: {known}"
         )
@@ -231,10 +216,10 @@ def _require_known(name: str, kind: Any) -> None:
 def _require_makeable(name: str, shape: Shape, given: Any) -> None:
     """See that transformers makes a model of a config, without memory for its weights, and that it
     is as large as the formulas say. Raises ModelError."""
-    _, class_name = _ADAPTERS[shape.architecture]
     try:
         with torch.device("meta"), _quiet():
-            module = transformers_class(class_name)._from_config(copy.deepcopy(given))
+            made = transformers_class(shape.architecture.class_name)
+            module = made._from_config(copy.deepcopy(given))
     except Exception as error:
         why = first_line(error)
         raise ModelError(f"{name}: transformers makes no model of its config ({why})") from error
@@ -247,10 +232,9 @@ def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backen
     _require_makeable(name, shape, given)
     require_weights_fit(name, shape.parameters, device, dtype)
     require_kernel(backend, device, dtype, shape)
-    adapter, class_name = _ADAPTERS[architecture]
     try:
         with _quiet():  # what is wrong is one line of ours
-            module, report = transformers_class(class_name).from_pretrained(
+            module, report = transformers_class(architecture.class_name).from_pretrained(
                 source,
                 dtype=dtype,
                 attn_implementation=interface_of(backend),
@@ -264,8 +248,8 @@ def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backen
     _check_size(name, shape, module)
     brought = companions(source, architecture)
     if brought.image_processor is not None:
-        shape = fitted(name, shape, brought.image_processor)
-    return adapter(
+        shape = architecture.fitted(name, shape, brought.image_processor)
+    return architecture.adapter()(
         module.to(device),
         shape,
         backend=backend,
@@ -336,10 +320,10 @@ def _check_name(name: str, folder: Path) -> None:
             )
     looks_like_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
     if not folder.is_dir() and not looks_like_hub_id:
-        near = difflib.get_close_matches(name, SHAPES, n=1)
+        near = difflib.get_close_matches(name, known_shapes(), n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ModelError(
-            f"unknown model {name!r}{hint}; known: {', '.join(SHAPES)}, "
+            f"unknown model {name!r}{hint}; known: {', '.join(known_shapes())}, "
             "a checkpoint folder, or a hub id (organisation/name)"
         )
 

@@ -1,19 +1,21 @@
-"""A loaded model: the transformers module, and the engine's view of it."""
+"""A loaded model: the transformers module, and the engine's view of it. Imports torch when used."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
-
-import torch
-from PIL import Image
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from ...methods.contract.request import Request
-from ...methods.engine.decoder import BlockRunner, Inputs
 from ...reports.record.spec import Layout
 from .shapes import Shape
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import Tensor, nn
+
+    from ...methods.engine.decoder import BlockRunner, Inputs
 
 
 class Model(ABC):
@@ -80,9 +82,9 @@ class Model(ABC):
         return None
 
     @property
-    @abstractmethod
     def image_token(self) -> int:
         """The id of the placeholder that stands for a visual token."""
+        return int(getattr(self.module.config, self.shape.architecture.image_token_key))
 
     @property
     def image_text(self) -> str:
@@ -125,6 +127,10 @@ class Model(ABC):
 
     def synthetic(self, request: Request, ids: Tensor, features: Tensor) -> Inputs:
         """Inputs whose visual tokens are given features [B, V, d]: the vision tower is skipped."""
+        import torch
+
+        from ...methods.engine.decoder import Inputs
+
         embedded = self.embed(ids.to(self.device))
         start, stop = request.before, request.before + request.visual
         parts = [embedded[:, :start], features.to(embedded), embedded[:, stop:]]
@@ -138,4 +144,6 @@ class Model(ABC):
 
     def text_positions(self, request: Request) -> Tensor:
         """Positions 0, 1, ... of the whole sequence, as `rotary` takes them."""
+        import torch
+
         return torch.arange(request.length)[None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,14 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ...methods.contract.errors import first_line
+from .architecture import Architecture
 from .errors import ModelError
-from .shapes import Architecture, Shape
+from .shapes import Shape
 
-_PROCESSORS: dict[Architecture, str] = {  # those that the checkpoints come with, PIL back end
-    "llava": "CLIPImageProcessorPil",
-    "llava-next": "LlavaNextImageProcessorPil",
-    "qwen2-vl": "Qwen2VLImageProcessorPil",
-}
 PREPROCESSOR = "preprocessor_config.json"
 TELLING = (
     "aspect",
@@ -50,24 +45,10 @@ def transformers_class(name: str) -> Any:
 
 
 def default_processor(shape: Shape) -> Any:
-    vision, processor = shape.vision, transformers_class(_PROCESSORS[shape.architecture])
-    if shape.architecture == "qwen2-vl":
-        # The area in pixels is given outright: transformers 5.17 takes the bounds of any
-        # checkpoint that was loaded before for its default.
-        return processor(
-            size={"shortest_edge": vision.least_pixels, "longest_edge": vision.most_pixels},
-            patch_size=vision.patch,
-            merge_size=vision.merge,
-            temporal_patch_size=vision.temporal,
-        )
-    sizes = {
-        "size": {"shortest_edge": vision.image},
-        "crop_size": {"height": vision.image, "width": vision.image},
-    }
-    if shape.architecture == "llava":
-        return processor(**sizes)
-    pinpoints = [list(size) for size in shape.pinpoints]
-    return processor(image_grid_pinpoints=pinpoints, **sizes)
+    """The image processor of a shape with random weights."""
+    architecture = shape.architecture
+    made = transformers_class(architecture.image_processor)
+    return made(**architecture.processor_options(shape))
 
 
 @dataclass(frozen=True)
@@ -104,42 +85,6 @@ def companions(source: str, architecture: Architecture) -> Companions:
         template = loaded("chat template", lambda: _legacy_template(source))
     processor = loaded("image processor", lambda: _image_processor(source, architecture))
     return Companions(processor, tokenizer, template, missing)
-
-
-def fitted(name: str, shape: Shape, processor: Any) -> Shape:
-    """The shape with what its checkpoint's image processor makes of pictures; raises ModelError
-    where the two do not fit each other."""
-
-    def own(key: str) -> Any:
-        return getattr(processor, key, None)
-
-    def require(what: str, given: Any, wanted: Any) -> None:
-        if given != wanted:
-            raise ModelError(
-                f"{name}: its image processor has {what} {given}, and its config {wanted}"
-            )
-
-    vision = shape.vision
-    if shape.architecture == "qwen2-vl":
-        require("patch_size", own("patch_size"), vision.patch)
-        require("merge_size", own("merge_size"), vision.merge)
-        require("temporal_patch_size", own("temporal_patch_size"), vision.temporal)
-        size = dict(own("size") or {})
-        least, most = size.get("shortest_edge"), size.get("longest_edge")
-        if not (isinstance(least, int) and isinstance(most, int) and 0 < least <= most):
-            raise ModelError(
-                f"{name}: its image processor gives no least and most pixels (shortest_edge and "
-                f"longest_edge), but {size}"
-            )
-        vision = dataclasses.replace(vision, least_pixels=least, most_pixels=most)
-        return dataclasses.replace(shape, vision=vision)
-    cut = dict((own("crop_size") if own("do_center_crop") else own("size")) or {})
-    sides = [cut.get(key, cut.get("shortest_edge")) for key in ("height", "width")]
-    require("tiles of", sides, [vision.image] * 2)
-    if shape.architecture == "llava-next":
-        listed = [list(size) for size in own("image_grid_pinpoints") or ()]
-        require("image_grid_pinpoints", listed, [list(size) for size in shape.pinpoints])
-    return shape
 
 
 def image_processor(name: str, source: str, architecture: Architecture) -> Any | None:
@@ -182,7 +127,7 @@ def _described(source: str) -> dict[str, Any] | None:
 
 def _require_understood(described: dict[str, Any], architecture: Architecture) -> None:
     """Refuse an image processor that may make of a picture what is not planned; ValueError."""
-    own = _PROCESSORS[architecture].removesuffix("Pil")
+    own = architecture.image_processor.removesuffix("Pil")
     said = described.get("image_processor_type") or described.get("feature_extractor_type") or own
     called = str(said).removesuffix("Fast").removesuffix("Pil")
     if called not in (own, own.replace("ImageProcessor", "FeatureExtractor")):
@@ -191,7 +136,7 @@ def _require_understood(described: dict[str, Any], architecture: Architecture) -
         raise ValueError(f"{PREPROCESSOR}: it brings code of its own (auto_map), never run")
     if described.get("do_resize") is False:
         raise ValueError(f"{PREPROCESSOR}: do_resize False is not supported; known: True")
-    kind = transformers_class(_PROCESSORS[architecture])
+    kind = transformers_class(architecture.image_processor)
     known = {*kind.valid_kwargs.__annotations__, *dir(kind)}
     for key in sorted(set(described) - known):
         if described[key] and not key.startswith("_") and any(word in key for word in TELLING):
@@ -208,7 +153,7 @@ def _image_processor(source: str, architecture: Architecture) -> Any:
     """On the host all models have PIL's, which transformers' own choice would give only where
     torchvision is missing."""
     _require_understood(_described(source) or {}, architecture)
-    return transformers_class(_PROCESSORS[architecture]).from_pretrained(source)
+    return transformers_class(architecture.image_processor).from_pretrained(source)
 
 
 def _legacy_template(source: str) -> str | None:

@@ -220,7 +220,7 @@ class Comparison:
             environment=environment,
             model=schema.ModelInfo(
                 name=model.name,
-                architecture=model.shape.architecture,
+                architecture=model.shape.architecture.name,
                 source=model.source,
                 reason=reason,
                 parameters=sum(weight.numel() for weight in model.module.parameters()),

@@ -23,7 +23,6 @@ from ...reports.record.kept import Kept, Picture, Region
 from ...reports.record.spec import Subject, changed
 from ...reports.sanitize import say
 from ..models.load import default_name, load
-from ..models.shapes import tile_grid
 from ..workload import Preparation
 
 if TYPE_CHECKING:
@@ -169,47 +168,9 @@ def picture(model: Model, prepare: Preparation) -> Picture | None:
 def regions(shape: Any, prepare: Preparation) -> list[Region]:
     """What of the picture each run of visual tokens covers, as the image processor cut it."""
     assert prepare.picture is not None
-    segments, (height, width) = prepare.request.segments, prepare.picture.size
-    first = segments[0]
-    whole = Region(
-        view="picture", first=0, rows=first.height, columns=first.width, stride=first.width
+    found: list[Region] = shape.architecture.regions(
+        shape, prepare.picture.size, prepare.workload.layout
     )
-    if shape.architecture == "llava":  # resized, then the middle square is cut out
-        side = min(height, width)
-        x, y = (1 - side / width) / 2, (1 - side / height) / 2
-        whole.left, whole.top, whole.right, whole.bottom = x, y, 1 - x, 1 - y
-    if len(segments) == 1:
-        return [whole]
-    if prepare.workload.layout == "anyres":  # without padding; the last of each row is a newline
-        grid = segments[1]
-        detail = Region(
-            view="tiles",
-            first=first.tokens,
-            rows=grid.height,
-            columns=grid.width - 1,
-            stride=grid.width,
-        )
-        return [whole, detail]
-    rows, columns = tile_grid(shape, height, width)
-    scale = min(columns / width, rows / height)  # tiles per pixel
-    across, down = width * scale, height * scale  # of the picture, in tiles; the rest is padding
-    found = [whole]
-    for number in range(rows * columns):
-        row, column = divmod(number, columns)
-        x, y = column - (columns - across) / 2, row - (rows - down) / 2
-        found.append(
-            Region(
-                view="tiles",
-                first=first.tokens * (1 + number),
-                rows=first.height,
-                columns=first.width,
-                stride=first.width,
-                left=x / across,
-                top=y / down,
-                right=(x + 1) / across,
-                bottom=(y + 1) / down,
-            )
-        )
     return found
 
 

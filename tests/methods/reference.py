@@ -84,7 +84,7 @@ def observe(model: Model, inputs: Inputs) -> Truth:
     start, stop = int(visual[0]), int(visual[-1]) + 1
     wanted = {"output_attentions": True, "output_hidden_states": True, "use_cache": False}
     with eager(model):
-        if model.shape.architecture == "llava-next" and inputs.order is None:
+        if model.shape.architecture.name == "llava-next" and inputs.order is None:
             embedded = model.module.get_input_embeddings()(inputs["input_ids"])
             embedded[0, start:stop] = project(model, clip(model, inputs).hidden_states[-2])
             out = model.module.model.language_model(inputs_embeds=embedded, **wanted)
@@ -348,7 +348,7 @@ class Tiles:
 
 def tiles_at(truth: Truth, layer: int) -> Tiles:
     """The tower's layer `layer`, worked out from what transformers' own projections give."""
-    qwen = truth.model.shape.architecture == "qwen2-vl"
+    qwen = truth.model.shape.architecture.name == "qwen2-vl"
     module = truth.model.module.model
     block = module.visual.blocks[layer] if qwen else module.vision_tower.encoder.layers[layer]
     attend, seen = (block.attn if qwen else block.self_attn), {}

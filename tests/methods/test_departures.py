@@ -9,14 +9,13 @@ from typing import Literal
 import pytest
 import torch
 from command import tpprof as command
-from micro_models import load
+from micro_models import load, segments
 
 import tpprof
 from tpprof import methods
 from tpprof.methods import Request, Rows, Segment, parse
 from tpprof.methods.fastv_window import FastVWindow, _windows
 from tpprof.methods.sparsevlm import COUNTS, SparseVLM
-from tpprof.profiler.models.geometry import segments
 from tpprof.profiler.models.model import Model
 
 BUILT_IN = [

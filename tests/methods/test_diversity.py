@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from micro_models import SIZE
+from micro_models import SHAPES, SIZE
 from operator_counter import FREE
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
@@ -22,7 +22,6 @@ from tpprof import methods
 from tpprof.methods.prunesid import _components
 from tpprof.profiler.models.geometry import request
 from tpprof.profiler.models.model import Model
-from tpprof.profiler.models.shapes import SHAPES
 from tpprof.tests.methods.reference import (
     Truth,
     Walk,
@@ -217,7 +216,7 @@ def prunesid_in_the_tower(truth: Truth, count: int) -> Walk:
 @every_case
 @pytest.mark.parametrize("keep", ["1/6", "1/2"])
 def test_prunesid(truth: Truth, keep: str) -> None:
-    inside = truth.model.shape.architecture != "qwen2-vl" and truth.inputs.order is None
+    inside = truth.model.shape.architecture.name != "qwen2-vl" and truth.inputs.order is None
     rule = prunesid_in_the_tower if inside else prunesid_before_the_decoder
     same(run(truth, f"prunesid:keep={keep}"), rule(truth, round(Fraction(keep) * truth.visual)))
 

@@ -6,14 +6,13 @@ import math
 
 import pytest
 import torch
-from micro_models import load
+from micro_models import SHAPES, load
 from torch import Tensor
 
 import tpprof
 from tpprof.methods import BudgetError, parse
 from tpprof.methods.globalcom2 import GlobalCom2
 from tpprof.profiler.models.geometry import request
-from tpprof.profiler.models.shapes import SHAPES
 from tpprof.tests.methods.reference import Truth, observe, run, tiles_at
 
 SIDE, LAST = 6, 3  # patches along a tile, and the tower's last layer

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from micro_models import SIZE, load
+from micro_models import SHAPES, SIZE, load
 from torch import Tensor
 
 import tpprof
 from tpprof.methods import parse
 from tpprof.methods.holov import HoloV
 from tpprof.profiler.models.geometry import request
-from tpprof.profiler.models.shapes import SHAPES
 from tpprof.tests.methods.reference import laid_out, observe, run, tiles_at
 
 CASES = {  # budgets, and the tokens of each crop
@@ -49,10 +48,10 @@ def chosen(attention: Tensor, states: Tensor, sizes: list[int], count: int) -> l
 @pytest.mark.parametrize(("model", "layout"), CASES, indirect=["model"])
 def test_what_the_crops_keep(model: tpprof.Model, layout: str) -> None:
     truth = observe(model, tpprof.inputs(model, image_size=SIZE, layout=layout))
-    attention = tiles_at(truth, 3 if model.shape.architecture == "qwen2-vl" else 2).attention
+    attention = tiles_at(truth, 3 if model.shape.architecture.name == "qwen2-vl" else 2).attention
     seen = laid_out(truth, attention, -1.0)
     tokens = (seen >= 0).nonzero()[:, 0]  # without the newlines
-    for spec, sizes in CASES[model.shape.architecture, layout].items():
+    for spec, sizes in CASES[model.shape.architecture.name, layout].items():
         found = run(truth, f"holov:{spec}")
         kept = found.trace.kept[0][0]
         wanted = tokens[chosen(seen[tokens], truth.entering(0)[tokens], sizes, len(kept))]

@@ -111,7 +111,7 @@ def balanced(truth: Truth, count: int, alpha: float) -> Tensor:
 
 
 def dagger(truth: Truth, keep: Fraction, reading: str) -> Tensor:
-    merger = 4 if truth.model.shape.architecture == "qwen2-vl" else 1
+    merger = 4 if truth.model.shape.architecture.name == "qwen2-vl" else 1
     share = 1 - (1 - keep) / merger if reading == "literal" else min(Fraction(1), merger * keep)
     return best(row(truth), round(truth.visual * share))
 
@@ -361,7 +361,7 @@ def test_sparsevlm_plus(truth: Truth, keep: str) -> None:
 
 
 def keys(truth: Truth) -> Tensor:
-    qwen = truth.model.shape.architecture == "qwen2-vl"
+    qwen = truth.model.shape.architecture.name == "qwen2-vl"
     return patch_keys(truth) if qwen else class_keys(truth)
 
 
@@ -447,7 +447,7 @@ def test_mustdrop_merges_windows(truth: Truth, knob: str) -> None:
         value = fourth + 0.05 * (third - fourth)
         return int((likeness >= value).sum(1).min())
 
-    if truth.model.shape.architecture == "qwen2-vl" or truth.inputs.order is not None:
+    if truth.model.shape.architecture.name == "qwen2-vl" or truth.inputs.order is not None:
         kept = run(truth, f"mustdrop:{knob}={value},global_threshold=0").trace.kept[0]
         assert kept[0].tolist() == list(range(truth.visual)), "the grid is needed: nothing merges"
         return

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from micro_models import SIZE
+from micro_models import SHAPES, SIZE
 from torch import Tensor
 
 import tpprof
 from tpprof.methods import parse
 from tpprof.profiler.models.geometry import request
-from tpprof.profiler.models.shapes import SHAPES
 from tpprof.tests.methods.reference import laid_out, observe, run, tiles_at
 
 CASES = {  # important and diverse tokens of each part, of 36 patches but for the last of anyres
@@ -38,8 +37,8 @@ def chosen(attention: Tensor, states: Tensor, important: int, diverse: int) -> l
 @pytest.mark.parametrize(("model", "layout"), CASES, indirect=["model"])
 def test_important_and_diverse_tokens(model: tpprof.Model, layout: str) -> None:
     truth = observe(model, tpprof.inputs(model, image_size=SIZE, layout=layout))
-    spec, counts = CASES[model.shape.architecture, layout]
-    seen = tiles_at(truth, 3 if model.shape.architecture == "qwen2-vl" else 2)
+    spec, counts = CASES[model.shape.architecture.name, layout]
+    seen = tiles_at(truth, 3 if model.shape.architecture.name == "qwen2-vl" else 2)
     attention = laid_out(truth, seen.attention, -torch.inf)
     states, kept, base = laid_out(truth, seen.patches, 0.0), [], 0
     for part, count in zip(truth.inputs.request.segments, counts, strict=True):

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from micro_models import SIZE, load
+from micro_models import SHAPES, SIZE, load
 from torch import Tensor
 
 import tpprof
 from tpprof.methods import Projected, Segment, Tower, UnsupportedError, parse
 from tpprof.methods.contract.policies import Policy
 from tpprof.profiler.models.geometry import request
-from tpprof.profiler.models.shapes import SHAPES
 from tpprof.tests.methods.reference import Choice, laid_out, observe, run, tiles_at, walk
 
 CASES = {  # budget and window, tokens of each part, tokens behind the cut

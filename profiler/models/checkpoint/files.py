@@ -100,9 +100,10 @@ def require_sizes(name: str, written: dict[str, Any], *, flat: bool) -> None:
     ModelError."""
     for section in SECTIONS:
         said = written.get(section)
-        if said is None and flat and section == "text_config":
+        whole = said is None and flat and section == "text_config"
+        if whole:
             said = written
-        if section == "text_config" and _unknown_decoder(said):
+        if section == "text_config" and not whole and _unknown_decoder(said):
             continue  # refused by its name, which no size would mend
         if not SIZES & {key for key, value in (said or {}).items() if value is not None}:
             raise ModelError(
@@ -113,8 +114,7 @@ def require_sizes(name: str, written: dict[str, Any], *, flat: bool) -> None:
 
 
 def _unknown_decoder(section: dict[str, Any] | None) -> bool:
-    kind = (section or {}).get("model_type", "llama")
-    return kind not in DECODERS and kind != "qwen2_vl"
+    return (section or {}).get("model_type", "llama") not in DECODERS
 
 
 def require_same_weights(name: str, files: list[Path], shape: Shape) -> None:

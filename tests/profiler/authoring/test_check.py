@@ -14,7 +14,7 @@ from tpprof.methods import load_plugins, parse
 from tpprof.methods.contract import registry
 from tpprof.profiler.authoring import contract, support
 from tpprof.profiler.authoring.contract import CHECKS, Finding, findings
-from tpprof.profiler.authoring.micro import CASES
+from tpprof.profiler.authoring.micro import every_case
 from tpprof.profiler.authoring.template import files
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -155,7 +155,9 @@ def test_a_plan_that_fails_is_told(tmp_path: Path) -> None:
 
 def test_every_architecture_is_checked_or_cannot_run_it() -> None:
     found = list(findings(parse("tome")))
-    assert {finding.model for finding in found} == {support.case_name(*case) for case in CASES}
+    assert {finding.model for finding in found} == {
+        support.case_name(*case) for case in every_case()
+    }
     unsupported = {finding.model for finding in found if finding.unsupported}
     assert unsupported == {"llava-next, anyres", "qwen2-vl"}
     assert not any(finding.fault for finding in found)

@@ -233,7 +233,7 @@ def test_scores_are_those_that_chose(model: Model) -> None:
 
 @pytest.mark.parametrize("size", [(168, 168), (120, 168)])
 def test_every_token_lies_in_one_region(model: Model, size: tuple[int, int]) -> None:
-    layouts = ["flat", "anyres"] if model.shape.architecture == "llava-next" else ["flat"]
+    layouts = ["flat", "anyres"] if model.shape.architecture.name == "llava-next" else ["flat"]
     for layout in layouts:
         prepare = Preparation(model, Workload(image_size=size, layout=layout))  # type: ignore[arg-type]
         found = regions(model.shape, prepare)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from micro_models import MICRO, SIZE, skip_unsupported
+from micro_models import MICRO, SHAPES, SIZE, skip_unsupported
 from operator_counter import MAPPING, Counting, Key, Seen
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,7 +24,7 @@ from tpprof.profiler.authoring.micro import affordable
 from tpprof.profiler.cost import Work, layers
 from tpprof.profiler.models.geometry import request
 from tpprof.profiler.models.model import Model
-from tpprof.profiler.models.shapes import SHAPES, Shape
+from tpprof.profiler.models.shapes import Shape
 
 SPECS = [
     *methods.names(),

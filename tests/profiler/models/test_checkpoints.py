@@ -11,13 +11,12 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
-from micro_models import load
+from micro_models import config, load
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import tpprof
 from tpprof.methods.engine.decoder import Inputs
-from tpprof.profiler.models.configs import config
 from tpprof.profiler.models.load import shape_of
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.workload import WorkloadError
@@ -35,7 +34,7 @@ def tokenizer_of(model: Model) -> PreTrainedTokenizerFast:
     """A word tokenizer as large as the vocabulary; special tokens have the ids of the config."""
     given = model.module.config
     special = {model.image_token: "<image>"}
-    if model.shape.architecture == "qwen2-vl":
+    if model.shape.architecture.name == "qwen2-vl":
         special = {
             given.image_token_id: "<|image_pad|>",
             given.vision_start_token_id: "<|vision_start|>",
@@ -107,7 +106,7 @@ def prompt_of(model: Model, inputs: Inputs) -> tuple[str, str]:
 
 def framed(model: Model, before: str, after: str) -> tuple[str, str]:
     """With the markers that Qwen2-VL wants around a picture."""
-    if model.shape.architecture == "qwen2-vl":
+    if model.shape.architecture.name == "qwen2-vl":
         return f"{before} <|vision_start|>", f"<|vision_end|> {after}"
     return before, after
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from micro_models import SIZE
+from micro_models import MICRO, SIZE
 from transformers import CONFIG_MAPPING, CLIPVisionConfig, LlavaConfig, LlavaNextConfig
 
 import tpprof
@@ -14,10 +14,11 @@ from tpprof.methods.contract.policies import Policy
 from tpprof.methods.engine.run import run
 from tpprof.profiler import cost
 from tpprof.profiler.meters import torch_profile
+from tpprof.profiler.models.architectures.llava import LlavaModel
+from tpprof.profiler.models.architectures.llava_next import LlavaNextModel
 from tpprof.profiler.models.checkpoint.decoders import DECODERS
 from tpprof.profiler.models.configs import from_config
 from tpprof.profiler.models.errors import ModelError
-from tpprof.profiler.models.llava import Llava, LlavaNext
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.processors import default_processor, transformers_class
 
@@ -63,10 +64,10 @@ def loaded(given: Any) -> Model:
     """A model of random weights of this config."""
     torch.manual_seed(0)
     nxt = given.model_type == "llava_next"
-    shape = from_config("mine", "llava-next" if nxt else "llava", given)
+    shape = from_config("mine", MICRO["llava-next" if nxt else "llava"].architecture, given)
     name = "LlavaNextForConditionalGeneration" if nxt else "LlavaForConditionalGeneration"
     module = transformers_class(name)._from_config(given, attn_implementation="sdpa")
-    adapter = LlavaNext if nxt else Llava
+    adapter = LlavaNextModel if nxt else LlavaModel
     return adapter(module, shape, backend="sdpa", image_processor=default_processor(shape))
 
 
@@ -96,7 +97,7 @@ def check(model: Model) -> None:
 
 
 def layout(model: Model) -> str:
-    return "anyres" if model.shape.architecture == "llava-next" else "flat"
+    return "anyres" if model.shape.architecture.name == "llava-next" else "flat"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -188,7 +189,7 @@ def test_what_is_not_understood_is_refused_by_name(
     for key, value in inner.items():  # as a file that transformers does not look through
         setattr(given.text_config, key, value)
     with pytest.raises(ModelError) as refused:
-        from_config("folder/mine", "llava", given)
+        from_config("folder/mine", MICRO["llava"].architecture, given)
     assert str(refused.value).startswith("folder/mine: ")
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -199,4 +200,4 @@ def test_a_section_that_is_not_there_is_refused(section: str) -> None:
     given = config()
     setattr(given, section, None)
     with pytest.raises(ModelError, match=f"{section}: there is none"):
-        from_config("mine", "llava", given)
+        from_config("mine", MICRO["llava"].architecture, given)

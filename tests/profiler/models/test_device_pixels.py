@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from micro_models import SIZE
+from micro_models import SHAPES, SIZE
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision_here import needs_torchvision
@@ -25,7 +25,6 @@ from tpprof.profiler.models.device_pixels import DevicePixels, device_processor,
 from tpprof.profiler.models.errors import ModelError
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.processors import default_processor
-from tpprof.profiler.models.shapes import SHAPES
 from tpprof.profiler.run import comparison
 from tpprof.profiler.run.comparison import Comparison
 from tpprof.profiler.workload import Preparation

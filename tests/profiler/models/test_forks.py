@@ -24,7 +24,7 @@ def above(model: Model) -> dict[str, torch.nn.Module]:
         "llava-next": "model.vision_tower",
         "qwen2-vl": "model.visual",
     }
-    tower = paths[model.shape.architecture]
+    tower = paths[model.shape.architecture.name]
     found = {"the model": model.module, "model": model.module.model}
     found |= {"model.language_model": model.language, tower: model.module.get_submodule(tower)}
     return found

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from micro_models import SHAPES, config, encoder, segments
 from PIL import Image
 from torch import Tensor
 from transformers.image_processing_utils import select_best_resolution
@@ -19,13 +20,15 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 
 import tpprof
 from tpprof.methods.contract.request import Segment
-from tpprof.profiler.models.configs import config, from_config
-from tpprof.profiler.models.geometry import Layout, encoder, rectangle, request, segments
+from tpprof.profiler.models.architectures.llava_next import tile_grid
+from tpprof.profiler.models.architectures.qwen2_vl import dynamic_size
+from tpprof.profiler.models.configs import from_config
+from tpprof.profiler.models.geometry import rectangle, request
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.pictures import picture_size
-from tpprof.profiler.models.shapes import SHAPES, Shape, dynamic_size, tile_grid
+from tpprof.profiler.models.shapes import Shape
 from tpprof.profiler.workload import plan_request
-from tpprof.reports.record.spec import Workload
+from tpprof.reports.record.spec import Layout, Workload
 
 LENGTHS = (1, 13, 27, 84, 100, 168, 251, 335, 336, 337, 480, 500, 672, 673, 1008, 1343, 2000, 5003)
 SIZES = list(itertools.product(LENGTHS, LENGTHS))
@@ -102,7 +105,7 @@ def test_plan_is_what_a_prepared_request_holds(
 
     pixels, tower = model.pixels([picture(size)]), planned.encoder
     assert tower is not None
-    if model.shape.architecture == "qwen2-vl":
+    if model.shape.architecture.name == "qwen2-vl":
         frames, rows, columns = pixels["image_grid_thw"][0].tolist()
         assert (tower.tiles, tower.patches) == (frames, rows * columns)
         assert planned.visual == rows * columns // planned.merger
@@ -113,7 +116,7 @@ def test_plan_is_what_a_prepared_request_holds(
         assert tower.patches == (values.shape[-1] // 14) ** 2
     with torch.no_grad():
         features = model.module.model.get_image_features(**pixels, return_dict=True).pooler_output
-    if layout == "anyres" or model.shape.architecture != "llava-next":
+    if layout == "anyres" or model.shape.architecture.name != "llava-next":
         assert planned.visual == features[0].shape[0]
     else:
         assert planned.visual == tower.tiles * tower.patches
@@ -174,7 +177,7 @@ def test_synthetic_features_fill_a_rectangle(visual: int) -> None:
 def test_parameters_are_those_of_the_transformers_model(name: str) -> None:
     shape = SHAPES[name]
     with torch.device("meta"):
-        module = getattr(transformers, CLASSES[shape.architecture])._from_config(config(shape))
+        module = getattr(transformers, CLASSES[shape.architecture.name])._from_config(config(shape))
     assert shape.parameters == sum(weight.numel() for weight in module.parameters())
     assert shape.text.parameters == sum(
         weight.numel()

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from micro_models import MICRO
+from micro_models import MICRO, config
 
-from tpprof.profiler.models.configs import config
 from tpprof.profiler.models.errors import ModelError
 from tpprof.profiler.models.load import load
 from tpprof.profiler.workload import Preparation

@@ -12,7 +12,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
-from micro_models import load
+from micro_models import SHAPES, load
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
@@ -25,7 +25,7 @@ from tpprof.profiler.models.errors import ModelError
 from tpprof.profiler.models.load import shape_of
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.pictures import PictureError
-from tpprof.profiler.models.shapes import SHAPES, ShapeError
+from tpprof.profiler.models.shapes import ShapeError
 from tpprof.profiler.workload import WorkloadError
 from tpprof.reports.record.spec import OptionError, Workload
 

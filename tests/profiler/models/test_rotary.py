@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from micro_models import MICRO, SIZE, load_with_rope, rope
+from micro_models import MICRO, SIZE, config, load_with_rope, rope
 from transformers import LlavaConfig, LlavaNextConfig, Qwen2VLConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 import tpprof
-from tpprof.profiler.models.configs import config
 from tpprof.profiler.models.errors import ModelError
 from tpprof.profiler.models.load import shape_of
 from tpprof.profiler.models.rotary import STATEFUL, STATELESS

@@ -1,0 +1,103 @@
+"""An architecture: what one family of models has that others have not. No torch here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ...methods.contract.request import Encoder, Segment, Size
+from ...reports.record.kept import Region
+from ...reports.record.spec import Layout
+from .errors import ModelError
+from .shapes import Shape, Text
+
+if TYPE_CHECKING:
+    from .model import Model
+
+
+class Architecture(ABC):
+    """One family of models: its shapes, what pictures become in it, and its adapter.
+
+    name: as reports call it. model_type: as a checkpoint's config.json calls it.
+    class_name, image_processor: its classes in transformers; of the latter the one on PIL.
+    image_token_key: where the config names the placeholder of a visual token.
+    layouts: how its visual tokens can be laid out.
+    compactable: whether positions can be numbered anew behind a pruning; not those of M-RoPE.
+    flat_config: whether older files hold the keys of the text model beside the sections.
+    """
+
+    name: ClassVar[str]
+    model_type: ClassVar[str]
+    class_name: ClassVar[str]
+    image_processor: ClassVar[str]
+    image_token_key: ClassVar[str] = "image_token_id"
+    layouts: ClassVar[tuple[Layout, ...]] = ("flat",)
+    compactable: ClassVar[bool] = True
+    flat_config: ClassVar[bool] = False
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @abstractmethod
+    def shapes(self) -> tuple[Shape, ...]:
+        """The models of this architecture that are known by name."""
+
+    @abstractmethod
+    def micro(self) -> Shape:
+        """A model of it that runs in milliseconds: 4 layers in the tower, 8 in the decoder."""
+
+    @abstractmethod
+    def config(self, shape: Shape) -> Any:
+        """The transformers config of a shape."""
+
+    @abstractmethod
+    def shape_from(self, name: str, given: Any, text: Text) -> Shape:
+        """The shape that the transformers config of `name` describes, its text model read. Raises
+        ModelError for what is not understood."""
+
+    @abstractmethod
+    def segments(self, shape: Shape, size: Size, layout: Layout) -> tuple[Segment, ...]:
+        """The rectangles of visual tokens that a picture of `size` in pixels becomes."""
+
+    @abstractmethod
+    def encoder(self, shape: Shape, size: Size, layout: Layout) -> Encoder:
+        """The vision tower at work on a picture of `size` in pixels."""
+
+    def positions(self, segments: tuple[Segment, ...]) -> int:
+        """How many positions the visual tokens of a picture take."""
+        return sum(segment.tokens for segment in segments)
+
+    @abstractmethod
+    def processor_options(self, shape: Shape) -> dict[str, Any]:
+        """What the image processor of a shape with random weights is made with."""
+
+    @abstractmethod
+    def fitted(self, name: str, shape: Shape, processor: Any) -> Shape:
+        """The shape with what its checkpoint's image processor makes of pictures; raises
+        ModelError where the two do not fit each other."""
+
+    def regions(self, shape: Shape, size: Size, layout: Layout) -> list[Region]:
+        """What of a picture each run of its visual tokens covers, as the image processor cuts
+        it."""
+        return [whole_picture(self.segments(shape, size, layout)[0])]
+
+    @abstractmethod
+    def adapter(self) -> type[Model]:
+        """The engine's view of a transformers model of this architecture. Imports torch."""
+
+
+def whole_picture(segment: Segment) -> Region:
+    """The region of a segment that covers all of the picture."""
+    return Region(
+        view="picture",
+        first=0,
+        rows=segment.height,
+        columns=segment.width - segment.newline,
+        stride=segment.width,
+    )
+
+
+def require_equal(name: str, what: str, given: Any, wanted: Any) -> None:
+    """Refuse an image processor that does not fit its config; raises ModelError."""
+    if given != wanted:
+        raise ModelError(f"{name}: its image processor has {what} {given}, and its config {wanted}")

@@ -1,0 +1,340 @@
+"""Qwen2-VL: a tower over any resolution, a 2x2 merger, a decoder with M-RoPE."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ....methods.contract.request import Encoder, Request, Segment, Size
+from ....reports.record.spec import Layout
+from ..architecture import Architecture, require_equal
+from ..checkpoint.reader import MOST, Reader
+from ..errors import ModelError
+from ..model import Model
+from ..registry import register_architecture
+from ..rotary import require_mrope_section
+from ..shapes import Projector, Shape, ShapeError, Text, Vision
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ....methods.engine.attention import Attention
+    from ....methods.engine.decoder import BlockRunner, Inputs
+
+LONGEST = 200  # times the shorter side that the longer one may be
+LEAST_PIXELS, MOST_PIXELS = 56 * 56, 28 * 28 * 1280
+MOST_PUBLISHED = 28 * 28 * 16384  # as the published checkpoints' preprocessor_config.json says
+ABOUT = "grouped heads, M-RoPE, dynamic resolution"
+
+
+@register_architecture
+class Qwen2VL(Architecture):
+    """One picture of any resolution; the visual tokens are its merged patches in raster order."""
+
+    name = "qwen2-vl"
+    model_type = "qwen2_vl"
+    class_name = "Qwen2VLForConditionalGeneration"
+    image_processor = "Qwen2VLImageProcessorPil"
+    compactable = False
+    flat_config = True
+
+    def shapes(self) -> tuple[Shape, ...]:
+        small, published = (
+            self.tower(4, 256, 1024, 4),
+            self.tower(32, 1280, 5120, 16, MOST_PUBLISHED),
+        )
+        return (
+            self.shape("tiny-qwen2-vl", _text(16, 384, 1024, 6, 2, 8192), small, ABOUT),
+            self.shape("qwen2-vl-7b", _text(28, 3584, 18944, 28, 4, 152064), published, ABOUT),
+            self.shape("qwen2-vl-72b", _text(80, 8192, 29568, 64, 8, 152064), published, ABOUT),
+        )
+
+    def micro(self) -> Shape:
+        text = Text(8, 64, 112, 4, 2, 512, qkv_bias=True)
+        return self.shape("micro-qwen2-vl", text, self.tower(4, 48, 96, 3))
+
+    def tower(
+        self,
+        layers: int,
+        hidden: int,
+        intermediate: int,
+        heads: int,
+        most_pixels: int = MOST_PIXELS,
+        *,
+        patch: int = 14,
+        merge: int = 2,
+        temporal: int = 2,
+    ) -> Vision:
+        """A tower of this architecture."""
+        return Vision(
+            layers,
+            hidden,
+            intermediate,
+            heads,
+            patch=patch,
+            image=0,
+            merge=merge,
+            temporal=temporal,
+            feature_layers=(-1,),
+            least_pixels=LEAST_PIXELS,
+            most_pixels=most_pixels,
+            class_token=False,
+            joined=True,
+            rotary=True,
+        )
+
+    def shape(self, name: str, text: Text, vision: Vision, about: str = "") -> Shape:
+        """A shape with the merger of this architecture."""
+        joined = vision.hidden * vision.merge**2
+        projector = Projector(joined, joined, text.hidden, normed=vision.hidden)
+        return Shape(name, self, text, vision, projector, about=about)
+
+    def config(self, shape: Shape) -> Any:
+        from transformers import Qwen2VLConfig
+
+        vision = shape.vision
+        return Qwen2VLConfig(
+            text_config=text_options(shape.text),
+            vision_config={
+                "depth": vision.layers,
+                "embed_dim": vision.hidden,
+                "hidden_size": shape.text.hidden,
+                "mlp_ratio": vision.intermediate // vision.hidden,
+                "num_heads": vision.heads,
+                "patch_size": vision.patch,
+                "spatial_merge_size": vision.merge,
+                "temporal_patch_size": vision.temporal,
+            },
+            **special_tokens(shape.text),
+        )
+
+    def shape_from(self, name: str, given: Any, text: Text) -> Shape:
+        require_mrope_section(name, given.text_config, text.head_dim)
+        return self.shape(name, text, self._tower_from(name, given, text))
+
+    def _tower_from(self, name: str, given: Any, text: Text) -> Vision:
+        reader = Reader(name, "vision_config", given.vision_config)
+        reader.require("in_channels", 3)
+        reader.activation("hidden_act")
+        reader.require("hidden_size", text.hidden)
+        width, ratio = reader.count("embed_dim", MOST["width"]), given.vision_config.mlp_ratio
+        if not isinstance(ratio, (int, float)) or not 0 < ratio <= MOST["width"]:
+            reader.refuse(f"mlp_ratio is {ratio!r}")
+        return self.tower(
+            reader.count("depth", MOST["layers"]),
+            width,
+            int(width * ratio),
+            reader.count("num_heads", MOST["heads"]),
+            patch=reader.count("patch_size", MOST["pixels"]),
+            merge=reader.count("spatial_merge_size", 64),
+            temporal=reader.count("temporal_patch_size", 64),
+        )
+
+    def segments(self, shape: Shape, size: Size, layout: Layout) -> tuple[Segment, ...]:
+        rows, columns = dynamic_size(shape, *size)
+        return (Segment(rows // shape.vision.unit, columns // shape.vision.unit),)
+
+    def encoder(self, shape: Shape, size: Size, layout: Layout) -> Encoder:
+        rows, columns = dynamic_size(shape, *size)
+        vision = shape.vision
+        return Encoder(
+            tiles=1,
+            patches=(rows // vision.patch) * (columns // vision.patch),
+            layers=vision.layers,
+            width=vision.hidden,
+            has_cls=False,
+            mergeable=False,
+            heads=vision.heads,
+        )
+
+    def positions(self, segments: tuple[Segment, ...]) -> int:
+        """As many as the longer side of the grid (M-RoPE)."""
+        return max(max(segment.height, segment.width) for segment in segments)
+
+    def processor_options(self, shape: Shape) -> dict[str, Any]:
+        """The area in pixels is given outright: transformers 5.17 takes the bounds of any
+        checkpoint that was loaded before for its default."""
+        vision = shape.vision
+        return {
+            "size": {"shortest_edge": vision.least_pixels, "longest_edge": vision.most_pixels},
+            "patch_size": vision.patch,
+            "merge_size": vision.merge,
+            "temporal_patch_size": vision.temporal,
+        }
+
+    def fitted(self, name: str, shape: Shape, processor: Any) -> Shape:
+        vision = shape.vision
+        for key, wanted in (
+            ("patch_size", vision.patch),
+            ("merge_size", vision.merge),
+            ("temporal_patch_size", vision.temporal),
+        ):
+            require_equal(name, key, getattr(processor, key, None), wanted)
+        size = dict(getattr(processor, "size", None) or {})
+        least, most = size.get("shortest_edge"), size.get("longest_edge")
+        if not (isinstance(least, int) and isinstance(most, int) and 0 < least <= most):
+            raise ModelError(
+                f"{name}: its image processor gives no least and most pixels (shortest_edge and "
+                f"longest_edge), but {size}"
+            )
+        vision = dataclasses.replace(vision, least_pixels=least, most_pixels=most)
+        return dataclasses.replace(shape, vision=vision)
+
+    def adapter(self) -> type[Model]:
+        return Qwen2VLModel
+
+
+@dataclass(frozen=True)
+class QwenBlock:
+    """A block of Qwen2-VL's tower; see the TowerBlock protocol.
+
+    ends: where each picture's patches end. rotary: cosine and sine of the patches.
+    """
+
+    layer: Any
+    ends: Tensor | None
+    rotary: tuple[Tensor, Tensor]
+
+    def __call__(self, hidden: Tensor, tpprof: Attention, bias: Tensor | None = None) -> Tensor:
+        output: Tensor = self.layer(
+            hidden, cu_seqlens=self.ends, position_embeddings=self.rotary, tpprof=tpprof
+        )
+        return output
+
+    def attend(self, hidden: Tensor, tpprof: Attention, bias: Tensor | None = None) -> Tensor:
+        attended: Tensor = self.layer.attn(
+            self.layer.norm1(hidden),
+            cu_seqlens=self.ends,
+            position_embeddings=self.rotary,
+            tpprof=tpprof,
+        )
+        return hidden + attended
+
+    def feed_forward(self, hidden: Tensor) -> Tensor:
+        result: Tensor = hidden + self.layer.mlp(self.layer.norm2(hidden))
+        return result
+
+
+class Qwen2VLModel(Model):
+    """See `Qwen2VL`."""
+
+    @property
+    def image_text(self) -> str:
+        return "<|vision_start|><|image_pad|><|vision_end|>"
+
+    def encode(self, inputs: Inputs, tower: BlockRunner) -> Tensor:
+        visual = self.module.model.visual
+        hidden = visual.patch_embed(inputs["pixel_values"].to(self.dtype))
+        rotary = visual.rotary_pos_emb(hidden, inputs.extras["vision_positions"])
+        for index, layer in enumerate(visual.blocks):
+            hidden = tower(index, QwenBlock(layer, inputs.sequence_ends, rotary), hidden)
+        tower.leave(hidden)
+        merged: Tensor = visual.merger(hidden)
+        return merged.view(inputs.request.batch, -1, merged.shape[-1])
+
+    def visual_tokens(self, pixels: dict[str, Tensor], layout: Layout) -> int:
+        frames, rows, columns = pixels["image_grid_thw"][0].tolist()
+        return int(frames * rows * columns // self.shape.vision.merge**2)
+
+    def assemble(
+        self, pixels: dict[str, Tensor], ids: Tensor, request: Request, layout: Layout
+    ) -> Inputs:
+        from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids
+
+        from ....methods.engine.decoder import Inputs
+
+        grid = pixels["image_grid_thw"]
+        kinds = (ids == self.image_token).int()
+        positions, deltas = self.module.model.get_rope_index(ids, kinds, image_grid_thw=grid)
+        merge = self.module.config.vision_config.spatial_merge_size
+        return Inputs(
+            {"input_ids": ids, "mm_token_type_ids": kinds, **pixels},
+            request=request,
+            positions=positions,
+            next_position=request.length + int(deltas[0]),
+            extras={"vision_positions": get_vision_position_ids(grid, merge)},
+            sequence_ends=get_vision_cu_seqlens(grid),
+        )
+
+    def text_positions(self, request: Request) -> Tensor:
+        import torch
+
+        return torch.arange(request.length).expand(3, request.batch, -1)
+
+
+def _text(
+    layers: int, hidden: int, intermediate: int, heads: int, kv_heads: int, vocabulary: int
+) -> Text:
+    return Text(
+        layers, hidden, intermediate, heads, kv_heads, vocabulary, qkv_bias=True, positions=32768
+    )
+
+
+def text_options(text: Text) -> dict[str, Any]:
+    """The text section of the transformers config."""
+    published = is_published(text)
+    return {
+        "vocab_size": text.vocabulary,
+        "hidden_size": text.hidden,
+        "intermediate_size": text.intermediate,
+        "num_hidden_layers": text.layers,
+        "num_attention_heads": text.heads,
+        "num_key_value_heads": text.kv_heads,
+        "max_position_embeddings": text.positions,
+        "rms_norm_eps": 1e-6,
+        "bos_token_id": 151643 if published else 1,
+        "eos_token_id": 151645 if published else 2,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e6,
+            "mrope_section": mrope_section(text.head_dim),
+        },
+    }
+
+
+def special_tokens(text: Text) -> dict[str, Any]:
+    """Ids of the placeholders, and of what stands around them."""
+    special = text.vocabulary - 1
+    published = is_published(text)
+    return {
+        "image_token_id": 151655 if published else special,
+        "video_token_id": 151656 if published else special - 1,
+        "vision_start_token_id": 151652 if published else special - 2,
+        "vision_end_token_id": 151653 if published else special - 3,
+    }
+
+
+def is_published(text: Text) -> bool:
+    """Whether the vocabulary holds the published special tokens."""
+    return text.vocabulary > 151656
+
+
+def mrope_section(head_dim: int) -> list[int]:
+    """Frequencies given to time, height and width: a quarter, and three eighths twice."""
+    quarter = head_dim // 8
+    side = (head_dim // 2 - quarter) // 2
+    return [head_dim // 2 - 2 * side, side, side]
+
+
+def dynamic_size(shape: Shape, height: int, width: int) -> Size:
+    """The size in pixels to which a picture is resized: whole tokens, bounded area. Raises
+    ShapeError for a picture that the model does not take."""
+    if max(height, width) > LONGEST * min(height, width):
+        raise ShapeError(
+            f"{shape.name} takes no picture of {width}x{height} (width x height): the longer side "
+            f"is at most {LONGEST} times the shorter one"
+        )
+    unit = shape.vision.unit
+    least, most = shape.vision.least_pixels, shape.vision.most_pixels
+    rows, columns = round(height / unit) * unit, round(width / unit) * unit
+    if rows * columns > most:
+        shrink = math.sqrt(height * width / most)
+        rows = max(unit, math.floor(height / shrink / unit) * unit)
+        columns = max(unit, math.floor(width / shrink / unit) * unit)
+    elif rows * columns < least:
+        grow = math.sqrt(least / (height * width))
+        rows = math.ceil(height * grow / unit) * unit
+        columns = math.ceil(width * grow / unit) * unit
+    return rows, columns
