@@ -250,7 +250,7 @@ def _corrected(view: View, raters: Tensor) -> Tensor:
     cos, sin = (table.float().expand(view.hidden.shape[0], -1, -1) for table in view.rotary)
     half, width = cos.shape[-1] // 2, cos.shape[-1]
     ones = torch.cat([(cos - sin)[..., :half], (cos + sin)[..., half:]], -1)
-    text, visual = ones[:, view.stop :], ones[:, view.start : view.stop]
+    text, visual = ones[:, view.arrangement.stop :], view.arrangement.visual(ones)
     gravity = text @ visual.transpose(1, 2) / width**0.5
     rated = _rated(view.rows / gravity[:, None], raters)
     heads = view.request.heads

@@ -29,12 +29,13 @@ class UnsupportedError(InputError):
 
 @dataclass(frozen=True)
 class Segment:
-    """A rectangle of visual tokens in raster order: one tile, or one dynamic-resolution image.
-    newline: its last column are newlines that end its rows."""
+    """A rectangle of visual tokens in raster order: one tile, one dynamic-resolution image, or one
+    frame. newline: its last column are newlines that end its rows. frame: it is one of a video."""
 
     height: int
     width: int
     newline: bool = False
+    frame: bool = False
 
     @property
     def tokens(self) -> int:
@@ -47,6 +48,19 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Visual tokens with no text between them: a picture, a video, or a frame of one. before: the
+    text tokens before it."""
+
+    before: int
+    segments: tuple[Segment, ...]
+
+    @property
+    def tokens(self) -> int:
+        return sum(segment.tokens for segment in self.segments)
+
+
+@dataclass(frozen=True)
 class Encoder:
     """The vision tower as a method sees it.
 
@@ -55,6 +69,10 @@ class Encoder:
     dropped inside the tower, because what follows needs no grid; `last_layer`: the last layer at
     which they may be, for what follows is given its output (None: any; -1: none); `heads`: of its
     attention; `crops`: rows and columns of the tiles that follow a base tile, (0, 0) without one.
+
+    sequences: lengths of what attends to itself inside a tile, where pictures of several sizes
+    make up one; () for the whole tile. windows: the same in the layers `windowed`, whose attention
+    is windowed.
     """
 
     tiles: int
@@ -66,11 +84,18 @@ class Encoder:
     last_layer: int | None = None
     heads: int = 1
     crops: tuple[int, int] = (0, 0)
+    sequences: tuple[int, ...] = ()
+    windows: tuple[int, ...] = ()
+    windowed: tuple[int, ...] = ()
 
     @property
     def side(self) -> int:
         """Patches along one side of a square tile."""
         return int(self.patches**0.5)
+
+    def lengths(self, layer: int) -> tuple[int, ...]:
+        """Lengths of what attends to itself inside a tile at a layer; () for the whole tile."""
+        return self.windows if layer in self.windowed else self.sequences
 
     @property
     def query(self) -> Literal["cls", "all"]:
@@ -87,6 +112,8 @@ class Encoder:
 class Request:
     """The lengths of one request, per sample, in tokens: `before` | `visual` | `after`.
 
+    Of several pictures, or frames with text between them, `segments` are those of all; `breaks`
+    says where another begins: the number of its first segment, and the text tokens before it.
     merger: patches that the model itself joins into one visual token (TACR in the paper).
     left: the visual tokens that an earlier method of a composition has left; None before any.
     whole: the visual tokens of the picture before a method made it smaller; None where none did.
@@ -109,6 +136,27 @@ class Request:
     kv_heads: int = 1
     head_dim: int = 1
     compactable: bool = True
+    breaks: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The pictures of the prompt, or what text parts, one behind another."""
+        starts = [(0, self.before), *self.breaks]
+        ends = [*(first for first, _ in self.breaks), len(self.segments)]
+        return tuple(
+            Span(text, self.segments[first:end])
+            for (first, text), end in zip(starts, ends, strict=True)
+        )
+
+    @property
+    def text(self) -> int:
+        """Text tokens, wherever they stand."""
+        return self.before + sum(text for _, text in self.breaks) + self.after
+
+    @property
+    def frames(self) -> int:
+        """Frames of a video; 0 without one."""
+        return sum(segment.frame for segment in self.segments)
 
     @property
     def visual(self) -> int:
@@ -137,11 +185,16 @@ class Request:
                 "it decides in the vision tower, and the projector is given the patch embedding "
                 "itself (vision_feature_layer)"
             )
+        if self.encoder.sequences:
+            raise UnsupportedError(
+                "it decides in the vision tower, and the pictures there are of several sizes: "
+                "give pictures of one size"
+            )
         return self.encoder
 
     @property
     def length(self) -> int:
-        return self.before + self.visual + self.after
+        return self.text + self.visual
 
     def budget(self, keep: Budget, of: int | None = None) -> int:
         """Visual tokens that `keep` stands for here; raises BudgetError if it cannot be met. of:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from .arrangement import Arrangement
 from .plan import Site, Tower
-from .request import Request, Segment
+from .request import Request, Segment, Span
 
 if TYPE_CHECKING:
     from torch import Tensor, device
@@ -47,7 +49,7 @@ class View:
 
     site: where. hidden: [N, S, d], all tokens: what the decoder layer receives (entering) or gave
     (leaving), the embedded prompt (projected), or the tower's tokens, the class token before them
-    where there is one. start, stop: where the visual ones stand among them. original: int64
+    where there is one. arrangement: where the visual ones stand among them. original: int64
     [N, n], where each came from (in the tower: from which patch of its tile), -1 for a merged one.
     sizes: float32 [N, n], how many tokens each stands for; None while each stands for itself.
     rotary: cosine and sine [N or 1, S, head_dim] of the sequence in the decoder, else None.
@@ -58,8 +60,7 @@ class View:
     site: Site
     request: Request
     hidden: Tensor
-    start: int
-    stop: int
+    arrangement: Arrangement
     original: Tensor
     notes: Notes
     norm: Callable[[Tensor], Tensor]
@@ -77,17 +78,17 @@ class View:
     @property
     def count(self) -> int:
         """n, the visual tokens of each sample (each tile in the tower)."""
-        return self.stop - self.start
+        return self.arrangement.count
 
     @property
     def states(self) -> Tensor:
         """Hidden states of the visual tokens [N, n, d]."""
-        return self.hidden[:, self.start : self.stop]
+        return self.arrangement.visual(self.hidden)
 
     @property
     def text(self) -> Tensor:
-        """Hidden states of the tokens behind the picture [B, T, d]; none in the tower."""
-        return self.hidden[:, self.stop :]
+        """Hidden states of the tokens behind the last picture [B, T, d]; none in the tower."""
+        return self.hidden[:, self.arrangement.stop :]
 
     @property
     def last(self) -> Tensor:
@@ -97,7 +98,7 @@ class View:
     @property
     def cls(self) -> Tensor:
         """Hidden state of the tower's class token [tiles, 1, d]; [tiles, 0, d] without one."""
-        return self.hidden[:, : self.start]
+        return self.hidden[:, : self.arrangement.start]
 
     @property
     def rows(self) -> Tensor:
@@ -112,12 +113,12 @@ class View:
     @property
     def keys(self) -> Tensor:
         """The keys that the stage asked for, of the visual tokens [N, heads of keys, n, hd]."""
-        return self._keys[:, :, self.start : self.stop]
+        return self.arrangement.visual(self._keys, 2)
 
     @property
     def text_keys(self) -> Tensor:
-        """The keys of the tokens behind the picture [B, heads of keys, T, hd]."""
-        return self._keys[:, :, self.stop :]
+        """The keys of the tokens behind the last picture [B, heads of keys, T, hd]."""
+        return self._keys[:, :, self.arrangement.stop :]
 
     @property
     def _keys(self) -> Tensor:
@@ -147,6 +148,18 @@ class View:
     def newline(self) -> Tensor:
         """bool [N, n]: the newlines that end the rows of a picture under `anyres`."""
         return self._placed(3) == 1
+
+    @property
+    def span(self) -> Tensor:
+        """int64 [N, n]: in which of the request's spans each visual token is: in which picture, or
+        in which frame where text stands between frames; -1 if merged."""
+        return self._placed(4)
+
+    @property
+    def frame(self) -> Tensor:
+        """int64 [N, n]: the frame of the video that each visual token is of, -1 if of none, or if
+        merged."""
+        return self._placed(5)
 
     def tag(self, name: str) -> Tensor:
         """Values [N, n] or [N, n, d] that an earlier stage has put on the visual tokens."""
@@ -205,10 +218,10 @@ class View:
 
     def _placed(self, which: int) -> Tensor:
         """A column of the grid at the origins of the tokens."""
-        segments = self.request.segments
+        spans = self.request.spans
         if isinstance(self.site, Tower):
-            segments = _tile(self.request)
-        grid = _grid(segments, self.hidden.device)[which]
+            spans = (Span(0, _tile(self.request)),)
+        grid = _grid(spans, self.hidden.device)[which]
         found: Tensor = grid[self.original.clamp_min(0)]
         return found.masked_fill(self.original < 0, -1)
 
@@ -222,14 +235,15 @@ def _tile(request: Request) -> tuple[Segment, ...]:
 
 
 @functools.lru_cache(maxsize=32)
-def _grid(segments: tuple[Segment, ...], where: device) -> Tensor:
-    """int64 [4, V]: segment, row, column of each visual token, and 1 for a newline."""
+def _grid(spans: tuple[Span, ...], where: device) -> Tensor:
+    """int64 [6, V]: segment, row, column of each visual token, 1 for a newline, span and frame."""
     import torch
 
-    places = [
-        (number, row, column, int(segment.newline and column == segment.width - 1))
-        for number, segment in enumerate(segments)
-        for row in range(segment.height)
-        for column in range(segment.width)
-    ]
+    places, segments, frames = [], itertools.count(), itertools.count()
+    for span_number, span in enumerate(spans):
+        for segment in span.segments:
+            number, frame = next(segments), next(frames) if segment.frame else -1
+            for row, column in itertools.product(range(segment.height), range(segment.width)):
+                newline = int(segment.newline and column == segment.width - 1)
+                places.append((number, row, column, newline, span_number, frame))
     return torch.tensor(places, device=where).T.contiguous()

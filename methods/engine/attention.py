@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..contract.arrangement import gathered
+
 NAME = "tpprof"
 SDPA_KERNELS = {
     "sdpa-flash": "FLASH_ATTENTION",
@@ -33,7 +35,8 @@ BIASED = ("sdpa", "sdpa-efficient", "eager")
 class Reading:
     """What to read of one layer's attention, and then what was read.
 
-    Rows `start:stop` of the queries, none if they are equal; of the keys, `columns` are returned.
+    Rows `start:stop` of the queries, none if they are equal; of the keys, `columns` are returned,
+    a slice, or places int64 [N, n].
     With `causal`, row i attends to keys 0..i and the rows are the last ones before `stop`.
     `mean_rows` averages over the rows; `each_head` keeps the heads apart; without `softmax` rows
     are the scaled products before it. `whole_map`: average the heads of the whole map first, as the
@@ -46,7 +49,7 @@ class Reading:
 
     start: int
     stop: int
-    columns: slice
+    columns: slice | Tensor
     causal: bool = True
     mean_rows: bool = False
     each_head: bool = False
@@ -71,7 +74,11 @@ class Reading:
 
     def take(self, weights: Tensor) -> None:
         """Store rows [N, H, rows, keys]."""
-        rows = weights.float()[..., self.columns]
+        rows = weights.float()
+        if isinstance(self.columns, slice):
+            rows = rows[..., self.columns]
+        else:
+            rows = gathered(rows, self.columns, 3)
         if not self.each_head:
             rows = rows.mean(1)
         self.parts.append(rows.mean(-2, keepdim=True) if self.mean_rows else rows)

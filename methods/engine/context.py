@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from ..contract.arrangement import Arrangement
 from ..contract.choose import take
 from ..contract.method import Keep, Method
 from ..contract.plan import Plan
@@ -73,7 +74,8 @@ class Context:
 
 @dataclass
 class TokenSequence:
-    """The tokens on their way through the decoder: [B, S, ...], visual ones at start:stop.
+    """The tokens on their way through the decoder: [B, S, ...], visual ones where `arrangement`
+    says.
 
     original: where each visual token came from. sizes: how many each stands for; None while each
     stands for itself. With the tags of the request they ride on the visual tokens.
@@ -82,10 +84,13 @@ class TokenSequence:
     hidden: Tensor
     cos: Tensor
     sin: Tensor
-    start: int
-    stop: int
+    arrangement: Arrangement
     original: Tensor
     sizes: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        return self.hidden.shape[1]
 
 
 def arange(count: int, like: Tensor) -> Tensor:

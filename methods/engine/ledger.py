@@ -81,9 +81,9 @@ def tower_map(plan: Plan, policy: Policy, layer: int) -> bool:
     return policy != "rows" and stage is not None and stage.rows is not None
 
 
-def row_span(stage: Stage, start: int, stop: int, length: int) -> tuple[int, int]:
+def row_span(stage: Stage, stop: int, length: int) -> tuple[int, int]:
     """First and last (excluded) of the rows that a stage of the decoder reads, of a sequence of
-    `length` tokens whose visual ones are `start` to `stop`; equal where it reads none."""
+    `length` tokens whose last picture ends at `stop`; equal where it reads none."""
     if stage.rows is None:
         return 0, 0
     return {"last-visual": (stop - 1, stop), "text": (stop, length)}.get(
@@ -115,7 +115,7 @@ def planned(plan: Plan, request: Request, policy: Policy) -> Ledger:
     """The ledger that a run of `plan` will leave; raises ValueError if only the data tells."""
     layers = range(request.layers)
     visual = plan.visual_per_layer(request)
-    text = request.before + request.after
+    text = request.text
     cached = [text + count for count in plan.visual_cached(request)]
     ledger = Ledger(tokens=[text + count for count in visual], visual=visual, cached=cached)
     ledger.maps = [layer for layer in layers if builds_map(plan, policy, layer)]
@@ -146,8 +146,8 @@ def planned(plan: Plan, request: Request, policy: Policy) -> Ledger:
 
 
 def _span(request: Request, stage: Stage, visual: int) -> tuple[int, int]:
-    start, stop = request.before, request.before + visual
-    return row_span(stage, start, stop, stop + request.after)
+    length = request.text + visual
+    return row_span(stage, length - request.after, length)
 
 
 def _plan_encoder(ledger: Ledger, plan: Plan, request: Request, policy: Policy) -> None:

@@ -6,9 +6,9 @@ import contextlib
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from ..contract.arrangement import Arrangement, gathered
 from ..contract.choose import take
 from ..contract.method import Keep
 from ..contract.plan import Entering, Leaving, Stage
@@ -66,6 +66,7 @@ class Prefill:
         self.kept: list[Tensor] = []
         self.reading: Reading | None = None
         self.selections: list[tuple[int, Tensor]] = []
+        self.arrangements: list[Arrangement] = []
 
     def run(self) -> Tensor:
         context, sequence, ledger = self.context, self.sequence, self.context.ledger
@@ -76,7 +77,8 @@ class Prefill:
         for index in range(len(context.decoder.layers)):
             self._act_at(Entering(index))
             ledger.tokens.append(sequence.hidden.shape[1])
-            ledger.visual.append(sequence.stop - sequence.start)
+            ledger.visual.append(sequence.arrangement.count)
+            self.arrangements.append(sequence.arrangement)
             self.kept.append(sequence.original)
             self.reading = self._prepare(index)
             sequence.hidden = context.runtime.layer(
@@ -115,8 +117,8 @@ class Prefill:
 
     def _reading(self, stage: Stage) -> Reading:
         sequence = self.sequence
-        start, stop = row_span(stage, sequence.start, sequence.stop, sequence.hidden.shape[1])
-        columns = slice(sequence.start, sequence.stop)
+        start, stop = row_span(stage, sequence.arrangement.stop, sequence.length)
+        columns = sequence.arrangement.columns
         reading = Reading(start, stop, columns, with_keys=stage.keys is not None)
         reading.whole_map = self.context.published
         if stage.rows is not None:
@@ -128,7 +130,7 @@ class Prefill:
         """What a stage reads of the layer that runs next: its queries and keys of all tokens are
         computed for it, and once more when it runs."""
         context, sequence, index = self.context, self.sequence, stage.read_layer
-        reading, length = self._reading(stage), sequence.hidden.shape[1]
+        reading, length = self._reading(stage), sequence.length
         read = rows_ahead((reading.start, reading.stop), length, context.policy)
         context.ledger.ahead[index] = read
         wanted = slice(reading.start, reading.stop)
@@ -162,8 +164,7 @@ class Prefill:
             site=stage.site,
             request=context.inputs.request,
             hidden=sequence.hidden,
-            start=sequence.start,
-            stop=sequence.stop,
+            arrangement=sequence.arrangement,
             original=sequence.original,
             notes=context.notes,
             norm=context.decoder.norm,
@@ -183,27 +184,23 @@ class Prefill:
     def _apply(self, keep: Keep, *, compact: bool) -> None:
         """Move hidden states, positions and all that lies on the tokens as `keep` says."""
         sequence = self.sequence
-        start, stop = sequence.start, sequence.stop
-
-        def around(tensor: Tensor, visual: Tensor) -> Tensor:
-            return torch.cat([tensor[:, :start], visual, tensor[:, stop:]], 1)
-
-        hidden = sequence.hidden
-        sequence.hidden = around(hidden, kept_states(hidden[:, start:stop], keep))
+        before, hidden = sequence.arrangement, sequence.hidden
+        after = before.kept(keep.index)
+        states = kept_states(before.visual(hidden), keep)
+        sequence.arrangement, sequence.hidden = after, before.joined(hidden, states, after)
         sequence.original = trace_origin(sequence.original, keep)
-        sequence.sizes = move_riders(self.context.notes, sequence.sizes, keep, stop - start)
-        sequence.stop = start + keep.index.shape[1]
+        sequence.sizes = move_riders(self.context.notes, sequence.sizes, keep, before.count)
         if compact and self.context.inputs.positions.dim() == 2:
             length = sequence.hidden.shape[1]
             sequence.cos, sequence.sin = (table[:, :length] for table in self.whole)
         else:
             for name in ("cos", "sin"):
                 table = getattr(sequence, name).expand(hidden.shape[0], -1, -1)
-                setattr(sequence, name, around(table, take(table[:, start:stop], keep.index)))
+                left = take(before.visual(table), keep.index)
+                setattr(sequence, name, before.joined(table, left, after))
 
     def _compress(self) -> None:
         """Shrink the caches of the plan's layers to the survivors of the last stage."""
-        start = self.sequence.start
         for index in self.context.plan.compressed:
             later = [chosen for first, chosen in self.selections if first > index]
             if not later:
@@ -211,12 +208,9 @@ class Prefill:
             survivors = later[-1]
             for chosen in reversed(later[:-1]):
                 survivors = chosen.gather(1, survivors)
-            layer = self.cache.layers[index]
-            stop = start + self.context.ledger.visual[index]
-            index_of = survivors[:, None, :, None]
+            layer, before = self.cache.layers[index], self.arrangements[index]
+            after = before.kept(survivors)
             for name in ("keys", "values"):
                 states = getattr(layer, name)
-                shape = (-1, states.shape[1], -1, states.shape[3])
-                visual = states[:, :, start:stop].gather(2, index_of.expand(*shape))
-                parts = [states[:, :, :start], visual, states[:, :, stop:]]
-                setattr(layer, name, torch.cat(parts, 2))
+                visual = gathered(before.visual(states, 2), survivors, 2)
+                setattr(layer, name, before.joined(states, visual, after, 2))

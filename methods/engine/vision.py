@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..contract.arrangement import Arrangement, arranged, gathered
 from ..contract.containment import where_defined
 from ..contract.plan import Stage, Tower
 from ..contract.plan_checks import undroppable
@@ -104,7 +105,10 @@ class VisionTower:
     def _per_tile(self, hidden: Tensor) -> int:
         if hidden.dim() == 3:
             return hidden.shape[1]
-        return hidden.shape[0] // self.context.inputs.request.batch
+        request = self.context.inputs.request
+        return hidden.shape[0] // (
+            request.batch * (request.encoder.tiles if request.encoder else 1)
+        )
 
     def _act_all(self, stages: list[Stage], hidden: Tensor, reading: Reading | None) -> Tensor:
         for stage in stages:
@@ -117,7 +121,8 @@ class VisionTower:
         encoder = request.encoder
         assert encoder is not None
         extra = int(encoder.has_cls)
-        tiles = hidden if hidden.dim() == 3 else hidden.view(request.batch, -1, hidden.shape[-1])
+        number = request.batch * encoder.tiles
+        tiles = hidden if hidden.dim() == 3 else hidden.view(number, -1, hidden.shape[-1])
         patches = tiles[:, extra:]
         before = self.original
         if before is None:
@@ -126,8 +131,7 @@ class VisionTower:
             site=stage.site,
             request=request,
             hidden=tiles,
-            start=extra,
-            stop=tiles.shape[1],
+            arrangement=Arrangement(extra, tiles.shape[1]),
             original=before,
             notes=context.notes,
             norm=context.decoder.norm,
@@ -201,7 +205,7 @@ def embed(context: Context) -> TokenSequence:
     tower, sizes = VisionTower(context), None
     if "inputs_embeds" in inputs:
         hidden = inputs["inputs_embeds"]
-        start, stop = request.before, request.before + request.visual
+        arrangement = arranged(request, hidden.shape[0], hidden.device)
         original = arange(request.visual, hidden).expand(hidden.shape[0], -1)
         context.lap("vision", "tower")
     else:
@@ -209,15 +213,27 @@ def embed(context: Context) -> TokenSequence:
         if tower.sizes is not None:
             sizes = tower.sizes.reshape(features.shape[0], -1)
         context.lap("vision", "tower")
-        ids = inputs["input_ids"]
-        before = decoder.embed(ids[:, : request.before])
-        after = decoder.embed(ids[:, request.before + request.visual :])
-        hidden = torch.cat([before, features.to(before.dtype), after], 1)
-        start, stop = request.before, request.before + features.shape[1]
+        arrangement, hidden = _placed(context, features)
     context.ledger.sequence = hidden.shape[1]
-    cos, sin = decoder.rotary(hidden, _initial_positions(context, stop - start))
+    cos, sin = decoder.rotary(hidden, _initial_positions(context, arrangement.count))
     context.lap("embed", "embed")
-    return TokenSequence(hidden, cos, sin, start, stop, original, sizes)
+    return TokenSequence(hidden, cos, sin, arrangement, original, sizes)
+
+
+def _placed(context: Context, features: Tensor) -> tuple[Arrangement, Tensor]:
+    """The embedded prompt with `features` [B, n, d] in the place of its pictures."""
+    decoder, request, ids = context.decoder, context.inputs.request, context.inputs["input_ids"]
+    whole = arranged(request, *ids.shape[:1], ids.device)
+    if whole.spread is not None:
+        texts = decoder.embed(ids.gather(1, whole.spread.texts))
+        places = torch.cat([whole.spread.texts, whole.spread.places], 1)
+        return whole, gathered(
+            torch.cat([texts, features.to(texts.dtype)], 1), places.argsort(1), 1
+        )
+    before = decoder.embed(ids[:, : whole.start])
+    after = decoder.embed(ids[:, whole.stop :])
+    hidden = torch.cat([before, features.to(before.dtype), after], 1)
+    return Arrangement(whole.start, whole.start + features.shape[1]), hidden
 
 
 def _initial_positions(context: Context, visual: int) -> Tensor:

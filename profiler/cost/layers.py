@@ -6,6 +6,8 @@ head_dim, kv = kv_heads * head_dim, m = FFN width. A product counts as `matmul` 
 
 from __future__ import annotations
 
+from collections import Counter
+
 from ..models.shapes import Shape, Text, Vision
 from .work import Operators, Work, elementwise, matmul
 
@@ -105,12 +107,20 @@ def patch_embedding(vision: Vision, patches: int, itemsize: int) -> Work:
 
 
 def tower_layer(
-    shape: Shape, tiles: int, tokens: int, inside: int, itemsize: int, *, full_map: bool = False
+    shape: Shape,
+    tiles: int,
+    tokens: int,
+    inside: int,
+    itemsize: int,
+    *,
+    full_map: bool = False,
+    lengths: tuple[int, ...] = (),
 ) -> Operators:
     """One layer of the vision tower over `tokens` tokens in each of `tiles` tiles, of which
     `inside` go on to its FFN.
 
-    As `decoder_layer`, but attention is not causal, every product has a bias and the FFN has two.
+    lengths: of what attends to itself inside a tile; () for the whole tile. As `decoder_layer`, but
+    attention is not causal, every product has a bias, and the FFN has two products if not gated.
     """
     vision = shape.vision
     width, inner, all_ = vision.hidden, vision.intermediate, tiles * tokens
@@ -120,14 +130,13 @@ def tower_layer(
 
     separate = linear(width, width).times(3)
     query_key_value = linear(width, 3 * width) if vision.joined else separate
-    name, pairs = "attention map" if full_map else "attention", tokens * tokens
+    name = "attention map" if full_map else "attention"
+    narrow, wide = linear(width, inner, tiles * inside), linear(inner, width, tiles * inside)
     rotary = 2 * width * all_ if vision.rotary else 0
     return {
         "projections": query_key_value + linear(width, width),
-        name: _attention(
-            tiles, vision.heads, width, width, tokens, tokens, pairs, itemsize, full_map=full_map
-        ),
-        "ffn": linear(width, inner, tiles * inside) + linear(inner, width, tiles * inside),
+        name: _inside_tiles(vision, tiles, lengths or (tokens,), itemsize, full_map=full_map),
+        "ffn": narrow.times(2 if vision.gated else 1) + wide,
         "elementwise": elementwise(
             all_ * (5 * width + inner) + 4 * width + rotary,
             all_ * (4 * width + inner) + rotary,
@@ -135,6 +144,27 @@ def tower_layer(
             launches=5 if vision.rotary else 4,
         ),
     }
+
+
+def _inside_tiles(
+    vision: Vision, tiles: int, lengths: tuple[int, ...], itemsize: int, *, full_map: bool
+) -> Work:
+    """Attention of each of `lengths` tokens to themselves, in every tile."""
+    done = Work()
+    for length, number in Counter(lengths).items():
+        one = _attention(
+            tiles,
+            vision.heads,
+            vision.hidden,
+            vision.hidden,
+            length,
+            length,
+            length * length,
+            itemsize,
+            full_map=full_map,
+        )
+        done = done + one.times(number)
+    return done
 
 
 def projector(shape: Shape, patches: int, itemsize: int) -> Operators:

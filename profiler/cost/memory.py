@@ -97,7 +97,9 @@ def _vision(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> It
     for layer, tokens in enumerate(ledger.encoder_tokens):
         states = tiles * tokens * itemsize
         weights, read = at_once * vision.heads, ledger.encoder_rows.get(layer)
-        full = weights * tokens**2 * map_bytes(itemsize) if layer in ledger.encoder_maps else 0
+        longest = max(encoder.lengths(layer), default=tokens)
+        mapped = layer in ledger.encoder_maps
+        full = weights * longest**2 * map_bytes(itemsize) if mapped else 0
         rows = weights * read.rows * read.keys * SCORE_BYTES if read else 0
         feed_forward = states * 3 * (vision.hidden + vision.intermediate)
         yield half + max(feed_forward, states * 7 * vision.hidden + max(full, rows))

@@ -55,7 +55,15 @@ def _vision(
     for layer, tokens in enumerate(ledger.encoder_tokens):
         full_map = layer in ledger.encoder_maps
         inside = ledger.encoder_inside.get(layer, tokens)
-        done = layers.tower_layer(shape, tiles, tokens, inside, itemsize, full_map=full_map)
+        done = layers.tower_layer(
+            shape,
+            tiles,
+            tokens,
+            inside,
+            itemsize,
+            full_map=full_map,
+            lengths=encoder.lengths(layer),
+        )
         yield from _each("vision", "tower", layer, done)
         if read := ledger.encoder_rows.get(layer):
             rows = layers.attention_rows(

@@ -24,6 +24,7 @@ from tpprof.methods import (
     View,
     top,
 )
+from tpprof.methods.contract.arrangement import Arrangement
 from tpprof.methods.contract.view import Notes
 from tpprof.methods.engine.verify import DecisionError
 from tpprof.profiler import cost
@@ -99,8 +100,7 @@ def test_random_numbers_that_are_written_to_stay_what_they_are() -> None:
         Entering(2),
         request,
         torch.zeros(1, 4, 8),
-        0,
-        4,
+        Arrangement(0, 4),
         original=torch.arange(4)[None],
         notes=Notes(drawn={}),
         norm=lambda states: states,

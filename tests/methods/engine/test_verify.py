@@ -12,6 +12,7 @@ from micro_models import load
 
 import tpprof
 from tpprof.methods import Entering, Keep, Leaving, Method, Plan, Request, Stage, View, parse
+from tpprof.methods.contract.arrangement import Arrangement
 from tpprof.methods.contract.containment import location
 from tpprof.methods.contract.view import Notes
 from tpprof.methods.engine.run import run
@@ -124,9 +125,8 @@ def test_recycled_duplicates_stay_what_they_are() -> None:
     states = torch.full((1, 12, 8), 0.25)
     request = tpprof.inputs(load("llava"), text_tokens=(4, 3)).request
     original = torch.arange(12)[None]
-    view = View(
-        Leaving(2), request, states, 0, 12, original=original, notes=Notes(), norm=lambda x: x
-    )
+    whole = Arrangement(0, 12)
+    view = View(Leaving(2), request, states, whole, original, Notes(), norm=lambda x: x)
     stay, pool, ranks = torch.arange(3)[None], torch.arange(3, 12)[None], torch.arange(9)[None]
     keep = _recycle(view, stay, pool, ranks, 3)
     assert keep.features is not None
