@@ -11,10 +11,10 @@ from ..methods.contract.policies import Policy, check_policy
 from ..methods.engine.decoder import Inputs
 from ..methods.engine.run import Trace, run
 from ..reports.record.spec import Workload, part_of
+from .models.checkpoint.rotary import require_stateless
 from .models.forks import require_own_code
 from .models.load import load
 from .models.model import Model
-from .models.rotary import require_stateless
 from .run.comparison import compare
 from .run.hidden_state import left_as_found
 from .workload import Preparation

@@ -5,20 +5,21 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..methods.contract.errors import InputError, first_line
-from ..methods.contract.plan_checks import resized_for
+from ..methods.contract.plan_checks import Sizes, resized_for
 from ..methods.contract.request import Request, Size
 from ..reports.record.schema import Preprocessing
 from ..reports.record.spec import OptionError, Workload
 from ..reports.sanitize import quoted
 from .models.geometry import request
-from .models.pictures import SAMPLE_SIZE, load_picture, picture_size
+from .models.pictures import SAMPLE_SIZE, RequestPicture, load_picture, picture_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from PIL import Image
     from torch import Tensor
@@ -35,18 +36,23 @@ class WorkloadError(InputError):
     """A workload that does not exist or does not fit the model."""
 
 
-def require_picture(workload: Workload) -> None:
-    """Raises OptionError for a picture file that is not there."""
-    if workload.image is not None and not Path(workload.image).is_file():
-        wrong = "is a folder" if Path(workload.image).is_dir() else "no such file"
-        raise OptionError("image", f"{quoted(workload.image, 300)}: {wrong}")
+def require_files(workload: Workload) -> None:
+    """Raises OptionError for a file of the request that is not there."""
+    named: list[tuple[str, str | None]] = [("image", file) for file in workload.image]
+    named += [("video", workload.video), ("messages", workload.messages)]
+    for option, file in named:
+        if file is not None and not Path(file).is_file():
+            wrong = "is a folder" if Path(file).is_dir() else "no such file"
+            raise OptionError(option, f"{quoted(file, 300)}: {wrong}")
 
 
 class Preparation:
     """Prepares the same request again and again, as a server does with each one it gets.
 
-    Calling it decodes nothing: the picture is in memory. It runs the image processor, on the host
-    or on the model's device, and the tokenizer, and assembles the tensors.
+    Calling it decodes nothing: pictures are in memory. It runs the image processor, on the host or
+    on the model's device, and the tokenizer, and assembles the tensors.
+
+    pictures: those of the prompt, or the frames of its video; none of synthetic features.
     """
 
     def __init__(self, model: Model, workload: Workload, seed: int = 0) -> None:
@@ -55,10 +61,10 @@ class Preparation:
         self.model = model
         self.workload = workload
         self.seed = seed
-        require_picture(workload)
+        require_files(workload)
         self._require_companions()
-        self.picture = None if workload.visual_tokens else load_picture(workload)
-        self.size: Size | None = None  # to which a method has the picture resized
+        self.pictures = _pictures(workload)
+        self.sizes: Sizes | None = None  # to which a method has the pictures resized
         self.pixels: Callable[[list[Image.Image]], dict[str, Tensor]] = model.pixels
         self.preprocessing: Preprocessing | None = None
         self.request = self._request()
@@ -69,71 +75,88 @@ class Preparation:
     def __call__(self) -> Inputs:
         """One request's tensors, on the host; synthetic features, and pixels that were made there,
         are where the model is."""
-        before, after = self.text or self._tokenize()
-        ids = self._with_placeholders(before, after)
+        ids = self._with_placeholders(self.text or self._tokenize())
         if self.features is not None:
             return self.model.synthetic(self.request, ids, self.features)
-        pixels = self.pixels([self._shown() for _ in range(self.workload.batch_size)])
+        pixels = self._pixels(self._shown() * self.workload.batch_size)
         return self.model.assemble(pixels, ids, self.request, self.workload.layout)
 
     def longer(self, more: int) -> Preparation:
         """The same request with `more` text tokens at its end, repeated from its text."""
-        before, after = self.text or self._tokenize()
-        again = itertools.islice(itertools.cycle(after or before), more)
+        *others, after = self.text or self._tokenize()
+        again = itertools.islice(itertools.cycle(after or others[0]), more)
         longer = copy.copy(self)
-        longer.text = before, [*after, *again]
-        longer.request = dataclasses.replace(self.request, after=len(longer.text[1]))
+        longer.text = [*others, [*after, *again]]
+        longer.request = dataclasses.replace(self.request, after=len(longer.text[-1]))
         return longer
 
     def request_for(self, method: Method) -> Request:
-        """The request as it is planned for `method`, which may have the picture resized. Raises
+        """The request as it is planned for `method`, which may have the pictures resized. Raises
         as `plan_checks.resized_for`."""
         return self._planned_for(method)[1]
 
     def resized(self, method: Method) -> Preparation:
-        """The preparation of the request that `method` is given: where it has the picture resized,
+        """The preparation of the request that `method` is given: where it has the pictures resized,
         that is done each time, for each sample, before the image processor; else this one.
 
         Raises BudgetError or UnsupportedError where the method cannot meet its budget, and
         WorkloadError where the image processor gives another number of tokens than was planned.
         """
-        size, request = self._planned_for(method)
-        if self.picture is None or size == self.picture.size:
+        sizes, request = self._planned_for(method)
+        if not self.pictures or sizes == self.whole_sizes:
             return self
         smaller = copy.copy(self)
-        smaller.size, smaller.request = size, request
+        smaller.sizes, smaller.request = sizes, request
         smaller._process()
         return smaller
 
     @property
+    def whole_sizes(self) -> Sizes:
+        """Height and width in pixels of each picture of the prompt; of a video, of its frames."""
+        sizes = tuple(picture.size for picture in self.pictures)
+        return sizes[:1] if self.workload.is_video else sizes
+
+    @property
     def note(self) -> str:
-        """What a method does to the picture; "" for nothing."""
-        return resizing(self.picture.size, self.size) if self.picture and self.size else ""
+        """What a method does to the pictures; "" for nothing."""
+        return resizing(self.whole_sizes[0], self.sizes[0]) if self.sizes else ""
 
-    def _planned_for(self, method: Method) -> tuple[Size, Request]:
-        if self.picture is None:
-            return SAMPLE_SIZE, self.request
-        planned = by_size(
-            self.model.shape, self.workload, before=self.request.before, after=self.request.after
-        )
-        return resized_for(method, self.picture.size, planned)
+    def _planned_for(self, method: Method) -> tuple[Sizes, Request]:
+        if not self.pictures:
+            return (), self.request
+        *before, after = (len(ids) for ids in self.text or self._tokenize())
+        planned = by_size(self.model.shape, self.workload, texts=(*before, after))
+        return resized_for(method, self.whole_sizes, planned)
 
-    def _shown(self) -> Image.Image:
-        """The picture as the image processor is given it."""
-        assert self.picture is not None
-        if self.size is None:
-            return self.picture.image
+    def _shown(self) -> list[Image.Image]:
+        """The pictures as the image processor is given them."""
+        shown = [picture.image for picture in self.pictures]
+        if self.sizes is None:
+            return shown
         from PIL.Image import Resampling
 
-        return self.picture.image.resize(self.size[::-1], Resampling.BICUBIC)
+        sizes = self.sizes * (len(shown) if self.workload.is_video else 1)
+        return [
+            image.resize(size[::-1], Resampling.BICUBIC)
+            for image, size in zip(shown, sizes, strict=True)
+        ]
+
+    def _pixels(self, images: list[Image.Image]) -> dict[str, Tensor]:
+        """What the model is given of pictures, or of the frames of one video after another."""
+        if not self.workload.is_video:
+            return self.pixels(images)
+        count = len(self.pictures)
+        starts = range(0, len(images), count)
+        return self.model.video_pixels([images[first : first + count] for first in starts])
 
     def _require_companions(self) -> None:
         """See that the model has what this request needs of it."""
         model, workload = self.model, self.workload
-        if workload.prompt is not None and model.tokenizer is None and not model.missing:
+        asked = "prompt" if workload.prompt is not None else "messages"
+        if getattr(workload, asked) is not None and model.tokenizer is None and not model.missing:
             raise WorkloadError(
                 f"{model.name} has random weights and no tokenizer: "
-                "use --text-tokens BEFORE,AFTER instead of --prompt"
+                f"use --text-tokens BEFORE,AFTER instead of --{asked}"
             )
         if "tokenizer" in model.missing and workload.text_tokens is None:
             raise WorkloadError(
@@ -151,38 +174,38 @@ class Preparation:
         return self.model.tokenizer is None or self.workload.text_tokens is not None
 
     def _request(self) -> Request:
-        workload = self.workload
         if self._random:
-            before, after = workload.text_tokens or SYNTHETIC_TEXT
-        else:
-            before, after = (len(ids) for ids in self._tokenize())
-        return plan_request(self.model.shape, workload, before=before, after=after)
+            return plan_request(self.model.shape, self.workload)
+        texts = tuple(len(ids) for ids in self._tokenize())
+        return plan_request(self.model.shape, self.workload, texts=texts)
 
     def _process(self) -> None:
-        """See that the image processor makes of the picture what was planned, and decide where
+        """See that the image processor makes of the pictures what was planned, and decide where
         pictures are processed."""
-        if self.picture is None:
+        if not self.pictures:
             return
         shown = self._shown()
-        pixels = self.model.pixels([shown])
+        pixels = self._pixels(shown)
         counted = self.model.visual_tokens(pixels, self.workload.layout)
-        if counted != self.request.visual:
+        if sum(counted) != self.request.visual:
+            told = ", ".join(f"{image.width}x{image.height}" for image in shown[:3])
             raise WorkloadError(
-                f"{self.model.name}: {self.request.visual} visual tokens were planned for a "
-                f"picture of {shown.width}x{shown.height}, and its image processor gives "
-                f"{counted}: nothing is measured that was not planned"
+                f"{self.model.name}: {self.request.visual} visual tokens were planned for "
+                f"{_a_picture(len(shown), self.workload)} of {told}, and its image processor gives "
+                f"{sum(counted)}: nothing is measured that was not planned"
             )
-        self._choose(shown, pixels)
+        if not self.workload.is_video:
+            self._choose(shown, pixels)
 
-    def _choose(self, shown: Image.Image, pixels: dict[str, Tensor]) -> None:
-        """Decide where pictures are processed. pixels: what the host makes of the one `shown`."""
+    def _choose(self, shown: list[Image.Image], pixels: dict[str, Tensor]) -> None:
+        """Decide where pictures are processed. pixels: what the host makes of those `shown`."""
         model, where, apart = self.model, "host", None
         processor = model.image_processor
         if self.workload.preprocess == "device":
             from .models.device_pixels import DevicePixels, require_same
 
             self.pixels = on_device = DevicePixels(model)
-            made = on_device([shown])
+            made = on_device(shown)
             apart = require_same(model.name, processor, pixels, made)
             processor, where = on_device.processor, str(model.device)
         self.preprocessing = Preprocessing(
@@ -192,23 +215,30 @@ class Preparation:
             apart=apart,
         )
 
-    def _with_placeholders(self, before: list[int], after: list[int]) -> Tensor:
+    def _with_placeholders(self, texts: Sequence[list[int]]) -> Tensor:
+        """Ids [B, S] of the prompt. texts: those before each span, and behind the last."""
         import torch
 
-        visual = [self.model.image_token] * self.request.visual
-        ids: Tensor = torch.tensor([before + visual + after])
-        return ids.expand(self.workload.batch_size, -1).contiguous()
+        model = self.model
+        visual = model.video_token if self.workload.is_video else model.image_token
+        ids: list[int] = []
+        for text, span in zip(texts, self.request.spans, strict=False):
+            ids += [*text, *[visual] * span.tokens]
+        whole: Tensor = torch.tensor([[*ids, *texts[-1]]])
+        return whole.expand(self.workload.batch_size, -1).contiguous()
 
-    def _random_text(self) -> tuple[list[int], list[int]]:
+    def _random_text(self) -> list[list[int]]:
         import torch
 
         generator = torch.Generator().manual_seed(self.seed)
         token, end = self.model.image_token, self.model.shape.text.vocabulary - 4
         # Below the image's own token, or above it where nothing but special ones lies below.
         low, high = (3, min(token, end)) if token > 3 else (max(3, token + 1), end)
-        count = self.request.before + self.request.after
-        ids = torch.randint(low, high, (count,), generator=generator).tolist()
-        return ids[: self.request.before], ids[self.request.before :]
+        request = self.request
+        lengths = [*(span.before for span in request.spans), request.after]
+        ids = torch.randint(low, high, (sum(lengths),), generator=generator).tolist()
+        ends = list(itertools.accumulate(lengths))
+        return [ids[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
     def _features(self) -> Tensor:
         import torch
@@ -219,34 +249,52 @@ class Preparation:
         features = torch.randn(shape, generator=generator) * scale
         return features.to(self.model.device, self.model.dtype)
 
-    def _tokenize(self) -> tuple[list[int], list[int]]:
-        """Token ids before and after the one image placeholder of the prompt."""
-        tokenizer, placeholder = self.model.tokenizer, self.model.image_token
+    def _tokenize(self) -> list[list[int]]:
+        """Token ids before each span of visual tokens, and behind the last."""
+        workload, tokenizer = self.workload, self.model.tokenizer
+        placeholder = self.model.video_token if workload.is_video else self.model.image_token
+        wanted = 1 if workload.is_video else max(1, len(self.pictures))
         name = str(tokenizer.convert_ids_to_tokens(placeholder))
-        if name in (self.workload.prompt or ""):
+        if name in (workload.prompt or ""):
             raise WorkloadError(
                 f"--prompt itself holds {name}, where the picture goes: leave it out, the chat "
                 "template puts it there"
             )
-        text = self._rendered()
+        text = self._rendered(wanted)
         starts = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
         ids: list[int] = tokenizer(text, add_special_tokens=not starts).input_ids
-        if ids.count(placeholder) != 1:
+        if ids.count(placeholder) != wanted:
+            needed = "one is" if wanted == 1 else f"{wanted} are"
             raise WorkloadError(
                 f"{self.model.name}: its prompt holds {ids.count(placeholder)} image "
-                "placeholders, one is needed; check its chat template"
+                f"placeholders, {needed} needed; check its chat template"
             )
-        index = ids.index(placeholder)
-        return ids[:index], ids[index + 1 :]
+        places = [n for n, token in enumerate(ids) if token == placeholder]
+        starting = [0, *(place + 1 for place in places)]
+        parts = [ids[a:b] for a, b in zip(starting, [*places, len(ids)], strict=True)]
+        if workload.is_video:
+            video = plan_request(self.model.shape, workload, texts=tuple(map(len, parts)))
+            return [parts[0], *self.model.video_text(video), parts[-1]]
+        return parts
 
-    def _rendered(self) -> str:
-        prompt = QUESTION if self.workload.prompt is None else self.workload.prompt
+    def _rendered(self, pictures: int) -> str:
+        """The prompt as text. pictures: placeholders that it must hold."""
+        workload = self.workload
+        prompt = QUESTION if workload.prompt is None else workload.prompt
         if not self.model.chat_template:
-            return f"USER: {self.model.image_text}\n{prompt} ASSISTANT:"
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+            if workload.messages is not None:
+                raise WorkloadError(
+                    f"{self.model.name} has no chat template, which --messages needs: use --prompt"
+                )
+            return "USER: " + f"{self.model.image_text}\n" * pictures + f"{prompt} ASSISTANT:"
+        kind = "video" if workload.is_video else "image"
+        content = [{"type": kind}] * pictures + [{"type": "text", "text": prompt}]
+        messages: Any = [{"role": "user", "content": content}]
+        if workload.messages is not None:
+            messages = _conversation(workload.messages)
         try:
             rendered: str = self.model.tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}],
+                messages,
                 chat_template=self.model.chat_template,
                 tokenize=False,
                 add_generation_prompt=True,
@@ -259,31 +307,83 @@ class Preparation:
         return rendered
 
 
-def plan_request(shape: Any, workload: Workload, *, before: int, after: int) -> Request:
+def _pictures(workload: Workload) -> list[RequestPicture]:
+    """The pictures of a request, or the frames of its video; none of synthetic features."""
+    if workload.visual_tokens:
+        return []
+    if not workload.is_video:
+        return [load_picture(*given) for given in workload.pictures]
+    from .models.videos import USUAL_FRAMES, load_frames
+
+    size = next(iter(workload.image_size), None)
+    frames = load_frames(workload.video, workload.frames or USUAL_FRAMES, size)
+    return [RequestPicture(frame) for frame in frames]
+
+
+def _a_picture(count: int, workload: Workload) -> str:
+    if workload.is_video:
+        return f"a video of {count} frames"
+    return "a picture" if count == 1 else f"{count} pictures"
+
+
+def _conversation(file: str) -> list[dict[str, Any]]:
+    """Messages of a conversation, as chat templates take them; raises WorkloadError."""
+    try:
+        found = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WorkloadError(f"--messages {quoted(file, 300)}: {first_line(error)}") from error
+    listed = isinstance(found, list) and found
+    if not listed or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in found):
+        raise WorkloadError(
+            f"--messages {quoted(file, 300)}: it holds no list of messages with a role and content"
+        )
+    return list(found)
+
+
+def plan_request(shape: Any, workload: Workload, *, texts: Sequence[int] | None = None) -> Request:
     """The lengths of `workload` on a shape, before any picture is processed. Raises OptionError for
-    a picture that is not there."""
-    planned = by_size(shape, workload, before=before, after=after)
-    return planned(request_size(workload))
+    a file that is not there.
+
+    texts: text tokens before each picture and behind the last; None for those of random text.
+    """
+    return by_size(shape, workload, texts=texts)(request_sizes(workload))
 
 
-def request_size(workload: Workload) -> Size:
-    """Height and width in pixels of the picture of a request; raises OptionError for a picture that
-    is not there."""
-    require_picture(workload)
-    return SAMPLE_SIZE if workload.visual_tokens else picture_size(workload)
+def request_sizes(workload: Workload) -> Sizes:
+    """Height and width in pixels of each picture of a request, or of the frames of its video;
+    raises OptionError for a file that is not there."""
+    require_files(workload)
+    if workload.visual_tokens:
+        return (SAMPLE_SIZE,)
+    if workload.is_video:
+        from .models.videos import frame_size
+
+        return (frame_size(workload.video, next(iter(workload.image_size), None)),)
+    return tuple(picture_size(*given) for given in workload.pictures)
 
 
 def by_size(
-    shape: Any, workload: Workload, *, before: int, after: int
-) -> Callable[[Size], Request]:
-    """The request of `workload` on a shape, for a picture of some size."""
+    shape: Any, workload: Workload, *, texts: Sequence[int] | None = None
+) -> Callable[[Sizes], Request]:
+    """The request of `workload` on a shape, for pictures of some sizes. texts: as
+    `plan_request`."""
+    before, *between, after = texts or workload.text_tokens or SYNTHETIC_TEXT
+    frames = 0
+    if workload.is_video:
+        from .models.videos import USUAL_FRAMES
 
-    def planned(size: Size) -> Request:
+        frames = workload.frames or USUAL_FRAMES
+
+    def planned(sizes: Sizes) -> Request:
+        first, *others = sizes
         return request(
             shape,
             before=before,
             after=after,
-            size=size,
+            size=first,
+            more=others,
+            between=between if texts and not frames else None,
+            frames=frames,
             layout=workload.layout,
             visual_tokens=workload.visual_tokens,
             batch=workload.batch_size,

@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .request import Request, Span
+from .request import Request, VisualSpan
 
 if TYPE_CHECKING:
     from torch import Tensor, device
@@ -62,8 +62,14 @@ class Arrangement:
             behind = values.shape[dim] - self.stop
             parts = [values.narrow(dim, 0, self.start), visual]
             return torch.cat([*parts, values.narrow(dim, self.stop, behind)], dim)
-        texts = gathered(values, self.spread.texts, dim)
-        places = torch.cat([after.spread.texts, after.spread.places], 1)
+        return after.woven(gathered(values, self.spread.texts, dim), visual, dim)
+
+    def woven(self, texts: Tensor, visual: Tensor, dim: int = 1) -> Tensor:
+        """Text and visual tokens of several spans in the order of the sequence."""
+        import torch
+
+        assert self.spread is not None
+        places = torch.cat([self.spread.texts, self.spread.places], 1)
         return gathered(torch.cat([texts, visual], dim), places.argsort(1), dim)
 
     def kept(self, index: Tensor) -> Arrangement:
@@ -77,7 +83,7 @@ class Arrangement:
         texts, spans = self.spread.texts, self.spread.spans.gather(1, index)
         behind = _text_spans(self.parted, texts.device).expand_as(texts)
         # Text stands before the visual tokens of its span, the tail behind them all.
-        order = torch.cat([2 * behind, 2 * spans + 1], 1).argsort(1, stable=True)
+        order = torch.cat([2 * behind, 2 * spans + 1], 1).argsort(dim=1, stable=True)
         places = order.argsort(1)
         length = texts.shape[1] + count
         spread = Spread(places[:, texts.shape[1] :], places[:, : texts.shape[1]], spans)
@@ -116,7 +122,9 @@ def _text_spans(parted: tuple[int, ...], where: device) -> Tensor:
 
 
 @functools.lru_cache(maxsize=32)
-def _spread(spans: tuple[Span, ...], after: int, where: device) -> tuple[Tensor, Tensor, Tensor]:
+def _spread(
+    spans: tuple[VisualSpan, ...], after: int, where: device
+) -> tuple[Tensor, Tensor, Tensor]:
     """Places [1, V] and [1, T] of visual and text tokens of a whole prompt, and the spans [1, V] of
     the visual ones."""
     import torch

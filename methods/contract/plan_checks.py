@@ -59,22 +59,31 @@ def plan_for(method: Method, request: Request) -> Plan:
     return plan
 
 
+Sizes = tuple[Size, ...]
+
+
 def resized_for(
-    method: Method, size: Size, request_for: Callable[[Size], Request]
-) -> tuple[Size, Request]:
-    """The size that `method` has a picture of `size` resized to, and the request that it is then
-    given; where there is no picture, nothing is resized.
+    method: Method, sizes: Sizes, request_for: Callable[[Sizes], Request]
+) -> tuple[Sizes, Request]:
+    """The sizes that `method` has pictures of `sizes` resized to, all alike, and the request that
+    it is then given; where there is no picture, nothing is resized.
 
     Raises BudgetError and UnsupportedError as its `resized` does, PlanError for a size that cannot
     be made.
     """
-    whole = request_for(size)
+    whole = request_for(sizes)
     if whole.encoder is None or type(method).resized is Method.resized:
-        return size, whole
-    where = where_defined(type(method).resized)
+        return sizes, whole
+    where, size = where_defined(type(method).resized), sizes[0]
+    if len(set(sizes)) > 1:
+        raise UnsupportedError("it has pictures of one size resized, and these are of several")
+
+    def planned(wanted: Size) -> Request:
+        return request_for((wanted,) * len(sizes))
+
     try:
         with contained():
-            chosen = method.resized(size, request_for)
+            chosen = method.resized(size, planned)
     except (BudgetError, UnsupportedError):
         raise
     except Exception as error:
@@ -83,8 +92,8 @@ def resized_for(
     if fault := _size_fault(chosen, size):
         raise PlanError(f"resizing failed: {fault} ({where})")
     if chosen == size:
-        return size, whole
-    return chosen, replace(request_for(chosen), whole=whole.visual)
+        return sizes, whole
+    return (chosen,) * len(sizes), replace(planned(chosen), whole=whole.visual)
 
 
 def _size_fault(chosen: Any, size: Size) -> str:

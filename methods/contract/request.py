@@ -48,7 +48,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Span:
+class VisualSpan:
     """Visual tokens with no text between them: a picture, a video, or a frame of one. before: the
     text tokens before it."""
 
@@ -139,12 +139,12 @@ class Request:
     breaks: tuple[tuple[int, int], ...] = ()
 
     @property
-    def spans(self) -> tuple[Span, ...]:
+    def spans(self) -> tuple[VisualSpan, ...]:
         """The pictures of the prompt, or what text parts, one behind another."""
         starts = [(0, self.before), *self.breaks]
         ends = [*(first for first, _ in self.breaks), len(self.segments)]
         return tuple(
-            Span(text, self.segments[first:end])
+            VisualSpan(text, self.segments[first:end])
             for (first, text), end in zip(starts, ends, strict=True)
         )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .arrangement import Arrangement
 from .plan import Site, Tower
-from .request import Request, Segment, Span
+from .request import Request, Segment, VisualSpan
 
 if TYPE_CHECKING:
     from torch import Tensor, device
@@ -220,7 +220,7 @@ class View:
         """A column of the grid at the origins of the tokens."""
         spans = self.request.spans
         if isinstance(self.site, Tower):
-            spans = (Span(0, _tile(self.request)),)
+            spans = (VisualSpan(0, _tile(self.request)),)
         grid = _grid(spans, self.hidden.device)[which]
         found: Tensor = grid[self.original.clamp_min(0)]
         return found.masked_fill(self.original < 0, -1)
@@ -235,7 +235,7 @@ def _tile(request: Request) -> tuple[Segment, ...]:
 
 
 @functools.lru_cache(maxsize=32)
-def _grid(spans: tuple[Span, ...], where: device) -> Tensor:
+def _grid(spans: tuple[VisualSpan, ...], where: device) -> Tensor:
     """int64 [6, V]: segment, row, column of each visual token, 1 for a newline, span and frame."""
     import torch
 

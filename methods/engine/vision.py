@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..contract.arrangement import Arrangement, arranged, gathered
+from ..contract.arrangement import Arrangement, arranged
 from ..contract.containment import where_defined
 from ..contract.plan import Stage, Tower
 from ..contract.plan_checks import undroppable
@@ -223,13 +223,10 @@ def embed(context: Context) -> TokenSequence:
 def _placed(context: Context, features: Tensor) -> tuple[Arrangement, Tensor]:
     """The embedded prompt with `features` [B, n, d] in the place of its pictures."""
     decoder, request, ids = context.decoder, context.inputs.request, context.inputs["input_ids"]
-    whole = arranged(request, *ids.shape[:1], ids.device)
+    whole = arranged(request, ids.shape[0], ids.device)
     if whole.spread is not None:
         texts = decoder.embed(ids.gather(1, whole.spread.texts))
-        places = torch.cat([whole.spread.texts, whole.spread.places], 1)
-        return whole, gathered(
-            torch.cat([texts, features.to(texts.dtype)], 1), places.argsort(1), 1
-        )
+        return whole, whole.woven(texts, features.to(texts.dtype))
     before = decoder.embed(ids[:, : whole.start])
     after = decoder.embed(ids[:, whole.stop :])
     hidden = torch.cat([before, features.to(before.dtype), after], 1)

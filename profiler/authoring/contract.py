@@ -90,7 +90,7 @@ def _findings(method: Method, cases: Sequence[tuple[str, Layout]]) -> Iterator[F
         name = case_name(architecture, layout)
         if architecture not in loaded:
             loaded[architecture] = micro_model(architecture)
-        workload = Workload(image_size=SIZE, new_tokens=NEW_TOKENS, layout=layout)
+        workload = Workload(image_size=(SIZE,), new_tokens=NEW_TOKENS, layout=layout)
         case = _Case(_affordable(method), loaded[architecture], workload)
         try:
             case.plan(case.inputs())

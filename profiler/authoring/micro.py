@@ -8,7 +8,7 @@ from ...methods import BudgetError, InputError, Method, Plan, Request, with_keep
 from ...methods.contract.plan_checks import plan_for, resized_for
 from ...reports.record.spec import Layout, Workload
 from ..models.registry import known_architectures
-from ..workload import SYNTHETIC_TEXT, by_size
+from ..workload import by_size
 
 if TYPE_CHECKING:
     from ..models.model import Model
@@ -52,14 +52,9 @@ def _affords(method: Method) -> bool:
 
 def planned_on(method: Method, architecture: str, layout: Layout) -> tuple[Plan, Request]:
     """The plan of a method, and the request that it is given; raises as `plan_for`."""
-    before, after = SYNTHETIC_TEXT
-    by_picture = by_size(
-        known_architectures()[architecture].micro(),
-        Workload(layout=layout),
-        before=before,
-        after=after,
-    )
-    _, request = resized_for(method, SIZE, by_picture)
+    shape = known_architectures()[architecture].micro()
+    by_picture = by_size(shape, Workload(layout=layout))
+    _, request = resized_for(method, (SIZE,), by_picture)
     return plan_for(method, request), request
 
 

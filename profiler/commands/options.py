@@ -227,7 +227,7 @@ def _keyword_only(name: str, kind: Any, info: Any, default: Any) -> inspect.Para
 
 
 def _metavar(option: OptionField) -> str:
-    fixed = {"size": "HxW", "pair": "N,N", "list": "A,B", "share": "SHARE"}.get(option.form)
+    fixed = {"sizes": "HxW,...", "pair": "N,N", "list": "A,B", "share": "SHARE"}.get(option.form)
     return fixed or {int: "INTEGER", float: "NUMBER"}.get(_plain(option.type), "TEXT")
 
 
@@ -235,7 +235,9 @@ def _text(option: OptionField, value: Any) -> str:
     """A value as it is typed."""
     if option.form == "share":
         return f"{value * 100:g}%"
-    joint = {"size": "x", "pair": ",", "list": ","}.get(option.form)
+    if option.form == "sizes":
+        return ",".join("x".join(map(str, size)) for size in value)
+    joint = {"pair": ",", "list": ","}.get(option.form)
     return joint.join(map(str, value)) if joint else str(value)
 
 
@@ -250,16 +252,20 @@ def parse(option: OptionField, text: Any) -> Any:
         return tuple(part.strip() for part in text.split(","))
     if option.form == "share":
         return share(option.keyword, text)
-    if option.form in ("size", "pair"):
-        separator, wanted = {
-            "size": ("x", "HEIGHTxWIDTH, as 672x672"),
-            "pair": (",", "BEFORE,AFTER, as 35,25"),
-        }[option.form]
-        parts = text.split(separator)
-        if len(parts) != 2 or not all(map(is_count, parts)):
-            raise OptionError(option.keyword, f"{quoted(text)} is not {wanted}")
-        return tuple(map(int, parts))
+    if option.form == "sizes":
+        wanted = "HEIGHTxWIDTH, as 672x672"
+        return tuple(_two(option, part.strip(), "x", wanted) for part in text.split(","))
+    if option.form == "pair":
+        return _two(option, text, ",", "BEFORE,AFTER, as 35,25")
     return _number(option.keyword, text, _plain(option.type))
+
+
+def _two(option: OptionField, text: str, separator: str, wanted: str) -> tuple[int, int]:
+    """Two whole numbers; raises OptionError."""
+    parts = text.split(separator)
+    if len(parts) != 2 or not all(map(is_count, parts)):
+        raise OptionError(option.keyword, f"{quoted(text)} is not {wanted}")
+    return int(parts[0]), int(parts[1])
 
 
 def _number(keyword: str, text: str, kind: Any) -> Any:

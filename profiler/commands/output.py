@@ -144,7 +144,8 @@ def files_of(records: Iterable[Path]) -> list[Path]:
 def read_by(subject: Subject) -> list[Path]:
     """The files and folders that running a subject reads."""
     plugins = [Path(name) for name in subject.cells.plugin if name.endswith(".py")]
-    named = [subject.model.name, subject.workload.image]
+    workload = subject.workload
+    named = [subject.model.name, *workload.image, workload.video, workload.messages]
     return [*plugins, *(Path(name) for name in named if name and os.path.exists(name))]
 
 

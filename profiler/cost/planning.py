@@ -24,7 +24,7 @@ from ..models.geometry import positions
 from ..models.pictures import load_picture
 from ..models.registry import known_shapes
 from ..models.shapes import Shape
-from ..workload import SYNTHETIC_TEXT, by_size, request_size, resizing
+from ..workload import by_size, request_sizes, resizing
 from . import memory
 from .conventions import Convention, Counting
 
@@ -140,11 +140,11 @@ class Planner:
             raise InputError(f"--attention {attention}: a plan takes one policy, rows or another")
         self.policy: Policy = check_policy(attention)
         self.shape = _shape(model, pictures=workload.visual_tokens is None)
-        before, after = workload.text_tokens or SYNTHETIC_TEXT
-        self.size = request_size(workload)
-        self.by_size = functools.cache(by_size(self.shape, workload, before=before, after=after))
-        self.request = self.by_size(self.size)
-        self.picture = load_picture(workload) if workload.image is not None else None
+        self.sizes = request_sizes(workload)
+        self.by_size = functools.cache(by_size(self.shape, workload))
+        self.request = self.by_size(self.sizes)
+        files = workload.pictures if workload.image else ()
+        self.pictures = [load_picture(*given) for given in files]
         self.dtype, self.itemsize = dtype, ITEMSIZES[dtype]
         self.peaks, self.conventions = peaks, conventions
         whole = parse("vanilla").plan(self.request)
@@ -154,7 +154,7 @@ class Planner:
     @property
     def warnings(self) -> list[str]:
         """What a run of this request would say above its table."""
-        notes = self.picture.notes if self.picture else ()
+        notes = [note for picture in self.pictures for note in picture.notes]
         used, most = positions(self.shape, self.request), self.shape.text.positions
         return [f"picture {note}." for note in notes] + past_positions(used, most, self.shape.name)
 
@@ -205,7 +205,7 @@ class Planner:
         """
         name = format_spec(method)
         try:
-            size, request = resized_for(method, self.size, self.by_size)
+            sizes, request = resized_for(method, self.sizes, self.by_size)
             schedule = plan_for(method, request)
         except InputError as error:
             raise type(error)(f"{name}: {error}") from error
@@ -215,7 +215,7 @@ class Planner:
             return Planned(name, note=str(error))
         own, full = self._cost(request, schedule, ledger), self.vanilla
         flops, prefill = own.flops, own.prefill
-        changed = resizing(self.size, size) if request.whole is not None else ""
+        changed = resizing(self.sizes[0], sizes[0]) if request.whole is not None else ""
         counting = Counting(self.shape, request, ledger, own.items, _budget(method, request))
         return Planned(
             method=name,

@@ -24,7 +24,7 @@ from ...reports.record.spec_files import rooted
 from ..models.errors import ModelError
 from ..models.registry import known_shapes
 from ..subprocesses import ask, python
-from ..workload import SYNTHETIC_TEXT, by_size, request_size
+from ..workload import by_size, request_sizes
 from .probe import answering
 
 AGAIN = 3
@@ -125,11 +125,10 @@ def _look(subject: Subject) -> None:
     shape, workload = known_shapes().get(subject.model.name or ""), subject.workload
     if shape is None:  # a checkpoint is not read for it
         return
-    before, after = workload.text_tokens or SYNTHETIC_TEXT
-    planned, size = by_size(shape, workload, before=before, after=after), request_size(workload)
+    planned, sizes = by_size(shape, workload), request_sizes(workload)
     for method in methods:
         try:
-            plan_for(method, resized_for(method, size, planned)[1])
+            plan_for(method, resized_for(method, sizes, planned)[1])
         except InputError as error:
             raise type(error)(f"{format_spec(method)}: {error}") from error
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...methods.contract.request import Encoder, Segment, Size
+from ...methods.contract.request import Encoder, Segment, Size, VisualSpan
 from ...reports.record.kept import Region
 from ...reports.record.spec import Layout
 from .errors import ModelError
-from .shapes import Shape, Text
+from .shapes import Shape, ShapeError, Text
 
 if TYPE_CHECKING:
     from .model import Model
@@ -23,6 +23,7 @@ class Architecture(ABC):
     image_token_key: where the config names the placeholder of a visual token.
     layouts: how its visual tokens can be laid out.
     compactable: whether positions can be numbered anew behind a pruning; not those of M-RoPE.
+    between: text tokens that its chat template puts between pictures.
     flat_config: whether older files hold the keys of the text model beside the sections.
     """
 
@@ -33,6 +34,7 @@ class Architecture(ABC):
     image_token_key: ClassVar[str] = "image_token_id"
     layouts: ClassVar[tuple[Layout, ...]] = ("flat",)
     compactable: ClassVar[bool] = True
+    between: ClassVar[int] = 1
     flat_config: ClassVar[bool] = False
 
     def __repr__(self) -> str:
@@ -56,12 +58,26 @@ class Architecture(ABC):
         ModelError for what is not understood."""
 
     @abstractmethod
-    def segments(self, shape: Shape, size: Size, layout: Layout) -> tuple[Segment, ...]:
-        """The rectangles of visual tokens that a picture of `size` in pixels becomes."""
+    def segments(
+        self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
+    ) -> tuple[Segment, ...]:
+        """The rectangles of visual tokens that a picture of `size` in pixels becomes. several:
+        whether it is one of several in the prompt."""
 
     @abstractmethod
-    def encoder(self, shape: Shape, size: Size, layout: Layout) -> Encoder:
+    def encoder(
+        self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
+    ) -> Encoder:
         """The vision tower at work on a picture of `size` in pixels."""
+
+    def video(self, shape: Shape, frames: int, size: Size) -> tuple[VisualSpan, ...]:
+        """The spans of a video of `frames` frames of `size` in pixels, each frame a segment; the
+        first has no text before it. Raises ShapeError where the architecture takes no video."""
+        raise ShapeError(f"{shape.name} takes no video; give pictures (--image)")
+
+    def video_encoder(self, shape: Shape, frames: int, size: Size) -> Encoder:
+        """The vision tower at work on a video."""
+        raise ShapeError(f"{shape.name} takes no video; give pictures (--image)")
 
     def positions(self, segments: tuple[Segment, ...]) -> int:
         """How many positions the visual tokens of a picture take."""

@@ -11,7 +11,7 @@ from .architecture import Architecture
 from .checkpoint.decoders import DECODERS, DecoderKind
 from .checkpoint.keys import require_known_keys
 from .checkpoint.reader import MOST, Reader
-from .rotary import require_stateless_config
+from .checkpoint.rotary import require_stateless_config
 from .shapes import Shape, Text
 
 NEUTRAL = {"embedding_multiplier": 1.0, "use_bidirectional_attention": False}

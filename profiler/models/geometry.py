@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ...methods.contract.request import Request, Segment, Size
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ...methods.contract.request import Encoder, Request, Segment, Size, VisualSpan
 from ...reports.record.spec import Layout
 from .shapes import Shape
 
@@ -19,21 +22,50 @@ def request(
     before: int,
     after: int,
     size: Size,
+    more: Sequence[Size] = (),
+    between: Sequence[int] | None = None,
+    frames: int = 0,
     layout: Layout = "flat",
     visual_tokens: int | None = None,
     batch: int = 1,
     new_tokens: int = 2,
 ) -> Request:
-    """The lengths of a request; `visual_tokens` synthetic features skip the vision tower."""
-    synthetic, architecture = visual_tokens is not None, shape.architecture
-    pictured = rectangle(visual_tokens) if visual_tokens else ()
+    """The lengths of a request.
+
+    size: of the picture, height and width in pixels; more: of those that follow it. between: text
+    tokens before each of these, None for as many as the architecture's template puts there. frames:
+    of a video in the place of pictures, each of `size`. visual_tokens: synthetic features, which
+    skip the vision tower.
+    """
+    architecture, breaks = shape.architecture, tuple[tuple[int, int], ...]()
+    tower: Encoder | None = None
+    if visual_tokens is not None:
+        pictured = rectangle(visual_tokens)
+    elif frames:
+        spans = architecture.video(shape, frames, size)
+        pictured, breaks = _joined(spans)
+        tower = architecture.video_encoder(shape, frames, size)
+    else:
+        texts = [architecture.between] * len(more) if between is None else between
+        sizes = zip([0, *texts], [size, *more], strict=True)
+        several = bool(more)
+        pictured, breaks = _joined(
+            [
+                VisualSpan(text, architecture.segments(shape, one, layout, several=several))
+                for text, one in sizes
+            ]
+        )
+        towers = [
+            architecture.encoder(shape, one, layout, several=several) for one in (size, *more)
+        ]
+        tower = towers[0] if len(towers) == 1 else side_by_side(towers)
     return Request(
         layers=shape.text.layers,
         hidden=shape.text.hidden,
         before=before,
         after=after,
-        segments=pictured or architecture.segments(shape, size, layout),
-        encoder=None if synthetic else architecture.encoder(shape, size, layout),
+        segments=pictured,
+        encoder=tower,
         merger=shape.vision.merge**2,
         batch=batch,
         new_tokens=new_tokens,
@@ -41,6 +73,7 @@ def request(
         kv_heads=shape.text.kv_heads,
         head_dim=shape.text.head_dim,
         compactable=architecture.compactable,
+        breaks=breaks,
     )
 
 
@@ -48,5 +81,33 @@ def positions(shape: Shape, request: Request) -> int:
     """How many positions a request takes, its last new token's included."""
     taken = request.visual
     if request.encoder is not None:
-        taken = shape.architecture.positions(request.segments)
-    return request.before + taken + request.after + request.new_tokens - 1
+        taken = sum(shape.architecture.positions(span.segments) for span in request.spans)
+    return request.text + taken + request.new_tokens - 1
+
+
+def _joined(
+    spans: Sequence[VisualSpan],
+) -> tuple[tuple[Segment, ...], tuple[tuple[int, int], ...]]:
+    """Segments and breaks of a request from its spans; see Request."""
+    segments, breaks = list(spans[0].segments), []
+    for span in spans[1:]:
+        breaks.append((len(segments), span.before))
+        segments += span.segments
+    return tuple(segments), tuple(breaks)
+
+
+def side_by_side(towers: Sequence[Encoder]) -> Encoder:
+    """The vision tower at work on several pictures: as many tiles, or where these are unlike, one
+    of several sequences. Nothing is merged there."""
+    first = replace(towers[0], mergeable=False, crops=(0, 0))
+    if len({(tower.patches, tower.windows) for tower in towers}) == 1:
+        return replace(first, tiles=sum(tower.tiles for tower in towers))
+    apart = [tower for tower in towers for _ in range(tower.tiles)]
+    sequences = tuple(length for one in apart for length in one.sequences or (one.patches,))
+    return replace(
+        first,
+        tiles=1,
+        patches=sum(tower.patches for tower in apart),
+        sequences=sequences,
+        windows=tuple(length for tower in apart for length in tower.windows),
+    )

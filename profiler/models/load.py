@@ -25,6 +25,7 @@ from .checkpoint.files import (
     weight_files,
     wrong_size,
 )
+from .checkpoint.rotary import require_stateless_file
 from .configs import from_config
 from .device_memory import no_room, require_weights_fit
 from .device_pixels import device_processor, require_torchvision
@@ -32,7 +33,6 @@ from .errors import ModelError
 from .model import Model
 from .processors import companions, default_processor, image_processor, transformers_class
 from .registry import by_model_type, known_shapes
-from .rotary import require_stateless_file
 from .shapes import Shape
 
 WEIGHTS = (".safetensors", ".bin")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...methods.contract.request import Request
 from ...reports.record.spec import Layout
-from .shapes import Shape
+from .shapes import Shape, ShapeError
 
 if TYPE_CHECKING:
     import torch
@@ -87,6 +87,11 @@ class Model(ABC):
         return int(getattr(self.module.config, self.shape.architecture.image_token_key))
 
     @property
+    def video_token(self) -> int:
+        """The id of the placeholder that stands for a visual token of a video."""
+        return int(self.module.config.video_token_id)
+
+    @property
     def image_text(self) -> str:
         """What a prompt holds where the picture belongs, if the chat template does not say."""
         return "<image>"
@@ -115,9 +120,17 @@ class Model(ABC):
         """What the image processor makes of `images`, under transformers' names, on the host."""
         return dict(self.image_processor(images=images, return_tensors="pt"))
 
+    def video_pixels(self, videos: list[list[Image.Image]]) -> dict[str, Tensor]:
+        """What the model is given of the frames of `videos`, as `pixels` says of pictures."""
+        raise ShapeError(f"{self.name} takes no video; give pictures (--image)")
+
+    def video_text(self, request: Request) -> list[list[int]]:
+        """Token ids between the frames of a video, one list for each break of the request."""
+        return [[] for _ in request.breaks]
+
     @abstractmethod
-    def visual_tokens(self, pixels: dict[str, Tensor], layout: Layout) -> int:
-        """How many visual tokens the first of the processed pictures really gives."""
+    def visual_tokens(self, pixels: dict[str, Tensor], layout: Layout) -> list[int]:
+        """How many visual tokens each of the processed pictures really gives."""
 
     @abstractmethod
     def assemble(

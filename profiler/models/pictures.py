@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...methods.contract.errors import InputError
-from ...reports.record.spec import Workload
+from ...methods.contract.request import Size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,26 +44,28 @@ class RequestPicture:
         return self.image.height, self.image.width
 
 
-def picture_size(workload: Workload) -> tuple[int, int]:
-    """Height and width in pixels of the picture that the model is given; only the head of a file
-    is read. Raises PictureError."""
-    if workload.image_size is not None:
-        return _possible(workload.image_size)
-    if workload.image is None:
+def picture_size(file: str | None, size: Size | None) -> Size:
+    """Height and width in pixels of a picture as the model is given it; only the head of a file is
+    read. file: None for the sample; size: to which it is resized, None for its own. Raises
+    PictureError."""
+    if size is not None:
+        return _possible(size)
+    if file is None:
         return SAMPLE_SIZE
-    with _opened(Path(workload.image)) as picture:
+    with _opened(Path(file)) as picture:
         # PIL itself gives the size of a TIFF as it stands upright.
         turned = picture.getexif().get(ORIENTATION) in SIDEWAYS and picture.format != "TIFF"
         width, height = picture.size[::-1] if turned else picture.size
     return _possible((height, width))
 
 
-def load_picture(workload: Workload) -> RequestPicture:
-    """The picture of a request; raises PictureError for a file that is none."""
+def load_picture(file: str | None, wanted: Size | None) -> RequestPicture:
+    """A picture of a request, as `picture_size` takes it; raises PictureError for a file that is
+    none."""
     from PIL import Image, ImageOps
 
-    path = Path(workload.image) if workload.image else sample_picture()
-    size, notes = picture_size(workload), list[str]()
+    path = Path(file) if file else sample_picture()
+    size, notes = picture_size(file, wanted), list[str]()
     with _opened(path) as picture:
         frames = getattr(picture, "n_frames", 1)
         if frames > 1:
@@ -82,7 +84,7 @@ def load_picture(workload: Workload) -> RequestPicture:
         shape = ", its aspect ratio changed" if distorted else ""
         notes.append(f"resized from {before} to {size[1]}x{size[0]} (width x height){shape}")
         image = image.resize(size[::-1], Image.Resampling.BICUBIC)
-    shown = notes if workload.image else []  # the sample photograph is nobody's
+    shown = notes if file else []  # the sample photograph is nobody's
     return RequestPicture(image, tuple(f"{path.name}: {note}" for note in shown))
 
 

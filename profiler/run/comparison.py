@@ -20,10 +20,10 @@ from ...reports.sanitize import say
 from .. import cost
 from ..machine import calibration, doctor
 from ..machine.environment import describe_environment, own_version
+from ..models.checkpoint.rotary import require_stateless
 from ..models.forks import require_own_code
 from ..models.load import default_name, load, require_device_processor
 from ..models.model import Model
-from ..models.rotary import require_stateless
 from ..workload import Preparation
 from . import rounds
 from .bench import Bench, steady
@@ -205,7 +205,7 @@ class Comparison:
 
     def _record(self, reason: str, command: str) -> schema.Record:
         model, request = self.model, self.prepare.request
-        encoder, shown = request.encoder, self.prepare.picture
+        encoder, shown = request.encoder, self.prepare.pictures
         created = datetime.datetime.now(datetime.timezone.utc)
         environment = describe_environment(model.device)
         environment.warnings = doctor.warnings(environment, broken=doctor.broken_packages())
@@ -238,8 +238,11 @@ class Comparison:
                 tiles=encoder.tiles if encoder else None,
                 patches=encoder.patches if encoder else None,
                 positions=self.prepare().next_position + request.new_tokens - 1,
-                picture=list(shown.size) if shown else None,
-                notes=list(shown.notes) if shown else [],
+                between=request.text - request.before - request.after,
+                pictures=0 if request.frames else len(request.spans),
+                frames=request.frames,
+                picture=[list(size) for size in self.prepare.whole_sizes] or None,
+                notes=[note for picture in shown for note in picture.notes],
                 preprocessing=self.prepare.preprocessing,
             ),
             cells=[cell.saved for cell in self.cells],

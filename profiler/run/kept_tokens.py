@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,9 @@ from ...methods.contract.view import View
 from ...methods.engine.decoder import Inputs
 from ...methods.engine.run import Trace, run
 from ...reports.record.kept import Kept, Picture, Region
-from ...reports.record.spec import Subject, changed
+from ...reports.record.spec import Subject, Workload, changed
 from ...reports.sanitize import say
+from ..models.architecture import whole_picture
 from ..models.load import default_name, load
 from ..workload import Preparation
 
@@ -72,7 +74,7 @@ class TokenViewer:
             raise InputError("attention: one policy is looked at, rows or another")
         self.attention = check_policy(spec.cells.attention[0])
         self.methods = [parse(method, spec.cells.keep) for method in spec.cells.methods]
-        self.workloads = [changed(spec, image=image).workload for image in images]
+        self.workloads = [changed(spec, image=image or ()).workload for image in images]
         model = spec.model
         name = model.name or default_name(model.device, model.dtype)[0]
         self.model = load(name, device=model.device, dtype=model.dtype, seed=model.seed)
@@ -86,13 +88,13 @@ class TokenViewer:
             inputs = prepare().to(self.model.device)
             shown = picture(self.model, prepare)
             if shown is not None:
-                self.pictures[workload.image or ""] = shown
+                self.pictures[_file(workload)] = shown
             for method in self.methods:
                 _require_same_picture(method, prepare)
                 watched = Watched(inner=method)
                 trace = self._trace(inputs, watched)
                 kept = selections(trace, prepare.request.visual, watched.seen)
-                found.append(Seen(format_spec(method), workload.image or "", kept))
+                found.append(Seen(format_spec(method), _file(workload), kept))
         return found
 
     def _trace(self, inputs: Inputs, watched: Watched) -> Trace:
@@ -153,25 +155,65 @@ def selections(
     return entries
 
 
+def _file(workload: Workload) -> str:
+    """The picture of a request, "" for the sample."""
+    return next(iter(workload.image), "")
+
+
 def picture(model: Model, prepare: Preparation) -> Picture | None:
-    """A small copy of the request's picture, and where its tokens lie; None for synthetic ones."""
-    if prepare.picture is None:
+    """A small copy of the request's pictures, of several side by side, and where their tokens lie;
+    None for synthetic ones."""
+    if not prepare.pictures:
         return None
-    copy: Image.Image = prepare.picture.image.copy()
-    copy.thumbnail((LONGEST, LONGEST))
+    columns = math.ceil(len(prepare.pictures) ** 0.5)
+    cell = LONGEST // columns
+    rows = math.ceil(len(prepare.pictures) / columns)
+    copies: list[Image.Image] = [shown.image.copy() for shown in prepare.pictures]
+    for copy in copies:
+        copy.thumbnail((cell, cell))
+    width = copies[0].width if len(copies) == 1 else cell * columns
+    height = copies[0].height if len(copies) == 1 else cell * rows
+    sheet = copies[0].resize((width, height)) if len(copies) == 1 else _sheet(width, height)
+    corners = [(n % columns * cell, n // columns * cell) for n in range(len(copies))]
+    for copy, corner in zip(copies, corners, strict=True):
+        sheet.paste(copy, corner)
     buffer = io.BytesIO()
-    copy.save(buffer, "JPEG", quality=80)
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    return Picture(jpeg=encoded, regions=regions(model.shape, prepare))
+    sheet.save(buffer, "JPEG", quality=80)
+    found = list[Region]()
+    for region, number in _numbered(model.shape, prepare):
+        copy, (x, y) = copies[number], corners[number]
+        region.left = (x + region.left * copy.width) / width
+        region.right = (x + region.right * copy.width) / width
+        region.top = (y + region.top * copy.height) / height
+        region.bottom = (y + region.bottom * copy.height) / height
+        found.append(region)
+    return Picture(jpeg=base64.b64encode(buffer.getvalue()).decode(), regions=found)
 
 
-def regions(shape: Any, prepare: Preparation) -> list[Region]:
-    """What of the picture each run of visual tokens covers, as the image processor cut it."""
-    assert prepare.picture is not None
-    found: list[Region] = shape.architecture.regions(
-        shape, prepare.picture.size, prepare.workload.layout
-    )
-    return found
+def _sheet(width: int, height: int) -> Image.Image:
+    from PIL import Image
+
+    return Image.new("RGB", (width, height), "white")
+
+
+def _numbered(shape: Any, prepare: Preparation) -> Iterator[tuple[Region, int]]:
+    """What each run of visual tokens covers, as the image processor cut it, and of which of the
+    pictures or frames it is."""
+    first, request = 0, prepare.request
+    if request.frames:
+        # A temporal patch of several frames is shown on the first of them.
+        each = len(prepare.pictures) / request.frames
+        for number, segment in enumerate(request.segments):
+            region = whole_picture(segment)
+            region.first = first
+            yield region, int(number * each)
+            first += segment.tokens
+        return
+    for number, (span, shown) in enumerate(zip(request.spans, prepare.pictures, strict=True)):
+        for region in shape.architecture.regions(shape, shown.size, prepare.workload.layout):
+            region.first += first
+            yield region, number
+        first += span.tokens
 
 
 def _by_token(origins: list[int], scores: list[float], visual: int) -> list[float | None]:

@@ -9,7 +9,7 @@ from ...reports.record.spec import Workload
 from ..cost.memory import peak_bytes
 from ..models.device_memory import device_memory
 from ..models.model import Model
-from ..workload import SYNTHETIC_TEXT, plan_request
+from ..workload import plan_request
 
 ERRS_HIGH = 1.3  # times the real peak, at most: how far a plan was seen to be above it
 
@@ -18,8 +18,7 @@ def require_room(model: Model, workload: Workload) -> None:
     """Raises InputError, before anything is allocated, where vanilla's planned peak exceeds all the
     memory of the device by more than the plan may err; of a prompt that is yet to be tokenised, the
     length is not in it."""
-    before, after = workload.text_tokens or SYNTHETIC_TEXT
-    request = plan_request(model.shape, workload, before=before, after=after)
+    request = plan_request(model.shape, workload)
     ledger = planned(parse("vanilla").plan(request), request, "rows")
     needed = peak_bytes(model.shape, request, ledger, model.dtype.itemsize)
     there = device_memory(model.device)

@@ -13,7 +13,7 @@ from ..analysis.run_view import RunView, label
 from ..figures import layers
 from ..record.schema import Cell, Preprocessing, Record
 from ..text.cells import attention_column, method_column
-from ..text.sentences import kernels_by_phase
+from ..text.sentences import kernels_by_phase, lengths
 from ..text.table import Column, Table
 from ..text.table7 import KV
 from ..text.waterfall import PROMISED
@@ -25,13 +25,15 @@ def environment(record: Record) -> list[tuple[str, str]]:
     git, spec = around.git.tpprof, record.spec
     commit = (git.commit or "")[:12] + (", modified" if git.dirty else "")
     rounds = {len({sample.round for sample in cell.samples}) for cell in record.cells}
-    tokens = f"{request.before} + {request.visual} visual + {request.after}"
+    tokens = lengths(request)
     pairs: list[tuple[str, Any]] = [
         ("model", f"{model.name} ({model.architecture}), {model.source}; {model.reason}"),
         ("parameters", f"{model.parameters / 1e6:,.0f} M, {model.layers} layers, {model.dtype}"),
         ("attention kernel", _kernel(record)),
         ("request", f"{tokens} tokens, batch {request.batch}, {request.new_tokens} new tokens"),
-        ("picture", spec.workload.image),
+        ("picture", ", ".join(spec.workload.image) or None),
+        ("video", spec.workload.video),
+        ("conversation", spec.workload.messages),
         ("pictures processed", _preprocessing(request.preprocessing)),
         ("prompt", spec.workload.prompt),
         ("device", around.device),

@@ -76,7 +76,7 @@ class RequestInfo(Struct):
 
     before: Annotated[Count, about("Text tokens before the picture.")]
     visual: Annotated[Count, about("Visual tokens.")]
-    after: Annotated[Count, about("Text tokens after the picture.")]
+    after: Annotated[Count, about("Text tokens after the last picture.")]
     batch: Annotated[int, about("Sequences in the batch.", ge=1)]
     new_tokens: Annotated[int, about("Tokens to generate, the first one from prefill.", ge=1)]
     tiles: Annotated[Count | None, about("Tiles that the vision tower sees, if there is one.")]
@@ -84,8 +84,12 @@ class RequestInfo(Struct):
     positions: Annotated[
         Count | None, about("Positions that the sequence takes, with the new tokens fed back.")
     ] = None
+    between: Annotated[Count, about("Text tokens between pictures, or frames.")] = 0
+    pictures: Annotated[Count, about("Pictures in the prompt; 0 of a video.")] = 1
+    frames: Annotated[Count, about("Frames of the video in the prompt.")] = 0
     picture: Annotated[
-        list[Count] | None, about("Height and width in pixels as the image processor is given it.")
+        list[list[Count]] | None,
+        about("Height and width in pixels of each picture as the image processor is given it."),
     ] = None
     notes: Annotated[list[str], about("What was done to the file on the way.")] = []
     preprocessing: Annotated[

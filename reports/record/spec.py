@@ -25,9 +25,9 @@ Place = Literal["host", "device"]
 Side = Annotated[int, Meta(ge=1, le=2**16)]
 Size = tuple[Side, Side]
 """Height and width in pixels."""
-Form = Literal["plain", "share", "size", "pair", "list", "each"]
-"""How the text of an option is read: as its type says, `2%`, `672x672`, `35,25`, `a,b`, or once
-for each time that it is given."""
+Form = Literal["plain", "share", "sizes", "pair", "list", "each"]
+"""How the text of an option is read: as its type says, `2%`, `672x672,336x504`, `35,25`, `a,b`, or
+once for each time that it is given."""
 SpecT = TypeVar("SpecT", bound="Spec")
 
 
@@ -222,19 +222,44 @@ class ModelSpec(Spec, frozen=True):
     seed: Annotated[int, option("Seed of random weights and text.", ge=0, le=2**32 - 1)] = 0
 
 
+def _several(given: Any) -> Any:
+    """A file or a size as it is given for one picture, as a list of one; None as none."""
+    if given is None:
+        return ()
+    if isinstance(given, str):
+        return (given,)
+    size = isinstance(given, (tuple, list)) and any(type(side) is int for side in given)
+    return (tuple(given),) if size else given
+
+
 class Workload(Spec, frozen=True):
-    """One request, repeated: a picture, a yes/no question, a few greedy tokens."""
+    """One request, repeated: a picture or several or a video, a yes/no question, a few greedy
+    tokens. Of one picture, its file and its size may be given as they are."""
 
     group = "workload"
 
-    image: Annotated[Text | None, option("Picture; default: matplotlib's sample.")] = None
+    image: Annotated[
+        tuple[Text, ...],
+        option("Picture, once for each in the prompt; default: matplotlib's sample.", form="each"),
+    ] = ()
     image_size: Annotated[
-        Size | None,
+        tuple[Size, ...],
         option(
-            "HEIGHTxWIDTH in pixels the picture is resized to; default: its own, and 672x672 for "
-            "the sample.",
-            form="size",
+            "HEIGHTxWIDTH in pixels the picture is resized to, or one for each, by commas; "
+            "default: its own, and 672x672 for the sample.",
+            form="sizes",
         ),
+    ] = ()
+    video: Annotated[
+        Text | None, option("Video whose frames are shown (needs the extra video).")
+    ] = None
+    frames: Annotated[
+        Annotated[int, Meta(ge=1, le=2**16)] | None,
+        option("Frames of the video, evenly spaced; without --video, of a moving sample."),
+    ] = None
+    messages: Annotated[
+        Text | None,
+        option("JSON file of a conversation, for the chat template, instead of a prompt."),
     ] = None
     prompt: Annotated[Question | None, option("Question (needs a tokenizer).")] = None
     text_tokens: Annotated[
@@ -253,15 +278,42 @@ class Workload(Spec, frozen=True):
     batch_size: Annotated[int, option("Equal prompts in one batch.", ge=1, le=2**16)] = 1
 
     def __post_init__(self) -> None:
+        for name in ("image", "image_size"):
+            msgspec.structs.force_setattr(self, name, _several(getattr(self, name)))
         super().__post_init__()
-        if self.prompt is not None and self.text_tokens is not None:
-            raise OptionError("prompt", "and text_tokens exclude each other", "text_tokens")
-        if self.visual_tokens is not None and self.image is not None:
+        texts = [name for name in ("prompt", "messages", "text_tokens") if getattr(self, name)]
+        if len(texts) > 1:
+            raise OptionError(texts[0], f"and {texts[1]} exclude each other", texts[1])
+        if self.visual_tokens is not None and self.image:
             raise OptionError("visual_tokens", "skips the picture: leave image out", "image")
+        for other in ("image", "visual_tokens"):
+            if self.is_video and getattr(self, other):
+                given = "video" if self.video is not None else "frames"
+                raise OptionError(given, f"and {other} exclude each other", other)
+        if self.is_video and len(self.image_size) > 1:
+            raise OptionError("image_size", "has one size for all frames of a video")
+        files, sizes = len(self.image), len(self.image_size)
+        if min(files, sizes) > 1 and files != sizes:
+            raise OptionError(
+                "image_size", f"gives {sizes} sizes, and image {files} pictures", "image"
+            )
         if self.visual_tokens is not None and self.preprocess == "device":
             raise OptionError(
                 "preprocess", "device needs a picture, which visual_tokens skips", "visual_tokens"
             )
+
+    @property
+    def is_video(self) -> bool:
+        """Whether frames of a video are shown, and no pictures."""
+        return self.video is not None or self.frames is not None
+
+    @property
+    def pictures(self) -> tuple[tuple[str | None, Size | None], ...]:
+        """File and size of each picture of the prompt; None for the sample, and for its own."""
+        count = max(1, len(self.image), len(self.image_size))
+        files: tuple[str | None, ...] = self.image or (None,)
+        sizes: tuple[Size | None, ...] = self.image_size or (None,)
+        return tuple((files[n % len(files)], sizes[n % len(sizes)]) for n in range(count))
 
 
 class Cells(Spec, frozen=True):

@@ -82,11 +82,13 @@ def rooted(subject: SubjectT, folder: Path) -> SubjectT:
     def at(name: str) -> str:
         return str((folder / name).resolve())  # the folder may be one that is still to be made
 
-    model, image = subject.model.name, subject.workload.image
+    model, workload = subject.model.name, subject.workload
     return changed(
         subject,
         model=at(model) if model and _is_checkpoint(Path(at(model))) else model,
-        image=at(image) if image else None,
+        image=tuple(map(at, workload.image)),
+        video=at(workload.video) if workload.video else None,
+        messages=at(workload.messages) if workload.messages else None,
         plugin=[at(name) if name.endswith(".py") else name for name in subject.cells.plugin],
     )
 
@@ -98,7 +100,7 @@ def relative(subject: SubjectT, folder: Path) -> SubjectT:
     def moved(name: str) -> str:
         return Path(os.path.relpath(Path(name).resolve(), folder.resolve())).as_posix()
 
-    model, image = subject.model.name, subject.workload.image
+    model, workload = subject.model.name, subject.workload
     files = [name for name in subject.cells.plugin if name.endswith(".py")]
     for name in files:
         if not Path(name).is_file():
@@ -106,7 +108,9 @@ def relative(subject: SubjectT, folder: Path) -> SubjectT:
     return changed(
         subject,
         model=moved(model) if model and _is_checkpoint(Path(model)) else model,
-        image=moved(image) if image else None,
+        image=tuple(map(moved, workload.image)),
+        video=moved(workload.video) if workload.video else None,
+        messages=moved(workload.messages) if workload.messages else None,
         plugin=[moved(name) if name in files else name for name in subject.cells.plugin],
     )
 

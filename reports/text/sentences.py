@@ -9,7 +9,7 @@ from ..analysis.phases import host_bound
 from ..analysis.promise import Bound, bound_of
 from ..analysis.summary import Row, rows
 from ..record.labels import name, ran
-from ..record.schema import Cell, Record
+from ..record.schema import Cell, Record, RequestInfo
 from .cells import over_text
 
 ATTENDING = ("vision", "prefill", "decode")
@@ -39,7 +39,7 @@ def sentences(record: Record, listed: list[Row] | None = None) -> list[str]:
 def header(record: Record) -> list[str]:
     """What was run, on what."""
     model, request, environment = record.model, record.request, record.environment
-    tokens = f"{request.before} + {request.visual} visual + {request.after} tokens"
+    tokens = f"{lengths(request)} tokens"
     state = "" if record.complete else " (interrupted: what was measured so far)"
     return [
         f"{model.name} ({model.reason}), {model.source}, "
@@ -47,6 +47,16 @@ def header(record: Record) -> list[str]:
         f"{environment.device or 'unknown device'}; {tokens}, batch {request.batch}, "
         f"{request.new_tokens} new tokens{state}",
     ]
+
+
+def lengths(request: RequestInfo) -> str:
+    """Text before, visual tokens, text between pictures, text after."""
+    shown = [str(request.before), f"{request.visual} visual"]
+    if request.between:
+        shown.append(f"{request.between} between")
+    several = f" ({request.pictures} pictures)" if request.pictures > 1 else ""
+    several = f" ({request.frames} frames)" if request.frames else several
+    return f"{' + '.join(shown)} + {request.after}{several}"
 
 
 def bounds(record: Record) -> list[str]:

@@ -46,7 +46,7 @@ def saved(image: Image.Image, path: Path) -> str:
 
 def visual_tokens(model: Model, image: Image.Image, layout: Layout) -> int:
     """As the image processor makes them."""
-    return model.visual_tokens(model.pixels([image]), layout)
+    return model.visual_tokens(model.pixels([image]), layout)[0]
 
 
 def scaled(size: Size, longer: int) -> Size:
@@ -56,7 +56,8 @@ def scaled(size: Size, longer: int) -> Size:
 
 
 def request_for(architecture: str, layout: Layout = "flat") -> Callable[[Size], Request]:
-    return by_size(MICRO[architecture], Workload(layout=layout), before=35, after=25)
+    planned = by_size(MICRO[architecture], Workload(layout=layout))
+    return lambda size: planned((size,))
 
 
 @each_case
@@ -223,7 +224,8 @@ def test_a_plugin_that_resizes_wrongly_is_told_where(answer: Any, why: str) -> N
     method: Method = Wrong()
     object.__setattr__(method, "answer", answer)
     with pytest.raises(PlanError, match=why) as told:
-        resized_for(method, (168, 168), request_for("qwen2-vl"))
+        planned = request_for("qwen2-vl")
+        resized_for(method, ((168, 168),), lambda sizes: planned(sizes[0]))
     assert isinstance(told.value, InputError)
     assert "test_downsample.py" in str(told.value)
     assert "\n" not in str(told.value)

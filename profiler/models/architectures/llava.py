@@ -92,10 +92,14 @@ class Llava(Architecture):
         bias = bool(given.multimodal_projector_bias)
         return self.shape(name, text, clip_from(name, given), bias=bias)
 
-    def segments(self, shape: Shape, size: Size, layout: Layout) -> tuple[Segment, ...]:
+    def segments(
+        self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
+    ) -> tuple[Segment, ...]:
         return (Segment(shape.vision.side, shape.vision.side),)
 
-    def encoder(self, shape: Shape, size: Size, layout: Layout) -> Encoder:
+    def encoder(
+        self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
+    ) -> Encoder:
         return self.tiles(shape, 1)
 
     def tiles(
@@ -150,6 +154,8 @@ class LlavaModel(Model):
         pixels = inputs["pixel_values"]
         if pixels.dim() == 5:
             pixels = pixels.flatten(0, 1)
+        if "tiles" in inputs.extras:
+            pixels = pixels[inputs.extras["tiles"]]
         hidden = vision.pre_layrnorm(vision.embeddings(pixels))
         wanted = self._feature_layers(len(vision.encoder.layers))
         features = {0: hidden} if 0 in wanted else {}
@@ -162,10 +168,13 @@ class LlavaModel(Model):
         projected: Tensor = self.module.model.multi_modal_projector(patches)
         return projected.reshape(inputs.request.batch, -1, projected.shape[-1])
 
-    def visual_tokens(self, pixels: dict[str, Tensor], layout: Layout) -> int:
+    def visual_tokens(self, pixels: dict[str, Tensor], layout: Layout) -> list[int]:
+        return [self.tile_tokens(pixels)] * len(pixels["pixel_values"])
+
+    def tile_tokens(self, pixels: dict[str, Tensor]) -> int:
+        """Visual tokens of one tile."""
         values, patch = pixels["pixel_values"], self.shape.vision.patch
-        tiles = values.shape[1] if values.dim() == 5 else 1
-        return int(tiles * (values.shape[-2] // patch) * (values.shape[-1] // patch))
+        return int((values.shape[-2] // patch) * (values.shape[-1] // patch))
 
     def assemble(
         self, pixels: dict[str, Tensor], ids: Tensor, request: Request, layout: Layout
@@ -178,11 +187,16 @@ class LlavaModel(Model):
             positions=self.text_positions(request),
             next_position=request.length,
             order=self.order(pixels, request, layout),
+            extras=self.extras(pixels),
         )
 
     def order(self, pixels: dict[str, Tensor], request: Request, layout: Layout) -> Tensor | None:
         """See Inputs.order; patches as they come need none."""
         return None
+
+    def extras(self, pixels: dict[str, Tensor]) -> dict[str, Tensor]:
+        """See Inputs.extras; `tiles` says which of the tiles are there, where some are padding."""
+        return {}
 
     def _feature_layers(self, depth: int) -> list[int]:
         chosen: Any = self.module.config.vision_feature_layer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ....methods.contract.request import Encoder, Request, Segment, Size
@@ -67,7 +68,9 @@ class LlavaNext(Llava):
         bias = bool(given.multimodal_projector_bias)
         return self.shape(name, text, clip_from(name, given), pinpoints_of(name, given), bias=bias)
 
-    def segments(self, shape: Shape, size: Size, layout: Layout) -> tuple[Segment, ...]:
+    def segments(
+        self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
+    ) -> tuple[Segment, ...]:
         side = shape.vision.side
         tile, (rows, columns) = Segment(side, side), tile_grid(shape, *size)
         if layout == "flat":
@@ -75,7 +78,9 @@ class LlavaNext(Llava):
         height, width = unpadded(rows * side, columns * side, size)
         return (tile, Segment(height, width + 1, newline=True))
 
-    def encoder(self, shape: Shape, size: Size, layout: Layout) -> Encoder:
+    def encoder(
+        self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
+    ) -> Encoder:
         crops = tile_grid(shape, *size)
         return self.tiles(shape, 1 + crops[0] * crops[1], crops, mergeable=layout == "flat")
 
@@ -112,33 +117,60 @@ class LlavaNextModel(LlavaModel):
         newline: Tensor = self.module.model.image_newline
         return newline
 
-    def visual_tokens(self, pixels: dict[str, Tensor], layout: Layout) -> int:
-        tokens = super().visual_tokens(pixels, layout)
+    def visual_tokens(self, pixels: dict[str, Tensor], layout: Layout) -> list[int]:
+        counts, patches = self._tile_counts(pixels), self.tile_tokens(pixels)
         if layout == "flat":
-            return tokens
-        tiles = pixels["pixel_values"].shape[1]
-        return len(self._packed(pixels, tiles, tokens // tiles))
+            return [count * patches for count in counts]
+        return [len(self._packed(size, count, patches)) for size, count in _sized(pixels, counts)]
+
+    def extras(self, pixels: dict[str, Tensor]) -> dict[str, Tensor]:
+        import torch
+
+        most, counts = pixels["pixel_values"].shape[1], self._tile_counts(pixels)
+        if set(counts) == {most}:
+            return {}
+        there = [n * most + tile for n, count in enumerate(counts) for tile in range(count)]
+        return {"tiles": torch.tensor(there)}
 
     def order(self, pixels: dict[str, Tensor], request: Request, layout: Layout) -> Tensor | None:
+        import torch
+
         if layout == "flat":
             return None
-        encoder = request.encoder
+        encoder, first, packed = request.encoder, 0, []
         assert encoder is not None
-        return self._packed(pixels, encoder.tiles, encoder.patches)
+        newline = encoder.tiles * encoder.patches
+        counts = self._tile_counts(pixels)
+        for size, count in _sized(pixels, counts[: len(counts) // request.batch]):
+            places = self._packed(size, count, encoder.patches)
+            end, places = count * encoder.patches, places + first
+            packed.append(torch.where(places == end + first, newline, places))
+            first += end
+        return torch.cat(packed)
 
-    def _packed(self, pixels: dict[str, Tensor], tiles: int, patches: int) -> Tensor:
-        """Where transformers puts the patches of the first picture; see Inputs.order."""
+    def _tile_counts(self, pixels: dict[str, Tensor]) -> list[int]:
+        """Tiles of each picture; the image processor fills up to those of the one with most."""
+        grids = [tile_grid(self.shape, *size) for size in pixels["image_sizes"].tolist()]
+        return [1 + rows * columns for rows, columns in grids]
+
+    def _packed(self, size: Tensor, tiles: int, patches: int) -> Tensor:
+        """Where transformers puts the patches of a picture; see Inputs.order."""
         import torch
 
         places = torch.arange(tiles * patches, dtype=torch.float64)
         packed, _ = self.module.model.pack_image_features(
             [places.view(tiles, patches, 1)],
-            pixels["image_sizes"][:1],
+            size[None],
             vision_feature_select_strategy="default",
             image_newline=torch.tensor([float(tiles * patches)], dtype=torch.float64),
         )
         order: Tensor = packed[0][:, 0].long()
         return order
+
+
+def _sized(pixels: dict[str, Tensor], counts: list[int]) -> Iterator[tuple[Tensor, int]]:
+    """Size and tiles of the first pictures."""
+    return zip(pixels["image_sizes"], counts, strict=False)
 
 
 def tile_grid(shape: Shape, height: int, width: int) -> Size:

@@ -11,10 +11,10 @@ from ....methods.contract.request import Encoder, Request, Segment, Size
 from ....reports.record.spec import Layout
 from ..architecture import Architecture, require_equal
 from ..checkpoint.reader import MOST, Reader
+from ..checkpoint.rotary import require_mrope_section
 from ..errors import ModelError
 from ..model import Model
 from ..registry import register_architecture
-from ..rotary import require_mrope_section
 from ..shapes import Projector, Shape, ShapeError, Text, Vision
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Qwen2VL(Architecture):
     class_name = "Qwen2VLForConditionalGeneration"
     image_processor = "Qwen2VLImageProcessorPil"
     compactable = False
+    between = 2  # the end of one vision part, and the start of the next
     flat_config = True
 
     def shapes(self) -> tuple[Shape, ...]:
@@ -132,11 +133,15 @@ class Qwen2VL(Architecture):
             temporal=reader.count("temporal_patch_size", 64),
         )
 
-    def segments(self, shape: Shape, size: Size, layout: Layout) -> tuple[Segment, ...]:
+    def segments(
+        self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
+    ) -> tuple[Segment, ...]:
         rows, columns = dynamic_size(shape, *size)
         return (Segment(rows // shape.vision.unit, columns // shape.vision.unit),)
 
-    def encoder(self, shape: Shape, size: Size, layout: Layout) -> Encoder:
+    def encoder(
+        self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
+    ) -> Encoder:
         rows, columns = dynamic_size(shape, *size)
         vision = shape.vision
         return Encoder(
@@ -234,9 +239,10 @@ class Qwen2VLModel(Model):
         merged: Tensor = visual.merger(hidden)
         return merged.view(inputs.request.batch, -1, merged.shape[-1])
 
-    def visual_tokens(self, pixels: dict[str, Tensor], layout: Layout) -> int:
-        frames, rows, columns = pixels["image_grid_thw"][0].tolist()
-        return int(frames * rows * columns // self.shape.vision.merge**2)
+    def visual_tokens(self, pixels: dict[str, Tensor], layout: Layout) -> list[int]:
+        grids = pixels["image_grid_thw"].tolist()
+        merged = self.shape.vision.merge**2
+        return [frames * rows * columns // merged for frames, rows, columns in grids]
 
     def assemble(
         self, pixels: dict[str, Tensor], ids: Tensor, request: Request, layout: Layout

@@ -37,7 +37,9 @@ def restored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "text", "value"),
     [
-        ("image_size", "336x672", (336, 672)),
+        ("image_size", "336x672", ((336, 672),)),
+        ("image_size", "336x672, 84x84", ((336, 672), (84, 84))),
+        ("image", ["a.png", "b.png"], ("a.png", "b.png")),
         ("text_tokens", "3, 4", (3, 4)),
         ("target_ci", "2%", 0.02),
         ("target_ci", "0.02", 0.02),
@@ -81,7 +83,7 @@ def test_texts_that_stand_for_nothing_are_refused_in_short(option: str, text: st
     ("arguments", "told"),
     [
         (["compare"], "name a METHOD"),
-        (["compare", "fastv", "--image", "a.png", "--image", "b.png"], "--image is given twice"),
+        (["compare", "fastv", "--video", "a.mp4", "--video", "b.mp4"], "--video is given twice"),
         (["compare", "fastv", "-m", "tiny", "--model", "tiny"], "is given twice"),
         (["compare", "fastv", "--keep="], "--keep is empty"),
         (["compare", "fastv", "--text-tokens", ""], "--text-tokens is empty"),
@@ -135,7 +137,7 @@ def test_how_long_is_typed_takes_the_place_of_a_fixed_number_of_rounds() -> None
 
 def test_a_size_of_a_picture_goes_where_there_is_none() -> None:
     sized = RunSpec.of(image_size=(336, 336))
-    assert Typed({"visual_tokens": 9}).over(sized).workload.image_size is None
+    assert Typed({"visual_tokens": 9}).over(sized).workload.image_size == ()
 
 
 @pytest.mark.parametrize(

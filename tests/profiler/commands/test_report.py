@@ -16,7 +16,7 @@ from command import RUN, on_a_terminal, tpprof
 
 from tpprof.methods import parse
 from tpprof.profiler.models.model import Model
-from tpprof.profiler.run.kept_tokens import TokenViewer, picture, regions, selections
+from tpprof.profiler.run.kept_tokens import TokenViewer, picture, selections
 from tpprof.profiler.workload import Preparation
 from tpprof.reports.record.files import load
 from tpprof.reports.record.spec import Workload
@@ -236,7 +236,9 @@ def test_every_token_lies_in_one_region(model: Model, size: tuple[int, int]) -> 
     layouts = ["flat", "anyres"] if model.shape.architecture.name == "llava-next" else ["flat"]
     for layout in layouts:
         prepare = Preparation(model, Workload(image_size=size, layout=layout))  # type: ignore[arg-type]
-        found = regions(model.shape, prepare)
+        shown = picture(model, prepare)
+        assert shown is not None
+        found = shown.regions
         tokens = [
             region.first + row * region.stride + column
             for region in found

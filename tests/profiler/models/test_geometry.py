@@ -97,7 +97,7 @@ def test_anyres_is_what_transformers_packs(tiled: Shape) -> None:
 def test_plan_is_what_a_prepared_request_holds(
     model: Model, size: tuple[int, int], layout: Layout
 ) -> None:
-    planned = plan_request(model.shape, Workload(image_size=size, layout=layout), before=4, after=3)
+    planned = plan_request(model.shape, Workload(image_size=size, layout=layout), texts=(4, 3))
     inputs = tpprof.inputs(model, image_size=size, layout=layout, text_tokens=(4, 3))
     assert inputs.request == planned
     assert inputs["input_ids"].shape == (1, planned.length)
@@ -198,14 +198,11 @@ def test_a_config_gives_its_shape_back(name: str) -> None:
 
 def test_default_request_of_the_paper() -> None:
     shape = SHAPES["llava-next-7b"]
-    flat, anyres = (
-        plan_request(shape, Workload(layout=layout), before=35, after=25)
-        for layout in ("flat", "anyres")
-    )
-    assert picture_size(Workload()) == (672, 672)
+    flat, anyres = (plan_request(shape, Workload(layout=layout)) for layout in ("flat", "anyres"))
+    assert picture_size(None, None) == (672, 672)
     assert (flat.visual, flat.length) == (2880, 2940)
     assert flat.segments == (Segment(24, 24),) * 5
     assert anyres.visual == 2928
     assert anyres.segments == (Segment(24, 24), Segment(48, 49, newline=True))
-    assert plan_request(SHAPES["llava-1.5-7b"], Workload(), before=35, after=25).visual == 576
-    assert plan_request(SHAPES["qwen2-vl-7b"], Workload(), before=35, after=25).visual == 576
+    assert plan_request(SHAPES["llava-1.5-7b"], Workload()).visual == 576
+    assert plan_request(SHAPES["qwen2-vl-7b"], Workload()).visual == 576

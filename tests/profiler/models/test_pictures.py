@@ -18,6 +18,7 @@ from tpprof.profiler.models.load import ModelError, shape_of
 from tpprof.profiler.models.pictures import (
     MOST_PIXELS,
     PictureError,
+    RequestPicture,
     load_picture,
     picture_size,
 )
@@ -25,6 +26,14 @@ from tpprof.profiler.workload import Preparation, WorkloadError, plan_request
 from tpprof.reports.record.spec import Workload
 
 ORIENTATION = 0x0112
+
+
+def opened(workload: Workload) -> RequestPicture:
+    return load_picture(*workload.pictures[0])
+
+
+def size_of(workload: Workload) -> tuple[int, int]:
+    return picture_size(*workload.pictures[0])
 
 
 def gradient(height: int, width: int) -> Image.Image:
@@ -41,17 +50,17 @@ def saved(picture: Image.Image, file: Path, **options: Any) -> str:
 def test_a_file_keeps_its_own_size_and_its_pixels(tmp_path: Path) -> None:
     picture = gradient(30, 47)
     workload = Workload(image=saved(picture, tmp_path / "own.png"))
-    read = load_picture(workload)
-    assert (read.size, picture_size(workload), read.notes) == ((30, 47), (30, 47), ())
+    read = opened(workload)
+    assert (read.size, size_of(workload), read.notes) == ((30, 47), (30, 47), ())
     assert np.array_equal(np.asarray(read.image), np.asarray(picture))
 
 
 def test_a_file_is_resized_where_that_is_asked_and_told(tmp_path: Path) -> None:
     file = saved(gradient(30, 60), tmp_path / "wide.png")
-    read = load_picture(Workload(image=file, image_size=(20, 40)))
+    read = opened(Workload(image=file, image_size=(20, 40)))
     assert read.size == (20, 40)
     assert read.notes == ("wide.png: resized from 60x30 to 40x20 (width x height)",)
-    (note,) = load_picture(Workload(image=file, image_size=(40, 40))).notes
+    (note,) = opened(Workload(image=file, image_size=(40, 40))).notes
     assert note.endswith(", its aspect ratio changed")
 
 
@@ -67,8 +76,8 @@ def test_a_photograph_stands_upright(tmp_path: Path, orientation: int, form: str
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     workload = Workload(image=saved(stored, tmp_path / f"photo.{form}", exif=exif))
-    read = load_picture(workload)
-    assert picture_size(workload) == read.size == (24, 40)
+    read = opened(workload)
+    assert size_of(workload) == read.size == (24, 40)
     assert np.array_equal(np.asarray(read.image), np.asarray(upright))
     assert read.notes == (
         (f"photo.{form}: turned upright (EXIF orientation {orientation})",)
@@ -81,20 +90,26 @@ def test_a_photograph_stands_upright(tmp_path: Path, orientation: int, form: str
 def test_an_orientation_that_is_none_changes_nothing(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    read = load_picture(Workload(image=saved(gradient(24, 40), tmp_path / "odd.png", exif=exif)))
+    read = load_picture(
+        *Workload(image=saved(gradient(24, 40), tmp_path / "odd.png", exif=exif)).pictures[0]
+    )
     assert (read.size, read.notes) == ((24, 40), ())
 
 
 def test_whole_numbers_that_hold_eight_bits_stay_as_they_are(tmp_path: Path) -> None:
     values = np.arange(256, dtype=np.int32).reshape(16, 16)
-    read = load_picture(Workload(image=saved(Image.fromarray(values), tmp_path / "whole.tiff")))
+    read = load_picture(
+        *Workload(image=saved(Image.fromarray(values), tmp_path / "whole.tiff")).pictures[0]
+    )
     assert np.array_equal(np.asarray(read.image)[..., 1], values)
     assert read.notes == ()
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
     values = np.linspace(0, 65535, 40 * 40).reshape(40, 40).astype(np.uint16)
-    read = load_picture(Workload(image=saved(Image.fromarray(values), tmp_path / "deep.png")))
+    read = load_picture(
+        *Workload(image=saved(Image.fromarray(values), tmp_path / "deep.png")).pictures[0]
+    )
     eight = np.asarray(read.image)[..., 0].astype(int)
     assert abs(eight - values / 257).max() <= 1
     assert (eight.min(), eight.max()) == (0, 255)
@@ -104,29 +119,29 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
 def test_grey_values_of_no_known_range_are_refused(tmp_path: Path) -> None:
     file = saved(Image.fromarray(np.full((9, 9), 0.5, np.float32)), tmp_path / "float.tiff")
     with pytest.raises(PictureError, match=r"float\.tiff: its grey values lie between 0.5 and 0.5"):
-        load_picture(Workload(image=file))
+        opened(Workload(image=file))
 
 
 def test_frames_and_transparency_are_told(tmp_path: Path) -> None:
     frames = [gradient(9, 12), gradient(9, 12).rotate(180)]
     moving = saved(frames[0], tmp_path / "m.gif", save_all=True, append_images=frames[1:])
-    assert "m.gif: the first of its 2 frames is taken" in load_picture(Workload(image=moving)).notes
+    assert "m.gif: the first of its 2 frames is taken" in opened(Workload(image=moving)).notes
     glass = gradient(9, 12)
     glass.putalpha(100)
-    (note,) = load_picture(Workload(image=saved(glass, tmp_path / "g.png"))).notes
+    (note,) = opened(Workload(image=saved(glass, tmp_path / "g.png"))).notes
     assert note == "g.png: its transparency is dropped, as transformers does"
 
 
 def test_no_size_beyond_what_a_decoder_of_pictures_takes() -> None:
     side = int(MOST_PIXELS**0.5)
-    assert picture_size(Workload(image_size=(side, side))) == (side, side)
+    assert size_of(Workload(image_size=(side, side))) == (side, side)
     with pytest.raises(PictureError, match="has 400,000,000 pixels; at most 178,956,970"):
-        picture_size(Workload(image_size=(20000, 20000)))
+        size_of(Workload(image_size=(20000, 20000)))
 
 
 def test_sample_is_planned_without_reading_a_file() -> None:
-    assert picture_size(Workload()) == load_picture(Workload()).size == (672, 672)
-    assert load_picture(Workload()).notes == ()
+    assert size_of(Workload()) == opened(Workload()).size == (672, 672)
+    assert opened(Workload()).notes == ()
 
 
 def test_plan_is_the_request_for_a_file_of_its_own_size(tmp_path: Path) -> None:
@@ -137,7 +152,7 @@ def test_plan_is_the_request_for_a_file_of_its_own_size(tmp_path: Path) -> None:
         model = tpprof.load(MICRO[name], device="cpu")
         layout = "anyres" if name == "llava-next" else "flat"
         workload = Workload(image=file, layout=layout, text_tokens=(4, 3))
-        planned = plan_request(model.shape, workload, before=4, after=3)
+        planned = plan_request(model.shape, workload, texts=(4, 3))
         assert Preparation(model, workload).request == planned
         inputs = tpprof.inputs(model, image=file, layout=layout, text_tokens=(4, 3))
         assert inputs.request == planned

@@ -15,9 +15,9 @@ from transformers import LlavaConfig, LlavaNextConfig, Qwen2VLConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 import tpprof
+from tpprof.profiler.models.checkpoint.rotary import STATEFUL, STATELESS
 from tpprof.profiler.models.errors import ModelError
 from tpprof.profiler.models.load import shape_of
-from tpprof.profiler.models.rotary import STATEFUL, STATELESS
 
 ARCHITECTURES = tuple(MICRO)
 CONFIGS = {"llava": LlavaConfig, "llava-next": LlavaNextConfig, "qwen2-vl": Qwen2VLConfig}

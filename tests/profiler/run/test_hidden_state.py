@@ -31,8 +31,8 @@ from tpprof.methods.contract.choose import top
 from tpprof.methods.contract.policies import Policy
 from tpprof.methods.engine.run import Trace, run
 from tpprof.profiler import cost
+from tpprof.profiler.models.checkpoint.rotary import STATELESS
 from tpprof.profiler.models.model import Model
-from tpprof.profiler.models.rotary import STATELESS
 from tpprof.profiler.run.bench import Bench
 from tpprof.profiler.run.cells import BenchCell, make_cells
 from tpprof.profiler.run.hidden_state import SETTINGS, LeftBehindError

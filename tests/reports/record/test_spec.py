@@ -32,7 +32,7 @@ def test_options_go_to_their_parts_by_keyword() -> None:
     spec = RunSpec.of(model="tiny", methods=["fastv"], image_size=[336, 672], rounds=3)
     assert spec.model.name == "tiny"
     assert spec.cells.methods == ("fastv",)
-    assert spec.workload.image_size == (336, 672)
+    assert spec.workload.image_size == ((336, 672),)
     assert (spec.stopping.least, spec.stopping.most, spec.stopping.seconds) == (3, 3, None)
     assert changed(spec, model=None, rounds=None) == RunSpec.of(
         methods=["fastv"], image_size=(336, 672)
@@ -60,7 +60,7 @@ def test_every_option_says_what_it_is_for_and_has_a_keyword_of_its_own() -> None
         ({"new_tokens": 10**9}, "new_tokens must be"),
         ({"new_tokens": 2.0}, "new_tokens must be a whole number"),
         ({"new_tokens": True}, "new_tokens must be a whole number"),
-        ({"image_size": (84, 0)}, "image_size must be 2 values, each a whole number"),
+        ({"image_size": (84, 0)}, "image_size must be a list of 2 values, each a whole number"),
         ({"image_size": (10**5, 10**5)}, "image_size must be"),
         ({"image_size": 672}, "image_size must be"),
         ({"text_tokens": (5, 0)}, "text_tokens must be 2 values"),

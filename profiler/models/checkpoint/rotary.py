@@ -9,8 +9,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from ...reports.sanitize import quoted
-from .errors import ModelError
+from ....reports.sanitize import quoted
+from ..errors import ModelError
 
 if TYPE_CHECKING:
     from torch import nn
