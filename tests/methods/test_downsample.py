@@ -223,8 +223,8 @@ class Wrong(Vanilla):
 def test_a_plugin_that_resizes_wrongly_is_told_where(answer: Any, why: str) -> None:
     method: Method = Wrong()
     object.__setattr__(method, "answer", answer)
+    planned = request_for("qwen2-vl")
     with pytest.raises(PlanError, match=why) as told:
-        planned = request_for("qwen2-vl")
         resized_for(method, ((168, 168),), lambda sizes: planned(sizes[0]))
     assert isinstance(told.value, InputError)
     assert "test_downsample.py" in str(told.value)
