@@ -3,23 +3,6 @@
 Nothing here imports torch: planning starts without it.
 """
 
-from .contract.choose import (
-    Part,
-    greedy,
-    group_rank,
-    in_parts,
-    min_max,
-    parts,
-    quotas,
-    round_shares,
-    shares,
-    take,
-    top,
-    top_in_groups,
-    top_in_parts,
-    unit,
-    units,
-)
 from .contract.errors import InputError
 from .contract.method import Keep, Method, knob
 from .contract.plan import (
@@ -46,10 +29,32 @@ from .contract.request import (
     Size,
     UnsupportedError,
 )
-from .contract.schedule import falling_counts, mean_visual, scored_in_tower
-from .contract.scorer import Scorer
+from .contract.schedule import falling_counts, mean_visual, scaled_counts, scored_in_tower
 from .contract.spec import SpecError, format_spec, has_budget, parse, with_keep
 from .contract.view import View
+from .selection.choose import (
+    Part,
+    flag_top,
+    greedy,
+    group_rank,
+    in_parts,
+    min_max,
+    parts,
+    quotas,
+    round_shares,
+    shares,
+    take,
+    threshold_for,
+    top,
+    top_in_groups,
+    top_in_parts,
+    unit,
+    units,
+)
+from .selection.clusters import density_merge_flops, merge_by_density
+from .selection.rotary import rotary_products
+from .selection.scorer import Scorer
+from .selection.windows import likeness_within, merge_windows, tile_windows
 
 __all__ = [
     "Budget",
@@ -78,15 +83,20 @@ __all__ = [
     "UnknownMethodError",
     "UnsupportedError",
     "View",
+    "density_merge_flops",
     "falling_counts",
+    "flag_top",
     "format_spec",
     "greedy",
     "group_rank",
     "has_budget",
     "in_parts",
     "knob",
+    "likeness_within",
     "load_plugins",
     "mean_visual",
+    "merge_by_density",
+    "merge_windows",
     "method_class",
     "min_max",
     "names",
@@ -94,10 +104,14 @@ __all__ = [
     "parts",
     "quotas",
     "register",
+    "rotary_products",
     "round_shares",
+    "scaled_counts",
     "scored_in_tower",
     "shares",
     "take",
+    "threshold_for",
+    "tile_windows",
     "top",
     "top_in_groups",
     "top_in_parts",

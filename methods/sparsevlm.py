@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
 from . import (
     Budget,
-    BudgetError,
     Entering,
     Keep,
     Leaving,
@@ -21,8 +19,12 @@ from . import (
     Rows,
     Stage,
     View,
+    density_merge_flops,
     knob,
+    merge_by_density,
     register,
+    rotary_products,
+    scaled_counts,
     take,
 )
 
@@ -100,22 +102,18 @@ class SparseVLM(Method):
             return plan
         raters = 2 * request.visual * request.after * request.hidden
         stages = [Stage(Entering(0), request.visual, flops=raters)]
+        if self.adaptive:
+            stages += [Stage(Leaving(layer), None, Rows("text")) for layer in self.layers(request)]
+            return replace(plan, stages=stages)
         before = request.visual
-        for stage_index, layer in enumerate(self.layers(request)):
-            if self.adaptive:
-                stages.append(Stage(Leaving(layer), None, Rows("text")))
-                continue
-            kept = self.counts(request)[stage_index]
+        for layer, kept in zip(self.layers(request), self.counts(request), strict=True):
             pool, clusters = self.recycled(before - kept)
+            flops = density_merge_flops(request.hidden, pool, clusters)
             if self.plus:
-                flops = published = 2 * before * request.after * request.head_dim
-                rows = Rows("text", heads="each")
-            else:
-                flops = _flops(request.hidden, pool, clusters)
-                published = _flops(request.hidden, pool, clusters, published=True)
-                rows = Rows("text")
+                flops = (2 * before * request.after * request.head_dim,) * 2
             before = kept + clusters
-            stages.append(Stage(Leaving(layer), before, rows, flops, published))
+            rows = Rows("text", heads="each" if self.plus else "mean")
+            stages.append(Stage(Leaving(layer), before, rows, *flops))
         return replace(plan, stages=stages)
 
     def decide(self, view: View, stage: Stage) -> Keep | None:
@@ -133,16 +131,23 @@ class SparseVLM(Method):
         if not clusters:
             return Keep(stay)
         rest, ranks = ranked[:, kept : kept + pool].sort(-1)
-        flops = _flops(view.request.hidden, pool, clusters, published=view.published)
-        return replace(_recycle(view, stay, rest, ranks, clusters), flops=flops)
+        return merge_by_density(view, stay, rest, ranks, clusters, by_difference=view.published)
 
     def layers(self, request: Request) -> tuple[int, ...]:
         """The layers whose output is pruned."""
         return request.scale(LAYERS[self.version])
 
+    @functools.lru_cache(maxsize=256)  # noqa: B019 - methods are few, small and frozen
     def counts(self, request: Request) -> tuple[int, ...]:
         """Visual tokens kept at each stage, merged ones not counted."""
-        return _solve(self, request)
+        budget, layers, visual = request.budget(self.keep), self.layers(request), request.visual
+        published = COUNTS.get(self.version)
+        if published is None:
+            return scaled_counts(request, layers, budget, (1, 1, 1, 1), self._left)
+        weights = published[min(published, key=lambda of: abs(of / 576 - budget / visual))]
+        scaled = scaled_counts(request, layers, budget, weights, self._left)
+        exact = layers == LAYERS[self.version] and visual == 576 and budget in published
+        return weights if exact else scaled
 
     def recycled(self, pruned: int) -> tuple[int, int]:
         """Pool and clusters that `pruned` tokens are recycled into."""
@@ -151,9 +156,18 @@ class SparseVLM(Method):
         pool = min(int(POOL_SHARE * pruned) + 1, pruned)
         return pool, int(pool / CLUSTER_SHARE) + 1
 
+    def _left(self, before: int, kept: int) -> int:
+        """The tokens behind a stage, merged ones included."""
+        return kept + self.recycled(before - kept)[1] if kept < before else before
+
     def _count(self, view: View, stage: Stage, raters: Tensor) -> int:
+        """How many stay; the data tells where it is adaptive."""
+
+        def planned() -> int:
+            return self.counts(view.request)[self.layers(view.request).index(stage.layer)]
+
         if self.version != "1.0" or not (self.adaptive or view.published):
-            return self._planned(view.request, stage)
+            return planned()
         # Zero rows do not change a rank. Its SVD and the read make the host wait, as in the
         # released code, which waits more often still.
         import torch
@@ -161,70 +175,14 @@ class SparseVLM(Method):
         seen = view.rows * (raters > 0)[..., None]
         rank = int(torch.linalg.matrix_rank(seen).amax().item())
         if not self.adaptive:
-            return self._planned(view.request, stage)
+            return planned()
         if rank == view.count:
             return view.count
         scale = self.scale
         if scale is None:
             first = self.layers(view.request)[0]
-            scale = view.solved(
-                "scale", lambda: self._planned(view.request, stage) / max(rank, 1), layer=first
-            )
+            scale = view.solved("scale", lambda: planned() / max(rank, 1), layer=first)
         return max(1, min(int(rank * scale + self.bias), view.count - 1))
-
-    def _planned(self, request: Request, stage: Stage) -> int:
-        return self.counts(request)[self.layers(request).index(stage.layer)]
-
-
-@functools.lru_cache(maxsize=256)
-def _solve(method: SparseVLM, request: Request) -> tuple[int, ...]:
-    """Counts that bring the mean over layers nearest to the budget."""
-    budget, layers = request.budget(method.keep), method.layers(request)
-    visual = request.visual
-    published = COUNTS.get(method.version, {})
-    weights = _published_weights(published, budget / visual) if published else (1.0,) * 4
-    best, error = (1,) * len(layers), float("inf")
-    for first in range(1, visual):
-        counts = tuple(max(1, round(first * weight / weights[0])) for weight in weights)
-        off = abs(_mean(method, request, layers, counts) - budget)
-        if off < error:
-            best, error = counts, off
-    if error > 0.05 * budget:
-        least = _mean(method, request, layers, (1,) * len(layers))
-        raise BudgetError(
-            f"sparsevlm cannot average {budget} of {visual} visual tokens over {request.layers} "
-            f"layers: with its first stage after layer {layers[0]} the least is {least:.1f}"
-        )
-    if layers == LAYERS["1.5"] and visual == 576 and budget in published:
-        return published[budget]
-    return best
-
-
-def _flops(width: int, pool: int, clusters: int, *, published: bool = False) -> int:
-    """Matrix products of recycling: inner products of the pool, and the clusters' means.
-
-    The released code takes distances from differences, element by element: none are counted.
-    """
-    means = 2 * clusters * pool * width
-    return means if published else means + 2 * pool * pool * width
-
-
-def _published_weights(counts: Mapping[int, tuple[int, ...]], share: float) -> tuple[int, ...]:
-    nearest = min(counts, key=lambda budget: abs(budget / 576 - share))
-    return counts[nearest]
-
-
-def _mean(
-    method: SparseVLM, request: Request, layers: tuple[int, ...], counts: tuple[int, ...]
-) -> float:
-    """Mean over layers of the visual tokens leaving a layer."""
-    total, now, layer = 0, request.visual, 0
-    for stage, kept in zip(layers, counts, strict=True):
-        total += now * (stage - layer)
-        layer = stage
-        if kept < now:
-            now = kept + method.recycled(now - kept)[1]
-    return (total + now * (request.layers - layer)) / request.layers
 
 
 def _raters(view: View) -> Tensor:
@@ -243,65 +201,7 @@ def _rated(rows: Tensor, raters: Tensor) -> Tensor:
 
 def _corrected(view: View, raters: Tensor) -> Tensor:
     """Version 2.0: mean attention [N, n] of the raters over the heads that attend to the picture
-    most, divided by the scaled product of a query and a key of ones that rotary positions turn."""
-    import torch
-
-    assert view.rotary is not None
-    cos, sin = (table.float().expand(view.hidden.shape[0], -1, -1) for table in view.rotary)
-    half, width = cos.shape[-1] // 2, cos.shape[-1]
-    ones = torch.cat([(cos - sin)[..., :half], (cos + sin)[..., half:]], -1)
-    text, visual = ones[:, view.arrangement.stop :], view.arrangement.visual(ones)
-    gravity = text @ visual.transpose(1, 2) / width**0.5
-    rated = _rated(view.rows / gravity[:, None], raters)
-    heads = view.request.heads
-    heard = rated.sum(-1).topk(min(HEADS, max(1, heads // 2)), -1).indices
-    return take(rated, heard).mean(1)
-
-
-def _recycle(view: View, stay: Tensor, pool: Tensor, ranks: Tensor, clusters: int) -> Keep:
-    """Cluster the pool by density peaks; its clusters' means follow the tokens that stay.
-
-    stay [B, k] and pool [B, M]: places in ascending order. ranks [B, M]: the order of the pool by
-    falling score. A merged token has the place of its member of best rank.
-    """
-    import torch
-
-    pooled = take(view.states, pool)
-    states = pooled.float()
-    distance = _differences(pooled) if view.published else _distances(states)
-    nearest = distance.topk(clusters, -1, largest=False).values
-    noise = view.random(distance.shape[-1]) * 1e-6  # breaks ties, as in the released code
-    density = (-(nearest**2).mean(-1)).exp() + noise
-    denser = density[:, None, :] > density[:, :, None]
-    farthest = distance.flatten(1).amax(-1)[:, None, None]
-    gap = distance.where(denser, farthest).amin(-1)
-    centres = (gap * density).topk(clusters, -1).indices
-    to_centre = distance.gather(1, centres[..., None].expand(-1, -1, distance.shape[-1]))
-    numbers = torch.arange(clusters, device=states.device)[:, None]
-    # A centre is of its own cluster, as in the released code: it may have exact duplicates.
-    cluster = to_centre.argmin(1).scatter(1, centres, numbers.T.expand_as(centres))
-    member = cluster[:, None] == numbers
-    merged = (member.float() @ states) / member.sum(-1, keepdim=True).clamp_min(1)
-    best = ranks[:, None].where(member, ranks.shape[-1]).argmin(-1)
-    index = torch.cat([stay, pool.gather(1, best)], 1)
-    features = torch.cat([take(view.states, stay), merged.to(view.hidden.dtype)], 1)
-    flags = torch.arange(index.shape[1], device=index.device) >= stay.shape[1]
-    return Keep(index, features, flags)
-
-
-def _distances(states: Tensor) -> Tensor:
-    """Euclidean distances [B, M, M] over sqrt(d) between states [B, M, d], by inner products."""
-    centred = states - states.mean(1, keepdim=True)
-    squares = (centred**2).sum(-1)
-    inner = centred @ centred.transpose(1, 2)
-    squared = squares[:, :, None] + squares[:, None] - 2 * inner
-    euclidean: Tensor = squared.clamp_min(0).sqrt()
-    return euclidean.div(states.shape[-1] ** 0.5)
-
-
-def _differences(states: Tensor) -> Tensor:
-    """The same as the released code does it: all differences [B, M, M, d] first, in the dtype of
-    the model; gigabytes on LLaVA-NeXT."""
-    difference = states[:, :, None] - states[:, None]
-    distance: Tensor = difference.norm(dim=-1).float()
-    return distance.div(states.shape[-1] ** 0.5)
+    most, divided by what rotary positions alone would give."""
+    rated = _rated(view.rows / rotary_products(view)[:, None], raters)
+    heard = min(HEADS, max(1, view.request.heads // 2))
+    return take(rated, rated.sum(-1).topk(heard, -1).indices).mean(1)

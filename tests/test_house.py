@@ -20,7 +20,7 @@ ROOT = Path(tpprof.__file__).parent
 FLOORS = ("methods", "reports", "profiler")
 ALLOWED = {"methods": {"methods"}, "reports": {"reports"}, "profiler": set(FLOORS)}
 STAIRS = {
-    "methods": ("contract", "engine", ""),
+    "methods": ("contract", "selection", "engine", ""),
     "reports": (
         "units",
         "sanitize",

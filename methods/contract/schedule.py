@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .plan import Plan, Projected, Published, Read, Rows, Stage, Tower
 from .request import BudgetError, Request
@@ -57,8 +57,43 @@ def falling_counts(
         middle = (low + high) / 2
         low, high = (low, middle) if mean(middle) >= budget else (middle, high)
     if not floors and mean(high) > 1.05 * budget:
-        raise BudgetError(
-            f"{budget} of {first} visual tokens cannot be the mean over {request.layers} layers: "
-            f"with the first stage at layer {layers[0]} the least is {mean(0.0):.1f}"
-        )
+        raise _unmet(budget, first, layers, request.layers, mean(0.0))
     return counts(high)
+
+
+def scaled_counts(
+    request: Request,
+    layers: Sequence[int],
+    budget: int,
+    weights: Sequence[float],
+    left: Callable[[int, int], int],
+) -> tuple[int, ...]:
+    """Counts in the ratio of `weights` that are kept at each of `layers`, the first that see them,
+    so that the mean over all layers comes nearest to `budget`.
+
+    left: of the tokens before a stage and those that it keeps, how many go on, with those that it
+    merges. Raises BudgetError where that mean is more than 5 % off.
+    """
+
+    def mean(counts: Sequence[int]) -> float:
+        onward = list(itertools.accumulate(counts, left, initial=request.visual))[1:]
+        return mean_visual(request.visual, onward, layers, request.layers)
+
+    scaled = (
+        tuple(max(1, round(first * weight / weights[0])) for weight in weights)
+        for first in range(1, request.visual)
+    )
+    least = (1,) * len(layers)
+    best = min(scaled, key=lambda counts: abs(mean(counts) - budget), default=least)
+    if abs(mean(best) - budget) > 0.05 * budget:
+        raise _unmet(budget, request.visual, layers, request.layers, mean(least))
+    return best
+
+
+def _unmet(
+    budget: int, visual: int, layers: Sequence[int], depth: int, least: float
+) -> BudgetError:
+    return BudgetError(
+        f"{budget} of {visual} visual tokens cannot be the mean over {depth} layers: with the "
+        f"first stage at layer {layers[0]} the least is {least:.1f}"
+    )

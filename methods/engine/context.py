@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ..contract.arrangement import Arrangement
-from ..contract.choose import take
 from ..contract.method import Keep, Method
 from ..contract.plan import Plan
 from ..contract.policies import Policy
 from ..contract.view import Notes, Tag
+from ..selection.choose import take
 from .attention import Attention, Reading
 from .decoder import Decoder, Inputs
 from .ledger import Ledger

@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from ..contract.arrangement import Arrangement, gathered
-from ..contract.choose import take
 from ..contract.method import Keep
 from ..contract.plan import Entering, Leaving, Stage
 from ..contract.view import View
+from ..selection.choose import take
 from .attention import AheadError, Reading
 from .context import Context, TokenSequence, kept_states, move_riders, trace_origin
 from .layer import call_layer

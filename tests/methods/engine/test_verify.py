@@ -11,13 +11,23 @@ import torch
 from micro_models import load
 
 import tpprof
-from tpprof.methods import Entering, Keep, Leaving, Method, Plan, Request, Stage, View, parse
+from tpprof.methods import (
+    Entering,
+    Keep,
+    Leaving,
+    Method,
+    Plan,
+    Request,
+    Stage,
+    View,
+    merge_by_density,
+    parse,
+)
 from tpprof.methods.contract.arrangement import Arrangement
 from tpprof.methods.contract.containment import location
 from tpprof.methods.contract.view import Notes
 from tpprof.methods.engine.run import run
 from tpprof.methods.engine.verify import DecisionError, require_finite
-from tpprof.methods.sparsevlm import _recycle
 
 KEPT = 9
 FAULTS: dict[str, tuple[Callable[[View], Any], str]] = {
@@ -128,7 +138,7 @@ def test_recycled_duplicates_stay_what_they_are() -> None:
     whole = Arrangement(0, 12)
     view = View(Leaving(2), request, states, whole, original, Notes(), norm=lambda x: x)
     stay, pool, ranks = torch.arange(3)[None], torch.arange(3, 12)[None], torch.arange(9)[None]
-    keep = _recycle(view, stay, pool, ranks, 3)
+    keep = merge_by_density(view, stay, pool, ranks, 3, by_difference=False)
     assert keep.features is not None
     assert torch.equal(keep.features, torch.full((1, 6, 8), 0.25))
 

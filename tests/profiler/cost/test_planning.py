@@ -146,7 +146,9 @@ def test_a_sweep_is_a_curve_over_budgets() -> None:
     rows = planner().table(["sparsevlm"], None, Wanted())
     unmet = next(row for row in rows if row.method == "sparsevlm:keep=1/36")
     assert unmet.flops is None
-    assert unmet.note.startswith("sparsevlm cannot average 80 of 2880"), "it is told, not dropped"
+    assert unmet.note.startswith("80 of 2880 visual tokens cannot be the mean"), (
+        "it is told, not dropped"
+    )
 
 
 def test_conventions_give_what_their_sources_give() -> None:

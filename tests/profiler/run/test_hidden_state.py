@@ -27,9 +27,9 @@ from tpprof.methods import (
     View,
     parse,
 )
-from tpprof.methods.contract.choose import top
 from tpprof.methods.contract.policies import Policy
 from tpprof.methods.engine.run import Trace, run
+from tpprof.methods.selection.choose import top
 from tpprof.profiler import cost
 from tpprof.profiler.models.checkpoint.rotary import STATELESS
 from tpprof.profiler.models.model import Model

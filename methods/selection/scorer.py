@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..contract.containment import MethodFaultError, where_defined
+from ..contract.method import Keep, Method, knob
+from ..contract.plan import Entering, Plan, Read, Stage
+from ..contract.request import Budget, Request
 from .choose import top
-from .containment import MethodFaultError, where_defined
-from .method import Keep, Method, knob
-from .plan import Entering, Plan, Read, Stage
-from .request import Budget, Request
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .view import View
+    from ..contract.view import View
 
 
 ORDERLESS = ("torch.bool", "torch.complex64", "torch.complex128", "torch.complex32")

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from .method import Keep
-from .request import Request, Segment
+from ..contract.method import Keep
+from ..contract.request import Request, Segment
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 def top(scores: Tensor, count: int) -> Keep:
     """Keep the `count` highest of scores [N, n], in their order in the sequence."""
     return Keep(scores.topk(count, -1).indices.sort(-1).values)
+
+
+def flag_top(scores: Tensor, count: int) -> Tensor:
+    """Flags bool [N, n] on the `count` highest of scores [N, n]."""
+    flags: Tensor = scores.new_zeros(scores.shape).bool()
+    return flags.scatter(-1, scores.topk(count, -1).indices, True)
 
 
 def top_in_parts(scores: Tensor, sizes: list[int], counts: list[int]) -> Keep:
@@ -52,6 +58,19 @@ def top_in_groups(scores: Tensor, group: Tensor, quota: Tensor, count: int) -> K
     Both are int64. The order is that of the sequence."""
     within = group_rank(scores, group, quota.shape[1]) < quota.gather(1, group)
     return top(scores.masked_fill(within, float("inf")), count)
+
+
+def threshold_for(ranked: Tensor, count: int, above_all: Tensor | None = None) -> float:
+    """A threshold that `count` of the first row of ranked [N, n] reach: midway to the next one
+    below; just above the others, where those that reach it are flagged in above_all, bool [N, n].
+    Makes the host wait."""
+    flagged = 0 if above_all is None else int(above_all[0].sum().item())
+    falling = ranked[0].sort(descending=True).values
+    if max(count, flagged) >= len(falling):
+        return 0.0
+    if count <= flagged:
+        return float(falling[flagged].item()) * (1 + 1e-6) + 1e-12
+    return (float(falling[count - 1].item()) + float(falling[count].item())) / 2
 
 
 def round_shares(shares: Tensor, total: int, ranked: Tensor) -> Tensor:
