@@ -11,7 +11,6 @@ from . import (
     Keep,
     Method,
     Plan,
-    Price,
     Projected,
     Published,
     Request,
@@ -64,16 +63,14 @@ class CDPruner(Method):
         count, visual, width = request.budget(self.keep), request.visual, request.hidden
         if count == visual:
             return Plan(positions="compact")
-        flops, launches, largest = 2 * visual * width, 17, 0
+        flops, launches = 2 * visual * width, 17
         for part in parts(request, count):
             share, tokens = part.share, part.alike * part.size
             # A row of Cholesky's factor takes those before it from one of the kernel.
             flops += tokens * (2 * part.size * width + (share - 1) * (share - 2))
             launches += 16 * share - 5 - 3 * (share > 1)
-            largest = max(largest, tokens * (2 * part.size + share))
-        price = Price(launches, scratch=4 * (largest + 2 * visual * width))
         return Plan(
-            [Stage(Projected(), count, flops=flops, price=price)],
+            [Stage(Projected(), count, flops=flops, launches=launches)],
             positions="compact",
             published=Published(),
         )

@@ -12,7 +12,6 @@ from . import (
     Keys,
     Method,
     Plan,
-    Price,
     Published,
     Request,
     Stage,
@@ -61,10 +60,8 @@ class DART(Method):
         image, text = _pivots(count, request)
         flops = 2 * (image + text) * request.visual * request.hidden
         turns = min(image + text, count - image)
-        price = Price(launches=33 + 3 * turns, scratch=8 * request.visual * request.hidden)
-        return Plan(
-            [Stage(Entering(layer), count, Keys(), flops, price=price)], published=Published()
-        )
+        stage = Stage(Entering(layer), count, Keys(), flops, launches=33 + 3 * turns)
+        return Plan([stage], published=Published())
 
     def decide(self, view: View, stage: Stage) -> Keep | None:
         import torch

@@ -11,7 +11,6 @@ from . import (
     Keep,
     Method,
     Plan,
-    Price,
     Projected,
     Published,
     Request,
@@ -54,8 +53,8 @@ class DivPrune(Method):
         count, visual = request.budget(self.keep), request.visual
         if count == visual:
             return Plan(positions="compact")
-        price = Price(launches=5 * count + 5, scratch=4 * visual * (visual + request.hidden))
-        stage = Stage(Projected(), count, flops=2 * visual**2 * request.hidden, price=price)
+        flops, launches = 2 * visual**2 * request.hidden, 5 * count + 5
+        stage = Stage(Projected(), count, flops=flops, launches=launches)
         return Plan([stage], positions="compact", published=Published())
 
     def decide(self, view: View, stage: Stage) -> Keep | None:

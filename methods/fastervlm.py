@@ -44,7 +44,10 @@ class FasterVLM(Method):
     keep: Budget = knob(Fraction(1, 9), "visual tokens that stay: a count or a share")
 
     def plan(self, request: Request) -> Plan:
-        return scored_in_tower(request, request.budget(self.keep))
+        count = request.budget(self.keep)
+        kept_from = sum(share > 0 for share in shares(request, count))
+        reading = int(request.merger > 1)
+        return scored_in_tower(request, count, launches=(reading, 2 * kept_from + 2))
 
     def decide(self, view: View, stage: Stage) -> Keep | None:
         if stage.rows:

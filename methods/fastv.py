@@ -21,6 +21,7 @@ class FastV(Scorer):
     """
 
     reads = Rows("last")
+    launches = 0
     departures = (
         "Heads are averaged in float32, in half precision by the released code: ties fall "
         "otherwise.",

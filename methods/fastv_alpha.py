@@ -23,6 +23,7 @@ class FastVAlpha(Scorer):
     """
 
     reads = Rows("last")
+    launches = 23
     departures = (
         "The paper does not say which states are compared: those that enter the layer are.",
         "Where all visual tokens score alike, stretching to [0, 1] gives 0 for each.",

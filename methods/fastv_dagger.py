@@ -24,6 +24,7 @@ class FastVDagger(Scorer):
     """
 
     reads = Rows("last")
+    launches = 0
     departures = (
         "Equations 7 and 8 can be read in two ways: `reading` chooses, and literal is the default.",
     )

@@ -20,6 +20,7 @@ class FastVReverse(Scorer):
     """
 
     reads = Rows("last")
+    launches = 1
     departures = (
         "Algorithm 2 as printed negates the scores twice, which cancels; its text is followed.",
     )

@@ -20,6 +20,7 @@ class FastVVis(Scorer):
     """
 
     reads = Rows("last-visual")
+    launches = 0
     departures = (
         "Under anyres the last visual token is the newline behind the last row, and no patch.",
     )

@@ -24,6 +24,7 @@ class FastVWindow(Scorer):
     """
 
     reads = Rows("last")
+    launches = 6
     departures = (
         "Windows at the edge of a tile are smaller where its sides do not divide: a window's quota "
         "is its share of the budget, by largest remainder, and not one number for all.",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 GROUP = 4  # tokens that stay to a group
 STEPS = 16  # of orthogonal iteration
 ROUNDS = 32  # of suppression: enough unless more tokens than that form a chain, each like the next
+OPERATORS = 55 + 2 * STEPS + 3 * ROUNDS  # that choosing the tokens of a part calls
 
 
 @register("prunesid")
@@ -76,15 +77,18 @@ class PruneSID(Method):
             return Plan(positions="compact")
         if encoder is None or not _in_tower(encoder):
             width = request.hidden
-            flops = sum(p.alike * _flops(p.size, width, p.share) for p in parts(request, count))
-            stage = Stage(Projected(), count, flops=flops)
+            chosen = parts(request, count)
+            flops = sum(p.alike * _flops(p.size, width, p.share) for p in chosen)
+            launches = len(chosen) * (OPERATORS + 2) + 2
+            stage = Stage(Projected(), count, flops=flops, launches=launches)
             return Plan([stage], positions="compact", published=Published())
         each = max(1, round(count / encoder.tiles))
         flops = _flops(encoder.patches, encoder.width, each)
         kept = each * encoder.tiles
         note = f"{kept} visual tokens stay, not {count}: all tiles keep {each}"
+        launches = OPERATORS + (7 if each > 1 else 1)
         return Plan(
-            [Stage(Tower(encoder.feature_layer), each, Rows("cls"), flops)],
+            [Stage(Tower(encoder.feature_layer), each, Rows("cls"), flops, launches=launches)],
             positions="compact",
             published=Published(tower_maps=range(encoder.layers)),
             note=note if kept != count else "",
@@ -101,13 +105,11 @@ class PruneSID(Method):
             start = view.random(part.size, _groups(part.share))
             states = part.rows(view.states)
             weights, group = _components(states, start).max(-1)
-            likeness = _likeness(states)
-            total, pairs = likeness.sum((1, 2)), part.size**2
             # The mean of the triangle over all of the square, as in the released code.
-            mean = (total + part.size) / 2 / pairs
-            threshold = max(_ratio(part.share, part.size), 1.0) * mean
-            alike = likeness > threshold[:, None, None]
-            chosen = _choose(weights, group, alike, part.share, part.share)
+            above = max(_ratio(part.share, part.size), 1.0) / 2 / part.size**2
+            chosen = _choose(
+                weights, group, states, above, part.size, budget=part.share, count=part.share
+            )
             kept.append(part.places(chosen))
         return Keep(torch.cat(kept, 1).sort(-1).values)
 
@@ -136,10 +138,14 @@ def _with_cls(view: View, count: int) -> Keep:
 
     size = view.count
     group = _components(view.states, view.random(size, _groups(count))).argmax(-1)
-    likeness = _likeness(view.states)
-    mean = (likeness.sum((1, 2)) - size) / (size * (size - 1))
-    alike = likeness > _ratio(count, size) * mean[:, None, None]
-    chosen = _choose(view.rows[:, 0], group, alike, count, max(1, count - 1)).sort(-1).values
+    above = _ratio(count, size) / (size * (size - 1))  # of the mean of distinct pairs
+    chosen = (
+        _choose(
+            view.rows[:, 0], group, view.states, above, -size, budget=count, count=max(1, count - 1)
+        )
+        .sort(-1)
+        .values
+    )
     if count == 1:
         return Keep(chosen)
     index = torch.cat([torch.zeros_like(chosen[:, :1]), chosen], 1)
@@ -161,51 +167,51 @@ def _components(states: Tensor, start: Tensor) -> Tensor:
     return basis.abs()
 
 
-def _likeness(states: Tensor) -> Tensor:
-    """Cosines of all pairs [N, n, n]."""
-    states = unit(states)
-    return states @ states.transpose(1, 2)
+def _choose(
+    scores: Tensor,
+    group: Tensor,
+    states: Tensor,
+    above: float,
+    more: int,
+    *,
+    budget: int,
+    count: int,
+) -> Tensor:
+    """Places int64 [N, count], of each group its share: first what nothing better and alike
+    suppresses, then the rest, both by falling score [N, n].
 
+    Tokens are alike whose cosine is over `above` times `more` and the sum of all cosines.
+    group: int64 [N, n]. states: [N, n, d]. budget: what the bounds of shares follow.
 
-def _choose(scores: Tensor, group: Tensor, alike: Tensor, budget: int, count: int) -> Tensor:
-    """Places [N, count], of each group its share: first what nothing better and alike suppresses,
-    then the rest, both by falling score [N, n].
-
-    group: int64 [N, n]. alike: bool [N, n, n]. budget: what the bounds of shares follow.
+    Shares are one each, and the others in proportion to a group's survivors, up to a bound, which
+    is raised for all until the budget is met; what a bound leaves goes to those with most
+    survivors. All is worked out token by token, in few operators.
     """
     import torch
 
     order = scores.argsort(dim=-1, descending=True, stable=True)
-    rank = order.argsort(-1)
-    rivals = alike & (group[:, None] == group[..., None]) & (rank[:, None] < rank[..., None])
+    directions, group = take(unit(states), order), group.gather(1, order)
+    cosines = directions @ directions.transpose(1, 2)
+    alike = cosines > above * (cosines.sum((1, 2), keepdim=True) + more)
+    own, theirs = group[..., None], group[:, None]
+    same = own == theirs
+    rivals = (alike & same).tril(-1)  # better ones
     survives = torch.ones_like(group, dtype=torch.bool)
     for _ in range(ROUNDS):  # the first r of each chain are right after r rounds
         survives = ~(rivals & survives[:, None]).any(-1)
-    member = group[..., None] == torch.arange(_groups(budget), device=group.device)
-    survivors = (member & survives[..., None]).sum(1)
-    shares = _shares(member.sum(1), survivors, budget, count)
-    first = survives.gather(1, order).int().argsort(dim=-1, descending=True, stable=True)
-    order = order.gather(1, first)
-    listed = take(member, order)
-    chosen = (listed & (listed.cumsum(1) <= shares[:, None])).any(-1)
-    return order.gather(1, chosen.float().topk(count, -1).indices)
-
-
-def _shares(sizes: Tensor, survivors: Tensor, budget: int, count: int) -> Tensor:
-    """`count` shared among groups, all int64 [N, q]: one each, and the others in proportion to
-    their survivors, up to a bound; what a bound leaves goes to those with most survivors."""
-    import torch
-
-    least = sizes.clamp_max(1)
-    most = survivors.clamp_max(5 * math.ceil(budget / 64))
-    raised = torch.arange(budget + 1, device=sizes.device)[:, None] + most[:, None]
-    short = (raised.minimum(sizes[:, None]).sum(-1) < budget).sum(-1, keepdim=True)
-    most = (most + short).minimum(sizes)
-    others = count - least.sum(-1, keepdim=True)
-    up_to = (others * survivors.cumsum(-1) / survivors.sum(-1, keepdim=True)).round().long()
-    shares = (least + up_to.diff(dim=-1, prepend=torch.zeros_like(up_to[:, :1]))).minimum(most)
-    order = survivors.argsort(dim=-1, descending=True, stable=True)
-    room = (most - shares).gather(1, order)
-    left = count - shares.sum(-1, keepdim=True)
-    more = (left - room.cumsum(-1) + room).clamp_min(0).minimum(room)
-    return shares.scatter_add(1, order, more)
+    size = group.shape[1]
+    turn = torch.arange(size, device=group.device).add(survives, alpha=-size)
+    rank = (same & (turn[:, None] < turn[..., None])).sum(-1)  # in its group
+    survivors = (same & survives[:, None]).sum(-1)  # of its group
+    upto = ((theirs <= own) & survives[:, None]).sum(-1)  # of the groups up to its own
+    others = count - (rank == 0).sum(-1, keepdim=True)  # beside the first of each group
+    ends = torch.stack([upto, upto - survivors])
+    ends = (others * ends / survives.sum(-1, keepdim=True)).round()
+    over = rank - survivors.clamp_max(5 * math.ceil(budget / 64))
+    allowed = over <= over.sort(-1).values[:, budget - 1 : budget].clamp_min(-1)
+    first = allowed & (rank <= ends[0] - ends[1])
+    # Then those of the group with most survivors; of several such, of the first.
+    steps = _groups(budget) * size
+    last = rank.add(group, alpha=size).add(survivors, alpha=-steps)
+    last = last.add(allowed, alpha=-2 * steps * size).add(first, alpha=-2 * steps * size)
+    return order.gather(1, last.topk(count, -1, largest=False).indices)

@@ -53,7 +53,7 @@ class PyramidDrop(Method):
             return Plan(positions="compact")
         counts = falling_counts(request, layers, budget)
         stages = [
-            Stage(Entering(layer), count, Rows("last", of="next"))
+            Stage(Entering(layer), count, Rows("last", of="next"), launches=2)
             for layer, count in zip(layers, counts, strict=True)
         ]
         return Plan(stages, positions="compact", published=Published())

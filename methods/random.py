@@ -19,6 +19,8 @@ class Random(Scorer):
     Paper: https://arxiv.org/abs/2502.11501 (section 4)
     """
 
+    launches = 1
+
     departures = (
         "The paper names no layer for it: FastV's is taken.",
         "All rows of a batch keep the same places: one draw by `seed` serves every request.",

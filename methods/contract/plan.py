@@ -89,25 +89,15 @@ Read = Rows | Keys
 
 
 @dataclass(frozen=True)
-class Price:
-    """What a decision costs beside its FLOPs.
-
-    launches: operators that it calls. scratch: bytes that it holds at most, per sample.
-    """
-
-    launches: int
-    scratch: int = 0
-
-
-@dataclass(frozen=True)
 class Stage:
     """One moment at which the method acts on the visual tokens.
 
     tokens: what remains of them (of each tile's patches in the tower), None where only the data
     tells. reads: attention rows and keys that it wants to see. flops: the matrix products of its
     own decision, per sample (per tile in the tower), 1 MAC = 2 FLOPs, not those of what is read;
-    published_flops: those of the released code, where they are others. price: what else it costs,
-    if that is known. part: which method of a composition acts.
+    published_flops: those of the released code, where they are others. launches: operators that it
+    calls in float32, views aside; None where that is not said. part: which method of a composition
+    acts.
     """
 
     site: Site
@@ -115,7 +105,7 @@ class Stage:
     reads: Read | tuple[Read, ...] = ()
     flops: int = 0
     published_flops: int | None = None
-    price: Price | None = None
+    launches: int | None = None
     part: int = 0
 
     @property

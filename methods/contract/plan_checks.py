@@ -19,7 +19,6 @@ from .plan import (
     Keys,
     Plan,
     Positions,
-    Price,
     Published,
     Rows,
     Site,
@@ -319,11 +318,9 @@ def _reads_fault(
 
 def _stage_fault(stage: Stage, where: str) -> str:
     """What is wrong with what a decision is said to cost."""
-    price = stage.price
-    if price is not None and not (
-        isinstance(price, Price) and min(price.launches, price.scratch) >= 0
-    ):
-        return f"price is {price!r} {where}; known: Price(launches, scratch), neither below 0"
+    launches = stage.launches
+    if launches is not None and (type(launches) is not int or launches < 0):
+        return f"launches is {launches!r} {where}; known: a whole number from 0, or None"
     return _flops_fault(stage.flops, where) or _flops_fault(stage.published_flops or 0, where)
 
 

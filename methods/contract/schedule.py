@@ -9,14 +9,22 @@ from .plan import Plan, Projected, Published, Read, Rows, Stage, Tower
 from .request import BudgetError, Request
 
 
-def scored_in_tower(request: Request, count: int, *more: Read, flops: int = 0) -> Plan:
+def scored_in_tower(
+    request: Request,
+    count: int,
+    *more: Read,
+    flops: int = 0,
+    launches: tuple[int | None, int | None] = (None, None),
+) -> Plan:
     """Read attention where the tower's output is projected, and keep `count` tokens before the
-    decoder; all of them, if that is all. more: what else is read there. flops: of the choice."""
+    decoder; all of them, if that is all. more: what else is read there. flops: of the choice.
+    launches: operators that reading and choosing call."""
     tower = request.tower
     if count == request.visual:
         return Plan()
-    scored = Stage(Tower(tower.feature_layer), tower.patches, (Rows(tower.query), *more))
-    chosen = Stage(Projected(), count, flops=flops)
+    site, reads = Tower(tower.feature_layer), (Rows(tower.query), *more)
+    scored = Stage(site, tower.patches, reads, launches=launches[0])
+    chosen = Stage(Projected(), count, flops=flops, launches=launches[1])
     return Plan([scored, chosen], published=Published(tower_maps=range(tower.layers)))
 
 

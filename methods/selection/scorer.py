@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..contract.view import View
 
 
+TOP = 2  # operators that `top` calls
 ORDERLESS = ("torch.bool", "torch.complex64", "torch.complex128", "torch.complex32")
 
 
@@ -25,10 +26,12 @@ ORDERLESS = ("torch.bool", "torch.complex64", "torch.complex128", "torch.complex
 class Scorer(Method):
     """On entering one layer, keep the visual tokens with the highest scores.
 
-    A subclass says what the score is, and in `reads` which attention rows or keys it wants.
+    A subclass says what the score is, in `reads` which attention rows or keys it wants, and in
+    `launches`, if that is known, how many operators `score` calls, views aside.
     """
 
     reads: ClassVar[Read | tuple[Read, ...]] = ()
+    launches: ClassVar[int | None] = None
 
     keep: Budget = knob(Fraction(1, 9), "visual tokens that stay: a count or a share")
     layer: int | None = knob(
@@ -49,7 +52,14 @@ class Scorer(Method):
 
     def plan(self, request: Request) -> Plan:
         layer = request.layer(self.layer, published=2)
-        stage = Stage(Entering(layer), self.count(request), self.reads, self.flops(request))
+        launches = None if self.launches is None else self.launches + TOP
+        stage = Stage(
+            Entering(layer),
+            self.count(request),
+            self.reads,
+            self.flops(request),
+            launches=launches,
+        )
         return Plan([stage])
 
     def decide(self, view: View, stage: Stage) -> Keep | None:

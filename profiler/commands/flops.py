@@ -189,8 +189,24 @@ def notes(
             f"no pruning in the decoder can pass {units.times(bound)} by floors: what is outside "
             "it stays, and so do weights and text."
         )
+    lines += _unpriced(planned)
     lines += [f"{c.name}: {c.about} ({c.source})." for c in conventions]
     return lines + [f"{row.method}: {row.note}" for row in planned if row.note]
+
+
+def _unpriced(planned: list[Planned]) -> list[str]:
+    """Whose decisions do not say what they cost beside FLOPs."""
+    unsaid = {
+        row.method.partition(":")[0]: None
+        for row in planned
+        if row.visual_per_layer and row.launches is None
+    }
+    if not unsaid:
+        return []
+    return [
+        f"decisions of {', '.join(unsaid)} are priced by their FLOPs alone; a run counts their "
+        "operators, and the scratch of all (`tpprof explain`)."
+    ]
 
 
 def schedule(visual_per_layer: list[int] | None) -> str:
@@ -243,6 +259,13 @@ def _work_columns() -> list[Column[Planned]]:
                 "prefill_flops_share": lambda r: r.prefill_flops_share,
             },
             "Of vanilla's FLOPs in the decoder layers over the prompt.",
+        ),
+        Column(
+            "decision\noperators",
+            lambda r: units.NA if r.launches is None else f"{r.launches:,}",
+            {"decision_operators": lambda r: r.launches},
+            "Operators that the method's decisions call, views aside; n/a where it does not say.",
+            under="prefill\nshare",
         ),
     ]
 

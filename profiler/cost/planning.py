@@ -70,7 +70,8 @@ class Planned:
     prefill_flops: its decoder layers in prefill. kv_bytes: after prefill. weight_bytes, peak_bytes:
     see `cost.memory`. floor_seconds: the least time that the device allows, and floor_speedup:
     vanilla's over it. largest_batch: that fits the memory of the device. counted: by convention.
-    met: whether a budget gives what was wanted. All for the whole batch.
+    launches: operators that decisions call; None where one does not say. met: whether a budget
+    gives what was wanted. All for the whole batch.
     """
 
     method: str
@@ -85,6 +86,7 @@ class Planned:
     floor_seconds: float | None = None
     floor_speedup: float | None = None
     largest_batch: int | None = None
+    launches: int | None = None
     counted: dict[str, float] = field(default_factory=dict)
     note: str = ""
     met: bool = True
@@ -230,6 +232,7 @@ class Planner:
             floor_seconds=own.floor,
             floor_speedup=full.floor / own.floor if full.floor and own.floor else None,
             largest_batch=self._largest_batch(request, schedule, ledger),
+            launches=self._launches(schedule),
             counted={c.name: c.count(counting) for c in self.conventions},
             note="; ".join(filter(None, (changed, schedule.note))),
         )
@@ -290,6 +293,14 @@ class Planner:
         if self.policy == "published" and schedule.stages:
             return None  # released code holds whatever it likes while it decides
         return memory.peak_bytes(self.shape, request, ledger, self.itemsize)
+
+    def _launches(self, schedule: Plan) -> int | None:
+        """Operators that decisions call; None where one does not say."""
+        counts = [stage.launches for stage in schedule.stages]
+        if self.policy == "published" and counts:
+            return None
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
 
     def _largest_batch(self, request: Request, schedule: Plan, ledger: Ledger) -> int | None:
         if self.peaks is None or self.peaks.memory_bytes is None:

@@ -143,7 +143,7 @@ def _level(stage: Stage) -> int:
 
 def _decision(stage: Stage, flops: int) -> Work:
     """What a stage decides with, without the move of what survives."""
-    return Work(flops, flops, launches=stage.price.launches if stage.price else 0)
+    return Work(flops, flops, launches=stage.launches or 0)
 
 
 def _decode(

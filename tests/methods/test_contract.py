@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 from micro_models import SIZE
+from operator_counter import FREE
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tpprof
 from tpprof import methods
@@ -130,7 +132,7 @@ def test_spec_strings_parse_back(spec: str) -> None:
     assert methods.parse(methods.format_spec(method)) == method
 
 
-class _Syncs(torch.utils._python_dispatch.TorchDispatchMode):
+class _Syncs(TorchDispatchMode):
     """Counts the operators that make the host wait for a device."""
 
     WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero")
@@ -162,3 +164,52 @@ def test_host_synchronisations(llava_next: Model, spec: str, stages: int) -> Non
     with _Syncs() as syncs:
         tpprof.forward(llava_next, inputs, budgeted(spec), solved=solved, verify=False)
     assert len(syncs.seen) == stages, syncs.seen
+
+
+class _Launches(TorchDispatchMode):
+    """Counts operators, views aside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.seen += not func.is_view and func._overloadpacket not in FREE
+        return func(*args, **(kwargs or {}))
+
+
+PRICED = {
+    *("vanilla", "fastv", "fastv-alpha", "fastv-dagger", "fastv-reverse", "fastv-vis"),
+    *("fastv-window", "random", "pyramiddrop", "fastervlm", "dart", "divprune", "cdpruner"),
+    *("downsample", "prunesid"),
+}
+"""Methods that say how many operators their decisions call; of the others only a run tells."""
+
+
+@pytest.mark.parametrize("keep", ["1/12", "1/3"])
+@pytest.mark.parametrize("name", ALL)
+def test_the_price_is_what_a_decision_launches(
+    model: Model, name: str, keep: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        inputs, method = inputs_for(model, name, keep), methods.parse(name, keep)
+    except methods.BudgetError as error:
+        pytest.skip(str(error))
+    seen: dict[methods.Stage, int] = {}
+    decide = type(method).decide
+
+    def counted(
+        self: methods.Method, view: methods.View, stage: methods.Stage
+    ) -> methods.Keep | None:
+        with _Launches() as launches:
+            made = decide(self, view, stage)
+        seen[stage] = launches.seen
+        return made
+
+    monkeypatch.setattr(type(method), "decide", counted)
+    tpprof.forward(model, inputs, method, verify=False)
+    wanted = method.plan(inputs.request).stages
+    assert {stage: seen[stage] for stage in wanted if stage.launches is not None} == {
+        stage: stage.launches for stage in wanted if stage.launches is not None
+    }
+    assert all(stage.launches is not None for stage in wanted) == (name in PRICED)

@@ -12,10 +12,8 @@ from fractions import Fraction
 import pytest
 import torch
 from micro_models import SHAPES, SIZE
-from operator_counter import FREE
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import tpprof
 from tpprof import methods
@@ -261,38 +259,3 @@ def test_published_counts(name: str) -> None:
     for count in counts:
         stage = methods.parse(name, str(count)).plan(wanted).stages[-1]
         assert (stage.layer, stage.tokens) == (layer, count)
-
-
-class Launches(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.seen += not func.is_view and func._overloadpacket not in FREE
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("keep", [3, 11])
-@pytest.mark.parametrize("name", ["dart", "divprune", "cdpruner"])
-def test_the_price_is_what_a_decision_launches(
-    model: Model, name: str, keep: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inputs, method = tpprof.inputs(model, image_size=SIZE), methods.parse(name, str(keep))
-    seen: dict[methods.Stage, int] = {}
-    decide = type(method).decide
-
-    def counted(
-        self: methods.Method, view: methods.View, stage: methods.Stage
-    ) -> methods.Keep | None:
-        with Launches() as launches:
-            made = decide(self, view, stage)
-        seen[stage] = launches.seen
-        return made
-
-    monkeypatch.setattr(type(method), "decide", counted)
-    tpprof.forward(model, inputs, method, verify=False)
-    assert seen
-    for stage, launches in seen.items():
-        assert stage.price is None or stage.price.launches == launches
-    assert any(stage.price for stage in seen)

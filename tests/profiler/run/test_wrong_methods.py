@@ -30,7 +30,7 @@ SOURCE = """
 import math, os, sys, torch
 from dataclasses import dataclass
 from tpprof.methods import (
-    Budget, Entering, InputError, Keep, Keys, Leaving, Method, Plan, Price, Projected, Published,
+    Budget, Entering, InputError, Keep, Keys, Leaving, Method, Plan, Projected, Published,
     Rows, Scorer, Stage, Tower, knob, register, top,
 )
 
@@ -252,7 +252,7 @@ PLANS = {
     stages("Stage(Entering(2), 9, flops=float('nan'))"): "its FLOPs are nan",
     stages("Stage(Entering(2), 9, published_flops=-7)"): "its FLOPs are -7",
     stages("Stage(Entering(2), 9, flops=10**30)"): "from 0 to 10^18",
-    stages("Stage(Entering(2), 9, price=3)"): "price is 3 on entering layer 2; known: Price(",
+    stages("Stage(Entering(2), 9, launches=-3)"): "launches is -3 on entering layer 2",
     stages(STAGE, positions="'moved'"): "positions 'moved'; known: keep, compact",
     stages(STAGE, compressed="range(2, 99)"): "compressed names range(2, 99)",
     stages(STAGE, published="True"): "published is True and no Published",
