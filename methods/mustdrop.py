@@ -198,7 +198,8 @@ class _Solved(NamedTuple):
 def _solve(method: MustDrop, request: Request) -> _Solved:
     """Half of the windows are merged, or as many as the budget needs; then counts fall by one ratio
     so that their mean meets it, as nearly as key tokens allow, which are never dropped."""
-    encoder, budget = request.encoder, request.budget(method.keep)
+    encoder = request.tower if request.encoder else None
+    budget = request.budget(method.keep)
     if encoder is None or not _merges(encoder):
         return _falling(request, budget, encoder.patches if encoder else 0, request.visual)
     windows = (encoder.side // WINDOW) ** 2
