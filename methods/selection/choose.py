@@ -137,6 +137,20 @@ def greedy(worth: Tensor, count: int, after: Callable[[int, Tensor], Tensor]) ->
     return torch.cat(chosen, 1)
 
 
+def top_of_each(scores: Tensor, count: int, request: Request) -> Keep:
+    """Keep the best by scores [N, V] of each picture of the prompt, together `count`, shared in
+    proportion to their tokens. Raises UnsupportedError where an earlier method took some."""
+    import torch
+
+    _ = request.grid
+    index, first = [], 0
+    sizes = [span.tokens for span in request.spans]
+    for size, share in zip(sizes, quotas(count, sizes), strict=True):
+        index.append(top(scores[:, first : first + size], share).index + first)
+        first += size
+    return Keep(torch.cat(index, 1))
+
+
 def quotas(budget: int, sizes: list[int]) -> list[int]:
     """`budget` shared among parts in proportion to their sizes, by largest remainder: none gets
     more than its size, and together they get `budget`."""

@@ -10,7 +10,7 @@ from ..contract.containment import MethodFaultError, where_defined
 from ..contract.method import Keep, Method, knob
 from ..contract.plan import Entering, Plan, Read, Stage
 from ..contract.request import Budget, Request
-from .choose import top
+from .choose import top, top_of_each
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +37,9 @@ class Scorer(Method):
     layer: int | None = knob(
         None, "first decoder layer that sees fewer tokens; auto: FastV's, 2 of 32"
     )
+    per_picture: bool = knob(
+        False, "each of several pictures keeps a share in proportion, not the best of all"
+    )
 
     def score(self, view: View) -> Tensor:
         """A score [B, n] for each visual token, the higher the better."""
@@ -52,7 +55,8 @@ class Scorer(Method):
 
     def plan(self, request: Request) -> Plan:
         layer = request.layer(self.layer, published=2)
-        launches = None if self.launches is None else self.launches + TOP
+        known = self.launches is not None and not self.per_picture
+        launches = (self.launches or 0) + TOP if known else None
         stage = Stage(
             Entering(layer),
             self.count(request),
@@ -70,6 +74,8 @@ class Scorer(Method):
                 f"the score is {fault}; wanted is a floating or whole number for each visual "
                 f"token, {list(wanted)} ({where_defined(self.score)})"
             )
+        if self.per_picture:
+            return top_of_each(scores, self.count(view.request), view.request)
         return top(scores, self.count(view.request))
 
 

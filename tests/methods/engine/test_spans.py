@@ -61,15 +61,20 @@ def test_vanilla_is_what_transformers_gives(case: str) -> None:
 
 
 @functools.cache
-def pruned_by_hand(case: str, layer: int, kept: int) -> tuple[Tensor, Tensor]:
+def pruned_by_hand(
+    case: str, layer: int, kept: int, among: tuple[int, int] = (0, 10**6)
+) -> tuple[Tensor, Tensor]:
     """FastV by transformers' own layers: which visual tokens [B, n] stay before `layer`, by the
-    mean over heads of the last token's row in the layer before, and the logits [B, words]."""
+    mean over heads of the last token's row in the layer before, and the logits [B, words]. among:
+    the visual tokens that are asked for."""
     model, inputs = request_of(case)
     with eager(model):
         whole = model.module(**inputs, output_attentions=True, output_hidden_states=True)
         visual = inputs["input_ids"] == model.image_token
         row = whole.attentions[layer - 1].mean(1)[:, -1]
-        best = row.masked_fill(~visual, -1).topk(kept, -1).indices.sort(-1).values
+        numbers = visual.cumsum(-1) - 1
+        wanted = visual & (numbers >= among[0]) & (numbers < among[1])
+        best = row.masked_fill(~wanted, -1).topk(kept, -1).indices.sort(-1).values
         stays = (~visual).scatter(1, best, True)
         hidden = whole.hidden_states[layer][stays].view(
             len(stays), -1, whole.hidden_states[0].shape[-1]
@@ -84,7 +89,6 @@ def pruned_by_hand(case: str, layer: int, kept: int) -> tuple[Tensor, Tensor]:
         for module in model.layers[layer:]:
             hidden = module(hidden, attention_mask=causal, position_embeddings=(cos, sin))
         logits = model.head(hidden[:, -1:])[:, 0]
-    numbers = visual.cumsum(-1) - 1
     return numbers.gather(1, best), logits
 
 
@@ -185,3 +189,15 @@ def test_one_span_costs_no_indices() -> None:
 def test_a_video_is_refused_by_name_where_a_model_takes_none() -> None:
     with pytest.raises(ShapeError, match="micro-llava takes no video"):
         tpprof.inputs(load("llava"), frames=4)
+
+
+def test_a_share_for_each_picture_is_the_best_of_each() -> None:
+    model, inputs = request_of("of several sizes")
+    sizes = [span.tokens for span in inputs.request.spans]
+    assert sizes == [36, 12, 18]
+    trace = tpprof.forward(model, inputs, "fastv:keep=33,layer=3,per_picture=true")
+    kept = trace.kept[3]
+    for a, b, share in ((0, 36, 18), (36, 48, 6), (48, 66, 9)):
+        best, _ = pruned_by_hand("of several sizes", 3, share, (a, b))
+        inside = torch.stack([row[(row >= a) & (row < b)] for row in kept])
+        assert torch.equal(inside, best)
