@@ -107,7 +107,7 @@ def sharpen(model: Model) -> None:
 
 def rope(kind: str, architecture: str = "llava", key: str = "rope_type") -> dict[str, Any]:
     """The section of a config that asks for this rotary embedding."""
-    axes = {"mrope_section": [2, 3, 3]} if architecture == "qwen2-vl" else {}
+    axes = {"mrope_section": [2, 3, 3]} if architecture.startswith("qwen") else {}
     return {key: kind, "rope_theta": 1e4, **ROPE_FACTORS.get(kind, {}), **axes}
 
 

@@ -98,7 +98,7 @@ class Counting(TorchDispatchMode):
             return "projections"
         if leaf == "proj" or leaf == "patch_embedding":
             return "projections" if home.endswith("attn.proj") else "patch embedding"
-        if home.startswith("Patch") or "Projector" in home:
+        if "PatchMerger" in home or "Projector" in home:
             return "projector"
         if leaf in ("gate_proj", "up_proj", "down_proj", "fc1", "fc2"):
             return "ffn"

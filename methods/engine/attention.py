@@ -41,7 +41,9 @@ class Reading:
     `mean_rows` averages over the rows; `each_head` keeps the heads apart; without `softmax` rows
     are the scaled products before it. `whole_map`: average the heads of the whole map first, as the
     released code does. `with_keys`: the keys as well. `ahead`: the layer is run for this alone, and
-    no further than to its attention.
+    no further than to its attention. lengths: of what attends to itself inside a tile, called one
+    by one; () where all tiles are called at once, or each as a whole. A mean over all rows is one
+    over those of the whole tile: outside its own length a row gives nothing.
 
     values: float32 [N, rows, columns], or [N, H, rows, columns] with each head. keys: [N, heads of
     keys, tokens, head_dim].
@@ -57,6 +59,7 @@ class Reading:
     whole_map: bool = False
     with_keys: bool = False
     ahead: bool = False
+    lengths: tuple[int, ...] = ()
     parts: list[Tensor] = field(default_factory=list)
     key_parts: list[Tensor] = field(default_factory=list)
 
@@ -66,11 +69,13 @@ class Reading:
 
     @property
     def values(self) -> Tensor | None:
-        return _joined(self.parts)
+        whole = sum(self.lengths)
+        shares = [length / whole if self.mean_rows else 1.0 for length in self.lengths]
+        return _joined(self.parts, shares, -1)
 
     @property
     def keys(self) -> Tensor | None:
-        return _joined(self.key_parts)
+        return _joined(self.key_parts, [1.0] * len(self.lengths), 2)
 
     def take(self, weights: Tensor) -> None:
         """Store rows [N, H, rows, keys]."""
@@ -84,7 +89,15 @@ class Reading:
         self.parts.append(rows.mean(-2, keepdim=True) if self.mean_rows else rows)
 
 
-def _joined(parts: list[Tensor]) -> Tensor | None:
+def _joined(parts: list[Tensor], shares: list[float], dim: int) -> Tensor | None:
+    """Parts one behind another: along `dim` those of a tile, each weighed by its share, and then
+    tile by tile."""
+    if len(shares) > 1:
+        each = len(shares)
+        parts = [
+            torch.cat([p * s for p, s in zip(parts[n : n + each], shares, strict=True)], dim)
+            for n in range(0, len(parts), each)
+        ]
     return torch.cat(parts) if len(parts) > 1 else next(iter(parts), None)
 
 
@@ -240,10 +253,9 @@ def attention_rows(
     head_dim FLOPs, keys up to the last row if causal.
     """
     batch, heads, _, width = query.shape
-    rows = reading.rows
     keys = reading.stop if reading.causal else key.shape[2]
-    groups = key.shape[1]
-    wanted = query[:, :, reading.start : reading.stop].reshape(batch, groups, -1, width)
+    asked, groups = query[:, :, reading.start : reading.stop], key.shape[1]
+    rows, wanted = asked.shape[2], asked.reshape(batch, groups, -1, width)
     # Scaled before the product: in float16 the plain one can overflow.
     logits = (wanted * scale) @ key[:, :, :keys].transpose(2, 3)
     logits = logits.float().view(batch, heads, rows, keys)

@@ -19,8 +19,11 @@ class Inputs(dict[str, Tensor]):
     next_position: the position of the first decoded token.
     order: int64 [V] or None; place of each visual token among a sample's projected patches, the
     count of patches standing for the newline embedding (LLaVA-NeXT, layout "anyres").
-    extras: further tensors that an architecture's vision tower wants. sequence_ends: where each
-    picture's patches end (Qwen2-VL); stays on the host, where the tower reads it.
+    tower_order: int64 [n] or None; the place in the tower of each of a tile's patches, in the order
+    of the visual tokens, where the tower has another (windows of Qwen2.5-VL).
+    extras: further tensors that an architecture's vision tower wants. sequence_ends, window_ends:
+    where each picture's patches end (Qwen2-VL), and each window's (Qwen2.5-VL); they stay on the
+    host, where the tower reads them.
     """
 
     def __init__(
@@ -31,16 +34,20 @@ class Inputs(dict[str, Tensor]):
         positions: Tensor,
         next_position: int,
         order: Tensor | None = None,
+        tower_order: Tensor | None = None,
         extras: dict[str, Tensor] | None = None,
         sequence_ends: Tensor | None = None,
+        window_ends: Tensor | None = None,
     ) -> None:
         super().__init__(tensors)
         self.request = request
         self.positions = positions
         self.next_position = next_position
         self.order = order
+        self.tower_order = tower_order
         self.extras = extras or {}
         self.sequence_ends = sequence_ends
+        self.window_ends = window_ends
 
     def to(self, device: torch.device | str) -> Inputs:
         """The same request on `device`; the copies are queued where the host memory allows it."""
@@ -54,8 +61,10 @@ class Inputs(dict[str, Tensor]):
             positions=change(self.positions),
             next_position=self.next_position,
             order=None if self.order is None else change(self.order),
+            tower_order=None if self.tower_order is None else change(self.tower_order),
             extras={name: change(tensor) for name, tensor in self.extras.items()},
             sequence_ends=self.sequence_ends,
+            window_ends=self.window_ends,
         )
 
     @property
@@ -64,6 +73,8 @@ class Inputs(dict[str, Tensor]):
         own = {"positions": self.positions}
         if self.order is not None:
             own["order"] = self.order
+        if self.tower_order is not None:
+            own["tower_order"] = self.tower_order
         return {**self, **self.extras, **own}
 
     def fill(self, other: Inputs) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from ..contract.arrangement import Arrangement, arranged
+from ..contract.arrangement import Arrangement, Spread, arranged
 from ..contract.containment import where_defined
 from ..contract.plan import Stage, Tower
 from ..contract.plan_checks import undroppable
+from ..contract.request import Encoder
 from ..contract.view import Tag, View
 from .attention import Reading
 from .context import Context, TokenSequence, arange, kept_states, move_riders, trace_origin
@@ -56,10 +59,14 @@ class VisionTower:
         self.context.ledger.projector = self._per_tile(hidden)
 
     @property
-    def _has_cls(self) -> bool:
+    def _encoder(self) -> Encoder:
         encoder = self.context.inputs.request.encoder
         assert encoder is not None
-        return encoder.has_cls
+        return encoder
+
+    @property
+    def _has_cls(self) -> bool:
+        return self._encoder.has_cls
 
     def _lap(self, part: str, layer: int) -> None:
         self.context.lap("vision", part, layer)
@@ -87,6 +94,7 @@ class VisionTower:
         rows = stage.rows
         columns = slice(int(self._has_cls), None)
         reading = Reading(0, 0, columns, causal=False, with_keys=stage.keys is not None)
+        reading.lengths = self._encoder.lengths(stage.layer)
         if rows is not None:
             reading.start = 0 if rows.query == "cls" else int(self._has_cls)
             reading.stop = 1 if rows.query == "cls" else per_tile
@@ -118,40 +126,53 @@ class VisionTower:
 
     def _act(self, stage: Stage, hidden: Tensor, reading: Reading | None) -> Tensor:
         context, request = self.context, self.context.inputs.request
-        encoder = request.encoder
-        assert encoder is not None
-        extra = int(encoder.has_cls)
+        encoder = self._encoder
         number = request.batch * encoder.tiles
         tiles = hidden if hidden.dim() == 3 else hidden.view(number, -1, hidden.shape[-1])
-        patches = tiles[:, extra:]
+        places = self._arrangement(tiles)
         before = self.original
         if before is None:
-            before = arange(patches.shape[1], patches).expand(patches.shape[0], -1)
+            before = arange(places.count, tiles).expand(tiles.shape[0], -1)
         view = View(
             site=stage.site,
             request=request,
             hidden=tiles,
-            arrangement=Arrangement(extra, tiles.shape[1]),
+            arrangement=places,
             original=before,
             notes=context.notes,
             norm=context.decoder.norm,
             sizes=self.sizes,
-            rows_read=reading.values if reading and stage.rows else None,
+            rows_read=self._rows(reading.values) if reading and stage.rows else None,
             keys_read=_by_tile(reading.keys, tiles.shape[0]) if reading and stage.keys else None,
             published=context.published,
         )
         keep = decide(context, view, stage)
         if keep is None:
             return hidden
-        dropped = keep.index.shape[1] != patches.shape[1]
+        dropped = keep.index.shape[1] != places.count
         changed = dropped or keep.merges is not None
         if changed and (fault := undroppable(encoder, stage.layer)):
             raise DecisionError(f"{fault} ({where_defined(deciding(context.method, stage))})")
         if changed:
             self.original = trace_origin(before, keep)
-        self.sizes = move_riders(context.notes, self.sizes, keep, patches.shape[1])
-        left = torch.cat([tiles[:, :extra], kept_states(patches, keep)], 1)
+        self.sizes = move_riders(context.notes, self.sizes, keep, places.count)
+        # Where the tower has an order of its own, none of its tokens can go.
+        left = places.joined(tiles, kept_states(places.visual(tiles), keep), places)
         return left if hidden.dim() == 3 else left.flatten(0, 1)
+
+    def _arrangement(self, tiles: Tensor) -> Arrangement:
+        """Where the patches stand in tiles [N, n, d], in the order of the visual tokens."""
+        start, order = int(self._has_cls), self.context.inputs.tower_order
+        whole = Arrangement(start, tiles.shape[1])
+        if order is None:
+            return whole
+        places = order.expand(tiles.shape[0], -1)
+        return replace(whole, spread=Spread(places, places[:, :0], torch.zeros_like(places)))
+
+    def _rows(self, values: Tensor | None) -> Tensor | None:
+        """Rows [N, ..., n] in the order of the visual tokens."""
+        order = self.context.inputs.tower_order
+        return values if values is None or order is None else values[..., order]
 
     def lay_out(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Lay out projected patches [B, n, d] as visual tokens; returns them and their origins."""

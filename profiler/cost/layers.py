@@ -132,13 +132,13 @@ def tower_layer(
     query_key_value = linear(width, 3 * width) if vision.joined else separate
     name = "attention map" if full_map else "attention"
     narrow, wide = linear(width, inner, tiles * inside), linear(inner, width, tiles * inside)
-    rotary = 2 * width * all_ if vision.rotary else 0
+    rotary, norms = 2 * width * all_ if vision.rotary else 0, 2 * vision.norm_vectors * width
     return {
         "projections": query_key_value + linear(width, width),
         name: _inside_tiles(vision, tiles, lengths or (tokens,), itemsize, full_map=full_map),
         "ffn": narrow.times(2 if vision.gated else 1) + wide,
         "elementwise": elementwise(
-            all_ * (5 * width + inner) + 4 * width + rotary,
+            all_ * (5 * width + (2 if vision.gated else 1) * inner) + norms + rotary,
             all_ * (4 * width + inner) + rotary,
             itemsize,
             launches=5 if vision.rotary else 4,
@@ -163,6 +163,20 @@ def _inside_tiles(
             itemsize,
             full_map=full_map,
         )
+        done = done + one.times(number)
+    return done
+
+
+def tower_rows(
+    vision: Vision, tiles: int, rows: int, keys: int, itemsize: int, lengths: tuple[int, ...] = ()
+) -> Work:
+    """Attention rows computed beside the kernel of a tower's layer; of all patches, where they
+    attend to no more than their own of `lengths` in a tile."""
+    width, done = vision.hidden, Work()
+    if not lengths:
+        return attention_rows(tiles, vision.heads, width, width, rows, keys, itemsize)
+    for length, number in Counter(lengths).items():
+        one = attention_rows(tiles, vision.heads, width, width, length, length, itemsize)
         done = done + one.times(number)
     return done
 

@@ -100,7 +100,8 @@ def _vision(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> It
         longest = max(encoder.lengths(layer), default=tokens)
         mapped = layer in ledger.encoder_maps
         full = weights * longest**2 * map_bytes(itemsize) if mapped else 0
-        rows = weights * read.rows * read.keys * SCORE_BYTES if read else 0
+        asked = min(longest, read.rows) * min(longest, read.keys) if read else 0
+        rows = weights * asked * SCORE_BYTES
         feed_forward = states * 3 * (vision.hidden + vision.intermediate)
         yield half + max(feed_forward, states * 7 * vision.hidden + max(full, rows))
 

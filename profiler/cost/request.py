@@ -66,8 +66,8 @@ def _vision(
         )
         yield from _each("vision", "tower", layer, done)
         if read := ledger.encoder_rows.get(layer):
-            rows = layers.attention_rows(
-                tiles, vision.heads, vision.hidden, vision.hidden, read.rows, read.keys, itemsize
+            rows = layers.tower_rows(
+                vision, tiles, read.rows, read.keys, itemsize, encoder.lengths(layer)
             )
             yield Item("vision", "score", layer, "rows", rows)
     for stage, count in zip(plan.stages, ledger.select, strict=True):

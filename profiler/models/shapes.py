@@ -81,6 +81,7 @@ class Vision:
     least_pixels, most_pixels: the area to which pictures of dynamic resolution are resized.
     class_token: whether one stands before the patches.
     joined: queries, keys and values come from one product. rotary: their positions are rotary.
+    window: side in pixels of the windows in which all layers but `whole_layers` attend; 0 without.
     gated: the FFN has three products. norm_vectors: vectors of width `hidden` that one norm holds.
     patch_bias: of the patch embedding. layer_weights: what a layer holds beside products and norms.
     beside: weights of the tower outside its layers: class token, positions, norms.
@@ -105,6 +106,15 @@ class Vision:
     patch_bias: bool = False
     layer_weights: int = 0
     beside: int = 0
+    window: int = 0
+    whole_layers: tuple[int, ...] = ()
+
+    @property
+    def windowed(self) -> tuple[int, ...]:
+        """The layers that attend in windows."""
+        if not self.window:
+            return ()
+        return tuple(n for n in range(self.layers) if n not in self.whole_layers)
 
     @property
     def first_feature(self) -> int:

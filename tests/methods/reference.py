@@ -20,6 +20,7 @@ from micro_models import SIZE
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
+from transformers.vision_utils import get_vision_window_index
 
 import tpprof
 from tpprof.methods.contract.policies import Policy
@@ -244,21 +245,10 @@ def class_keys(truth: Truth) -> Tensor:
 
 
 def patch_keys(truth: Truth) -> Tensor:
-    """Flags [V] on Qwen2-VL: without a class token, what all patches attend to, by merged token."""
-    visual, seen = truth.model.module.model.visual, []
-
-    def attend(module: Any, args: Any, kwargs: Any) -> None:
-        states = args[0] if args else kwargs["hidden_states"]
-        query, key, _ = module.qkv(states).view(len(states), 3, module.num_heads, -1).unbind(1)
-        query, key = apply_rotary_pos_emb_vision(query, key, *kwargs["position_embeddings"])
-        scores = torch.einsum("qhd,khd->hqk", query, key) * query.shape[-1] ** -0.5
-        seen.append(scores.softmax(-1).mean((0, 1)))
-
-    hook = visual.blocks[-1].attn.register_forward_pre_hook(attend, with_kwargs=True)
-    with eager(truth.model):
-        visual(truth.inputs["pixel_values"], grid_thw=truth.inputs["image_grid_thw"])
-    hook.remove()
-    return largest_share(seen[0].view(1, truth.visual, -1).sum(2))[0]
+    """Flags [V] on Qwen's towers: without a class token, what all patches attend to, by merged
+    token."""
+    last = len(truth.model.module.model.visual.blocks) - 1
+    return largest_share(tiles_at(truth, last).attention.view(1, truth.visual, -1).sum(2))[0]
 
 
 def merge_windows(truth: Truth, count: Callable[[Tensor], int]) -> tuple[Tensor, Tensor]:
@@ -348,7 +338,7 @@ class Tiles:
 
 def tiles_at(truth: Truth, layer: int) -> Tiles:
     """The tower's layer `layer`, worked out from what transformers' own projections give."""
-    qwen = truth.model.shape.architecture.name == "qwen2-vl"
+    qwen = truth.model.shape.vision.dynamic
     module = truth.model.module.model
     block = module.visual.blocks[layer] if qwen else module.vision_tower.encoder.layers[layer]
     attend, seen = (block.attn if qwen else block.self_attn), {}
@@ -376,17 +366,42 @@ def tiles_at(truth: Truth, layer: int) -> Tiles:
             clip(truth.model, truth.inputs)
     for hook in hooks:
         hook.remove()
+    if getattr(module.visual if qwen else module, "window_size", 0):
+        seen = {name: states[:, in_raster_order(truth)] for name, states in seen.items()}
     query, key = (seen[n].unflatten(-1, (attend.num_heads, -1)).transpose(1, 2) for n in "qk")
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])  # [tiles, heads, n, n]
+    weights = scores.softmax(-1)
+    if qwen and layer not in getattr(module.visual, "fullatt_block_indexes", [layer]):
+        weights = scores.masked_fill(apart(truth), -math.inf).softmax(-1)
     own = int(not qwen)
     asking = slice(0, 1) if own else slice(None)
     return Tiles(
-        scores.softmax(-1).mean(1)[:, asking, own:].mean(1),
+        weights.mean(1)[:, asking, own:].mean(1),
         scores.mean(1)[:, asking, own:].mean(1),
         key.mean(1)[:, own:],
         seen["out"][:, :own],
         seen["out"][:, own:],
     )
+
+
+def in_raster_order(truth: Truth) -> Tensor:
+    """Where each patch [n], in the order of the visual tokens, stands in a windowed tower."""
+    visual = truth.model.module.model.visual
+    given = visual.spatial_merge_size, visual.window_size, visual.patch_size
+    units, _ = get_vision_window_index(truth.inputs["image_grid_thw"], *given)
+    inside = torch.arange(visual.spatial_merge_unit)
+    return (units.argsort()[:, None] * len(inside) + inside).flatten()
+
+
+def apart(truth: Truth) -> Tensor:
+    """Flags [n, n], in the order of the visual tokens: which patches share no window."""
+    visual = truth.model.module.model.visual
+    _, rows, columns = truth.inputs["image_grid_thw"][0].tolist()
+    merge, side = visual.spatial_merge_size, visual.window_size // visual.patch_size
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    window = row // side * columns + column // side
+    blocks = window.view(rows // merge, merge, columns // merge, merge).transpose(1, 2).flatten()
+    return blocks[:, None] != blocks
 
 
 def laid_out(truth: Truth, values: Tensor, newline: float) -> Tensor:

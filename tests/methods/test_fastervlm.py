@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from micro_models import SIZE, load
+from micro_models import MICRO, SIZE, load
 from torch import Tensor
 
 import tpprof
@@ -46,6 +47,23 @@ def test_each_tile_keeps_what_its_class_token_attends_to(
         (pruned.cosines[0], walked.cosines[0]),
     ):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_in_windows_a_patch_is_seen_by_its_window_alone() -> None:
+    """Where the last layer of a tower is windowed, the mean over all patches counts nothing from
+    beyond a window: scores and what is kept are those of the windows."""
+    micro = MICRO["qwen2.5-vl"]
+    windowed = replace(micro, vision=replace(micro.vision, whole_layers=(0,)))
+    model = tpprof.load(windowed, device="cpu", seed=1)
+    inputs = tpprof.inputs(model, image_size=(168, 140), batch_size=2)
+    assert inputs.request.tower.lengths(3) == (64, 16, 32, 8)
+    truth = observe(model, tpprof.inputs(model, image_size=(168, 140)))
+    attention = tiles_at(truth, 3).attention
+    torch.testing.assert_close(attention.sum(), torch.tensor(1.0))
+    wanted = saliency(truth)[0].topk(9).indices.sort().values
+    for policy in POLICIES:
+        kept = tpprof.forward(model, inputs, "fastervlm:keep=9", attention=policy).kept[0]
+        assert kept.tolist() == [wanted.tolist()] * 2
 
 
 def test_under_anyres_newlines_go_first() -> None:

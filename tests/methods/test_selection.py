@@ -41,7 +41,13 @@ from tpprof.tests.methods.reference import (
     walk,
 )
 
-CASES = [("llava", "flat"), ("llava-next", "flat"), ("llava-next", "anyres"), ("qwen2-vl", "flat")]
+CASES = [
+    ("llava", "flat"),
+    ("llava-next", "flat"),
+    ("llava-next", "anyres"),
+    ("qwen2-vl", "flat"),
+    ("qwen2.5-vl", "flat"),
+]
 pytestmark = pytest.mark.parametrize(("model", "layout"), CASES, indirect=["model"])
 
 LAYERS = 8
@@ -111,7 +117,7 @@ def balanced(truth: Truth, count: int, alpha: float) -> Tensor:
 
 
 def dagger(truth: Truth, keep: Fraction, reading: str) -> Tensor:
-    merger = 4 if truth.model.shape.architecture.name == "qwen2-vl" else 1
+    merger = 4 if truth.model.shape.vision.dynamic else 1
     share = 1 - (1 - keep) / merger if reading == "literal" else min(Fraction(1), merger * keep)
     return best(row(truth), round(truth.visual * share))
 
@@ -361,7 +367,7 @@ def test_sparsevlm_plus(truth: Truth, keep: str) -> None:
 
 
 def keys(truth: Truth) -> Tensor:
-    qwen = truth.model.shape.architecture.name == "qwen2-vl"
+    qwen = truth.model.shape.vision.dynamic
     return patch_keys(truth) if qwen else class_keys(truth)
 
 
@@ -447,7 +453,7 @@ def test_mustdrop_merges_windows(truth: Truth, knob: str) -> None:
         value = fourth + 0.05 * (third - fourth)
         return int((likeness >= value).sum(1).min())
 
-    if truth.model.shape.architecture.name == "qwen2-vl" or truth.inputs.order is not None:
+    if truth.model.shape.vision.dynamic or truth.inputs.order is not None:
         kept = run(truth, f"mustdrop:{knob}={value},global_threshold=0").trace.kept[0]
         assert kept[0].tolist() == list(range(truth.visual)), "the grid is needed: nothing merges"
         return

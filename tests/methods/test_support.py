@@ -14,7 +14,9 @@ UNSUPPORTED: set[tuple[str, str]] = {
     ("downsample", "llava"),
     ("globalcom2", "llava"),
     ("globalcom2", "qwen2-vl"),
+    ("globalcom2", "qwen2.5-vl"),
     ("tome", "qwen2-vl"),
+    ("tome", "qwen2.5-vl"),
 }
 """Methods and architectures that do not go together; all other pairs do."""
 

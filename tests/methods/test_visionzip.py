@@ -86,7 +86,7 @@ def test_what_is_kept_and_what_is_merged(model: tpprof.Model, layout: str) -> No
     truth = observe(model, tpprof.inputs(model, image_size=SIZE, layout=layout))
     if layout == "anyres":  # 36 of a base tile, 156 of 12 rows of 12 and a newline
         spec, (kept, states) = "keep=64", behind_projector(truth, [(10, 2), (44, 8)])
-    elif model.shape.architecture.name == "qwen2-vl":
+    elif model.shape.vision.dynamic:
         spec, (kept, states) = "keep=1/2", behind_projector(truth, [(15, 3)])
     else:
         spec, (kept, states) = "keep=1/3", in_tower(truth, 12, 2)

@@ -38,7 +38,7 @@ def chosen(attention: Tensor, states: Tensor, important: int, diverse: int) -> l
 def test_important_and_diverse_tokens(model: tpprof.Model, layout: str) -> None:
     truth = observe(model, tpprof.inputs(model, image_size=SIZE, layout=layout))
     spec, counts = CASES[model.shape.architecture.name, layout]
-    seen = tiles_at(truth, 3 if model.shape.architecture.name == "qwen2-vl" else 2)
+    seen = tiles_at(truth, 3 if model.shape.vision.dynamic else 2)
     attention = laid_out(truth, seen.attention, -torch.inf)
     states, kept, base = laid_out(truth, seen.patches, 0.0), [], 0
     for part, count in zip(truth.inputs.request.segments, counts, strict=True):

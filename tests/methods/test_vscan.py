@@ -21,6 +21,7 @@ CASES = {  # budget and window, tokens of each part, tokens behind the cut
     ("llava", "flat", "uneven"): ("keep=10,window=2", [15], 5),
     ("llava-next", "flat"): ("keep=40,window=3", [12] * 5, 20),
     ("llava-next", "anyres"): ("keep=42,window=4", [12, 51], 21),
+    ("qwen2.5-vl", "flat"): ("keep=12,window=4", [18], 6),
     ("qwen2-vl", "flat"): ("keep=12,window=4", [18], 6),
 }
 MIDDLE = 4  # of 8 layers
@@ -60,7 +61,7 @@ def test_scans_merging_and_cut(case: tuple[str, ...], policy: Policy) -> None:
     truth = observe(model, tpprof.inputs(model, image_size=SIZE, layout=case[1]))
     spec, counts, behind = CASES[case]
     side = int(spec[-1])
-    shallow, deep = (1, 3) if case[0] == "qwen2-vl" else (1, 2)
+    shallow, deep = (1, 3) if case[0].startswith("qwen") else (1, 2)
     early, late = (
         laid_out(truth, tiles_at(truth, layer).attention, -1.0) for layer in (shallow, deep)
     )

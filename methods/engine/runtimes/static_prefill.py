@@ -35,11 +35,12 @@ class PromptForm:
     solved: tuple[tuple[str, float], ...]
     tensors: tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
     next_position: int
-    sequence_ends: tuple[int, ...] | None
+    ends: tuple[tuple[int, ...] | None, ...]
 
     @classmethod
     def of(cls, context: Context) -> PromptForm:
-        inputs, ends = context.inputs, context.inputs.sequence_ends
+        inputs = context.inputs
+        ends = (inputs.sequence_ends, inputs.window_ends)
         return cls(
             request=inputs.request,
             plan=context.plan,
@@ -47,7 +48,7 @@ class PromptForm:
             solved=tuple(sorted(context.notes.solved.items())),
             tensors=tuple((name, tuple(t.shape), t.dtype) for name, t in inputs.tensors.items()),
             next_position=inputs.next_position,
-            sequence_ends=None if ends is None else tuple(ends.tolist()),
+            ends=tuple(None if each is None else tuple(each.tolist()) for each in ends),
         )
 
 

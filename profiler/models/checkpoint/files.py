@@ -30,6 +30,7 @@ COUNTS = {
     "num_heads": MOST["heads"],
     "num_hidden_layers": MOST["layers"],
     "num_key_value_heads": MOST["heads"],
+    "out_hidden_size": MOST["width"],
     "patch_size": MOST["pixels"],
     "spatial_merge_size": 64,
     "temporal_patch_size": 64,
@@ -134,7 +135,7 @@ def require_same_weights(name: str, files: list[Path], shape: Shape) -> None:
         )
     for end, planned in _planned(shape):
         for key, (_, found) in held.items():
-            if key.endswith(end) and found != planned:
+            if key.endswith(end) and "vis" not in key and found != planned:
                 raise ModelError(
                     f"{name}: {quoted(key, 100)} is {tuple(found)} in its weights, and "
                     f"{tuple(planned)} by what its config says"
@@ -156,7 +157,8 @@ def wrong_size(name: str, held: int, shape: Shape) -> str:
 
 
 def _planned(shape: Shape) -> Iterator[tuple[str, list[int]]]:
-    """Ends of names of weights, and their shapes."""
+    """Ends of names of the decoder's weights, and their shapes; those of towers, which are called
+    `visual` or `vision_...`, may end likewise."""
     text = shape.text
     yield "embed_tokens.weight", [text.vocabulary, text.hidden]
     yield "mlp.down_proj.weight", [text.hidden, text.intermediate]

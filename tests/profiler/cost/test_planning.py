@@ -198,7 +198,7 @@ def estimated_peak(model: Model, method: methods.Method, policy: Policy, **optio
 
 @pytest.mark.parametrize("policy", ["rows", "maps"])
 @pytest.mark.parametrize("spec", ["vanilla", "fastv", "sparsevlm", "mustdrop"])
-@pytest.mark.parametrize("name", ["tiny-llava", "tiny-qwen2-vl"])
+@pytest.mark.parametrize("name", ["tiny-llava", "tiny-qwen2-vl", "tiny-qwen2.5-vl"])
 def test_the_estimated_peak_is_what_the_allocator_held(
     name: str, spec: str, policy: Policy
 ) -> None:

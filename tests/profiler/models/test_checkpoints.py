@@ -34,7 +34,7 @@ def tokenizer_of(model: Model) -> PreTrainedTokenizerFast:
     """A word tokenizer as large as the vocabulary; special tokens have the ids of the config."""
     given = model.module.config
     special = {model.image_token: "<image>"}
-    if model.shape.architecture.name == "qwen2-vl":
+    if model.shape.vision.dynamic:
         special = {
             given.image_token_id: "<|image_pad|>",
             given.vision_start_token_id: "<|vision_start|>",
@@ -106,7 +106,7 @@ def prompt_of(model: Model, inputs: Inputs) -> tuple[str, str]:
 
 def framed(model: Model, before: str, after: str) -> tuple[str, str]:
     """With the markers that Qwen2-VL wants around a picture."""
-    if model.shape.architecture.name == "qwen2-vl":
+    if model.shape.vision.dynamic:
         return f"{before} <|vision_start|>", f"<|vision_end|> {after}"
     return before, after
 

@@ -19,12 +19,7 @@ from tpprof.profiler.models.model import Model
 
 def above(model: Model) -> dict[str, torch.nn.Module]:
     """The modules above the layers, by what the refusal calls them."""
-    paths = {
-        "llava": "model.vision_tower",
-        "llava-next": "model.vision_tower",
-        "qwen2-vl": "model.visual",
-    }
-    tower = paths[model.shape.architecture.name]
+    tower = "model.visual" if model.shape.vision.dynamic else "model.vision_tower"
     found = {"the model": model.module, "model": model.module.model}
     found |= {"model.language_model": model.language, tower: model.module.get_submodule(tower)}
     return found

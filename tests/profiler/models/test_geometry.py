@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+from transformers.vision_utils import get_vision_window_index
 
 import tpprof
 from tpprof.methods.contract.request import Segment
@@ -37,6 +38,7 @@ CLASSES = {
     "llava": "LlavaForConditionalGeneration",
     "llava-next": "LlavaNextForConditionalGeneration",
     "qwen2-vl": "Qwen2VLForConditionalGeneration",
+    "qwen2.5-vl": "Qwen2_5_VLForConditionalGeneration",
 }
 
 
@@ -105,7 +107,7 @@ def test_plan_is_what_a_prepared_request_holds(
 
     pixels, tower = model.pixels([picture(size)]), planned.encoder
     assert tower is not None
-    if model.shape.architecture.name == "qwen2-vl":
+    if model.shape.vision.dynamic:
         frames, rows, columns = pixels["image_grid_thw"][0].tolist()
         assert (tower.tiles, tower.patches) == (frames, rows * columns)
         assert planned.visual == rows * columns // planned.merger
@@ -151,7 +153,21 @@ def test_dynamic_size_is_the_smart_resize_of_transformers(name: str) -> None:
     assert min(bounded.values()) > 5
 
 
-@pytest.mark.parametrize("model", ["qwen2-vl"], indirect=True)
+def test_windows_are_those_of_transformers() -> None:
+    """Every grid up to 21 x 21 tokens, edges narrower than a window among them."""
+    shape, seen = SHAPES["qwen2.5-vl-7b"], set()
+    for rows, columns in itertools.product(range(2, 22), range(2, 22)):
+        _, ends = get_vision_window_index(
+            torch.tensor([[1, 2 * rows, 2 * columns]]), 2, window_size=112, patch_size=14
+        )
+        windows = encoder(shape, (28 * rows, 28 * columns), "flat").windows
+        assert list(windows) == ends.diff().tolist()
+        assert sum(windows) == 4 * rows * columns
+        seen |= set(windows)
+    assert seen == {4 * height * width for height in (1, 2, 3, 4) for width in (1, 2, 3, 4)}
+
+
+@pytest.mark.parametrize("model", ["qwen2-vl", "qwen2.5-vl"], indirect=True)
 @pytest.mark.parametrize("size", [(20, 31), (225, 700), (2000, 1999), (60, 4000)], ids=str)
 def test_image_grid_of_large_and_small_pictures(model: Model, size: tuple[int, int]) -> None:
     shape = model.shape
@@ -179,11 +195,8 @@ def test_parameters_are_those_of_the_transformers_model(name: str) -> None:
     with torch.device("meta"):
         module = getattr(transformers, CLASSES[shape.architecture.name])._from_config(config(shape))
     assert shape.parameters == sum(weight.numel() for weight in module.parameters())
-    assert shape.text.parameters == sum(
-        weight.numel()
-        for part in (module.model.language_model, module.lm_head)
-        for weight in part.parameters()
-    )
+    decoder = torch.nn.ModuleList([module.model.language_model, module.lm_head])
+    assert shape.text.parameters == sum(weight.numel() for weight in decoder.parameters())
 
 
 @pytest.mark.parametrize("name", SHAPES)

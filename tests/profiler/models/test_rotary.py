@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from micro_models import MICRO, SIZE, config, load_with_rope, rope
-from transformers import LlavaConfig, LlavaNextConfig, Qwen2VLConfig
+from transformers import LlavaConfig, LlavaNextConfig, Qwen2_5_VLConfig, Qwen2VLConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 import tpprof
@@ -20,7 +20,12 @@ from tpprof.profiler.models.errors import ModelError
 from tpprof.profiler.models.load import shape_of
 
 ARCHITECTURES = tuple(MICRO)
-CONFIGS = {"llava": LlavaConfig, "llava-next": LlavaNextConfig, "qwen2-vl": Qwen2VLConfig}
+CONFIGS = {
+    "llava": LlavaConfig,
+    "llava-next": LlavaNextConfig,
+    "qwen2-vl": Qwen2VLConfig,
+    "qwen2.5-vl": Qwen2_5_VLConfig,
+}
 
 
 def folder(path: Path, architecture: str, change: Any) -> str:
