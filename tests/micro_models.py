@@ -107,7 +107,8 @@ def sharpen(model: Model) -> None:
 
 def rope(kind: str, architecture: str = "llava", key: str = "rope_type") -> dict[str, Any]:
     """The section of a config that asks for this rotary embedding."""
-    axes = {"mrope_section": [2, 3, 3]} if architecture.startswith("qwen") else {}
+    given = config(MICRO[architecture]).text_config.rope_parameters
+    axes = {axis: given[axis] for axis in given if axis.startswith("mrope")}
     return {key: kind, "rope_theta": 1e4, **ROPE_FACTORS.get(kind, {}), **axes}
 
 

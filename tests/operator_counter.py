@@ -100,7 +100,7 @@ class Counting(TorchDispatchMode):
             return "projections" if home.endswith("attn.proj") else "patch embedding"
         if "PatchMerger" in home or "Projector" in home:
             return "projector"
-        if leaf in ("gate_proj", "up_proj", "down_proj", "fc1", "fc2"):
+        if leaf.removeprefix("linear_") in ("gate_proj", "up_proj", "down_proj", "fc1", "fc2"):
             return "ffn"
         return "head" if home == "Linear" else "attention map"
 

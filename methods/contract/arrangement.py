@@ -72,6 +72,14 @@ class Arrangement:
         places = torch.cat([self.spread.texts, self.spread.places], 1)
         return gathered(torch.cat([texts, visual], dim), places.argsort(1), dim)
 
+    def added(self, values: Tensor, visual: Tensor) -> Tensor:
+        """Values [B, S, d] with `visual` [B, n, d] added to the visual tokens, in place."""
+        visual = visual.to(values.dtype)
+        if self.spread is None:
+            values.narrow(1, self.start, self.count).add_(visual)
+            return values
+        return values.scatter_add_(1, self.spread.places[..., None].expand_as(visual), visual)
+
     def kept(self, index: Tensor) -> Arrangement:
         """The arrangement when the visual tokens `index` [B, m] are left, in that order within each
         span."""

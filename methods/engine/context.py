@@ -78,7 +78,9 @@ class TokenSequence:
     says.
 
     original: where each visual token came from. sizes: how many each stands for; None while each
-    stands for itself. With the tags of the request they ride on the visual tokens.
+    stands for itself. added: by decoder layer, features [B, n, d] that are added to the visual
+    tokens behind it (DeepStack). With the tags of the request they ride on the visual tokens: what
+    goes takes them along, and a merged token has those of the one in whose place it stands.
     """
 
     hidden: Tensor
@@ -87,6 +89,7 @@ class TokenSequence:
     arrangement: Arrangement
     original: Tensor
     sizes: Tensor | None = None
+    added: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def length(self) -> int:

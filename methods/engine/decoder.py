@@ -105,6 +105,11 @@ class BlockRunner(Protocol):
 
     def __call__(self, layer: int, block: TowerBlock, hidden: Tensor) -> Tensor: ...
 
+    def add_behind(self, layer: int, features: Tensor) -> None:
+        """Given projected features [B, n, d] that are added to the visual tokens behind decoder
+        layer `layer` (DeepStack of Qwen3-VL)."""
+        ...
+
     def leave(self, hidden: Tensor) -> None:
         """Told what the projector is given, class tokens no more among it: [tiles, n, d], or
         [patches of all samples, d]."""

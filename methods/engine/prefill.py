@@ -88,6 +88,7 @@ class Prefill:
                 position_embeddings=(sequence.cos, sequence.sin),
                 attention=context.attention,
             )
+            self._add(index)
             context.lap("prefill", "layer", index)
             self._act_at(Leaving(index))
         if context.plan.compressed and self.selections:
@@ -95,6 +96,13 @@ class Prefill:
             context.lap("prefill", "compress")
         ledger.cached = [layer.keys.shape[2] for layer in self.cache.layers]
         return sequence.hidden
+
+    def _add(self, index: int) -> None:
+        """Add what the tower has for the visual tokens behind a layer."""
+        sequence = self.sequence
+        features = sequence.added.pop(index, None)
+        if features is not None:
+            sequence.hidden = sequence.arrangement.added(sequence.hidden, features)
 
     def _prepare(self, index: int) -> Reading | None:
         """Say how layer `index` attends, and what to read of it."""
@@ -190,6 +198,7 @@ class Prefill:
         sequence.arrangement, sequence.hidden = after, before.joined(hidden, states, after)
         sequence.original = trace_origin(sequence.original, keep)
         sequence.sizes = move_riders(self.context.notes, sequence.sizes, keep, before.count)
+        sequence.added = {n: take(rider, keep.index) for n, rider in sequence.added.items()}
         if compact and self.context.inputs.positions.dim() == 2:
             length = sequence.hidden.shape[1]
             sequence.cos, sequence.sin = (table[:, :length] for table in self.whole)

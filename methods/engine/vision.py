@@ -24,13 +24,14 @@ class VisionTower:
     """Runs the blocks of the vision tower and lets the method act in and behind them.
 
     original: int64 [tiles, n], the patch that each token came from, -1 for a merged one; None until
-    a decision was made. sizes: float32 [tiles, n], as `Keep.sizes`.
+    a decision was made. sizes: float32 [tiles, n], as `Keep.sizes`. added: as in `TokenSequence`.
     """
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self.original: Tensor | None = None
         self.sizes: Tensor | None = None
+        self.added: dict[int, Tensor] = {}
 
     def __call__(self, layer: int, block: TowerBlock, hidden: Tensor) -> Tensor:
         context, ledger = self.context, self.context.ledger
@@ -53,6 +54,10 @@ class VisionTower:
             self._lap("tower", layer)
             hidden = self._act_all(behind, hidden, reading)
         return hidden
+
+    def add_behind(self, layer: int, features: Tensor) -> None:
+        """Keep what is added to the visual tokens behind a decoder layer."""
+        self.added[layer] = features
 
     def leave(self, hidden: Tensor) -> None:
         """Count what the projector is given of each tile."""
@@ -238,7 +243,7 @@ def embed(context: Context) -> TokenSequence:
     context.ledger.sequence = hidden.shape[1]
     cos, sin = decoder.rotary(hidden, _initial_positions(context, arrangement.count))
     context.lap("embed", "embed")
-    return TokenSequence(hidden, cos, sin, arrangement, original, sizes)
+    return TokenSequence(hidden, cos, sin, arrangement, original, sizes, tower.added)
 
 
 def _placed(context: Context, features: Tensor) -> tuple[Arrangement, Tensor]:

@@ -7,8 +7,9 @@ head_dim, kv = kv_heads * head_dim, m = FFN width. A product counts as `matmul` 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
-from ..models.shapes import Shape, Text, Vision
+from ..models.shapes import Projector, Shape, Text, Vision
 from .work import Operators, Work, elementwise, matmul
 
 
@@ -103,7 +104,21 @@ def embedding(text: Text, batch: int, tokens: int, itemsize: int) -> Work:
 def patch_embedding(vision: Vision, patches: int, itemsize: int) -> Work:
     """The convolution that turns `patches` patches (all tiles) into tokens."""
     pixels = vision.patch_weights // vision.hidden
-    return matmul(patches, pixels, vision.hidden, itemsize)
+    return matmul(patches, pixels, vision.hidden, itemsize, bias=vision.patch_bias)
+
+
+def learned_positions(vision: Vision, patches: int, itemsize: int) -> Work:
+    """Learned positions added to `patches` patches (all tiles), each the weighted sum of four."""
+    if not vision.positions:
+        return Work()
+    states = patches * vision.hidden
+    return elementwise(5 * states, states, itemsize, launches=2)
+
+
+def added_features(text: Text, batch: int, visual: int, itemsize: int) -> Work:
+    """What a layer of the tower has for the visual tokens, added behind a decoder layer."""
+    states = batch * visual * text.hidden
+    return elementwise(2 * states, states, itemsize)
 
 
 def tower_layer(
@@ -181,9 +196,15 @@ def tower_rows(
     return done
 
 
-def projector(shape: Shape, patches: int, itemsize: int) -> Operators:
-    """What turns `patches` patches (all tiles) into visual tokens: two products, and biases."""
-    projector, tokens = shape.projector, patches // shape.vision.merge**2
+def projectors(shape: Shape, patches: int, itemsize: int) -> Iterator[Operators]:
+    """What turns `patches` patches (all tiles) into visual tokens, and into what is added to them
+    behind decoder layers: two products each, and biases."""
+    tokens = patches // shape.vision.merge**2
+    for each in shape.projectors:
+        yield _projector(each, tokens, itemsize)
+
+
+def _projector(projector: Projector, tokens: int, itemsize: int) -> Operators:
     inner, bias, normed = projector.inner, projector.bias, bool(projector.normed)
     activated = tokens * (inner + normed * projector.inputs)
     return {

@@ -61,11 +61,14 @@ def _pixels(shape: Shape, request: Request) -> int:
 
 
 def _inputs(shape: Shape, request: Request, itemsize: int) -> int:
-    """What is held as long as the request: pixel values in float32, or, without a picture, the
-    sequence that enters the decoder; and token ids."""
+    """What is held as long as the request: pixel values in float32, and what learned positions are
+    made from, or, without a picture, the sequence that enters the decoder; and token ids."""
     tokens = request.batch * request.length
     states = tokens * shape.text.hidden * itemsize if request.encoder is None else 0
-    return _pixels(shape, request) * 4 + states + tokens * POSITION_BYTES
+    pixels, near = _pixels(shape, request), 0
+    if shape.vision.positions:  # four places and weights of learned positions for each patch
+        near = 4 * (POSITION_BYTES + 4) * pixels * shape.vision.hidden // shape.vision.patch_weights
+    return pixels * 4 + near + states + tokens * POSITION_BYTES
 
 
 def _traces(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> int:
@@ -76,11 +79,13 @@ def _traces(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> in
 
 
 def _vision(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> Iterator[int]:
-    """Pixels in half precision, if it is that; three of width d and three of the FFN's width a
-    token, or in attention seven of width d beside a map or rows. Before the layers, the patch
-    embedding: its output twice, and beside half precision copies of pixels and weights, filled up
-    to `CHANNELS`, and of weights and output in float32. Pictures of dynamic resolution attend one
-    after another, one map at a time; rotary tables are float32."""
+    """Pixels in half precision, if it is that; three of width d and two or three of the FFN's
+    width a token, or in attention seven of width d beside a map or rows. Before the layers, the
+    patch embedding: its output twice, and beside half precision copies of pixels and weights,
+    filled up to `CHANNELS`, and of weights and output in float32; or learned positions, four a
+    patch, and their products in float32. What is added behind decoder layers is held from its
+    layer on. Pictures of dynamic resolution attend one after another, one map at a time, and so do
+    windows; rotary tables are float32."""
     encoder, vision = request.encoder, shape.vision
     if encoder is None:
         return
@@ -92,6 +97,8 @@ def _vision(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> It
     patches = tiles * encoder.patches
     copies = 0 if itemsize == 4 else (vision.patch_weights + patches * vision.hidden) * 4
     yield half + filled + copies + 2 * patches * vision.hidden * itemsize
+    if vision.positions:
+        yield half + patches * vision.hidden * (5 * itemsize + 16)
     if vision.rotary:
         half += 2 * patches * vision.hidden // vision.heads * 4
     for layer, tokens in enumerate(ledger.encoder_tokens):
@@ -102,12 +109,20 @@ def _vision(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> It
         full = weights * longest**2 * map_bytes(itemsize) if mapped else 0
         asked = min(longest, read.rows) * min(longest, read.keys) if read else 0
         rows = weights * asked * SCORE_BYTES
-        feed_forward = states * 3 * (vision.hidden + vision.intermediate)
-        yield half + max(feed_forward, states * 7 * vision.hidden + max(full, rows))
+        feed_forward = states * (3 * vision.hidden + vision.inner_states * vision.intermediate)
+        held = _added(shape, request, request.visual, sum(n < layer for n in vision.deepstack))
+        attention = states * 7 * vision.hidden + max(full, rows)
+        yield half + held * itemsize + max(feed_forward, attention)
+
+
+def _added(shape: Shape, request: Request, visual: int, count: int) -> int:
+    """Elements that `count` layers of the tower have for what is added behind decoder layers."""
+    return max(0, count) * request.batch * visual * shape.text.hidden
 
 
 def _prefill(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> Iterator[int]:
-    """The caches so far, and in the layer at hand the larger of its two halves.
+    """The caches so far, what is added behind this layer and those to come, and in the layer at
+    hand the larger of its two halves.
 
     FFN: input, residual and norm of width d, and gate, up and their product. Attention: input,
     norm and queries of width d, and beside them a full map with its mask and that of the map
@@ -119,6 +134,9 @@ def _prefill(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> I
     full_caches = kv_bytes(shape, request, ledger.tokens, itemsize)
     for layer, tokens in enumerate(ledger.tokens):
         caches = sum(full_caches[: layer + 1])
+        if request.encoder:
+            waiting = len(shape.vision.deepstack) - layer
+            caches += _added(shape, request, ledger.visual[layer], waiting) * itemsize
         states = batch * tokens * itemsize
         full = 0
         if layer in ledger.maps:

@@ -52,6 +52,8 @@ def _vision(
     tiles = request.batch * encoder.tiles
     patched = layers.patch_embedding(vision, tiles * encoder.patches, itemsize)
     yield Item("vision", "tower", None, "patch embedding", patched)
+    learned = layers.learned_positions(vision, tiles * encoder.patches, itemsize)
+    yield Item("vision", "tower", None, "elementwise", learned)
     for layer, tokens in enumerate(ledger.encoder_tokens):
         full_map = layer in ledger.encoder_maps
         inside = ledger.encoder_inside.get(layer, tokens)
@@ -74,7 +76,8 @@ def _vision(
         if isinstance(stage.site, Tower):
             yield Item("vision", "select", stage.layer, "select", _decision(stage, tiles * count))
     patches = tiles * ledger.projector
-    yield from _each("vision", "tower", None, layers.projector(shape, patches, itemsize))
+    for done in layers.projectors(shape, patches, itemsize):
+        yield from _each("vision", "tower", None, done)
     sequence = layers.embedding(text, request.batch, ledger.sequence, itemsize)
     yield Item("embed", "embed", None, "elementwise", sequence)
 
@@ -89,6 +92,9 @@ def _prefill(
             text, request.batch, tokens, tokens, itemsize, full_map=full_map
         )
         yield from _each("prefill", "layer", layer, done)
+        if request.encoder and layer < len(shape.vision.deepstack):
+            added = layers.added_features(text, request.batch, ledger.visual[layer], itemsize)
+            yield Item("prefill", "layer", layer, "elementwise", added)
         if read := ledger.rows.get(layer):
             rows = layers.attention_rows(
                 request.batch,

@@ -81,10 +81,14 @@ class Vision:
     least_pixels, most_pixels: the area to which pictures of dynamic resolution are resized.
     class_token: whether one stands before the patches.
     joined: queries, keys and values come from one product. rotary: their positions are rotary.
+    positions: learned ones, stretched over a picture of any size; 0 without.
+    deepstack: the layers whose merged outputs are added behind the decoder's first layers.
     window: side in pixels of the windows in which all layers but `whole_layers` attend; 0 without.
-    gated: the FFN has three products. norm_vectors: vectors of width `hidden` that one norm holds.
+    gated: the FFN has three products. inner_states: of the FFN's width that are held at once: three
+    where its activation is quick_gelu, or gated; two where it is one operator.
+    norm_vectors: vectors of width `hidden` that one norm holds.
     patch_bias: of the patch embedding. layer_weights: what a layer holds beside products and norms.
-    beside: weights of the tower outside its layers: class token, positions, norms.
+    beside: weights of the tower outside its layers: class token, its positions, norms.
     """
 
     layers: int
@@ -102,12 +106,15 @@ class Vision:
     joined: bool = False
     rotary: bool = False
     gated: bool = False
+    inner_states: int = 3
     norm_vectors: int = 2
     patch_bias: bool = False
     layer_weights: int = 0
     beside: int = 0
     window: int = 0
     whole_layers: tuple[int, ...] = ()
+    positions: int = 0
+    deepstack: tuple[int, ...] = ()
 
     @property
     def windowed(self) -> tuple[int, ...]:
@@ -149,7 +156,7 @@ class Vision:
         ffn = (3 if self.gated else 2) * width * inner + (2 if self.gated else 1) * inner + width
         layer = attention + ffn + 2 * self.norm_vectors * width + self.layer_weights
         patched = self.patch_weights + self.patch_bias * width
-        return self.layers * layer + patched + self.beside
+        return self.layers * layer + patched + self.beside + self.positions * width
 
 
 @dataclass(frozen=True)
@@ -180,7 +187,7 @@ class Projector:
 @dataclass(frozen=True)
 class Shape:
     """A model in numbers. pinpoints: sizes in pixels to which an architecture that cuts pictures
-    into tiles may resize one."""
+    into tiles may resize one. deep_projector: of each of the tower's `deepstack` layers."""
 
     name: str
     architecture: Architecture
@@ -189,8 +196,16 @@ class Shape:
     projector: Projector
     pinpoints: tuple[tuple[int, int], ...] = ()
     about: str = ""
+    deep_projector: Projector | None = None
+
+    @property
+    def projectors(self) -> tuple[Projector, ...]:
+        """The projector, and those of the tower's `deepstack` layers."""
+        deep = (self.deep_projector,) * len(self.vision.deepstack) if self.deep_projector else ()
+        return (self.projector, *deep)
 
     @property
     def parameters(self) -> int:
         """All weights of the model."""
-        return self.text.parameters + self.vision.parameters + self.projector.parameters
+        projectors = sum(projector.parameters for projector in self.projectors)
+        return self.text.parameters + self.vision.parameters + projectors

@@ -56,6 +56,7 @@ class Truth:
     """One request through the unpruned model: maps [S, S] and hidden states [S, d] by layer.
 
     hidden[l] enters layer l. start, stop: the visual tokens. logits: [vocabulary], last token.
+    deep: [V, d], what is added to the visual tokens behind each of the first layers.
     """
 
     model: Model
@@ -65,6 +66,7 @@ class Truth:
     maps: list[Tensor]
     hidden: list[Tensor]
     logits: Tensor
+    deep: list[Tensor] = field(default_factory=list)
 
     @property
     def visual(self) -> int:
@@ -84,7 +86,7 @@ def observe(model: Model, inputs: Inputs) -> Truth:
     visual = (inputs["input_ids"][0] == model.image_token).nonzero()[:, 0]
     start, stop = int(visual[0]), int(visual[-1]) + 1
     wanted = {"output_attentions": True, "output_hidden_states": True, "use_cache": False}
-    with eager(model):
+    with eager(model), entering_states(model) as entering:
         if model.shape.architecture.name == "llava-next" and inputs.order is None:
             embedded = model.module.get_input_embeddings()(inputs["input_ids"])
             embedded[0, start:stop] = project(model, clip(model, inputs).hidden_states[-2])
@@ -92,8 +94,37 @@ def observe(model: Model, inputs: Inputs) -> Truth:
         else:
             out = model.module.model(**inputs, **wanted)
         logits = model.module.lm_head(out.last_hidden_state)[0, -1]
+        deep = deep_features(model, inputs)
     maps = [attention[0].mean(0) for attention in out.attentions]
-    return Truth(model, inputs, start, stop, maps, [h[0] for h in out.hidden_states], logits)
+    hidden = [*entering, out.hidden_states[-1][0]]
+    return Truth(model, inputs, start, stop, maps, hidden, logits, deep)
+
+
+@contextlib.contextmanager
+def entering_states(model: Model) -> Iterator[list[Tensor]]:
+    """The states [S, d] that enter each decoder layer: what lies between two is not in either's
+    output."""
+    found: list[Tensor] = []
+
+    def enter(_module: Any, args: Any, kwargs: Any) -> None:
+        found.append((args[0] if args else kwargs["hidden_states"])[0].clone())
+
+    hooks = [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in model.layers]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def deep_features(model: Model, inputs: Inputs) -> list[Tensor]:
+    """DeepStack's features, as transformers' tower gives them; none where it has none."""
+    tower = getattr(model.module.model, "visual", None)
+    if not hasattr(tower, "deepstack_visual_indexes"):
+        return []
+    out = tower(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"], return_dict=True)
+    deep: list[Tensor] = out.deepstack_features
+    return deep
 
 
 @dataclass
@@ -152,6 +183,8 @@ def walk(
         rope = truth.inputs.positions[..., _around(places, truth.start, truth.stop, after)]
     compact = compact and rope.dim() == 2
     survivors: dict[int, Tensor] = {}
+    places = kept if places is None else places
+    deep = [features[places] for features in truth.deep]
     with eager(truth.model):
         for number, layer in enumerate(language.layers):
             cos, sin = language.rotary_emb(hidden, rope)
@@ -159,13 +192,16 @@ def walk(
             done.hidden.append(hidden[0])
             done.cosines.append(cos[0])
             hidden, attention = _layer(layer, hidden, (cos, sin), cache)
+            start, stop = truth.start, hidden.shape[1] - after
+            if number < len(deep):
+                hidden[0, start:stop] += deep[number]
             if number not in stages:
                 continue
-            start, stop = truth.start, hidden.shape[1] - after
             choice = stages[number](attention[stop:, start:stop], hidden[0, start:stop])
             place = _around(choice.index, start, stop, after)
             hidden = torch.cat([hidden[:, :start], choice.states[None], hidden[:, stop:]], 1)
             rope = rope[..., : len(place)] if compact else rope[..., place]
+            deep = [features[choice.index] for features in deep]
             kept = kept[choice.index].clone()
             kept[len(kept) - choice.merged :] = -1
             survivors = {old: index[choice.index] for old, index in survivors.items()}

@@ -47,6 +47,7 @@ CASES = [
     ("llava-next", "anyres"),
     ("qwen2-vl", "flat"),
     ("qwen2.5-vl", "flat"),
+    ("qwen3-vl", "flat"),
 ]
 pytestmark = pytest.mark.parametrize(("model", "layout"), CASES, indirect=["model"])
 

@@ -15,8 +15,10 @@ UNSUPPORTED: set[tuple[str, str]] = {
     ("globalcom2", "llava"),
     ("globalcom2", "qwen2-vl"),
     ("globalcom2", "qwen2.5-vl"),
+    ("globalcom2", "qwen3-vl"),
     ("tome", "qwen2-vl"),
     ("tome", "qwen2.5-vl"),
+    ("tome", "qwen3-vl"),
 }
 """Methods and architectures that do not go together; all other pairs do."""
 

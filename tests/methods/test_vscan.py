@@ -21,6 +21,7 @@ CASES = {  # budget and window, tokens of each part, tokens behind the cut
     ("llava", "flat", "uneven"): ("keep=10,window=2", [15], 5),
     ("llava-next", "flat"): ("keep=40,window=3", [12] * 5, 20),
     ("llava-next", "anyres"): ("keep=42,window=4", [12, 51], 21),
+    ("qwen3-vl", "flat"): ("keep=12,window=4", [18], 6),
     ("qwen2.5-vl", "flat"): ("keep=12,window=4", [18], 6),
     ("qwen2-vl", "flat"): ("keep=12,window=4", [18], 6),
 }

@@ -19,6 +19,7 @@ from .qwen2_vl import (
     Qwen2VLModel,
     QwenBlock,
     dynamic_size,
+    layer_numbers,
     special_tokens,
     text_options,
 )
@@ -207,19 +208,6 @@ def windows_of(vision: Vision, rows: int, columns: int) -> tuple[int, ...]:
     return tuple(
         height * width * vision.merge**2 for height, width in itertools.product(heights, widths)
     )
-
-
-def layer_numbers(reader: Reader, key: str, layers: int) -> tuple[int, ...]:
-    """The layers of a tower that a key of its config names; refused where it has none such."""
-    listed = getattr(reader.config, key)
-    known = isinstance(listed, (list, tuple)) and all(
-        type(number) is int and 0 <= number < layers for number in listed
-    )
-    if not known or len(set(listed)) < len(listed):
-        reader.refuse(
-            f"{key} is {listed!r}; known: numbers of layers, 0 to {layers - 1}, each once"
-        )
-    return tuple(listed)
 
 
 def _text(

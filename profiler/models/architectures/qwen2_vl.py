@@ -324,6 +324,19 @@ def mrope_section(head_dim: int) -> list[int]:
     return [head_dim // 2 - 2 * side, side, side]
 
 
+def layer_numbers(reader: Reader, key: str, layers: int) -> tuple[int, ...]:
+    """The layers of a tower that a key of its config names; refused where it has none such."""
+    listed = getattr(reader.config, key)
+    known = isinstance(listed, (list, tuple)) and all(
+        type(number) is int and 0 <= number < layers for number in listed
+    )
+    if not known or len(set(listed)) < len(listed):
+        reader.refuse(
+            f"{key} is {listed!r}; known: numbers of layers, 0 to {layers - 1}, each once"
+        )
+    return tuple(listed)
+
+
 def dynamic_size(shape: Shape, height: int, width: int) -> Size:
     """The size in pixels to which a picture is resized: whole tokens, bounded area. Raises
     ShapeError for a picture that the model does not take."""

@@ -28,6 +28,7 @@ DECODERS: dict[str, DecoderKind] = {
     "qwen2": DecoderKind("qkv"),
     "qwen2_vl_text": DecoderKind("qkv"),
     "qwen2_5_vl_text": DecoderKind("qkv"),
+    "qwen3_vl_text": DecoderKind("config", qk_norm=lambda heads, kv_heads, head_dim: 2 * head_dim),
     "qwen3": DecoderKind("config", qk_norm=lambda heads, kv_heads, head_dim: 2 * head_dim),
     "gemma": DecoderKind("config"),
     "phi3": DecoderKind(),

@@ -30,6 +30,7 @@ COUNTS = {
     "num_heads": MOST["heads"],
     "num_hidden_layers": MOST["layers"],
     "num_key_value_heads": MOST["heads"],
+    "num_position_embeddings": MOST["width"],
     "out_hidden_size": MOST["width"],
     "patch_size": MOST["pixels"],
     "spatial_merge_size": 64,

@@ -61,10 +61,19 @@ def require_stateless_file(name: str, raw: dict[str, Any]) -> None:
     )
 
 
-def require_mrope_section(name: str, text: Any, head_dim: int) -> None:
-    """Refuse frequencies of time, height and width that are not those of a head of `head_dim`;
-    raises ModelError."""
-    sections = (text.rope_parameters or {}).get("mrope_section", DEFAULT_SECTIONS)
+def require_mrope_section(
+    name: str, text: Any, head_dim: int, *, interleaved: bool = False
+) -> None:
+    """Refuse frequencies of time, height and width that are not those of a head of `head_dim`, or
+    that do not lie as transformers lays them: in turn if `interleaved`. Raises ModelError."""
+    section = text.rope_parameters or {}
+    said = section.get("mrope_interleaved")
+    if said not in (None, interleaved):
+        raise ModelError(
+            f"{name}: text_config: mrope_interleaved {quoted(said)} is not supported; known: "
+            f"{interleaved}"
+        )
+    sections = section.get("mrope_section", DEFAULT_SECTIONS)
     whole = isinstance(sections, (list, tuple)) and all(type(n) is int and n > 0 for n in sections)
     if not whole or len(sections) != 3 or sum(sections) != head_dim // 2:
         raise ModelError(
@@ -116,7 +125,7 @@ def _require(place: str, section: dict[str, Any], known: tuple[str, ...] = STATE
 def _require_known_keys(place: str, section: dict[str, Any]) -> None:
     from transformers.modeling_rope_utils import RopeParameters
 
-    known = {*RopeParameters.__annotations__, "type", "mrope_section"}
+    known = {*RopeParameters.__annotations__, "type", "mrope_section", "mrope_interleaved"}
     for key in section:
         if key not in known:
             raise ModelError(

@@ -40,7 +40,7 @@ VISION = {
     "image_size": 84,
     "patch_size": 14,
 }
-KINDS = [kind for kind in DECODERS if kind != "qwen2_vl_text"]
+KINDS = [kind for kind in DECODERS if not kind.endswith("vl_text")]
 
 
 def config(text: str = "llama", *, vision: dict[str, Any] | None = None, **more: Any) -> Any:

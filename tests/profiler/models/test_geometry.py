@@ -38,6 +38,7 @@ CLASSES = {
     "llava": "LlavaForConditionalGeneration",
     "llava-next": "LlavaNextForConditionalGeneration",
     "qwen2-vl": "Qwen2VLForConditionalGeneration",
+    "qwen3-vl": "Qwen3VLForConditionalGeneration",
     "qwen2.5-vl": "Qwen2_5_VLForConditionalGeneration",
 }
 
@@ -167,7 +168,7 @@ def test_windows_are_those_of_transformers() -> None:
     assert seen == {4 * height * width for height in (1, 2, 3, 4) for width in (1, 2, 3, 4)}
 
 
-@pytest.mark.parametrize("model", ["qwen2-vl", "qwen2.5-vl"], indirect=True)
+@pytest.mark.parametrize("model", ["qwen2-vl", "qwen2.5-vl", "qwen3-vl"], indirect=True)
 @pytest.mark.parametrize("size", [(20, 31), (225, 700), (2000, 1999), (60, 4000)], ids=str)
 def test_image_grid_of_large_and_small_pictures(model: Model, size: tuple[int, int]) -> None:
     shape = model.shape

@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 import torch
 from micro_models import MICRO, SIZE, config, load_with_rope, rope
-from transformers import LlavaConfig, LlavaNextConfig, Qwen2_5_VLConfig, Qwen2VLConfig
+from transformers import (
+    LlavaConfig,
+    LlavaNextConfig,
+    Qwen2_5_VLConfig,
+    Qwen2VLConfig,
+    Qwen3VLConfig,
+)
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 import tpprof
@@ -25,6 +31,7 @@ CONFIGS = {
     "llava-next": LlavaNextConfig,
     "qwen2-vl": Qwen2VLConfig,
     "qwen2.5-vl": Qwen2_5_VLConfig,
+    "qwen3-vl": Qwen3VLConfig,
 }
 
 
