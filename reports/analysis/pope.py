@@ -1,0 +1,345 @@
+"""POPE from saved answers: F1 by the three rules that exist, its interval, and how it differs.
+
+POPE asks yes/no questions about objects in pictures (https://arxiv.org/abs/2305.10355). Papers on
+pruning print the F1 of LLaVA's rule. Harnesses read the same answers otherwise, and for answers
+that drift the figures lie far apart: a figure without its rule says nothing. Nothing here is
+stored: answers are, and any rule can be applied to them again.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..record.accuracy import Accuracy, Answers, Question
+from .intervals import CONFIDENCE, FEWEST, Estimate
+
+if TYPE_CHECKING:
+    import numpy
+
+Said = Literal["yes", "no"]
+CATEGORIES = ("random", "popular", "adversarial")
+"""How absent objects were chosen, from easy to hard."""
+RESAMPLES, SEED = 2000, 0
+"""Of the bootstrap over pictures."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How answers become a figure.
+
+    read: yes, no, or None for an answer that cannot be read. unreadable: what such an answer
+    counts as in F1; None where it vanishes. pooled: F1 over all questions, not the mean of the
+    categories' F1.
+    """
+
+    name: str
+    about: str
+    read: Callable[[str], Said | None]
+    unreadable: Said | None
+    pooled: bool
+
+
+@dataclass(frozen=True)
+class CategoryScore:
+    """One category. f1, accuracy, yes_ratio: shares, the first None without a yes among the labels.
+    worse, better: questions that vanilla alone, or the method alone, answers rightly; None of
+    vanilla itself."""
+
+    questions: int
+    f1: float | None
+    accuracy: float
+    yes_ratio: float
+    unreadable: int
+    worse: int | None = None
+    better: int | None = None
+
+    @property
+    def mcnemar(self) -> float | None:
+        """Two-sided p of vanilla and the method answering equally well; None of vanilla."""
+        if self.worse is None or self.better is None:
+            return None
+        return mcnemar(self.worse, self.better)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A row. f1: with its interval over pictures. difference: F1 less vanilla's, on the same
+    resampled pictures; None of vanilla. reason: why nothing is known of it, or ""."""
+
+    method: str
+    categories: Mapping[str, CategoryScore]
+    f1: Estimate | None = None
+    difference: Estimate | None = None
+    reason: str = ""
+
+    @property
+    def questions(self) -> int:
+        return sum(one.questions for one in self.categories.values())
+
+    @property
+    def yes_ratio(self) -> float | None:
+        """Share of yes among the answers, not among the labels."""
+        return self._mean(lambda one: one.yes_ratio)
+
+    @property
+    def accuracy(self) -> float | None:
+        return self._mean(lambda one: one.accuracy)
+
+    @property
+    def unreadable(self) -> int | None:
+        return sum(one.unreadable for one in self.categories.values()) if self.questions else None
+
+    def _mean(self, share: Callable[[CategoryScore], float]) -> float | None:
+        if not self.questions:
+            return None
+        weighed = (share(one) * one.questions for one in self.categories.values())
+        return sum(weighed) / self.questions
+
+
+def read_as_llava(text: str) -> Said | None:
+    """The first sentence: `No`, `not` or `no` among its words, which spaces divide, means no. LLaVA
+    takes all else for yes; here that is unreadable where no word is a yes (and still counts as
+    yes)."""
+    words = text.split(".")[0].replace(",", "").split(" ")
+    if {"No", "not", "no"} & set(words):
+        return "no"
+    return "yes" if "yes" in re.findall(r"[a-z]+", text.lower()) else None
+
+
+def read_strictly(text: str) -> Said | None:
+    """The whole answer, lower-cased and without spaces around it, is yes or no."""
+    bare = text.lower().strip()
+    return "yes" if bare == "yes" else "no" if bare == "no" else None
+
+
+_MARKS = ';/[]"{}()=+\\_->@<`,?!'
+
+
+def read_words(text: str) -> Said | None:
+    """Just one of yes and no stands among its words.
+
+    Before, a mark that has a space beside it anywhere goes wherever it stands, as all marks do
+    where a comma divides digits; another one becomes a space; and the first 32 full stops that no
+    digit follows go. So `yes,no` are two words and `yes,no, maybe` begins with `yesno`.
+    """
+    lowered = text.lower()
+    divided = re.search(r"\d,\d", lowered) is not None
+    bare = lowered
+    for mark in _MARKS:
+        beside = f"{mark} " in lowered or f" {mark}" in lowered
+        bare = bare.replace(mark, "" if beside or divided else " ")
+    words = set(re.sub(r"\.(?!\d)", "", bare, count=32).split())
+    if ("yes" in words) == ("no" in words):
+        return None
+    return "yes" if "yes" in words else "no"
+
+
+RULES = {
+    rule.name: rule
+    for rule in (
+        Rule(
+            "llava",
+            "LLaVA's, which papers print: No, not or no among the words of the first sentence is "
+            "a no, all else a yes; F1 is the mean of the categories'.",
+            read_as_llava,
+            unreadable="yes",
+            pooled=False,
+        ),
+        Rule(
+            "strict",
+            "lmms-eval's: the whole answer is yes or no, any other one is wrong and vanishes from "
+            "recall; F1 over all questions.",
+            read_strictly,
+            unreadable=None,
+            pooled=True,
+        ),
+        Rule(
+            "words",
+            "VLMEvalKit's: just one of yes and no is among the words, any other answer is wrong "
+            "and no yes; F1 over all questions.",
+            read_words,
+            unreadable="no",
+            pooled=True,
+        ),
+    )
+}
+DEFAULT_RULE = "llava"
+
+
+def scores(accuracy: Accuracy, rule: Rule) -> list[Score]:
+    """A score for each row, in the order of the rows.
+
+    Intervals: 95 %, percentile bootstrap over pictures (2000 resamples, seed 0): the questions
+    about one picture are no independent ones. None from fewer than six pictures.
+    """
+    marked = [_marks(accuracy.questions, row, rule) for row in accuracy.answers]
+    vanilla = next(
+        (marks for row, marks in zip(accuracy.answers, marked, strict=True) if _plain(row)), None
+    )
+    names = _categories(accuracy.questions)
+    spread = _Spread(accuracy.questions, names, rule) if any(marked) else None
+    found = []
+    for row, marks in zip(accuracy.answers, marked, strict=True):
+        if marks is None or spread is None:
+            found.append(Score(row.method, {}, reason=_reason(row, accuracy.questions)))
+            continue
+        beside = None if _plain(row) else vanilla
+        found.append(
+            Score(
+                row.method,
+                {name: _category(accuracy.questions, name, marks, beside) for name in names},
+                f1=spread.f1(marks),
+                difference=spread.difference(marks, beside) if beside else None,
+            )
+        )
+    return found
+
+
+def mcnemar(worse: int, better: int) -> float:
+    """The exact two-sided p of McNemar's test (binomial) for discordant pairs of either kind."""
+    count, fewer = worse + better, min(worse, better)
+    tail = sum(math.comb(count, index) for index in range(fewer + 1))
+    return min(1.0, float(2 * tail / 2**count))
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """An answer under a rule. yes: it counts as a yes. counts: it counts in F1 at all."""
+
+    yes: bool
+    counts: bool
+    right: bool
+    readable: bool
+
+
+def _marks(questions: Sequence[Question], row: Answers, rule: Rule) -> list[_Mark] | None:
+    """What each answer of a row is; None for a row that has not all of them."""
+    if _reason(row, questions):
+        return None
+    return [_mark(q.label, text or "", rule) for q, text in zip(questions, row.texts, strict=True)]
+
+
+def _mark(label: str, text: str, rule: Rule) -> _Mark:
+    said = rule.read(text)
+    taken = said or rule.unreadable
+    right = said == label or (said is None and rule.unreadable == label == "yes")
+    return _Mark(taken == "yes", taken is not None, right, said is not None)
+
+
+def _plain(row: Answers) -> bool:
+    return row.method == "vanilla"
+
+
+def _reason(row: Answers, questions: Sequence[Question]) -> str:
+    if row.error:
+        return f"failed: {row.error}"
+    answered = sum(text is not None for text in row.texts)
+    return "" if answered == len(questions) else f"{answered} of {len(questions)} answered"
+
+
+def _categories(questions: Sequence[Question]) -> list[str]:
+    there = dict.fromkeys(question.category for question in questions)
+    known = [name for name in CATEGORIES if name in there]
+    return known + [name for name in there if name not in known]
+
+
+def _category(
+    questions: Sequence[Question], name: str, marks: list[_Mark], vanilla: list[_Mark] | None
+) -> CategoryScore:
+    places = [place for place, one in enumerate(questions) if one.category == name]
+    own = [marks[place] for place in places]
+    worse = better = None
+    if vanilla is not None:
+        pairs = [(vanilla[place].right, marks[place].right) for place in places]
+        worse, better = pairs.count((True, False)), pairs.count((False, True))
+    counts = [0, 0, 0, 0]
+    for place in places:
+        for index in _counted(questions[place].label, marks[place]):
+            counts[index] += 1
+    return CategoryScore(
+        questions=len(own),
+        f1=_f1(*counts),
+        accuracy=sum(mark.right for mark in own) / len(own),
+        yes_ratio=sum(mark.yes for mark in own) / len(own),
+        unreadable=sum(not mark.readable for mark in own),
+        worse=worse,
+        better=better,
+    )
+
+
+YES_LABELS, HIT, FALSE_YES, FALSE_NO = range(4)
+
+
+def _counted(label: str, mark: _Mark) -> list[int]:
+    """Which of the four counts behind F1 an answer adds to."""
+    if label == "no":
+        return [FALSE_YES] if mark.yes else []
+    if not mark.counts:
+        return [YES_LABELS]
+    return [YES_LABELS, HIT if mark.yes else FALSE_NO]
+
+
+def _f1(yes_labels: int, hits: int, false_yes: int, false_no: int) -> float | None:
+    """2 TP / (2 TP + FP + FN); 0 without a hit, None without a yes among the labels."""
+    if not yes_labels:
+        return None
+    return 2 * hits / (2 * hits + false_yes + false_no) if hits else 0.0
+
+
+class _Spread:
+    """How F1 scatters over resampled pictures: the same ones for every row."""
+
+    def __init__(self, questions: Sequence[Question], names: Sequence[str], rule: Rule) -> None:
+        import numpy
+
+        pictures = {name: place for place, name in enumerate(_pictures(questions))}
+        self.cells = [(pictures[q.picture], names.index(q.category), q.label) for q in questions]
+        self.shape = (len(pictures), len(names), 4)
+        self.pooled = rule.pooled
+        generator, count = numpy.random.default_rng(SEED), len(pictures)
+        drawn = generator.multinomial(count, [1 / count] * count, size=RESAMPLES)
+        whole = numpy.ones((1, count), dtype=drawn.dtype)
+        self.weights = numpy.concatenate([whole, drawn]).astype(float)  # the first: as it was asked
+
+    def f1(self, marks: Sequence[_Mark]) -> Estimate | None:
+        return self._estimate(self._drawn(marks))
+
+    def difference(self, marks: Sequence[_Mark], vanilla: Sequence[_Mark]) -> Estimate | None:
+        return self._estimate(self._drawn(marks) - self._drawn(vanilla))
+
+    def _drawn(self, marks: Sequence[_Mark]) -> numpy.ndarray[Any, Any]:
+        """F1 of the pictures as they are, then of each resample; NaN where there is none."""
+        import numpy
+
+        counts = numpy.zeros(self.shape)
+        for (picture, category, label), mark in zip(self.cells, marks, strict=True):
+            for index in _counted(label, mark):
+                counts[picture, category, index] += 1
+        summed = (self.weights @ counts.reshape(len(counts), -1)).reshape(-1, *self.shape[1:])
+        if self.pooled:
+            summed = summed.sum(1, keepdims=True)
+        yes_labels, hits, false_yes, false_no = numpy.moveaxis(summed, -1, 0)
+        with numpy.errstate(invalid="ignore"):
+            f1 = numpy.where(hits > 0, 2 * hits / (2 * hits + false_yes + false_no), 0.0)
+        shares: numpy.ndarray[Any, Any] = numpy.where(yes_labels > 0, f1, numpy.nan).mean(1)
+        return shares
+
+    def _estimate(self, drawn: numpy.ndarray[Any, Any]) -> Estimate | None:
+        import numpy
+
+        if numpy.isnan(drawn[0]):
+            return None
+        pictures = self.shape[0]
+        if pictures < FEWEST:
+            return Estimate(float(drawn[0]), None, None, pictures)
+        tail = (1 - CONFIDENCE) / 2
+        low, high = numpy.nanquantile(drawn[1:], [tail, 1 - tail])
+        return Estimate(float(drawn[0]), float(low), float(high), pictures)
+
+
+def _pictures(questions: Sequence[Question]) -> list[str]:
+    return list(dict.fromkeys(question.picture for question in questions))

@@ -1,0 +1,40 @@
+"""What a model answered under each method: enough to score it by any rule, without the model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from .base import Count, Struct, about
+
+
+class Question(Struct):
+    """A yes/no question about a picture."""
+
+    id: Annotated[str, about("What its benchmark calls it; no other of its category has it.")]
+    category: Annotated[str, about("Category, such as `adversarial`.")]
+    picture: Annotated[str, about("File of the picture, or name of a drawn one.")]
+    prompt: Annotated[str, about("The whole question, as it is put into the chat template.")]
+    label: Annotated[Literal["yes", "no"], about("The right answer.")]
+
+
+class Answers(Struct):
+    """What the model answered under one method."""
+
+    method: Annotated[str, about("The method as a spec string, as in `Cell.method`.")]
+    texts: Annotated[
+        list[str | None],
+        about("Answers in the order of the questions, null for one not yet asked."),
+    ] = []
+    error: Annotated[str, about("Why it could not answer; empty if it could.")] = ""
+
+
+class Accuracy(Struct):
+    """An evaluation: the questions, and what was answered. Scores are derived on reading."""
+
+    benchmark: Annotated[str, about("Which benchmark, such as `POPE`.")]
+    source: Annotated[str, about("Whence questions and pictures are.")]
+    attention: Annotated[str, about("Attention policy under which it was asked.")]
+    new_tokens: Annotated[Count, about("Tokens of an answer at most.")]
+    batch_size: Annotated[Count, about("Questions in one batch at most.")]
+    questions: Annotated[list[Question], about("What was asked.")] = []
+    answers: Annotated[list[Answers], about("The rows: vanilla first.")] = []
