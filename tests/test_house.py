@@ -40,6 +40,7 @@ STAIRS = {
         "meters",
         "machine",
         "cost",
+        "accuracy",
         "run",
         "api",
         "authoring",

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tpprof.reports.analysis.pope import (
-    CATEGORIES,
+from tpprof.reports.analysis.accuracy.rules import (
     RULES,
-    Score,
-    mcnemar,
     read_as_llava,
     read_strictly,
     read_words,
-    scores,
 )
+from tpprof.reports.analysis.accuracy.scores import CATEGORIES, Score, mcnemar, scores
 from tpprof.reports.record.accuracy import Accuracy, Answers, Question
 
 LABELS = ["yes", "yes", "no", "no"] * 3

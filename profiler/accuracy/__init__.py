@@ -1,0 +1,1 @@
+"""What a model answers: questions about pictures, asked under each method."""

@@ -1,0 +1,1 @@
+"""What saved answers come to: rules and scores."""
