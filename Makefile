@@ -77,7 +77,7 @@ table7: $(VENV)/ready  ## the paper's Table 7 beside ours, as Markdown
 	$(BIN)/python benchmarks/table7.py $(if $(RECORD),--record $(RECORD))
 
 schema: $(VENV)/ready  ## the JSON schema of the record, in docs
-	$(BIN)/python -m tpprof.reports.record.json_schema > docs/record.schema.json
+	$(BIN)/python -m tpprof.reports.json_schema > docs/record.schema.json
 
 build: $(VENV)/ready  ## the wheel
 	$(BIN)/python -m build --wheel

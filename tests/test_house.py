@@ -26,6 +26,7 @@ STAIRS = {
         "sanitize",
         "outputs",
         "record",
+        "json_schema",
         "analysis",
         "text",
         "gate",

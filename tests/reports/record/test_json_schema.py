@@ -12,9 +12,9 @@ from page_records import full
 from record_builders import cell, record
 
 import tpprof
+from tpprof.reports.json_schema import json_schema
 from tpprof.reports.record.environment import CodeOrigins, Environment
 from tpprof.reports.record.gpu import GpuDescription, GpuProcess, GpuState
-from tpprof.reports.record.json_schema import json_schema
 from tpprof.reports.record.schema import Record
 
 FILE = Path(tpprof.__file__).parent / "docs" / "record.schema.json"

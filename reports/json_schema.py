@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from .schema import SCHEMA, Record
+from .record.schema import SCHEMA, Record
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
