@@ -20,13 +20,13 @@ from .commands.authoring import check, new_method
 from .commands.calibrate import calibrate_device
 from .commands.compare import compare
 from .commands.env import show_environment
-from .commands.explain import explain
+from .commands.evaluate import evaluation
 from .commands.flops import flops
 from .commands.gate import gate
 from .commands.init import init
 from .commands.lists import methods, models
 from .commands.options import StrictCommand, fail
-from .commands.report import report
+from .commands.report import explain, report
 from .commands.tokens import tokens
 
 UNREAD = 141
@@ -93,6 +93,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 for name, command in COMMANDS.items():
     app.command(name, cls=StrictCommand)(command)
+app.add_typer(evaluation, name="eval")
 app.add_typer(gate, name="gate")
 
 

@@ -16,6 +16,9 @@ from typing import IO, Any
 
 import msgspec
 
+UNWRITABLE = 74
+"""Exit code of a child that could not write what it found, which is no failure of what it ran
+(EX_IOERR)."""
 SILENT = -1000
 """In the place of an exit code: the process ended as if all were well, and gave no answer."""
 _BEGIN = """\

@@ -5,11 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..methods.contract.errors import InputError, first_line
 from ..methods.contract.plan_checks import Sizes, resized_for
 from ..methods.contract.request import Request, Size
 from ..reports.record.schema import Preprocessing
@@ -17,6 +15,7 @@ from ..reports.record.spec import OptionError, Workload
 from ..reports.sanitize import quoted
 from .models.geometry import request
 from .models.pictures import SAMPLE_SIZE, RequestPicture, load_picture, picture_size
+from .prompts import WorkloadError, tokenize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,12 +27,7 @@ if TYPE_CHECKING:
     from ..methods.engine.decoder import Inputs
     from .models.model import Model
 
-QUESTION = "Is there a person in the image? Answer the question using a single word or phrase."
 SYNTHETIC_TEXT = (35, 25)  # tokens before and after the image where no tokenizer says otherwise
-
-
-class WorkloadError(InputError):
-    """A workload that does not exist or does not fit the model."""
 
 
 def require_files(workload: Workload) -> None:
@@ -251,60 +245,18 @@ class Preparation:
 
     def _tokenize(self) -> list[list[int]]:
         """Token ids before each span of visual tokens, and behind the last."""
-        workload, tokenizer = self.workload, self.model.tokenizer
-        placeholder = self.model.video_token if workload.is_video else self.model.image_token
-        wanted = 1 if workload.is_video else max(1, len(self.pictures))
-        name = str(tokenizer.convert_ids_to_tokens(placeholder))
-        if name in (workload.prompt or ""):
-            raise WorkloadError(
-                f"--prompt itself holds {name}, where the picture goes: leave it out, the chat "
-                "template puts it there"
-            )
-        text = self._rendered(wanted)
-        starts = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
-        ids: list[int] = tokenizer(text, add_special_tokens=not starts).input_ids
-        if ids.count(placeholder) != wanted:
-            needed = "one is" if wanted == 1 else f"{wanted} are"
-            raise WorkloadError(
-                f"{self.model.name}: its prompt holds {ids.count(placeholder)} image "
-                f"placeholders, {needed} needed; check its chat template"
-            )
-        places = [n for n, token in enumerate(ids) if token == placeholder]
-        starting = [0, *(place + 1 for place in places)]
-        parts = [ids[a:b] for a, b in zip(starting, [*places, len(ids)], strict=True)]
-        if workload.is_video:
-            video = plan_request(self.model.shape, workload, texts=tuple(map(len, parts)))
-            return [parts[0], *self.model.video_text(video), parts[-1]]
-        return parts
-
-    def _rendered(self, pictures: int) -> str:
-        """The prompt as text. pictures: placeholders that it must hold."""
         workload = self.workload
-        prompt = QUESTION if workload.prompt is None else workload.prompt
-        if not self.model.chat_template:
-            if workload.messages is not None:
-                raise WorkloadError(
-                    f"{self.model.name} has no chat template, which --messages needs: use --prompt"
-                )
-            return "USER: " + f"{self.model.image_text}\n" * pictures + f"{prompt} ASSISTANT:"
-        kind = "video" if workload.is_video else "image"
-        content = [{"type": kind}] * pictures + [{"type": "text", "text": prompt}]
-        messages: Any = [{"role": "user", "content": content}]
-        if workload.messages is not None:
-            messages = _conversation(workload.messages)
-        try:
-            rendered: str = self.model.tokenizer.apply_chat_template(
-                messages,
-                chat_template=self.model.chat_template,
-                tokenize=False,
-                add_generation_prompt=True,
-            )
-        except Exception as error:  # a template is a program, which fails in any way
-            raise WorkloadError(
-                f"{self.model.name}: its chat template cannot be rendered ({first_line(error)}); "
-                "use --text-tokens BEFORE,AFTER, which needs none"
-            ) from error
-        return rendered
+        parts = tokenize(
+            self.model,
+            workload.prompt,
+            messages=workload.messages,
+            pictures=max(1, len(self.pictures)),
+            video=workload.is_video,
+        )
+        if not workload.is_video:
+            return parts
+        video = plan_request(self.model.shape, workload, texts=tuple(map(len, parts)))
+        return [parts[0], *self.model.video_text(video), parts[-1]]
 
 
 def _pictures(workload: Workload) -> list[RequestPicture]:
@@ -324,20 +276,6 @@ def _a_picture(count: int, workload: Workload) -> str:
     if workload.is_video:
         return f"a video of {count} frames"
     return "a picture" if count == 1 else f"{count} pictures"
-
-
-def _conversation(file: str) -> list[dict[str, Any]]:
-    """Messages of a conversation, as chat templates take them; raises WorkloadError."""
-    try:
-        found = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WorkloadError(f"--messages {quoted(file, 300)}: {first_line(error)}") from error
-    listed = isinstance(found, list) and found
-    if not listed or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in found):
-        raise WorkloadError(
-            f"--messages {quoted(file, 300)}: it holds no list of messages with a role and content"
-        )
-    return list(found)
 
 
 def plan_request(shape: Any, workload: Workload, *, texts: Sequence[int] | None = None) -> Request:

@@ -37,6 +37,7 @@ STAIRS = {
         "subprocesses",
         "git",
         "models",
+        "prompts",
         "workload",
         "meters",
         "machine",

@@ -45,6 +45,7 @@ class Context:
     lap: Lap
     runtime: Runtime
     verify: bool = False
+    ends: tuple[int, ...] = ()
     decisions: list[DecisionCost] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
     attention: Attention = field(init=False)

@@ -22,6 +22,8 @@ def decode(context: Context, cache: Any, tokens: list[Tensor], new_tokens: int) 
     ledger.decode_maps = decode_maps(plan, context.policy, len(decoder.layers))
     all_logits = []
     for step in range(new_tokens - 1):
+        if context.ends and _ended(tokens, context.ends):
+            break
         hidden = decoder.embed(tokens[-1])
         ledger.decode_keys.append([count + step + 1 for count in ledger.cached])
         for index in range(len(decoder.layers)):
@@ -43,6 +45,13 @@ def decode(context: Context, cache: Any, tokens: list[Tensor], new_tokens: int) 
         tokens.append(logits.argmax(-1, keepdim=True))
         context.lap("decode", "token", step)
     return all_logits
+
+
+def _ended(tokens: list[Tensor], ends: tuple[int, ...]) -> bool:
+    """Whether each sequence has given a token that ends it; the device is waited for."""
+    given = torch.cat(tokens, 1)
+    ended = torch.isin(given, torch.tensor(ends, device=given.device))
+    return bool(ended.any(1).all())
 
 
 def first_positions(context: Context, ledger: Ledger) -> list[int]:

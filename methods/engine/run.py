@@ -7,6 +7,7 @@ and the ledger. It calls the transformers layer modules and copies none of their
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +40,8 @@ class Trace:
     """What one request gave.
 
     logits: [B, vocabulary] at the last prefill position. step_logits: [B, new_tokens - 1,
-    vocabulary], one per decode step. tokens: int64 [B, new_tokens], greedy.
+    vocabulary], one per decode step. tokens: int64 [B, new_tokens], greedy; fewer where all
+    sequences ended before.
     visual_per_layer: visual tokens entering each decoder layer. kept: per decoder layer, int64
     [B, n], indices into the original visual tokens in their order in the sequence, -1 for a
     merged one. kv_bytes: per layer, after prefill and after decode. ledger: all counts that FLOPs
@@ -70,13 +72,16 @@ def run(
     lap: Lap | None = None,
     runtime: Runtime | None = None,
     verify: bool = False,
+    ends: Sequence[int] = (),
 ) -> Trace:
     """Run one request with `method` and return its trace.
 
     `attention` says how scoring layers are computed (rows, maps, published). `solved` carries
     solved knobs from the first request of a series to the next. `lap` is told as parts end.
     `runtime`, made for this decoder, goes from request to request of one series; None is eager.
-    `verify` holds each decision against the plan, which makes the device wait.
+    `verify` holds each decision against the plan, which makes the device wait. `ends` are tokens
+    that end an answer: eager decode stops once each sequence has given one; without them it goes on
+    to the last token asked for, as where it is timed.
     Raises BudgetError where the method cannot meet its budget on this request, UnsupportedError
     where this model cannot run it, PlanError for a plan that does not fit it.
     """
@@ -90,7 +95,16 @@ def run(
     def once() -> Trace:
         notes = Notes(solved={} if solved is None else solved)
         context = Context(
-            decoder, inputs, method, plan, attention, notes, lap or no_lap, chosen, verify
+            decoder,
+            inputs,
+            method,
+            plan,
+            attention,
+            notes,
+            lap or no_lap,
+            chosen,
+            verify,
+            tuple(ends),
         )
         return _request(context, request.new_tokens)
 

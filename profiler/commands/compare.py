@@ -10,7 +10,15 @@ from typing import Annotated
 import typer
 
 from ...reports.outputs import Output, require_folder
-from ...reports.record.spec import Cells, Extras, ModelSpec, RunSpec, Stopping, Workload
+from ...reports.record.spec import (
+    AccuracySpec,
+    Cells,
+    Extras,
+    ModelSpec,
+    RunSpec,
+    Stopping,
+    Workload,
+)
 from ...reports.sanitize import say
 from .options import (
     SHOWN,
@@ -53,7 +61,7 @@ ConfigOption = Annotated[
 ]
 
 
-@takes(Cells, ModelSpec, Workload, Stopping, Extras)
+@takes(Cells, ModelSpec, Workload, Stopping, Extras, AccuracySpec)
 def compare(
     typed: Typed,
     config: ConfigOption = None,

@@ -9,14 +9,22 @@ import typer
 
 from ...methods import load_plugins, parse
 from ...reports.outputs import Output, write
-from ...reports.record.spec import Cells, Extras, ModelSpec, RunSpec, Stopping, Workload
+from ...reports.record.spec import (
+    AccuracySpec,
+    Cells,
+    Extras,
+    ModelSpec,
+    RunSpec,
+    Stopping,
+    Workload,
+)
 from ...reports.sanitize import say
 from .options import Typed, takes
 from .output import OverwriteOption, read_by, require_outputs
 from .supervised import guarded
 
 
-@takes(Cells, ModelSpec, Workload, Stopping, Extras)
+@takes(Cells, ModelSpec, Workload, Stopping, Extras, AccuracySpec)
 @guarded
 def init(
     typed: Typed,

@@ -36,6 +36,7 @@ PANELS = {
     "cells": "What runs",
     "workload": "The request",
     "stopping": "How long",
+    "accuracy": "What is asked",
     "extras": "What is shown and kept",
 }
 """Under which heading `--help` lists the options of each part of a specification."""

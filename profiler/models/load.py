@@ -142,12 +142,12 @@ def shape_of(name: str, *, pictures: bool = True) -> Shape:
     architecture, given, source = _read_config(name)
     shape = from_config(name, architecture, given)
     _require_makeable(name, shape, given)
-    require_same_weights(name, weight_files(_folder(source)), shape)
+    require_same_weights(name, weight_files(local_folder(source)), shape)
     processor = image_processor(name, source, architecture) if pictures else None
     return shape if processor is None else architecture.fitted(name, shape, processor)
 
 
-def _folder(source: str) -> Path | None:
+def local_folder(source: str) -> Path | None:
     """Where the config of a checkpoint lies on this machine, its weights perhaps beside it."""
     from transformers.utils.hub import cached_file
 
@@ -187,7 +187,7 @@ def _read_config(name: str) -> tuple[Architecture, Any, str]:
             written, _ = PreTrainedConfig.get_config_dict(source)
             _require_known(name, written.get("model_type"))
             require_sections(name, written)
-            if not weight_files(_folder(source)):
+            if not weight_files(local_folder(source)):
                 kind = by_model_type()[written["model_type"]]
                 require_sizes(name, written, flat=kind.flat_config)
             require_stateless_file(name, written)

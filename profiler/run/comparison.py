@@ -15,9 +15,11 @@ from ...reports.record import files, schema
 from ...reports.record.base import RecordError
 from ...reports.record.journal import Journal, encoded
 from ...reports.record.labels import name
-from ...reports.record.spec import PASSES, ModelSpec, RunSpec
+from ...reports.record.spec import PASSES, OptionError, RunSpec
 from ...reports.sanitize import say
 from .. import cost
+from ..accuracy.beside import with_accuracy
+from ..accuracy.exam import SEER, require_companions, set_exam
 from ..machine import calibration, doctor
 from ..machine.environment import describe_environment, own_version
 from ..models.checkpoint.rotary import require_stateless
@@ -56,9 +58,13 @@ class Comparison:
         load_plugins(spec.cells.plugin)
         self.spec = spec
         chosen = [parse(method, spec.cells.keep) for method in spec.cells.methods]
-        self.model, reason = (model, "given") if model is not None else _load(spec.model)
+        if spec.accuracy.accuracy:
+            set_exam(spec.accuracy, spec.model.name)
+        self.model, reason = (model, "given") if model is not None else _load(spec)
         require_own_code(self.model.name, self.model.module)
         require_stateless(self.model.name, self.model.module)
+        if spec.accuracy.accuracy:
+            require_companions(self.model)
         require_room(self.model, spec.workload)
         self.prepare = Preparation(self.model, spec.workload, spec.model.seed)
         self.notes: list[str] = []  # what a user should know before anything is measured
@@ -101,8 +107,9 @@ class Comparison:
                 if not enough:
                     self._rounds(bench, process, tell)
                 self._passes(bench, wanted, tell)
-        self.record.complete = True
-        self._write(files.Ended())
+        if not self.spec.accuracy.accuracy:  # whose questions come behind
+            self.record.complete = True
+            self._write(files.Ended())
         return self.record
 
     def run_cell(
@@ -278,13 +285,21 @@ def compare(
     elif isinstance(passes, str):
         passes = [passes]
     spec = RunSpec.of(methods=specs, model=named, passes=passes, **options)
-    return Comparison(spec, model=loaded).run()
+    if loaded is not None and spec.accuracy.accuracy:
+        raise OptionError(
+            "accuracy", "is asked for in a process of its own, which loads the model: name it"
+        )
+    record = Comparison(spec, model=loaded).run()
+    return with_accuracy(record) if spec.accuracy.accuracy else record
 
 
-def _load(wanted: ModelSpec) -> tuple[Model, str]:
+def _load(spec: RunSpec) -> tuple[Model, str]:
     """The model, and why it is this one."""
+    wanted = spec.model
     name, reason = wanted.name, "chosen"
-    if name is None:
+    if name is None and spec.accuracy.accuracy:
+        name, reason = SEER, "the default where accuracy is asked for: it sees"
+    elif name is None:
         name, reason = default_name(wanted.device, wanted.dtype)
     loaded = load(
         name,

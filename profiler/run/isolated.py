@@ -16,10 +16,10 @@ from ...reports.record.journal import Journal
 from ...reports.record.labels import name
 from ...reports.record.schema import Record
 from ...reports.record.spec import RunSpec, changed
-from ..subprocesses import finish, python, temporary_folder
+from ..subprocesses import UNWRITABLE, finish, python, temporary_folder
 from . import rounds
 from .rounds import Progress
-from .worker import UNWRITABLE, Task
+from .worker import Task
 
 SILENTLY = "what it ran ended the process (exit code 0) before all was measured"
 
@@ -68,7 +68,8 @@ def run(journal: Journal, record: Record, tell: Progress) -> None:
         tell,
         lambda cell, number: f"process {number + 1} of {name(cell)}",
     )
-    journal.append(files.Ended())
+    if not record.spec.accuracy.accuracy:  # whose questions come behind
+        journal.append(files.Ended())
 
 
 def _came_to_its_end(record: Record, index: int, number: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from ...reports.record.journal import Journal, in_use, is_empty
 from ...reports.record.schema import Record
 from ...reports.record.spec import RunSpec
 from ...reports.sanitize import say
+from ..accuracy.beside import ask
 from . import isolated
 from .interrupts import Terminated, terminable
 from .rounds import Progress
@@ -75,6 +77,10 @@ def measure(
                 comparison.adopt(record)
                 comparison.run(tell)
                 traced = comparison.traced
+                comparison = None
+            if record.spec.accuracy.accuracy:
+                gc.collect()  # the model that was timed: another process loads it now
+                ask(journal, tell)
     except KeyboardInterrupt as stopped:
         code = 143 if isinstance(stopped, Terminated) else 130
     record = files.load_run(path)
@@ -83,7 +89,9 @@ def measure(
         path = journal.path
     if trace is not None and not traced:
         say(f"no trace: nothing was left to measure, or it failed ({path})")
-    failed = any(cell.error for cell in record.cells)
+    failed = any(cell.error for cell in record.cells) or any(
+        row.error for row in (record.accuracy.answers if record.accuracy else ())
+    )
     return Outcome(record, path, code or int(failed))
 
 

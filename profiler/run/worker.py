@@ -18,6 +18,7 @@ from ...reports.record.base import RecordError, Struct
 from ...reports.record.journal import Journal
 from ...reports.record.spec import OptionError, RunSpec
 from ...reports.sanitize import say
+from ..subprocesses import UNWRITABLE
 
 
 class Task(Struct):
@@ -33,10 +34,6 @@ class Task(Struct):
     cell: int | None = None
     round: int = 0
     turn: int = 0
-
-
-UNWRITABLE = 74
-"""Exit code where the journal cannot be written, which is no failure of a cell (EX_IOERR)."""
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from .base import Count, Struct, about
 
 
-class Question(Struct):
+class YesNoQuestion(Struct):
     """A yes/no question about a picture."""
 
     id: Annotated[str, about("What its benchmark calls it; no other of its category has it.")]
@@ -36,5 +36,16 @@ class Accuracy(Struct):
     attention: Annotated[str, about("Attention policy under which it was asked.")]
     new_tokens: Annotated[Count, about("Tokens of an answer at most.")]
     batch_size: Annotated[Count, about("Questions in one batch at most.")]
-    questions: Annotated[list[Question], about("What was asked.")] = []
+    questions: Annotated[list[YesNoQuestion], about("What was asked.")] = []
     answers: Annotated[list[Answers], about("The rows: vanilla first.")] = []
+
+
+def same_questions(one: Accuracy, other: Accuracy) -> bool:
+    """Whether answers to one are answers to the other."""
+    kinds = ("benchmark", "attention", "new_tokens", "batch_size", "questions")
+    return all(getattr(one, kind) == getattr(other, kind) for kind in kinds)
+
+
+def fits(accuracy: Accuracy) -> bool:
+    """Whether each row has a place for each question, or none yet."""
+    return all(len(row.texts) in (0, len(accuracy.questions)) for row in accuracy.answers)

@@ -10,7 +10,10 @@ from .environment import Environment
 from .schema import Record
 from .spec import value_of
 
-OPTIONS = ("attention", "runtime", "keep", "equalize", "isolate", "samples", "seed", "plugin")
+OPTIONS = (
+    *("attention", "runtime", "keep", "equalize", "isolate", "samples", "seed", "plugin"),
+    *("annotations", "images", "questions"),
+)
 """Options that say what is measured; the others say for how long, or show in what was measured."""
 
 

@@ -10,7 +10,8 @@ import msgspec
 
 from ..outputs import write
 from ..sanitize import quoted
-from .base import RecordError, Struct, Versioned, decode_versioned, require_schema
+from .accuracy import Accuracy, fits
+from .base import Count, RecordError, Struct, Versioned, decode_versioned, require_schema
 from .journal import SUFFIX, Journal, is_empty, read_lines
 from .kept import drawable, fitting
 from .schema import SCHEMA, Cell, Process, Record, Sample
@@ -50,11 +51,26 @@ class Taken(Struct, tag="sample"):
     sample: Sample
 
 
+class Asked(Struct, tag="asked"):
+    """What is asked of the rows for their accuracy; nothing is answered yet."""
+
+    accuracy: Accuracy
+
+
+class Answered(Struct, tag="answered"):
+    """What a row answered, by the places of the questions; or why it could not."""
+
+    row: Count
+    places: list[Count] = []
+    texts: list[str] = []
+    error: str = ""
+
+
 class Ended(Struct, tag="ended"):
-    """Every round has been measured."""
+    """All that was asked for has been done."""
 
 
-Line = Begun | Joined | Known | Taken | Ended
+Line = Begun | Joined | Known | Taken | Asked | Answered | Ended
 
 
 def apply(record: Record, line: Line) -> None:
@@ -71,8 +87,22 @@ def apply(record: Record, line: Line) -> None:
         if not _fits(line.sample, cell, record):
             raise ValueError(f"a sample that does not fit {cell.method}")
         cell.samples.append(line.sample)
+    elif isinstance(line, Asked):
+        record.accuracy = line.accuracy
+    elif isinstance(line, Answered):
+        _answer(record.accuracy, line)
     elif isinstance(line, Ended):
         record.complete = True
+
+
+def _answer(accuracy: Accuracy | None, line: Answered) -> None:
+    if accuracy is None:
+        raise ValueError("an answer to no question")
+    row = accuracy.answers[line.row]
+    row.error = line.error
+    row.texts = row.texts or [None] * len(accuracy.questions)
+    for place, text in zip(line.places, line.texts, strict=True):
+        row.texts[place] = text
 
 
 def journal_of(path: Path) -> Path:
@@ -171,6 +201,8 @@ def _checked(path: Path, record: Record) -> Record:
             raise RecordError(
                 f"{path} is damaged: kept tokens of {cell.method} are none of its own"
             )
+    if record.accuracy is not None and not fits(record.accuracy):
+        raise RecordError(f"{path} is damaged: it has not an answer to each question")
     if record.picture is not None and not drawable(record.picture):
         raise RecordError(
             f"{path} is damaged: its picture is no JPEG, or its tokens do not lie in it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
+from .accuracy import Accuracy
 from .base import Amount, Count, Struct, about
 from .cell import Activity, Cell, Decision, Energy, Memory, NewLength, Sample, Span
 from .cost import Bandwidth, Cost, Peaks
@@ -148,6 +149,10 @@ class Record(Struct):
     ] = None
     picture: Annotated[
         Picture | None, about("A small copy of the picture, where kept tokens were asked for.")
+    ] = None
+
+    accuracy: Annotated[
+        Accuracy | None, about("What was asked and answered, where accuracy was asked for.")
     ] = None
 
     def frame(self) -> pandas.DataFrame:

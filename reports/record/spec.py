@@ -448,6 +448,40 @@ class Extras(Spec, frozen=True):
             raise OptionError("passes", f"{','.join(self.passes)} names one twice")
 
 
+RuleName = Literal["llava", "strict", "words"]
+
+
+class AccuracySpec(Spec, frozen=True):
+    """Yes/no questions about pictures: what is asked, and how answers are read."""
+
+    group = "accuracy"
+
+    accuracy: Annotated[
+        bool,
+        option("Ask yes/no questions too, behind the timing and in a process of its own: POPE F1."),
+    ] = False
+    annotations: Annotated[
+        Text | None,
+        option("Folder with POPE's coco_pope_*.json; the model seer needs none: its are drawn."),
+    ] = None
+    images: Annotated[Text | None, option("Folder of the pictures of --annotations.")] = None
+    questions: Annotated[
+        Annotated[int, Meta(ge=3, le=2**24)] | None,
+        option("Questions at most, a third a category; default: all, and 300 of drawn ones."),
+    ] = None
+    rule: Annotated[
+        RuleName, option("How answers are read: llava (as papers do), strict or words.")
+    ] = "llava"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.annotations is None) != (self.images is None):
+            given, other = (
+                ("annotations", "images") if self.annotations else ("images", "annotations")
+            )
+            raise OptionError(given, f"needs {other} beside it", other)
+
+
 class Subject(Spec, frozen=True):
     """What is run, whatever it is run for."""
 
@@ -466,6 +500,7 @@ class RunSpec(Subject, frozen=True):
 
     stopping: Stopping = Stopping()
     extras: Extras = Extras()
+    accuracy: AccuracySpec = AccuracySpec()
 
 
 @functools.cache

@@ -90,6 +90,7 @@ def rooted(subject: SubjectT, folder: Path) -> SubjectT:
         video=at(workload.video) if workload.video else None,
         messages=at(workload.messages) if workload.messages else None,
         plugin=[at(name) if name.endswith(".py") else name for name in subject.cells.plugin],
+        **{keyword: at(folder) for keyword, folder in _asked_folders(subject).items()},
     )
 
 
@@ -112,7 +113,16 @@ def relative(subject: SubjectT, folder: Path) -> SubjectT:
         video=moved(workload.video) if workload.video else None,
         messages=moved(workload.messages) if workload.messages else None,
         plugin=[moved(name) if name in files else name for name in subject.cells.plugin],
+        **{keyword: moved(folder) for keyword, folder in _asked_folders(subject).items()},
     )
+
+
+def _asked_folders(subject: Subject) -> dict[str, str]:
+    """The folders of questions and their pictures, by option."""
+    if not isinstance(subject, RunSpec):
+        return {}
+    found = {"annotations": subject.accuracy.annotations, "images": subject.accuracy.images}
+    return {keyword: folder for keyword, folder in found.items() if folder is not None}
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...record.accuracy import Accuracy, Answers, Question
+from ...record.accuracy import Accuracy, Answers, YesNoQuestion
 from ..intervals import CONFIDENCE, FEWEST, Estimate
 from .rules import Rule
 
@@ -73,6 +73,12 @@ class Score:
     def unreadable(self) -> int | None:
         return sum(one.unreadable for one in self.categories.values()) if self.questions else None
 
+    @property
+    def mcnemar(self) -> float | None:
+        """The smallest p of the categories, times their number (Bonferroni); None of vanilla."""
+        found = [one.mcnemar for one in self.categories.values() if one.mcnemar is not None]
+        return min(1.0, min(found) * len(found)) if found else None
+
     def _mean(self, share: Callable[[CategoryScore], float]) -> float | None:
         if not self.questions:
             return None
@@ -109,6 +115,23 @@ def scores(accuracy: Accuracy, rule: Rule) -> list[Score]:
     return found
 
 
+def distinct(listed: Sequence[Score]) -> str:
+    """Which rows can be told from vanilla, in one sentence; "" where there is nothing to tell."""
+    beside = [score for score in listed if score.difference and score.difference.low is not None]
+    if not beside:
+        return ""
+    below = [s.method for s in beside if s.difference and (s.difference.high or 0) < 0]
+    above = [s.method for s in beside if s.difference and (s.difference.low or 0) > 0]
+    told = [
+        f"{'below' if words is below else 'above'} vanilla's: {', '.join(words)}"
+        for words in (below, above)
+        if words
+    ]
+    rest = len(beside) - len(below) - len(above)
+    told += [f"not to be told from it: {rest} of {len(beside)}"] if rest else []
+    return f"F1 {'; '.join(told)} (95 % intervals over pictures)."
+
+
 def mcnemar(worse: int, better: int) -> float:
     """The exact two-sided p of McNemar's test (binomial) for discordant pairs of either kind."""
     count, fewer = worse + better, min(worse, better)
@@ -126,7 +149,7 @@ class _Mark:
     readable: bool
 
 
-def _marks(questions: Sequence[Question], row: Answers, rule: Rule) -> list[_Mark] | None:
+def _marks(questions: Sequence[YesNoQuestion], row: Answers, rule: Rule) -> list[_Mark] | None:
     """What each answer of a row is; None for a row that has not all of them."""
     if _reason(row, questions):
         return None
@@ -144,21 +167,21 @@ def _plain(row: Answers) -> bool:
     return row.method == "vanilla"
 
 
-def _reason(row: Answers, questions: Sequence[Question]) -> str:
+def _reason(row: Answers, questions: Sequence[YesNoQuestion]) -> str:
     if row.error:
         return f"failed: {row.error}"
     answered = sum(text is not None for text in row.texts)
     return "" if answered == len(questions) else f"{answered} of {len(questions)} answered"
 
 
-def _categories(questions: Sequence[Question]) -> list[str]:
+def _categories(questions: Sequence[YesNoQuestion]) -> list[str]:
     there = dict.fromkeys(question.category for question in questions)
     known = [name for name in CATEGORIES if name in there]
     return known + [name for name in there if name not in known]
 
 
 def _category(
-    questions: Sequence[Question], name: str, marks: list[_Mark], vanilla: list[_Mark] | None
+    questions: Sequence[YesNoQuestion], name: str, marks: list[_Mark], vanilla: list[_Mark] | None
 ) -> CategoryScore:
     places = [place for place, one in enumerate(questions) if one.category == name]
     own = [marks[place] for place in places]
@@ -203,7 +226,9 @@ def _f1(yes_labels: int, hits: int, false_yes: int, false_no: int) -> float | No
 class _Spread:
     """How F1 scatters over resampled pictures: the same ones for every row."""
 
-    def __init__(self, questions: Sequence[Question], names: Sequence[str], rule: Rule) -> None:
+    def __init__(
+        self, questions: Sequence[YesNoQuestion], names: Sequence[str], rule: Rule
+    ) -> None:
         import numpy
 
         pictures = {name: place for place, name in enumerate(_pictures(questions))}
@@ -251,5 +276,5 @@ class _Spread:
         return Estimate(float(drawn[0]), float(low), float(high), pictures)
 
 
-def _pictures(questions: Sequence[Question]) -> list[str]:
+def _pictures(questions: Sequence[YesNoQuestion]) -> list[str]:
     return list(dict.fromkeys(question.picture for question in questions))

@@ -11,7 +11,7 @@ from tpprof.reports.analysis.accuracy.rules import (
     read_words,
 )
 from tpprof.reports.analysis.accuracy.scores import CATEGORIES, Score, mcnemar, scores
-from tpprof.reports.record.accuracy import Accuracy, Answers, Question
+from tpprof.reports.record.accuracy import Accuracy, Answers, YesNoQuestion
 
 LABELS = ["yes", "yes", "no", "no"] * 3
 ANSWERS = {
@@ -56,10 +56,10 @@ UNREADABLE = {  # by us: LLaVA's program calls nothing so
 }
 
 
-def asked(pictures: int = 12) -> list[Question]:
+def asked(pictures: int = 12) -> list[YesNoQuestion]:
     """Four questions in each category, two of them yes."""
     return [
-        Question(
+        YesNoQuestion(
             id=str(number),
             category=CATEGORIES[number // 4],
             picture=f"{number % pictures}.jpg",
@@ -70,7 +70,7 @@ def asked(pictures: int = 12) -> list[Question]:
     ]
 
 
-def evaluation(questions: list[Question], **answers: list[str] | list[str | None]) -> Accuracy:
+def evaluation(questions: list[YesNoQuestion], **answers: list[str] | list[str | None]) -> Accuracy:
     return Accuracy(
         benchmark="POPE",
         source="made up",

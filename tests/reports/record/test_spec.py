@@ -12,6 +12,7 @@ import pytest
 
 from tpprof.reports.record.base import RecordError
 from tpprof.reports.record.spec import (
+    AccuracySpec,
     Cells,
     OptionError,
     RunSpec,
@@ -139,6 +140,7 @@ def test_a_specification_survives_json_and_another_process() -> None:
 def test_the_gates_subject_is_a_run_without_its_end() -> None:
     assert set(options_of(RunSpec)) - set(options_of(Subject)) == {
         *Stopping.__struct_fields__,
+        *AccuracySpec.__struct_fields__,
         "passes",
         "tokens",
     }

@@ -1,0 +1,201 @@
+"""Questions put to a model under a method: greedy answers, batch by batch, through the engine."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...methods import Method, Request
+from ...methods.contract.containment import MethodFaultError, contained, location
+from ...methods.contract.errors import InputError, first_line
+from ...methods.contract.plan_checks import resized_for
+from ...methods.contract.policies import Policy
+from ...methods.contract.request import Size
+from ...methods.engine.decoder import Inputs
+from ...methods.engine.run import run
+from ...methods.engine.verify import require_finite
+from ...reports.record.accuracy import YesNoQuestion
+from ...reports.record.spec import Layout, Workload
+from ..models.model import Model
+from ..workload import WorkloadError, by_size, tokenize
+from .exam import require_companions
+from .pictures import Pictures
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Tokens = tuple[list[int], list[int]]
+"""Token ids before and after a picture."""
+
+
+@dataclass(frozen=True)
+class QuestionBatch:
+    """Questions of equal lengths that are asked at once. places: of the questions. sizes: height
+    and width in pixels to which each picture is resized; its own where the method does not."""
+
+    request: Request
+    places: tuple[int, ...]
+    sizes: tuple[Size, ...]
+
+
+class RowFailedError(Exception):
+    """A method that could not answer: one line, with its file and line where they are known."""
+
+
+class Examinee:
+    """A model that answers questions about pictures.
+
+    Which questions share a batch depends on the questions, the method and `batch_size` alone, and
+    nothing is carried from one batch to the next: an evaluation that is gone on with gives what it
+    would have given. A knob that is solved to meet a budget is solved in each batch. A method with
+    a seed gets another one for each question, which is then alone in its batch: else all questions
+    would share one draw.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        questions: Sequence[YesNoQuestion],
+        pictures: Pictures,
+        *,
+        attention: Policy = "rows",
+        layout: Layout = "flat",
+        new_tokens: int,
+        batch_size: int,
+    ) -> None:
+        """Raises WorkloadError for a model without what questions need."""
+        require_companions(model)
+        self.model, self.questions, self.pictures = model, questions, pictures
+        self.attention, self.new_tokens, self.batch_size = attention, new_tokens, batch_size
+        self.workload = Workload(layout=layout, new_tokens=new_tokens)
+        self.ends = _ends(model)
+        self._tokens: dict[str, Tokens] = {}
+        self._sizes: dict[str, Size] = {}
+
+    def batches(self, method: Method) -> list[QuestionBatch]:
+        """All questions, once each. Raises BudgetError or UnsupportedError for a method that cannot
+        meet its budget on one of them."""
+        groups: dict[Request, list[tuple[int, Size]]] = {}
+        for place, question in enumerate(self.questions):
+            before, after = self._tokenized(question.prompt)
+            planned = by_size(self.model.shape, self.workload, before=len(before), after=len(after))
+            size, request = resized_for(method, self._size(question.picture), planned)
+            groups.setdefault(request, []).append((place, size))
+        most = 1 if _is_seeded(method) else self.batch_size
+        return [
+            QuestionBatch(
+                dataclasses.replace(request, batch=len(part)),
+                tuple(place for place, _ in part),
+                tuple(size for _, size in part),
+            )
+            for request, listed in groups.items()
+            for part in _parts(listed, most)
+        ]
+
+    def answers(self, method: Method, batches: Sequence[QuestionBatch]) -> Iterator[list[str]]:
+        """The answers to each batch, without what ends them. Raises RowFailedError."""
+        own = copy.deepcopy(method)  # what a plug-in keeps on it reaches no other row
+        for number, batch in enumerate(batches):
+            try:
+                yield self._answer(_seeded_for(own, batch.places[0]), batch, verify=not number)
+            except Exception as error:
+                why = str(error) if isinstance(error, InputError) else first_line(error)
+                raise RowFailedError(why + location(error, method)) from error
+
+    def _answer(self, method: Method, batch: QuestionBatch, *, verify: bool) -> list[str]:
+        inputs = self._inputs(batch).to(self.model.device)
+        with contained():
+            trace = run(
+                self.model,
+                inputs,
+                method,
+                attention=self.attention,
+                new_tokens=self.new_tokens,
+                verify=verify,
+                ends=self.ends,
+            )
+        require_finite(trace.logits, "its logits")
+        require_finite(trace.step_logits, "its logits of decode")
+        if trace.tokens.shape[0] != len(batch.places):
+            raise MethodFaultError(f"it answers {trace.tokens.shape[0]} of {len(batch.places)}")
+        return [self._text(row) for row in trace.tokens.tolist()]
+
+    def _inputs(self, batch: QuestionBatch) -> Inputs:
+        asked = [self.questions[place] for place in batch.places]
+        pixels = self.model.pixels(
+            [
+                _shown(self.pictures.image(question.picture), size)
+                for question, size in zip(asked, batch.sizes, strict=True)
+            ]
+        )
+        request, layout = batch.request, self.workload.layout
+        counted = self.model.visual_tokens(pixels, layout)
+        if counted != request.visual:
+            raise WorkloadError(
+                f"{self.model.name}: {request.visual} visual tokens were planned for "
+                f"{asked[0].picture}, and its image processor gives {counted}"
+            )
+        visual = [self.model.image_token] * request.visual
+        listed = [self._tokenized(question.prompt) for question in asked]
+        ids = torch.tensor([before + visual + after for before, after in listed])
+        return self.model.assemble(pixels, ids, request, layout)
+
+    def _text(self, tokens: list[int]) -> str:
+        ended = next((i for i, token in enumerate(tokens) if token in self.ends), len(tokens))
+        text: str = self.model.tokenizer.decode(tokens[:ended], skip_special_tokens=True)
+        return text.strip()
+
+    def _tokenized(self, prompt: str) -> Tokens:
+        if prompt not in self._tokens:
+            self._tokens[prompt] = tokenize(self.model, prompt)
+        return self._tokens[prompt]
+
+    def _size(self, picture: str) -> Size:
+        if picture not in self._sizes:
+            self._sizes[picture] = self.pictures.size(picture)
+        return self._sizes[picture]
+
+
+def _ends(model: Model) -> tuple[int, ...]:
+    """The tokens that end an answer, as the checkpoint says."""
+    given: list[Any] = [getattr(model.tokenizer, "eos_token_id", None)]
+    for config in (getattr(model.module, "generation_config", None), model.text_config):
+        listed = getattr(config, "eos_token_id", None)
+        given += listed if isinstance(listed, (list, tuple)) else [listed]
+    return tuple(sorted({token for token in given if isinstance(token, int)}))
+
+
+def _shown(image: Image.Image, size: Size) -> Image.Image:
+    """A picture as the image processor is given it."""
+    if (image.height, image.width) == size:
+        return image
+    from PIL.Image import Resampling
+
+    return image.resize(size[::-1], Resampling.BICUBIC)
+
+
+def _parts(listed: list[tuple[int, Size]], most: int) -> Iterator[list[tuple[int, Size]]]:
+    for start in range(0, len(listed), most):
+        yield listed[start : start + most]
+
+
+def _is_seeded(method: Method) -> bool:
+    return any(hasattr(part, "seed") for part in getattr(method, "parts", (method,)))
+
+
+def _seeded_for(method: Method, place: int) -> Method:
+    """The method as it is given to the question at `place`: with another seed for each."""
+    if not _is_seeded(method):
+        return method
+    parts = getattr(method, "parts", None)
+    if parts is not None:
+        changed: Any = {"parts": tuple(_seeded_for(part, place) for part in parts)}
+    else:
+        changed = {"seed": method.seed * 2**20 + place}  # type: ignore[attr-defined]
+    other: Method = dataclasses.replace(method, **changed)
+    return other

@@ -1,0 +1,104 @@
+"""The questions of a comparison: asked behind its timing, by a process of its own, whose answers
+are lines of the run's journal."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from ...reports.outputs import OutputError
+from ...reports.record import files
+from ...reports.record.accuracy import Accuracy, same_questions
+from ...reports.record.journal import Journal
+from ...reports.record.schema import Record
+from ..subprocesses import UNWRITABLE, finish, python, temporary_folder
+from .exam import Progress, blank_sheet, set_exam
+from .worker import ANSWERED, AccuracyTask
+
+LOOK = 0.5  # seconds between two looks at how far it is
+
+
+def ask(journal: Journal, tell: Progress) -> None:
+    """Ask all that the run of this journal has not asked yet; it has come to its end then.
+
+    Raises OutputError where the journal cannot be written. What else ends the process that asks is
+    the reason of the rows that it has not finished.
+    """
+    record = files.load_run(journal.path)
+    accuracy = wanted(record)
+    if record.accuracy is None or not same_questions(record.accuracy, accuracy):
+        journal.append(files.Asked(accuracy=accuracy))
+        record = files.load_run(journal.path)
+    task = AccuracyTask(out=str(journal.path), parent=os.getpid())
+    command = python("from tpprof.profiler.accuracy.worker import main; main()")
+    with _watched(journal.path, record, tell):
+        code, failed = finish(command, msgspec.json.encode(task))
+    journal.mend()
+    if code == UNWRITABLE:
+        raise OutputError(failed)
+    _note_unanswered(journal, failed or "the process that asks ended before all was answered")
+    journal.append(files.Ended())
+
+
+def with_accuracy(record: Record) -> Record:
+    """The record of a run without a journal, with what is answered behind it."""
+    with temporary_folder() as folder:
+        path = folder / "run.json"
+        journal = Journal.begin(files.journal_of(path), files.Begun(record=record))
+        try:
+            ask(journal, lambda label, done, total: None)
+            return files.load_run(path)
+        finally:
+            journal.close()
+
+
+def wanted(record: Record) -> Accuracy:
+    """What is asked of the rows of a record, before anything is answered."""
+    spec = record.spec
+    exam = set_exam(spec.accuracy, spec.model.name)
+    methods = list(dict.fromkeys(cell.method for cell in record.cells))
+    listed = spec.cells.attention
+    return blank_sheet(exam, methods, "rows" if "rows" in listed else listed[0])
+
+
+def _note_unanswered(journal: Journal, reason: str) -> None:
+    """Rows that are neither answered whole nor have a reason get this one."""
+    accuracy = files.load_run(journal.path).accuracy
+    assert accuracy is not None
+    for row, answers in enumerate(accuracy.answers):
+        if not answers.error and (not answers.texts or None in answers.texts):
+            journal.append(files.Answered(row=row, error=reason))
+
+
+@contextmanager
+def _watched(path: Path, record: Record, tell: Progress) -> Iterator[None]:
+    """Tell how many questions are answered, while another process answers them."""
+    assert record.accuracy is not None
+    rows = record.accuracy.answers
+    total = len(rows) * len(record.accuracy.questions)
+    done = sum(text is not None for row in rows for text in row.texts)
+    ended = threading.Event()
+
+    def look() -> None:
+        answered = done
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            while not ended.wait(LOOK):
+                for line in file.read().splitlines():
+                    if line.startswith(ANSWERED):
+                        answered += line.count(b",", line.find(b"places"), line.find(b"]")) + 1
+                tell("accuracy, answers", min(answered, total), total)
+
+    tell("accuracy, answers", done, total)
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -1,0 +1,54 @@
+"""Where the pictures of questions come from: a folder, or what draws them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ...methods.contract.request import Size
+from ...reports.record.spec import Workload
+from ..models.pictures import load_picture, picture_size
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class Pictures(Protocol):
+    """Pictures by name."""
+
+    def size(self, name: str) -> Size:
+        """Height and width in pixels."""
+        ...
+
+    def image(self, name: str) -> Image.Image:
+        """The picture: upright, RGB with 8 bits."""
+        ...
+
+
+class FolderPictures:
+    """Pictures by the names of their files. Raises PictureError for a file that is none."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def size(self, name: str) -> Size:
+        return picture_size(self._named(name))
+
+    def image(self, name: str) -> Image.Image:
+        return load_picture(self._named(name)).image
+
+    def _named(self, name: str) -> Workload:
+        return Workload(image=str(self.folder / name))
+
+
+class DrawnPictures:
+    """Pictures that are drawn when they are asked for, the last few of them kept."""
+
+    def __init__(self, draw: Callable[[str], Image.Image], kept: int = 64) -> None:
+        self.image = functools.lru_cache(maxsize=kept)(draw)
+
+    def size(self, name: str) -> Size:
+        image = self.image(name)
+        return image.height, image.width

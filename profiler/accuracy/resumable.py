@@ -1,0 +1,145 @@
+"""An evaluation whose answers lie in a folder: gone on with where it was ended."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ...methods import Method, format_spec, load_plugins, parse
+from ...methods.contract.errors import InputError
+from ...methods.contract.plugins import contents
+from ...methods.contract.policies import Policy, check_policy
+from ...reports.record.accuracy import Accuracy
+from ...reports.record.spec import RunSpec
+from ...reports.sanitize import say
+from ..machine.environment import own_version
+from .answer_files import AnswerFiles, AnswerKey, weights_digest
+from .exam import SEER, Exam, Progress, blank_sheet, set_exam
+
+if TYPE_CHECKING:
+    from ..models.model import Model
+
+
+@dataclasses.dataclass
+class ResumableEvaluation:
+    """The questions of a specification under its methods; `accuracy` holds what is answered.
+
+    Everything that can be wrong is looked at before the model is loaded, and it is loaded only if
+    something is left to ask.
+    """
+
+    spec: RunSpec
+    folder: Path
+    new_tokens: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        """Reads what there is. Raises InputError for what does not exist, does not fit, or was
+        answered by something else."""
+        for note in load_plugins(self.spec.cells.plugin):
+            say(note)
+        self.attention = _policy(self.spec)
+        self.methods = rows_of(self.spec)
+        self.exam = set_exam(self.spec.accuracy, self.spec.model.name, pictures=False)
+        self.accuracy: Accuracy = blank_sheet(
+            self.exam,
+            [format_spec(method) for method in self.methods],
+            self.attention,
+            new_tokens=self.new_tokens,
+            batch_size=self.batch_size,
+        )
+        keys = [self._key(method) for method in self.methods]
+        self.files = AnswerFiles(self.folder / "answers", self.accuracy, keys)
+
+    def run(self, tell: Progress) -> None:
+        """Ask what is not answered yet. Raises InputError, and OutputError for a full disk; what
+        was answered until then is in the folder."""
+        if self.files.complete:
+            return
+        exam = set_exam(self.spec.accuracy, self.spec.model.name)
+        from ..models.load import load
+
+        wanted = self.spec.model
+        model = load(
+            wanted.name or SEER,
+            device=wanted.device,
+            dtype=wanted.dtype,
+            backend=wanted.backend,
+            seed=wanted.seed,
+        )
+        self.files.require([self._key(method, model) for method in self.methods])
+        self._ask(model, exam, tell)
+
+    def _ask(self, model: Model, exam: Exam, tell: Progress) -> None:
+        from .asking import Examinee
+        from .evaluation import evaluate
+
+        examinee = Examinee(
+            model,
+            exam.questions,
+            exam.pictures,
+            attention=self.attention,
+            layout=self.spec.workload.layout,
+            new_tokens=self.new_tokens,
+            batch_size=self.batch_size,
+        )
+        try:
+            evaluate(examinee, self.methods, self.files, tell)
+        finally:
+            self.files.close()
+
+    def _key(self, method: Method, model: Model | None = None) -> AnswerKey:
+        """model: once it is loaded."""
+        spec, name = self.spec, self.spec.model.name or SEER
+        key = AnswerKey(
+            tpprof=own_version(),
+            model=name,
+            weights=weights_digest(_folder(name)),
+            dtype=spec.model.dtype,
+            device=spec.model.device,
+            backend=spec.model.backend,
+            method=format_spec(method),
+            attention=self.attention,
+            layout=spec.workload.layout,
+            plugins=contents(spec.cells.plugin),
+            questions=self.exam.digest,
+            new_tokens=self.new_tokens,
+            batch_size=self.batch_size,
+        )
+        if model is None:
+            return key
+        return msgspec.structs.replace(
+            key, dtype=str(model.dtype).removeprefix("torch."), device=model.device.type
+        )
+
+
+def rows_of(spec: RunSpec) -> list[Method]:
+    """The methods, vanilla first. Raises InputError for one that is listed twice or unknown."""
+    vanilla = parse("vanilla")
+    listed = [parse(method, spec.cells.keep) for method in spec.cells.methods]
+    rows = [vanilla, *(method for method in listed if method != vanilla)]
+    for place, method in enumerate(rows):
+        if method in rows[:place]:
+            raise InputError(f"{format_spec(method)} is listed twice")
+    return rows
+
+
+def _policy(spec: RunSpec) -> Policy:
+    if len(spec.cells.attention) != 1:
+        raise InputError("attention: answers are given under one policy, rows or another")
+    return check_policy(spec.cells.attention[0])
+
+
+def _folder(name: str) -> Path | None:
+    """Where the files of a checkpoint lie on this machine, if they do."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if name.count("/") != 1:
+        return None
+    from ..models.load import local_folder
+
+    return local_folder(name)

@@ -1,0 +1,96 @@
+"""The text of a request: a question or a conversation, in the model's chat template, as tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..methods.contract.errors import InputError, first_line
+from ..reports.sanitize import quoted
+
+if TYPE_CHECKING:
+    from .models.model import Model
+
+QUESTION = "Is there a person in the image? Answer the question using a single word or phrase."
+
+
+class WorkloadError(InputError):
+    """A workload that does not exist or does not fit the model."""
+
+
+def tokenize(
+    model: Model,
+    prompt: str | None = None,
+    *,
+    messages: str | None = None,
+    pictures: int = 1,
+    video: bool = False,
+) -> list[list[int]]:
+    """Token ids before each picture of the prompt, and behind the last.
+
+    prompt: None for the usual question. messages: JSON file of a conversation instead of it.
+    pictures: how many belong in the prompt. video: whether one video does instead. Raises
+    WorkloadError where the prompt has no place for them.
+    """
+    tokenizer, wanted = model.tokenizer, 1 if video else pictures
+    placeholder = model.video_token if video else model.image_token
+    name = str(tokenizer.convert_ids_to_tokens(placeholder))
+    if name in (prompt or ""):
+        raise WorkloadError(
+            f"--prompt itself holds {name}, where the picture goes: leave it out, the chat "
+            "template puts it there"
+        )
+    kind = "video" if video else "image"
+    question: Any = [{"type": kind}] * wanted + [{"type": "text", "text": prompt or QUESTION}]
+    turns = [{"role": "user", "content": question}]
+    text = _rendered(model, turns if messages is None else _conversation(messages), wanted)
+    starts = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+    ids: list[int] = tokenizer(text, add_special_tokens=not starts).input_ids
+    if ids.count(placeholder) != wanted:
+        needed = "one is" if wanted == 1 else f"{wanted} are"
+        raise WorkloadError(
+            f"{model.name}: its prompt holds {ids.count(placeholder)} image placeholders, "
+            f"{needed} needed; check its chat template"
+        )
+    places = [n for n, token in enumerate(ids) if token == placeholder]
+    starting = [0, *(place + 1 for place in places)]
+    return [ids[a:b] for a, b in zip(starting, [*places, len(ids)], strict=True)]
+
+
+def _rendered(model: Model, turns: list[dict[str, Any]], pictures: int) -> str:
+    """A conversation as text. pictures: placeholders that a prompt without a template gets."""
+    if not model.chat_template:
+        if len(turns) > 1 or not isinstance(turns[0]["content"], list):
+            raise WorkloadError(
+                f"{model.name} has no chat template, which --messages needs: use --prompt"
+            )
+        asked = turns[0]["content"][-1].get("text", "")
+        return "USER: " + f"{model.image_text}\n" * pictures + f"{asked} ASSISTANT:"
+    try:
+        rendered: str = model.tokenizer.apply_chat_template(
+            turns,
+            chat_template=model.chat_template,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+    except Exception as error:  # a template is a program, which fails in any way
+        raise WorkloadError(
+            f"{model.name}: its chat template cannot be rendered ({first_line(error)}); "
+            "use --text-tokens BEFORE,AFTER, which needs none"
+        ) from error
+    return rendered
+
+
+def _conversation(file: str) -> list[dict[str, Any]]:
+    """Messages of a conversation, as chat templates take them; raises WorkloadError."""
+    try:
+        found = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WorkloadError(f"--messages {quoted(file, 300)}: {first_line(error)}") from error
+    listed = isinstance(found, list) and found
+    if not listed or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in found):
+        raise WorkloadError(
+            f"--messages {quoted(file, 300)}: it holds no list of messages with a role and content"
+        )
+    return list(found)

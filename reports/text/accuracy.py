@@ -1,0 +1,178 @@
+"""What answers come to: the table of an evaluation, and the columns that Table 7 gets of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from .. import units
+from ..analysis.accuracy.rules import RULES
+from ..analysis.accuracy.scores import Score, distinct, scores
+from ..analysis.intervals import Estimate
+from ..record.accuracy import Accuracy
+from .cells import METHOD
+from .table import Column, RowT, Table, for_programs
+
+SELF = "-"  # what a row has beside itself
+F1_INTERVAL = (
+    "In brackets the 95 % interval over pictures (percentile bootstrap, 2000 resamples, seed 0)."
+)
+DIFFERENCE = (
+    "F1 less vanilla's, with the 95 % interval on the same resampled pictures. An interval that "
+    "holds 0 tells no difference; intervals are not widened for the number of rows."
+)
+MCNEMAR = (
+    "Smallest p of McNemar's exact test of right answers beside vanilla's, category by category "
+    "(POPE asks each yes question in all three: pooled, it would count thrice), times the number "
+    "of categories (Bonferroni), at most 1."
+)
+YES = "Share of yes among the answers; far from that of the labels the model has collapsed."
+UNREADABLE = (
+    "Answers in which the rule finds neither a yes nor a no. Under llava they count as yes, under "
+    "words as wrong and no yes, under strict they are wrong and vanish from recall."
+)
+
+
+def accuracy_table(accuracy: Accuracy, rule: str) -> Table[Score]:
+    """One row for each method that was asked."""
+    listed = scores(accuracy, RULES[rule])
+    return Table(
+        [
+            Column("method", lambda r: r.method, {"method": lambda r: r.method}, METHOD, "words"),
+            *score_columns(lambda r: r, rule),
+            *_by_category(accuracy),
+            for_programs("rule", lambda r: rule),
+            for_programs("error", lambda r: r.reason or None),
+        ],
+        listed,
+        notes=[f"{rule}: {RULES[rule].about}", F1_INTERVAL, DIFFERENCE, f"McNemar: {MCNEMAR}"],
+        closing=distinct(listed),
+        failure=lambda row: row.reason,
+    )
+
+
+def score_columns(
+    of: Callable[[RowT], Score | None], rule: str, *, shown: bool = True
+) -> list[Column[RowT]]:
+    """F1 and what must stand beside it, of rows that have a score or none."""
+
+    def told(
+        read: Callable[[Score], str], mine: Callable[[Score], object] = lambda s: s.f1
+    ) -> Callable[[RowT], str]:
+        def text(row: RowT) -> str:
+            score = of(row)
+            return read(score) if score is not None and mine(score) is not None else units.NA
+
+        return text
+
+    def value(read: Callable[[Score], object]) -> Callable[[RowT], object]:
+        def found(row: RowT) -> object:
+            score = of(row)
+            return None if score is None else read(score)
+
+        return found
+
+    def end(name: str, which: str) -> Callable[[RowT], object]:
+        return value(lambda score: getattr(getattr(score, name), which, None))
+
+    return [
+        Column(
+            f"F1\n({rule})",
+            told(lambda s: _interval(s.f1)),
+            {"f1": end("f1", "value"), "f1_low": end("f1", "low"), "f1_high": end("f1", "high")},
+            f"F1 of yes. {RULES[rule].about} {F1_INTERVAL}",
+            term="F1",
+            shown=shown,
+        ),
+        Column(
+            "F1 less\nvanilla's",
+            told(lambda s: _signed(s.difference) if s.difference else SELF),
+            {
+                "f1_difference": end("difference", "value"),
+                "f1_difference_low": end("difference", "low"),
+                "f1_difference_high": end("difference", "high"),
+            },
+            DIFFERENCE,
+            shown=shown,
+            under=f"F1\n({rule})",
+        ),
+        Column(
+            "McNemar\np",
+            told(lambda s: _p(s.mcnemar)),
+            {
+                "mcnemar_p": value(lambda s: s.mcnemar),
+                "mcnemar_p_by_category": value(
+                    lambda s: {name: one.mcnemar for name, one in s.categories.items()}
+                ),
+            },
+            MCNEMAR,
+            shown=shown,
+            wide=True,
+        ),
+        Column(
+            "yes\nratio",
+            told(lambda s: units.percent(s.yes_ratio), lambda s: s.yes_ratio),
+            {"yes_ratio": value(lambda s: s.yes_ratio)},
+            YES,
+            shown=shown,
+        ),
+        Column(
+            "unreadable\nanswers",
+            told(lambda s: f"{s.unreadable} of {s.questions}", lambda s: s.unreadable),
+            {
+                "unreadable": value(lambda s: s.unreadable),
+                "questions": value(lambda s: s.questions or None),
+            },
+            UNREADABLE,
+            shown=shown,
+            under="yes\nratio",
+        ),
+    ]
+
+
+def _by_category(accuracy: Accuracy) -> list[Column[Score]]:
+    names = dict.fromkeys(question.category for question in accuracy.questions)
+    counts = [question.category for question in accuracy.questions]
+
+    def column(name: str) -> Column[Score]:
+        def f1(score: Score) -> float | None:
+            one = score.categories.get(name)
+            return one.f1 if one else None
+
+        def text(score: Score) -> str:
+            found = f1(score)
+            return units.NA if found is None else f"{found:.3f}"
+
+        return Column(
+            f"{name}\n({counts.count(name)})",
+            text,
+            {f"f1_{name}": f1, f"questions_{name}": lambda score: counts.count(name)},
+            f"F1 of the category {name}, and how many questions it has.",
+            term=name,
+        )
+
+    return [column(name) for name in names]
+
+
+def reasons(listed: Sequence[Score]) -> list[str]:
+    """A line for each row without a score."""
+    return [f"no F1 of {score.method}: {score.reason}" for score in listed if score.reason]
+
+
+def _interval(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return units.NA
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} ({estimate.low:.3f} - {estimate.high:.3f})"
+
+
+def _signed(estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:+.3f}"
+    return f"{estimate.value:+.3f} ({estimate.low:+.3f} to {estimate.high:+.3f})"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return SELF
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
