@@ -7,9 +7,17 @@ from typing import Annotated
 
 import typer
 
+from ...reports.record.spec import changed
 from ...reports.sanitize import say
-from .options import FiguresOption, Format, FormatOption, HtmlOption, PhasesOption, fail
+from .options import SHOWN, FiguresOption, Format, FormatOption, HtmlOption, PhasesOption, fail
 from .output import OverwriteOption, WideOption, print_table, require_format
+
+RuleOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Read saved answers by another rule: llava, strict or words.", rich_help_panel=SHOWN
+    ),
+]
 
 
 def report(
@@ -21,6 +29,7 @@ def report(
     html: HtmlOption = None,
     figures: FiguresOption = None,
     wide: WideOption = False,
+    rule: RuleOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Print saved records again, or what a run that did not end has measured; several side by
@@ -30,6 +39,8 @@ def report(
     from . import output
 
     records, names = [load(file) for file in files], side_by_side.names_of(files)
+    for record in records:
+        record.spec = changed(record.spec, **({"rule": rule} if rule else {}))
     read = output.files_of(files)
     output.require_outputs(output.pages(html), read, figures=figures, overwrite=overwrite)
     if phases and len(records) > 1:

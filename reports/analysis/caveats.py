@@ -10,6 +10,7 @@ from statistics import median
 from .. import units
 from ..record.labels import name
 from ..record.schema import Cell, Process, Record
+from .accuracy.scores import reasons
 from .phases import phase_rows
 from .summary import Row, rows
 
@@ -34,6 +35,7 @@ def warnings(record: Record, listed: list[Row] | None = None) -> list[str]:
         _precision(record, rows(record) if listed is None else listed),
         _floors(record),
         *_flops(record),
+        *reasons(record),
         _host_waits(record),
     ]
     return [line for line in found if line]

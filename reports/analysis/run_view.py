@@ -9,6 +9,7 @@ from ..record.kept import Kept, pruned
 from ..record.labels import name
 from ..record.schema import Cell, Record
 from . import caveats
+from .accuracy.scores import Score, of_record
 from .explanation import Explanation, Explanations, explain_all
 from .summary import Row, rows
 
@@ -30,6 +31,11 @@ class RunView:
     def warnings(self) -> list[str]:
         """What makes the numbers worth less."""
         return caveats.warnings(self.record, self.rows)
+
+    @functools.cached_property
+    def scores(self) -> dict[str, Score]:
+        """F1 and what belongs to it, by method, where accuracy was asked for."""
+        return of_record(self.record)
 
     @functools.cached_property
     def measured(self) -> list[Row]:

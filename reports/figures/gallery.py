@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..analysis.run_view import RunView
-from . import kept, layers, order, promise, roofline, side_by_side, stacks, waterfall
+from . import accuracy, kept, layers, order, promise, roofline, side_by_side, stacks, waterfall
 from .canvas import Chart, save, style
 
 WATERFALLS = 6  # cells whose waterfall is drawn
 DRAWN: tuple[Callable[[RunView], Chart | None], ...] = (
     promise.chart,
+    accuracy.chart,
     stacks.phases,
     layers.tokens,
     layers.kv,

@@ -31,8 +31,8 @@ def chart(subject: RunView) -> Chart | None:
     shown = [r for r in subject.measured if r.promised and r.speedup and r.cell.name != "vanilla"]
     if not shown:
         return None
-    colours = _colours(shown)
-    entries, marks = _key(shown, colours)
+    colours = colours_of(shown)
+    entries, marks = key_entries(shown, colours)
     head = 0.1 + 0.18 * key_lines(entries)
     figure = blank(4.0 + head)
     axes = place_axes(figure, 0.55, 0.5, 0.15, head + 0.24)
@@ -52,7 +52,7 @@ def chart(subject: RunView) -> Chart | None:
     return drawn
 
 
-def _colours(shown: Sequence[Row]) -> dict[str, str]:
+def colours_of(shown: Sequence[Row]) -> dict[str, str]:
     """A colour for each of the first methods, one for all others."""
     methods = dict.fromkeys(row.cell.method for row in shown)
     few = len(methods) <= len(SERIES)
@@ -60,7 +60,9 @@ def _colours(shown: Sequence[Row]) -> dict[str, str]:
     return dict(zip(methods, palette, strict=False))
 
 
-def _key(shown: Sequence[Row], colours: dict[str, str]) -> tuple[list[tuple[str, str]], list[str]]:
+def key_entries(
+    shown: Sequence[Row], colours: dict[str, str]
+) -> tuple[list[tuple[str, str]], list[str]]:
     """Entries and marks of the key: colours of methods, marks of policies and fills of runtimes
     where there are several."""
     named = list(colours.items())

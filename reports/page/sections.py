@@ -10,10 +10,11 @@ from collections.abc import Callable
 from ..analysis import published
 from ..analysis.phases import of_cell
 from ..analysis.run_view import RunView
-from ..figures import gallery, kept, layers, order, promise, roofline, stacks
+from ..figures import accuracy, gallery, kept, layers, order, promise, roofline, stacks
 from ..figures.canvas import Chart, left_out
 from ..figures.overlay import views
 from ..text import sentences
+from ..text.accuracy import accuracy_table
 from ..text.paper import paper_table
 from ..text.phases import phases_table
 from ..text.table import RowT, Table
@@ -74,6 +75,28 @@ def _promise(subject: RunView, salt: str) -> Section | None:
         "the runtime."
     )
     return _drawn(subject, salt, "promise", "Promise and clock", lead, promise.chart)
+
+
+def _accuracy(subject: RunView, salt: str) -> Section | None:
+    answered = subject.record.accuracy
+    if answered is None:
+        return None
+    lead = (
+        "Each point is a method: right is what the clock says, up is F1 on "
+        f"{len(answered.questions)} questions ({answered.source}). On the line lies what no other "
+        "row beats in both. It shows what methods do to this model, and to no other."
+    )
+    chart = accuracy.chart(subject)
+    table = accuracy_table(answered, subject.record.spec.accuracy.rule)
+    return Section(
+        id="accuracy",
+        title="Answers and clock",
+        headline=table.closing,
+        lead=lead,
+        figures=[Figure.of(chart, salt)] if chart else [],
+        tables=[TableBlock.of(table)],
+        notes=list(table.notes),
+    )
 
 
 def _phases(subject: RunView, salt: str) -> Section | None:
@@ -221,6 +244,7 @@ SECTIONS: tuple[Callable[[RunView, str], Section | None], ...] = (
     _environment,
     _table7,
     _promise,
+    _accuracy,
     _phases,
     _explanation,
     _tokens,

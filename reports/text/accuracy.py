@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from .. import units
 from ..analysis.accuracy.rules import RULES
@@ -151,11 +151,6 @@ def _by_category(accuracy: Accuracy) -> list[Column[Score]]:
         )
 
     return [column(name) for name in names]
-
-
-def reasons(listed: Sequence[Score]) -> list[str]:
-    """A line for each row without a score."""
-    return [f"no F1 of {score.method}: {score.reason}" for score in listed if score.reason]
 
 
 def _interval(estimate: Estimate | None) -> str:

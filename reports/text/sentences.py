@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from .. import units
+from ..analysis.accuracy.scores import distinct, of_record
 from ..analysis.phases import host_bound
 from ..analysis.promise import Bound, bound_of
 from ..analysis.summary import Row, rows
@@ -21,7 +22,7 @@ def sentences(record: Record, listed: list[Row] | None = None) -> list[str]:
     rows of the record, where they are known already."""
     table = rows(record) if listed is None else listed
     measured = [row for row in table if row.speedup and row.cell.name != "vanilla"]
-    found = [_contrast(measured), _ranking(measured), host_bound(record)]
+    found = [_contrast(measured), _ranking(measured), host_bound(record), _answers(record)]
     notes = [f"{row.cell.method}: {row.cell.note}." for row in table if row.cell.note]
     notes += [
         f"{name(row.cell)} ran eager: {row.cell.fallback.rstrip('.')}."
@@ -34,6 +35,14 @@ def sentences(record: Record, listed: list[Row] | None = None) -> list[str]:
         if row.cell.eager_prefill and not row.cell.fallback
     ]
     return [sentence for sentence in found if sentence] + list(dict.fromkeys(notes))
+
+
+def _answers(record: Record) -> str:
+    """What pruning does to the answers, and of what model."""
+    if record.accuracy is None or not (told := distinct(list(of_record(record).values()))):
+        return ""
+    asked = len(record.accuracy.questions)
+    return f"{told} {asked} questions, {record.accuracy.source}: what methods do to this model."
 
 
 def header(record: Record) -> list[str]:

@@ -9,10 +9,12 @@ from typing import Any
 
 from .. import units
 from ..analysis import caveats
+from ..analysis.accuracy.scores import of_record
 from ..analysis.headline import headline_of
 from ..analysis.intervals import Estimate
 from ..analysis.summary import Row, rows
 from ..record.schema import Cell, Record
+from .accuracy import score_columns
 from .cells import attention_column, method_column, over_text, runtime_column
 from .table import Column, Table, for_programs
 
@@ -74,6 +76,7 @@ def columns(record: Record) -> list[Column[Row]]:
         *_what(record),
         *_times(record),
         *_promises(),
+        *_answers(record),
         *_costs(record),
         for_programs("parts_over_latency", lambda r: r.parts_sum.value if r.parts_sum else None),
         for_programs("error", lambda r: r.cell.error or None),
@@ -200,6 +203,14 @@ def _promises() -> list[Column[Row]]:
             wide=True,
         ),
     ]
+
+
+def _answers(record: Record) -> list[Column[Row]]:
+    """What its answers are worth, where they were asked for."""
+    if record.accuracy is None:
+        return []
+    known = of_record(record)
+    return score_columns(lambda row: known.get(row.cell.method), record.spec.accuracy.rule)
 
 
 def _costs(record: Record) -> list[Column[Row]]:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...record.accuracy import Accuracy, Answers, YesNoQuestion
+from ...record.schema import Record
 from ..intervals import CONFIDENCE, FEWEST, Estimate
-from .rules import Rule
+from .rules import RULES, Rule
 
 if TYPE_CHECKING:
     import numpy
@@ -130,6 +131,25 @@ def distinct(listed: Sequence[Score]) -> str:
     rest = len(beside) - len(below) - len(above)
     told += [f"not to be told from it: {rest} of {len(beside)}"] if rest else []
     return f"F1 {'; '.join(told)} (95 % intervals over pictures)."
+
+
+def of_record(record: Record) -> dict[str, Score]:
+    """The score of each method that was asked, by the rule of the record's specification; none
+    where nothing was asked."""
+    if record.accuracy is None:
+        return {}
+    listed = scores(record.accuracy, RULES[record.spec.accuracy.rule])
+    return {score.method: score for score in listed}
+
+
+def reasons(record: Record) -> list[str]:
+    """A line for each method that was asked and has no score."""
+    if record.accuracy is None:
+        return []
+    rows = [
+        (row.method, _reason(row, record.accuracy.questions)) for row in record.accuracy.answers
+    ]
+    return [f"no F1 of {method}: {why.rstrip('.')}." for method, why in rows if why]
 
 
 def mcnemar(worse: int, better: int) -> float:
