@@ -38,6 +38,7 @@ STAIRS = {
         "git",
         "models",
         "prompts",
+        "seer",
         "workload",
         "meters",
         "machine",
