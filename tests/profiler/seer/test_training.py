@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from tpprof.profiler.seer.pictures import PATCH
-from tpprof.profiler.seer.training import __main__ as training
-from tpprof.profiler.seer.training import forward
+from tpprof.profiler.seer.training import forward, trainer
 from tpprof.profiler.seer.training.batches import (
     GRID,
     NONE,
@@ -24,27 +23,27 @@ from tpprof.profiler.seer.training.batches import (
 
 STAGES = tuple(
     dataclasses.replace(stage, steps=2, pictures=2, warm=1)
-    for stage in training.STAGES
+    for stage in trainer.STAGES
     if stage.name in ("crops", "whole")
 )[1:]
 
 
 @pytest.mark.parametrize("suffix", [False, True])
 def test_answers_are_those_of_transformers(tmp_path: Path, suffix: bool) -> None:
-    trainer = training.Trainer(tmp_path, seed=1)
+    trained = trainer.Trainer(tmp_path, seed=1)
     pictures = pictures_of(9, 0, 2)
     given = seen(pictures)
     questions = questions_about(pictures, np.random.default_rng(0))
-    text = asked(questions, trainer.tokenizer, 2, suffix=suffix)
+    text = asked(questions, trained.tokenizer, 2, suffix=suffix)
     with torch.no_grad():
-        visual = trainer.projector(forward.tower(trainer.vision, given.pixels)[0])
-        places = torch.arange(training.TOKENS).expand(2, -1)
-        found = trainer._answers(visual, places, text)
+        visual = trained.projector(forward.tower(trained.vision, given.pixels)[0])
+        places = torch.arange(trainer.TOKENS).expand(2, -1)
+        found = trained._answers(visual, places, text)
         for index in (0, int((text.targets[0, :, 0] != NONE).sum()) - 1):
             length = int(text.lengths[0, index])
-            image = torch.full((training.TOKENS,), trainer.module.config.image_token_index)
-            ids = torch.cat([training.BEFORE, image, text.tokens[0, index, :length]])[None]
-            whole = trainer.module(input_ids=ids, pixel_values=given.pixels[:1]).logits
+            image = torch.full((trainer.TOKENS,), trained.module.config.image_token_index)
+            ids = torch.cat([trainer.BEFORE, image, text.tokens[0, index, :length]])[None]
+            whole = trained.module(input_ids=ids, pixel_values=given.pixels[:1]).logits
             assert torch.allclose(found[0, index], whole[0, -2:], atol=1e-4)
 
 
@@ -60,10 +59,10 @@ def test_pieces_of_pictures_keep_their_labels() -> None:
 def test_what_was_stopped_ends_as_if_it_had_not_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "EVERY", 0.0)  # keeps every step
-    whole = training.Trainer(tmp_path / "whole", 0, STAGES)
+    monkeypatch.setattr(trainer, "EVERY", 0.0)  # keeps every step
+    whole = trainer.Trainer(tmp_path / "whole", 0, STAGES)
     whole.run()
-    stopped = training.Trainer(tmp_path / "stopped", 0, STAGES)
+    stopped = trainer.Trainer(tmp_path / "stopped", 0, STAGES)
     keep = stopped._keep
 
     def keep_and_stop(index: int, step: int, optimiser: object) -> None:
@@ -74,7 +73,7 @@ def test_what_was_stopped_ends_as_if_it_had_not_been(
     monkeypatch.setattr(stopped, "_keep", keep_and_stop)
     with pytest.raises(KeyboardInterrupt):
         stopped.run()
-    again = training.Trainer(tmp_path / "stopped", 0, STAGES)
+    again = trainer.Trainer(tmp_path / "stopped", 0, STAGES)
     again.run()
     weights = again.module.state_dict()
     for name, weight in whole.module.state_dict().items():
@@ -84,15 +83,15 @@ def test_what_was_stopped_ends_as_if_it_had_not_been(
 
 @pytest.mark.parametrize("name", ["decoder", "joint"])
 def test_every_stage_has_a_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(training, "CACHED", 4)
-    trainer = training.Trainer(tmp_path, 0)
+    monkeypatch.setattr(trainer, "CACHED", 4)
+    trained = trainer.Trainer(tmp_path, 0)
     stage = dataclasses.replace(
-        next(stage for stage in training.STAGES if stage.name == name), pictures=4
+        next(stage for stage in trainer.STAGES if stage.name == name), pictures=4
     )
-    loss, told = getattr(trainer, f"_{name}")(stage, 0)
+    loss, told = getattr(trained, f"_{name}")(stage, 0)
     loss.backward()
     assert 0 < float(loss.detach()) < 100
     assert 0 <= told["right"] <= 1
-    query = trainer.language.layers[0].self_attn.q_proj.weight
+    query = trained.language.layers[0].self_attn.q_proj.weight
     assert query.grad is not None
     assert float(query.grad.abs().sum()) > 0
