@@ -63,7 +63,9 @@ def set_exam(spec: AccuracySpec, model: str | None, *, pictures: bool = True) ->
             f"{model}: its accuracy needs questions: give --annotations (a folder with POPE's "
             f"coco_pope_*.json) and --images; only the model {SEER} has questions of its own"
         )
-    return _drawn(spec.questions or DRAWN)
+    from .drawn import drawn_exam
+
+    return drawn_exam(spec.questions or DRAWN)
 
 
 def require_companions(model: Model) -> None:
@@ -111,7 +113,3 @@ def first_of_each(questions: Sequence[YesNoQuestion], most: int | None) -> list[
         if taken[question.category] <= each:
             found.append(question)
     return found
-
-
-def _drawn(most: int) -> Exam:
-    raise InputError(f"{most} drawn questions are not here: give --annotations and --images")

@@ -135,6 +135,10 @@ def _policy(spec: RunSpec) -> Policy:
 
 def _folder(name: str) -> Path | None:
     """Where the files of a checkpoint lie on this machine, if they do."""
+    if name == SEER:
+        from ..seer.model import FOLDER
+
+        return FOLDER
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder

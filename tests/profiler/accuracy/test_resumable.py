@@ -18,7 +18,6 @@ from pope_files import save_checkpoint, write_pope
 from tpprof.methods.contract.errors import InputError
 from tpprof.profiler.accuracy.pope import QuestionsError
 from tpprof.profiler.accuracy.resumable import ResumableEvaluation
-from tpprof.profiler.models import load as loading
 from tpprof.reports.analysis.accuracy.rules import RULES
 from tpprof.reports.analysis.accuracy.scores import scores
 from tpprof.reports.record.accuracy import Accuracy
@@ -145,7 +144,7 @@ def test_complete_answers_are_read_by_another_rule_without_model_or_pictures(
     for name in ("annotations",):
         shutil.copytree(place / name, tmp_path / name)
     shutil.copytree(whole, tmp_path / "out")
-    monkeypatch.setattr(loading, "load", None)
+    monkeypatch.setattr("tpprof.profiler.models.load.load", None)
     shown = {}
     for rule in RULES:
         done = in_this_process(
@@ -227,7 +226,7 @@ def test_a_method_that_raises_is_a_failed_row_and_the_others_go_on(
 def test_missing_pictures_are_told_before_any_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "load", None)
+    monkeypatch.setattr("tpprof.profiler.models.load.load", None)
     asked = evaluation(tmp_path, images="annotations")
     with pytest.raises(QuestionsError, match="8 of 8 pictures are missing"):
         asked.run(nobody)
