@@ -22,7 +22,8 @@ from ...methods.engine.verify import require_finite
 from ...reports.record.accuracy import YesNoQuestion
 from ...reports.record.spec import Layout, Workload
 from ..models.model import Model
-from ..workload import WorkloadError, by_size, tokenize
+from ..prompts import WorkloadError, tokenize
+from ..workload import by_size
 from .exam import require_companions
 from .pictures import Pictures
 
@@ -83,9 +84,9 @@ class Examinee:
         groups: dict[Request, list[tuple[int, Size]]] = {}
         for place, question in enumerate(self.questions):
             before, after = self._tokenized(question.prompt)
-            planned = by_size(self.model.shape, self.workload, before=len(before), after=len(after))
-            size, request = resized_for(method, self._size(question.picture), planned)
-            groups.setdefault(request, []).append((place, size))
+            planned = by_size(self.model.shape, self.workload, texts=(len(before), len(after)))
+            sizes, request = resized_for(method, (self._size(question.picture),), planned)
+            groups.setdefault(request, []).append((place, sizes[0]))
         most = 1 if _is_seeded(method) else self.batch_size
         return [
             QuestionBatch(
@@ -135,10 +136,10 @@ class Examinee:
         )
         request, layout = batch.request, self.workload.layout
         counted = self.model.visual_tokens(pixels, layout)
-        if counted != request.visual:
+        if set(counted) != {request.visual}:
             raise WorkloadError(
                 f"{self.model.name}: {request.visual} visual tokens were planned for "
-                f"{asked[0].picture}, and its image processor gives {counted}"
+                f"{asked[0].picture}, and its image processor gives {counted[0]}"
             )
         visual = [self.model.image_token] * request.visual
         listed = [self._tokenized(question.prompt) for question in asked]
@@ -152,7 +153,8 @@ class Examinee:
 
     def _tokenized(self, prompt: str) -> Tokens:
         if prompt not in self._tokens:
-            self._tokens[prompt] = tokenize(self.model, prompt)
+            before, after = tokenize(self.model, prompt)
+            self._tokens[prompt] = before, after
         return self._tokens[prompt]
 
     def _size(self, picture: str) -> Size:

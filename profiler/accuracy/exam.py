@@ -13,7 +13,7 @@ import msgspec
 from ...methods.contract.errors import InputError
 from ...reports.record.accuracy import Accuracy, Answers, YesNoQuestion
 from ...reports.record.spec import AccuracySpec
-from ..workload import WorkloadError
+from ..prompts import WorkloadError
 from .pictures import FolderPictures, Pictures
 from .pope import read_pope, require_pictures
 

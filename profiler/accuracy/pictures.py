@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ...methods.contract.request import Size
-from ...reports.record.spec import Workload
 from ..models.pictures import load_picture, picture_size
 
 if TYPE_CHECKING:
@@ -34,13 +33,13 @@ class FolderPictures:
         self.folder = folder
 
     def size(self, name: str) -> Size:
-        return picture_size(self._named(name))
+        return picture_size(self._named(name), None)
 
     def image(self, name: str) -> Image.Image:
-        return load_picture(self._named(name)).image
+        return load_picture(self._named(name), None).image
 
-    def _named(self, name: str) -> Workload:
-        return Workload(image=str(self.folder / name))
+    def _named(self, name: str) -> str:
+        return str(self.folder / name)
 
 
 class DrawnPictures:

@@ -142,8 +142,10 @@ class Qwen25VL(Qwen2VL):
             temporal=reader.count("temporal_patch_size", 64),
         )
 
-    def encoder(self, shape: Shape, size: Size, layout: Layout) -> Encoder:
-        whole = super().encoder(shape, size, layout)
+    def encoder(
+        self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
+    ) -> Encoder:
+        whole = super().encoder(shape, size, layout, several=several)
         rows, columns = dynamic_size(shape, *size)
         windows = windows_of(shape.vision, rows, columns)
         return dataclasses.replace(whole, windows=windows, windowed=shape.vision.windowed)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from ....methods.contract.request import Request
 from ....reports.record.spec import Layout
 from ..checkpoint.reader import MOST, Reader
+from ..checkpoint.rotary import require_mrope_section
 from ..model import Model
 from ..registry import register_architecture
-from ..rotary import require_mrope_section
 from ..shapes import Projector, Shape, Text, Vision
 from .qwen2_vl import (
     Qwen2VL,

@@ -18,7 +18,7 @@ from tpprof.profiler.accuracy.asking import Examinee, RowFailedError
 from tpprof.profiler.accuracy.pictures import FolderPictures
 from tpprof.profiler.accuracy.pope import read_pope
 from tpprof.profiler.models.model import Model
-from tpprof.profiler.workload import WorkloadError
+from tpprof.profiler.prompts import WorkloadError
 from tpprof.reports.record.accuracy import YesNoQuestion
 
 STEPS = 5

@@ -18,7 +18,7 @@ import tpprof
 from tpprof.methods.engine.decoder import Inputs
 from tpprof.profiler.models.load import shape_of
 from tpprof.profiler.models.model import Model
-from tpprof.profiler.workload import WorkloadError
+from tpprof.profiler.prompts import WorkloadError
 from tpprof.reports.record.spec import OptionError
 
 

@@ -26,7 +26,7 @@ from tpprof.profiler.models.load import shape_of
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.pictures import PictureError
 from tpprof.profiler.models.shapes import ShapeError
-from tpprof.profiler.workload import WorkloadError
+from tpprof.profiler.prompts import WorkloadError
 from tpprof.reports.record.spec import OptionError, Workload
 
 TEXT: dict[str, Any] = {

@@ -22,7 +22,8 @@ from tpprof.profiler.models.pictures import (
     load_picture,
     picture_size,
 )
-from tpprof.profiler.workload import Preparation, WorkloadError, plan_request
+from tpprof.profiler.prompts import WorkloadError
+from tpprof.profiler.workload import Preparation, plan_request
 from tpprof.reports.record.spec import Workload
 
 ORIENTATION = 0x0112
