@@ -1,4 +1,4 @@
-"""The public API: load, inputs, forward, compare."""
+"""The public API: load, inputs, forward, compare, measure."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .models.checkpoint.rotary import require_stateless
 from .models.forks import require_own_code
 from .models.load import load
 from .models.model import Model
-from .run.comparison import compare
+from .run.comparison import compare, measure
 from .run.hidden_state import left_as_found
 from .workload import Preparation
 
-__all__ = ["compare", "forward", "inputs", "load"]
+__all__ = ["compare", "forward", "inputs", "load", "measure"]
 
 
 def inputs(

@@ -44,6 +44,8 @@ STAIRS = {
         "machine",
         "cost",
         "accuracy",
+        "probe",
+        "subjects",
         "run",
         "api",
         "authoring",

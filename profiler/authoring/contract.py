@@ -25,7 +25,7 @@ from ...methods.engine.run import Trace, run
 from ...reports.record.spec import Layout, Workload
 from .. import cost
 from ..api import forward
-from ..meters import torch_profile
+from ..meters import flop_counter
 from ..meters.host_waits import HostWaits
 from ..models.model import Model
 from ..workload import Preparation
@@ -167,7 +167,7 @@ def _require_flops(case: _Case, policy: Policy) -> None:
             )
         )
 
-    counted = torch_profile.flops(request)
+    counted = flop_counter.flops(request)
     if counted.uncounted:
         raise BrokenError(
             f"torch counts no FLOPs of {', '.join(counted.uncounted)}: no check holds its figures"

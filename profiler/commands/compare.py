@@ -124,8 +124,11 @@ def _spec(typed: Typed, config: Path | None) -> RunSpec:
     from ...reports.record.spec_files import load
 
     spec = typed.over(load(config)) if config is not None else typed.alone(RunSpec)
-    if not spec.cells.methods:
-        fail("name a METHOD (fastv:keep=320), as `tpprof methods` lists them")
+    if not spec.cells.methods and not spec.cells.callables:
+        fail(
+            "name a METHOD (fastv:keep=320), as `tpprof methods` lists them, or code of yours "
+            "(--callable MODULE:FUNCTION)"
+        )
     return spec
 
 

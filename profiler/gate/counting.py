@@ -144,7 +144,7 @@ def _count(subject: Subject, folder: Path) -> Snapshot:
     from ..run.comparison import Comparison
 
     comparison = Comparison(RunSpec(model=whole.model, workload=whole.workload, cells=whole.cells))
-    with Bench(comparison.model, comparison.prepare) as bench:
+    with Bench(comparison.device) as bench:
         for cell in comparison.cells:
             bench.warm_up(cell)
             for _ in range(AGAIN):

@@ -1,7 +1,8 @@
 """The one clock of tpprof: CUDA events on a GPU, the host's monotonic clock elsewhere.
 
 A stopwatch is told as each part of a request ends; the parts follow one another without a gap.
-On a GPU an event is recorded then, and nothing waits until the request is over.
+On a GPU an event is recorded then, and nothing waits until the request is over. It needs torch
+alone: it runs in probes too.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...reports.record.cell import SpanKey
+if TYPE_CHECKING:
+    from ...reports.record.cell import SpanKey
 
 
 @dataclass(frozen=True)

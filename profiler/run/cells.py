@@ -1,49 +1,20 @@
-"""The cells of a comparison: one method under one attention policy and one runtime."""
+"""The engine's cells of a comparison: one method under one attention policy and one runtime."""
 
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ...methods import Method, Plan, format_spec, parse
-from ...methods.contract.containment import MethodFaultError
 from ...methods.contract.errors import InputError
 from ...methods.contract.plan_checks import plan_for
 from ...methods.contract.policies import Policy, RuntimeName
-from ...methods.engine.ledger import Ledger
-from ...methods.engine.run import Trace, require_backend
+from ...methods.engine.run import require_backend
 from ...methods.engine.runtimes import make_runtime
 from ...methods.engine.runtimes.runtime import Runtime
 from ...reports.record import schema
-from .. import cost
 from ..workload import Preparation
-from .hidden_state import Answer
-
-
-@dataclass
-class BenchCell:
-    """One row in the making: what runs, and what is saved of it.
-
-    method: the cell's own: what a plug-in keeps on it reaches no other cell. plan: None where there
-    is none, which `saved.error` says. prepare: of its own request, in which its method may have
-    the picture resized; None where there is no plan. ledger: of the first request. answer: of the
-    last warm-up, which each timed request must give.
-    """
-
-    method: Method
-    policy: Policy
-    runtime: Runtime
-    saved: schema.Cell
-    plan: Plan | None = None
-    prepare: Preparation | None = None
-    ledger: Ledger | None = None
-    answer: Answer | None = None
-
-    @property
-    def alive(self) -> bool:
-        return not self.saved.error
+from .engine_cell import EngineCell
 
 
 def make_cells(
@@ -51,7 +22,7 @@ def make_cells(
     policies: Sequence[Policy],
     runtimes: Sequence[RuntimeName],
     prepare: Preparation,
-) -> list[BenchCell]:
+) -> list[EngineCell]:
     """Vanilla first; a method that reads attention once under each policy; all of them once under
     each runtime. One that cannot be planned is a row with the reason.
 
@@ -70,7 +41,7 @@ def make_cells(
     if refused and len(refused) == len(listed) - 1:
         raise refused[0]
     return [
-        _cell(method, plan, own, policy, make_runtime(name, prepare.model))
+        _cell(method, plan, prepare, own, policy, make_runtime(name, prepare.model))
         for name in runtimes
         for method, (plan, own) in zip(listed, planned, strict=True)
         for policy in (policies if _reads_attention(plan) else ("rows",))
@@ -80,10 +51,11 @@ def make_cells(
 def _cell(
     method: Method,
     plan: Plan | InputError,
+    whole: Preparation,
     own: Preparation | None,
     policy: Policy,
     runtime: Runtime,
-) -> BenchCell:
+) -> EngineCell:
     error = str(plan) if isinstance(plan, InputError) else ""
     saved = schema.Cell(
         method=format_spec(method),
@@ -94,7 +66,7 @@ def _cell(
         error=error,
     )
     known = plan if isinstance(plan, Plan) else None
-    return BenchCell(copy.deepcopy(method), policy, runtime, saved, known, own)
+    return EngineCell(copy.deepcopy(method), policy, runtime, saved, whole, known, own)
 
 
 def without_counts(saved: schema.Cell, error: str) -> schema.Cell:
@@ -119,57 +91,3 @@ def _reads_attention(plan: Plan | InputError) -> bool:
     if isinstance(plan, InputError):
         return False
     return any(stage.rows for stage in plan.stages)
-
-
-def require_steady(cell: BenchCell, trace: Trace) -> None:
-    """See that each request does what the first one did; raises MethodFaultError. Times of others
-    are of different things."""
-    first, now = cell.ledger, trace.ledger
-    if first is None:
-        cell.ledger = now
-        return
-    for what, before, after in (
-        ("tokens in the vision tower", first.encoder_tokens, now.encoder_tokens),
-        ("visual tokens entering the decoder layers", first.visual, now.visual),
-        ("tokens in the KV caches", first.cached, now.cached),
-        ("FLOPs of its decisions", first.select, now.select),
-        ("what the projector is given", [first.projector], [now.projector]),
-    ):
-        if before != after:
-            pairs = enumerate(itertools.zip_longest(before, after))
-            index, (one, other) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
-            raise MethodFaultError(
-                f"it does not do the same in each request: {what} were {one} at first and {other} "
-                f"later (number {index})"
-            )
-
-
-def keep_decisions(cell: BenchCell, trace: Trace) -> None:
-    """Save what each decision of a verified request took beside its FLOPs."""
-    cell.saved.decisions = [
-        schema.Decision(site=str(one.site), operators=one.operators, scratch_bytes=one.scratch)
-        for one in trace.decisions
-    ]
-
-
-def keep_counts(cell: BenchCell, trace: Trace, prepare: Preparation) -> None:
-    """Save what a request of the cell showed, but for its times. prepare: the cell's own. Raises
-    MethodFaultError for a plan or counts that are other ones than before."""
-    model, request = prepare.model, prepare.request
-    plan, saved = plan_for(cell.method, request), cell.saved
-    if cell.plan not in (None, plan):
-        raise MethodFaultError("its plan changes from call to call")
-    if saved.visual_per_layer and saved.visual_per_layer != trace.visual_per_layer:
-        raise MethodFaultError(
-            "it keeps other numbers of visual tokens in this process than in the first"
-        )
-    items = cost.items(model.shape, request, plan, trace.ledger, model.dtype.itemsize)
-    saved.fallback = cell.runtime.fallback
-    saved.eager_prefill = cell.runtime.eager_prefill
-    saved.visual_per_layer = list(trace.visual_per_layer)
-    saved.tokens_per_layer = list(trace.ledger.tokens)
-    saved.kv_bytes_prefill = list(trace.kv_bytes.prefill)
-    saved.kv_bytes_decode = list(trace.kv_bytes.decode)
-    saved.generated_tokens = trace.tokens.shape[1]
-    saved.cost = cost.as_record(items)
-    saved.note = "; ".join(filter(None, (prepare.note, plan.note)))

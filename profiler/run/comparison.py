@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...methods import Method, format_spec, load_plugins, parse
+from ...methods.contract.errors import InputError
 from ...methods.contract.plugins import contents
 from ...methods.contract.policies import check_policy, check_runtime
 from ...reports.record import files, schema
@@ -24,18 +26,22 @@ from ..machine import calibration, doctor
 from ..machine.environment import describe_environment, own_version
 from ..models.checkpoint.rotary import require_stateless
 from ..models.forks import require_own_code
-from ..models.load import default_name, load, require_device_processor
+from ..models.load import default_device, default_name, load, require_device_processor
 from ..models.model import Model
+from ..subjects.bench_cell import BenchCell
+from ..subjects.callables import CallableRequest, Given, callable_cells, callable_object
 from ..workload import Preparation
 from . import rounds
 from .bench import Bench, steady
-from .cells import BenchCell, make_cells, without_counts
+from .cells import make_cells, without_counts
+from .described import model_info, request_info
 from .equalize import equalize, unequal
 from .kept_tokens import picture
 from .memory_limit import require_room
 from .rounds import Progress
 
 NOT_ASKED = "not asked for (--passes)"
+NO_MODEL = "callables alone: none of tpprof's is measured"
 ISOLATED_WARMUPS = 2  # a fresh process is colder than its first request shows
 
 
@@ -46,34 +52,35 @@ class Comparison:
     of the first pruned method is traced into that file when the rounds are over.
     """
 
-    def __init__(self, spec: RunSpec, *, model: Model | None = None, command: str = "") -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        *,
+        model: Model | None = None,
+        given: Given | None = None,
+        command: str = "",
+    ) -> None:
         """Loads torch, the plug-ins and the model. model: in the place of the one that the
-        specification names. Raises InputError for what does not exist or does not fit."""
+        specification names. given: callables of this program, which the specification lists.
+        Raises InputError for what does not exist or does not fit."""
         for policy in spec.cells.attention:
             check_policy(policy)
         for runtime in spec.cells.runtime:
             check_runtime(runtime)
-        if spec.workload.preprocess == "device":
-            require_device_processor(spec.model.name if model is None else None)
         load_plugins(spec.cells.plugin)
         self.spec = spec
-        chosen = [parse(method, spec.cells.keep) for method in spec.cells.methods]
+        self.notes: list[str] = []  # what a user should know before anything is measured
         if spec.accuracy.accuracy:
             set_exam(spec.accuracy, spec.model.name)
-        self.model, reason = (model, "given") if model is not None else _load(spec)
-        require_own_code(self.model.name, self.model.module)
-        require_stateless(self.model.name, self.model.module)
-        if spec.accuracy.accuracy:
-            require_companions(self.model)
-        require_room(self.model, spec.workload)
-        self.prepare = Preparation(self.model, spec.workload, spec.model.seed)
-        self.notes: list[str] = []  # what a user should know before anything is measured
-        if spec.cells.equalize:
-            self.notes += unequal(chosen, self.prepare)
-            chosen = equalize(chosen, self.prepare)
-        policies: Any = spec.cells.attention
-        runtimes: Any = spec.cells.runtime
-        self.cells = make_cells(chosen, policies, runtimes, self.prepare)
+        self.model, reason = model, "given"
+        if model is None:
+            self.model, reason = _load(spec) if _wants_model(spec) else (None, NO_MODEL)
+        self.prepare: Preparation | None = None
+        self.cells: list[BenchCell] = []
+        if self.model is not None:
+            self._add_engine_cells(self.model)
+        self.device = self.model.device if self.model else default_device(spec.model.device)
+        self._add_callables(given)
         errors = dict.fromkeys(cell.saved.error for cell in self.cells if cell.saved.error)
         self.notes += [f"not measured: {error}" for error in errors]
         self.record = self._record(reason, command)
@@ -81,11 +88,41 @@ class Comparison:
         self.trace: Path | None = None
         self.traced = False
 
+    def _add_engine_cells(self, model: Model) -> None:
+        """The methods in the engine, and vanilla before them."""
+        spec = self.spec
+        require_own_code(model.name, model.module)
+        require_stateless(model.name, model.module)
+        if spec.accuracy.accuracy:
+            require_companions(model)
+        require_room(model, spec.workload)
+        self.prepare = prepare = Preparation(model, spec.workload, spec.model.seed)
+        chosen = [parse(method, spec.cells.keep) for method in spec.cells.methods]
+        if spec.cells.equalize:
+            self.notes += unequal(chosen, prepare)
+            chosen = equalize(chosen, prepare)
+        policies: Any = spec.cells.attention
+        runtimes: Any = spec.cells.runtime
+        self.cells += make_cells(chosen, policies, runtimes, prepare)
+
+    def _add_callables(self, given: Given | None) -> None:
+        import torch
+
+        threads = torch.get_num_threads() if self.device.type == "cpu" else None
+        self.cells += callable_cells(
+            self.spec.cells.callables,
+            self.spec.cells.python,
+            CallableRequest(self.spec.workload.new_tokens, self.prepare, threads),
+            beside_engine=self.model is not None,
+            given=given,
+        )
+
     def calibrate(self) -> None:
-        """See that the peaks of the device are in the record: measured now if they never were."""
-        if self.record.peaks is None:
-            say(f"calibrating {self.model.device}, once: a few seconds")
-            self.record.peaks = calibration.calibrate(self.model.device)
+        """See that the peaks of the device are in the record: measured now if they never were.
+        Callables alone need none: what they are made of is not known."""
+        if self.record.peaks is None and self.model is not None:
+            say(f"calibrating {self.device}, once: a few seconds")
+            self.record.peaks = calibration.calibrate(self.device)
 
     def adopt(self, record: schema.Record) -> None:
         """Go on with `record`, of an earlier run or another process of the same configuration."""
@@ -142,8 +179,6 @@ class Comparison:
         only then what torch counts, which slows down what follows. What was not asked for is said
         to be so."""
         asked = self.spec.extras.passes
-        for number in wanted:
-            self.cells[number].saved.setups = dict(self.cells[number].runtime.setups)
         for measure in (bench.energy, bench.decisions, bench.lengths, bench.flops, bench.activity):
             what = measure.__name__
             for done, number in enumerate(wanted):
@@ -156,7 +191,7 @@ class Comparison:
                 self._write_cell(number)
         alive = [number for number in wanted if self.cells[number].alive]
         if self.trace is not None and alive:
-            pruned = [number for number in alive if self.cells[number].method.name != "vanilla"]
+            pruned = [number for number in alive if self.cells[number].prunes]
             chosen = (pruned or alive)[0]
             tell(f"trace of {name(self.cells[chosen].saved)}", 0, 1)
             self.traced = bench.trace(self.cells[chosen], self.trace)
@@ -188,13 +223,15 @@ class Comparison:
         self, cell: int | None = None, number: int | None = None
     ) -> Iterator[tuple[Bench, int]]:
         """A bench, and the number of this process in the record."""
-        with Bench(self.model, self.prepare, tokens=self.spec.extras.tokens) as bench:
+        with Bench(self.device, tokens=self.spec.extras.tokens) as bench:
             process, index = bench.joined(cell, number), len(self.record.processes)
             self.record.processes.append(process)
             self._write(files.Joined(index=index, process=process))
             try:
                 yield bench, index
             finally:
+                for each in self.cells:
+                    each.close()
                 self._write(files.Joined(index=index, process=bench.left(process)))
 
     def _write_cell(self, index: int) -> None:
@@ -211,13 +248,12 @@ class Comparison:
             self.journal.append(line)
 
     def _record(self, reason: str, command: str) -> schema.Record:
-        model, request = self.model, self.prepare.request
-        encoder, shown = request.encoder, self.prepare.pictures
+        model, prepare = self.model, self.prepare
         created = datetime.datetime.now(datetime.timezone.utc)
-        environment = describe_environment(model.device)
+        environment = describe_environment(self.device)
         environment.warnings = doctor.warnings(environment, broken=doctor.broken_packages())
         environment.plugins = contents(self.spec.cells.plugin)
-        return schema.Record(
+        record = schema.Record(
             schema=schema.SCHEMA,
             tpprof=own_version(),
             created=created.isoformat(timespec="seconds"),
@@ -225,38 +261,16 @@ class Comparison:
             command=command,
             complete=False,
             environment=environment,
-            model=schema.ModelInfo(
-                name=model.name,
-                architecture=model.shape.architecture.name,
-                source=model.source,
-                reason=reason,
-                parameters=sum(weight.numel() for weight in model.module.parameters()),
-                layers=request.layers,
-                dtype=str(model.dtype).removeprefix("torch."),
-                backend=model.backend,
-                positions=getattr(model.text_config, "max_position_embeddings", None),
-            ),
-            request=schema.RequestInfo(
-                before=request.before,
-                visual=request.visual,
-                after=request.after,
-                batch=request.batch,
-                new_tokens=request.new_tokens,
-                tiles=encoder.tiles if encoder else None,
-                patches=encoder.patches if encoder else None,
-                positions=self.prepare().next_position + request.new_tokens - 1,
-                between=request.text - request.before - request.after,
-                pictures=0 if request.frames else len(request.spans),
-                frames=request.frames,
-                picture=[list(size) for size in self.prepare.whole_sizes] or None,
-                notes=[note for picture in shown for note in picture.notes],
-                preprocessing=self.prepare.preprocessing,
-            ),
+            model=model_info(model, reason, prepare.request.layers if prepare else None),
+            request=request_info(prepare, self.spec.workload),
             cells=[cell.saved for cell in self.cells],
-            text_only=cost.as_record(cost.text_only(model.shape, request, model.dtype.itemsize)),
-            peaks=calibration.cached(model.device),
-            picture=picture(model, self.prepare) if self.spec.extras.tokens else None,
         )
+        if model is not None and prepare is not None:
+            work = cost.text_only(model.shape, prepare.request, model.dtype.itemsize)
+            record.text_only = cost.as_record(work)
+            record.peaks = calibration.cached(model.device)
+            record.picture = picture(model, prepare) if self.spec.extras.tokens else None
+        return record
 
 
 def compare(
@@ -280,11 +294,7 @@ def compare(
     named = loaded.name if loaded is not None else model
     if isinstance(options.get("keep"), (int, float)):
         options["keep"] = str(options["keep"])
-    if isinstance(passes, bool):
-        passes = PASSES if passes else ()
-    elif isinstance(passes, str):
-        passes = [passes]
-    spec = RunSpec.of(methods=specs, model=named, passes=passes, **options)
+    spec = RunSpec.of(methods=specs, model=named, passes=_passes(passes), **options)
     if loaded is not None and spec.accuracy.accuracy:
         raise OptionError(
             "accuracy", "is asked for in a process of its own, which loads the model: name it"
@@ -293,9 +303,59 @@ def compare(
     return with_accuracy(record) if spec.accuracy.accuracy else record
 
 
+def measure(
+    callables: Mapping[str, Any],
+    *,
+    inputs: Any = None,
+    passes: bool | Sequence[str] = True,
+    **options: Any,
+) -> schema.Record:
+    """Measure callables side by side and return the record that `tpprof compare` saves.
+
+    callables: by name, functions, transformers models, or `"pkg.mod:function"`, which runs in a
+    process of its own. What all are compared with is called `vanilla`, or stands first. inputs:
+    what each is called with, a mapping such as a processor returns, or a function that makes one
+    for each request, on the clock; None where they take none or declare their own. passes: as
+    `compare`. options: those of `tpprof compare`, by keyword (`rounds=6`, `new_tokens=32`,
+    `device="cuda"`, `python=["env/bin/python"]`).
+    Raises InputError or OptionError for what does not exist or does not fit.
+    """
+    if not callables:
+        raise InputError("nothing to measure: give callables by name")
+    listed = [f"{name}={_reference(found)}" for name, found in callables.items()]
+    spec = RunSpec.of(callable=listed, passes=_passes(passes), **options)
+    if spec.stopping.isolate and any(map(callable_object, callables.values())):
+        raise OptionError(
+            "isolate", 'needs references ("pkg.mod:function"): a process cannot be given an object'
+        )
+    return Comparison(spec, given=Given(callables, inputs)).run()
+
+
+def _reference(found: Any) -> str:
+    """What a record says of an object of this program."""
+    if not callable_object(found):
+        return str(found)
+    named = found if hasattr(found, "__qualname__") else type(found)
+    return f"{named.__module__}:{re.sub(r'[^.0-9A-Za-z_]', '', named.__qualname__)}"
+
+
+def _passes(passes: bool | str | Sequence[str]) -> Sequence[str]:
+    if isinstance(passes, bool):
+        return PASSES if passes else ()
+    return [passes] if isinstance(passes, str) else passes
+
+
+def _wants_model(spec: RunSpec) -> bool:
+    """Whether a model of tpprof's is measured: only callables need none."""
+    named = spec.cells.methods or spec.model.name is not None
+    return bool(named) or not spec.cells.callables
+
+
 def _load(spec: RunSpec) -> tuple[Model, str]:
     """The model, and why it is this one."""
     wanted = spec.model
+    if spec.workload.preprocess == "device":
+        require_device_processor(wanted.name)
     name, reason = wanted.name, "chosen"
     if name is None and spec.accuracy.accuracy:
         name, reason = SEER, "the default where accuracy is asked for: it sees"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from typing import TYPE_CHECKING
 
 from ...methods.contract.containment import contained
 from ...methods.engine.ledger import Ledger
@@ -18,13 +19,14 @@ from ...methods.engine.runtimes.runtime import Runtime
 from ...reports.record import schema
 from ..meters.clock import Stopwatch
 from ..models.model import Model
+from ..subjects.bench_cell import Length
 from ..workload import Preparation
-from .cells import BenchCell
 from .hidden_state import process_left_as_found
 
+if TYPE_CHECKING:
+    from .engine_cell import EngineCell
+
 FOLLOWING = 3  # requests at the same length behind the first one, which show what is settled
-Length = tuple[int, int]
-"""Queries and keys of an attention of the decoder."""
 
 
 def lengths(ledger: Ledger) -> set[Length]:
@@ -44,7 +46,7 @@ def fewest_more(wanted: set[Length], seen: set[Length]) -> int:
 
 
 def first_at_new_length(
-    model: Model, prepare: Preparation, cell: BenchCell, watch: Stopwatch, seen: set[Length]
+    model: Model, prepare: Preparation, cell: EngineCell, watch: Stopwatch, seen: set[Length]
 ) -> schema.NewLength:
     """Time the cell's request with just so many more text tokens that none of its lengths was
     `seen`, and then the same again; adds them to `seen`.
@@ -84,7 +86,7 @@ def first_at_new_length(
     return schema.NewLength(more_tokens=extra, seconds=seconds)
 
 
-def _runtime(cell: BenchCell, model: Model) -> Runtime:
+def _runtime(cell: EngineCell, model: Model) -> Runtime:
     """Compiled layers serve all lengths; a graph serves one, and the cell still needs its own."""
     if cell.runtime.name == "compile":
         return cell.runtime

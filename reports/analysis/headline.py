@@ -60,10 +60,9 @@ def headline_of(listed: list[Row]) -> Headline:
         headline += f" ({gain.low:.2f} to {gain.high:.2f}){over}{_promise(best)}."
     if several:
         headline += _beaten(best, measured, listed)
-    figures = [
-        (units.times(gain.value), f"measured, end to end{over}"),
-        (units.times(best.promised), "promised by FLOPs, phase by phase"),
-    ]
+    figures = [(units.times(gain.value), f"measured, end to end{over}")]
+    if best.promised is not None:
+        figures.append((units.times(best.promised), "promised by FLOPs, phase by phase"))
     if best.over_promise:
         figures.append((units.times(best.over_promise.value), "the promised time"))
     return Headline(headline, figures)
@@ -73,7 +72,7 @@ def _promise(row: Row) -> str:
     """How much of what FLOPs promise, phase by phase, came true; or what they promise."""
     if row.over_promise is not None:
         return f", in {units.times(row.over_promise.value)} the time that FLOPs promise"
-    return f" where FLOPs promise {units.times(row.promised)}"
+    return f" where FLOPs promise {units.times(row.promised)}" if row.promised else ""
 
 
 def _gain(row: Row) -> float:

@@ -18,7 +18,7 @@ class Row:
     latency, prefill: seconds. decode: seconds per token. p95, p99: of the latency. speedup:
     measured, end to end, round by round against vanilla under the same runtime. precision: see
     precision(); reached: whether it met the target.
-    flops: of the whole request. claimed, promised, by_floors: speed-ups (see promise).
+    flops: see request_flops. claimed, promised, by_floors: speed-ups (see promise).
     over_promise: measured time over promised time; None where the promise lies within the noise of
     the speed-up.
     parts_sum: the parts of a request over its latency.
@@ -74,8 +74,8 @@ def precision(record: Record, cell: Cell) -> float | None:
 
 def _row(record: Record, cell: Cell, vanilla: Cell | None) -> Row:
     stopping, gain = record.spec.stopping, paired_speedup(vanilla, cell) if vanilla else None
-    flops = sum(item.flops for item in cell.cost)
-    full = sum(item.flops for item in vanilla.cost) if vanilla else 0
+    flops = request_flops(cell)
+    full = request_flops(vanilla) if vanilla else 0
     promise = promise_of(record, cell, vanilla) if vanilla else None
     promised, over = None, None
     if promise is not None and vanilla is not None and gain is not None:
@@ -108,6 +108,14 @@ def _row(record: Record, cell: Cell, vanilla: Cell | None) -> Row:
         peak_bytes=memory.allocator if memory.allocator is not None else memory.resident,
         parts_sum=median_interval(list(sums.values())),
     )
+
+
+def request_flops(cell: Cell) -> int:
+    """FLOPs of the whole request, by formula; of a callable, which has none, as torch counts them,
+    rotary tables left out. 0 where neither is known."""
+    if cell.cost:
+        return sum(item.flops for item in cell.cost)
+    return sum(cell.counted_flops.values()) - sum(cell.table_flops.values())
 
 
 def _within_noise(promised: float, gain: Estimate) -> bool:

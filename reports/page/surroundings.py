@@ -11,7 +11,7 @@ from .. import units
 from ..analysis.counterparts import layer_seconds
 from ..analysis.run_view import RunView, label
 from ..figures import layers
-from ..record.schema import Cell, Preprocessing, Record
+from ..record.schema import Cell, ModelInfo, Preprocessing, Record
 from ..text.cells import attention_column, method_column
 from ..text.sentences import kernels_by_phase, lengths
 from ..text.table import Column, Table
@@ -25,10 +25,11 @@ def environment(record: Record) -> list[tuple[str, str]]:
     git, spec = around.git.tpprof, record.spec
     commit = (git.commit or "")[:12] + (", modified" if git.dirty else "")
     rounds = {len({sample.round for sample in cell.samples}) for cell in record.cells}
-    tokens = lengths(request)
+    known = model.parameters is not None  # else callables alone were measured
+    tokens = lengths(request) if known else "their"
     pairs: list[tuple[str, Any]] = [
         ("model", f"{model.name} ({model.architecture}), {model.source}; {model.reason}"),
-        ("parameters", f"{model.parameters / 1e6:,.0f} M, {model.layers} layers, {model.dtype}"),
+        ("parameters", _parameters(model)),
         ("attention kernel", _kernel(record)),
         ("request", f"{tokens} tokens, batch {request.batch}, {request.new_tokens} new tokens"),
         ("picture", ", ".join(spec.workload.image) or None),
@@ -52,6 +53,12 @@ def environment(record: Record) -> list[tuple[str, str]]:
         ("command", record.command),
     ]
     return [(name, str(value)) for name, value in pairs if value not in (None, "", units.NA)]
+
+
+def _parameters(model: ModelInfo) -> str:
+    if model.parameters is None:
+        return ""
+    return f"{model.parameters / 1e6:,.0f} M, {model.layers} layers, {model.dtype}"
 
 
 def _preprocessing(known: Preprocessing | None) -> str:

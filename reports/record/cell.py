@@ -114,12 +114,46 @@ class NewLength(Struct):
     ]
 
 
+class CallableInfo(Struct):
+    """What ran, in which process, and what it said of itself."""
+
+    reference: Annotated[
+        str, about("What was named: `pkg.mod:function`, or a function of Python's.")
+    ]
+    process: Annotated[
+        str, about("`own` where it ran in a process of its own, `shared` where in tpprof's.")
+    ]
+    kind: Annotated[str, about("`function`, or `model` where a transformers model generates.")] = ""
+    python: Annotated[str, about("Version of the Python that ran it.")] = ""
+    executable: Annotated[str, about("That Python.")] = ""
+    packages: Annotated[dict[str, str], about("Versions of packages that it had loaded.")] = {}
+    file: Annotated[str, about("The file that it is from; empty where there is none.")] = ""
+    sha256: Annotated[str, about("SHA-256 of that file.")] = ""
+    model_class: Annotated[str, about("Class of the model whose parts were watched.")] = ""
+    parameters: Annotated[Count | None, about("Number of its parameters.")] = None
+    layers: Annotated[Count | None, about("Number of its decoder layers.")] = None
+    dtype: Annotated[str, about("Data type of its weights.")] = ""
+    own_inputs: Annotated[bool, about("Whether it makes its own inputs.")] = False
+    vision: Annotated[
+        bool | None, about("Whether its vision tower was seen to run; null where it has none.")
+    ] = None
+    returned: Annotated[str, about("The form of what it returned.")] = ""
+    kept_bytes: Annotated[
+        Count, about("Bytes that each request keeps: a leak; 0 where none was seen.")
+    ] = 0
+
+
 class Cell(Struct):
-    """One method under one attention policy and runtime: its counts, its cost and its samples."""
+    """One method under one attention policy and runtime, or a callable: its counts, cost and
+    samples."""
 
     method: Annotated[str, about("The method as a spec string, such as `fastv:keep=320`.")]
-    name: Annotated[str, about("The method's name.")]
-    attention: Annotated[str, about("Attention policy: `rows`, `maps` or `published`.")]
+    name: Annotated[
+        str, about("The method's name; `vanilla` of the callable that others are compared with.")
+    ]
+    attention: Annotated[
+        str, about("Attention policy: `rows`, `maps` or `published`; `own` of a callable.")
+    ]
     reads_attention: Annotated[bool, about("Whether the method reads attention at all.")]
     runtime: Annotated[str, about("Runtime asked for: `eager`, `graph` or `compile`.")] = "eager"
     fallback: Annotated[
@@ -203,6 +237,9 @@ class Cell(Struct):
     energy: Annotated[Energy, about("Energy of a request.")] = msgspec.field(default_factory=Energy)
     parts: Annotated[list[Span], about("Parts of a request, in the order of their ends.")] = []
     samples: Annotated[list[Sample], about("Every timed request.")] = []
+    callable: Annotated[
+        CallableInfo | None, about("What ran, where it is no method of the engine's.")
+    ] = None
     note: Annotated[
         str,
         about("Where the method could not do what its knobs ask, and how it resizes the picture."),

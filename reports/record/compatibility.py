@@ -12,7 +12,7 @@ from .spec import value_of
 
 OPTIONS = (
     *("attention", "runtime", "keep", "equalize", "isolate", "samples", "seed", "plugin"),
-    *("annotations", "images", "questions"),
+    *("callable", "python", "annotations", "images", "questions"),
 )
 """Options that say what is measured; the others say for how long, or show in what was measured."""
 

@@ -51,8 +51,12 @@ class ModelInfo(Struct):
     architecture: Annotated[str, about("Architecture, such as `llava-next`.")]
     source: Annotated[str, about("Whence the weights are.")]
     reason: Annotated[str, about("Why this model was taken.")]
-    parameters: Annotated[Count, about("Number of parameters.")]
-    layers: Annotated[Count, about("Number of decoder layers.")]
+    parameters: Annotated[
+        Count | None, about("Number of parameters; null where callables alone are measured.")
+    ]
+    layers: Annotated[
+        Count | None, about("Number of decoder layers; null where callables alone are measured.")
+    ]
     dtype: Annotated[str, about("Data type of the weights, as torch names it.")]
     backend: Annotated[str, about("Attention kernel asked for, as `--backend` names it.")]
     positions: Annotated[
@@ -73,11 +77,11 @@ class Preprocessing(Struct):
 
 
 class RequestInfo(Struct):
-    """The request: tokens of each sequence of the batch."""
+    """The request: tokens of each sequence of the batch; null where callables make their own."""
 
-    before: Annotated[Count, about("Text tokens before the picture.")]
-    visual: Annotated[Count, about("Visual tokens.")]
-    after: Annotated[Count, about("Text tokens after the last picture.")]
+    before: Annotated[Count | None, about("Text tokens before the picture.")]
+    visual: Annotated[Count | None, about("Visual tokens.")]
+    after: Annotated[Count | None, about("Text tokens after the last picture.")]
     batch: Annotated[int, about("Sequences in the batch.", ge=1)]
     new_tokens: Annotated[int, about("Tokens to generate, the first one from prefill.", ge=1)]
     tiles: Annotated[Count | None, about("Tiles that the vision tower sees, if there is one.")]

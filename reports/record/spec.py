@@ -347,9 +347,27 @@ class Cells(Spec, frozen=True):
     plugin: Annotated[
         tuple[Text, ...], option("A .py file or module that registers methods.", form="each")
     ] = ()
+    callables: Annotated[
+        tuple[Text, ...],
+        option(
+            "[NAME=]MODULE:FUNCTION: code of yours beside the methods, in a process of its own.",
+            form="each",
+            keyword="callable",
+        ),
+    ] = ()
+    python: Annotated[
+        tuple[Text, ...],
+        option(
+            "The Python that runs the callables (ENV/bin/python); `this` for tpprof's.", form="each"
+        ),
+    ] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.python and not self.callables:
+            raise OptionError("python", "runs callables: it needs callable", "callable")
+        if len(set(self.python)) < len(self.python):
+            raise OptionError("python", f"{','.join(self.python)} names one twice")
         for keyword in ("attention", "runtime"):
             listed = getattr(self, keyword)
             if len(set(listed)) < len(listed):

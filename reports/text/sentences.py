@@ -48,8 +48,13 @@ def _answers(record: Record) -> str:
 def header(record: Record) -> list[str]:
     """What was run, on what."""
     model, request, environment = record.model, record.request, record.environment
-    tokens = f"{lengths(request)} tokens"
     state = "" if record.complete else " (interrupted: what was measured so far)"
+    if model.parameters is None:
+        return [
+            f"{model.name} ({model.reason})",
+            f"{environment.device or 'unknown device'}; {request.new_tokens} new tokens{state}",
+        ]
+    tokens = f"{lengths(request)} tokens"
     return [
         f"{model.name} ({model.reason}), {model.source}, "
         f"{model.parameters / 1e6:,.0f} M parameters, {model.dtype}, {model.backend}",

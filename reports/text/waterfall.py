@@ -95,6 +95,11 @@ def chosen(record: Record, method: str | None) -> Explanations:
         raise RecordError("; ".join(explained.failed))
     if all(cell.name == "vanilla" for cell in wanted):
         raise RecordError("vanilla is what the others are compared with: name another method")
+    if all(cell.name == "vanilla" or cell.callable for cell in wanted):
+        raise RecordError(
+            f"{method or 'all that was measured'} is a callable: what FLOPs promise needs the engine's "
+            "formulas, which know none; `tpprof report FILE --phases` shows where its time went"
+        )
     if not record.complete:
         raise RecordError(
             "no round of it was measured together with vanilla before the run ended: go on with "

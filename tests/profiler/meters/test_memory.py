@@ -54,7 +54,7 @@ def test_what_nvml_cannot_say_is_unknown_with_a_reason(broken: str) -> None:
 
 def test_resident_peak_sees_an_allocation_of_this_request_only() -> None:
     size = 64 * 2**20
-    if not memory._reset_resident_peak():
+    if not memory.reset_resident_peak():
         pytest.skip("this system does not let the peak be reset")
     left_behind = [bytearray(2**20) for _ in range(128)]
     del left_behind  # freed memory that the next allocation could take without a trace
@@ -72,7 +72,7 @@ def test_resident_peak_sees_an_allocation_of_this_request_only() -> None:
 
 
 def test_a_peak_that_cannot_be_reset_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_reset_resident_peak", lambda: False)
+    monkeypatch.setattr(memory, "reset_resident_peak", lambda: False)
     peak, _ = memory.peak(torch.device("cpu"), lambda lap: None)
     assert peak.resident is None
     assert "reset" in peak.reasons["resident"]

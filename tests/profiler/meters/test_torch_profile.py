@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tpprof.methods.engine.context import Lap
-from tpprof.profiler.meters import torch_profile
+from tpprof.profiler.meters import flop_counter, torch_profile
 
 HOST, DEVICE = 11, 7
 
@@ -212,7 +212,7 @@ def test_flops_of_attention_are_those_of_the_heads_of_its_queries(
         getattr(torch.ops.aten, operator)(query, key, key, *arguments)
         lap("prefill", "layer", 0)
 
-    counted = torch_profile.flops(request)
+    counted = flop_counter.flops(request)
     assert counted.by_phase == {"prefill": 2 * 8 * (5 * 9 * 16 + 5 * 9 * 16) * 2}
     assert counted.uncounted == []
 
@@ -227,7 +227,7 @@ def test_flops_of_torchs_attention_on_a_cpu(heads_of_keys: int) -> None:
         )
         lap("decode", "token", 0)
 
-    counted = torch_profile.flops(request)
+    counted = flop_counter.flops(request)
     assert counted.by_phase == {"decode": 2 * 8 * (5 * 9 * 16 + 5 * 9 * 16) * 2}
 
 

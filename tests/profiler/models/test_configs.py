@@ -13,7 +13,7 @@ import tpprof
 from tpprof.methods.contract.policies import Policy
 from tpprof.methods.engine.run import run
 from tpprof.profiler import cost
-from tpprof.profiler.meters import torch_profile
+from tpprof.profiler.meters import flop_counter
 from tpprof.profiler.models.architectures.llava import LlavaModel
 from tpprof.profiler.models.architectures.llava_next import LlavaNextModel
 from tpprof.profiler.models.checkpoint.decoders import DECODERS
@@ -85,7 +85,7 @@ def check(model: Model) -> None:
         request = inputs.request
         trace = run(model, inputs, method, attention=policy)
         items = cost.items(model.shape, request, method.plan(request), trace.ledger, 4)
-        counted = torch_profile.flops(
+        counted = flop_counter.flops(
             lambda lap, method=method, policy=policy: run(
                 model, inputs, method, attention=policy, lap=lap
             )

@@ -14,10 +14,11 @@ from micro_models import SIZE
 from tpprof.methods import Keep, Method, Stage, View, parse
 from tpprof.methods.engine.run import run
 from tpprof.methods.engine.runtimes.graph import GraphRuntime
-from tpprof.profiler.meters import memory, torch_profile
+from tpprof.profiler.meters import flop_counter, process_memory, torch_profile
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.run.bench import Bench, _settled, frozen
-from tpprof.profiler.run.cells import BenchCell, make_cells
+from tpprof.profiler.run.cells import make_cells
+from tpprof.profiler.run.engine_cell import EngineCell
 from tpprof.profiler.workload import Preparation
 from tpprof.reports.record.schema import Telemetry
 from tpprof.reports.record.spec import Workload
@@ -39,18 +40,19 @@ class FakeSampler:
 
 @pytest.fixture
 def bench(llava_next: Model) -> Iterator[Bench]:
-    with Bench(llava_next, Preparation(llava_next, Workload(image_size=SIZE))) as bench:
+    with Bench(llava_next.device) as bench:
         yield bench
 
 
 @pytest.fixture
-def cell(bench: Bench) -> BenchCell:
+def cell(llava_next: Model) -> EngineCell:
     method = parse("random:keep=1/2")
-    cells = make_cells([method], ("rows",), ("eager",), bench.prepare)
+    prepare = Preparation(llava_next, Workload(image_size=SIZE))
+    cells = make_cells([method], ("rows",), ("eager",), prepare)
     return cells[1]
 
 
-def test_a_good_sample_has_no_marks(bench: Bench, cell: BenchCell) -> None:
+def test_a_good_sample_has_no_marks(bench: Bench, cell: EngineCell) -> None:
     bench.warm_up(cell)
     sample = bench.sample(cell, 3, 1, 0)
     assert sample is not None
@@ -62,19 +64,19 @@ def test_a_good_sample_has_no_marks(bench: Bench, cell: BenchCell) -> None:
 
 
 def test_asking_the_driver_for_memory_in_the_window_marks_the_sample(
-    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, cell: EngineCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = iter(
         [{"cudaMalloc": 4, "allocator retry": 0}, {"cudaMalloc": 5, "allocator retry": 0}]
     )
-    monkeypatch.setattr(memory, "allocations", lambda device: next(counts))
+    monkeypatch.setattr(process_memory, "allocations", lambda device: next(counts))
     sample = bench.sample(cell, 0, 0, 0)
     assert sample is not None
     assert sample.marks == ["cudaMalloc in the window"]
 
 
 def test_compiling_in_the_window_marks_the_sample(
-    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, cell: EngineCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = itertools.chain([{"captures": 1}], itertools.repeat({"captures": 2}))
     monkeypatch.setattr(type(cell.runtime), "setups", property(lambda self: next(counts)))
@@ -84,18 +86,18 @@ def test_compiling_in_the_window_marks_the_sample(
 
 
 def test_a_runtime_that_gives_up_in_the_window_is_never_mixed_in(
-    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, cell: EngineCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gives_up(*arguments: object, **options: object) -> object:
         cell.runtime.fallback = "no memory for it"
         return run(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("tpprof.profiler.run.bench.run", gives_up)
+    monkeypatch.setattr("tpprof.profiler.run.engine_cell.run", gives_up)
     assert bench.sample(cell, 0, 0, 0) is None
     assert cell.saved.error == "RuntimeError: eager gave up late: no memory for it"
 
 
-def test_throttling_marks_the_sample(bench: Bench, cell: BenchCell) -> None:
+def test_throttling_marks_the_sample(bench: Bench, cell: EngineCell) -> None:
     hot = Telemetry(
         readings=2, sm_clock_hz=1.2e9, throttled=["hardware thermal slowdown"], others=[42]
     )
@@ -109,7 +111,7 @@ def test_throttling_marks_the_sample(bench: Bench, cell: BenchCell) -> None:
     assert ended - began == pytest.approx(sample.latency)
 
 
-def test_a_power_cap_without_a_lower_clock_is_no_mark(bench: Bench, cell: BenchCell) -> None:
+def test_a_power_cap_without_a_lower_clock_is_no_mark(bench: Bench, cell: EngineCell) -> None:
     capped = Telemetry(readings=3, sm_clock_hz=1.965e9, throttled=["software power cap"])
     bench._sampler = FakeSampler(capped)  # type: ignore[assignment]
     sample = bench.sample(cell, 0, 0, 0)
@@ -118,7 +120,7 @@ def test_a_power_cap_without_a_lower_clock_is_no_mark(bench: Bench, cell: BenchC
     assert sample.marks == []
 
 
-def test_a_sampler_that_tells_nothing_leaves_its_reason(bench: Bench, cell: BenchCell) -> None:
+def test_a_sampler_that_tells_nothing_leaves_its_reason(bench: Bench, cell: EngineCell) -> None:
     bench._sampler = FakeSampler(None)  # type: ignore[assignment]
     sample = bench.sample(cell, 0, 0, 0)
     assert sample is not None
@@ -127,7 +129,7 @@ def test_a_sampler_that_tells_nothing_leaves_its_reason(bench: Bench, cell: Benc
 
 
 def test_a_pass_that_fails_says_why_and_costs_nothing_else(
-    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, cell: EngineCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("no profiler here")
@@ -143,7 +145,7 @@ def test_a_pass_that_fails_says_why_and_costs_nothing_else(
 
 
 def test_flops_are_counted_under_eager_alone(
-    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, cell: EngineCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.warm_up(cell)
     bench.flops(cell)
@@ -169,12 +171,12 @@ def test_attention_that_torch_does_not_see_is_named(
     seen: list[str],
     told: list[str] | None,
     bench: Bench,
-    cell: BenchCell,
+    cell: EngineCell,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    counted = torch_profile.CountedFlops({"prefill": 2}, {}, 0, seen)
-    monkeypatch.setattr(torch_profile, "flops", lambda request: counted)
-    monkeypatch.setattr(bench.model, "backend", backend)
+    counted = flop_counter.CountedFlops({"prefill": 2}, {}, 0, seen)
+    monkeypatch.setattr(flop_counter, "flops", lambda request: counted)
+    monkeypatch.setattr(cell.model, "backend", backend)
     bench.flops(cell)
     assert cell.saved.uncounted_operators == (seen if told is None else told)
 
@@ -192,7 +194,7 @@ def test_what_is_loaded_is_frozen_while_measuring() -> None:
 
 
 def test_a_failing_energy_pass_leaves_its_reason_and_the_row(
-    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, cell: EngineCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("the counter went away")
@@ -206,7 +208,7 @@ def test_a_failing_energy_pass_leaves_its_reason_and_the_row(
     assert not cell.saved.error
 
 
-def test_a_sampler_without_a_reading_leaves_its_reason(bench: Bench, cell: BenchCell) -> None:
+def test_a_sampler_without_a_reading_leaves_its_reason(bench: Bench, cell: EngineCell) -> None:
     bench._sampler = FakeSampler(Telemetry(readings=0))  # type: ignore[assignment]
     assert bench.sample(cell, 0, 0, 0) is not None
     assert cell.saved.missing == {"telemetry": "it could not be started"}
@@ -228,16 +230,16 @@ def test_warm_up_ends_when_times_settle_or_never_will(times: list[float], settle
 
 
 def test_what_holds_the_method_to_its_plan_leaves_the_runtime_alone(
-    bench: Bench, cell: BenchCell
+    bench: Bench, cell: EngineCell
 ) -> None:
-    cell.runtime = runtime = GraphRuntime(bench.model, capture=Captures())
+    cell.runtime = runtime = GraphRuntime(cell.model, capture=Captures())
     bench.warm_up(cell)
     assert (runtime.fallback, runtime.eager_prefill, cell.saved.error) == ("", "", "")
     assert runtime.captures == 2
 
 
 def test_a_decision_that_no_graph_holds_is_in_the_record(
-    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, cell: EngineCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = type(cell.method).decide
 
@@ -246,14 +248,14 @@ def test_a_decision_that_no_graph_holds_is_in_the_record(
         return own(method, view, stage)
 
     monkeypatch.setattr(type(cell.method), "decide", waits)
-    cell.runtime = GraphRuntime(bench.model, capture=Captures())
+    cell.runtime = GraphRuntime(cell.model, capture=Captures())
     bench.warm_up(cell)
     assert (cell.saved.error, cell.saved.fallback) == ("", "")
     assert "when stream is capturing" in cell.saved.eager_prefill
 
 
 def test_what_a_graph_holds_of_the_host_fails_the_cell(
-    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, cell: EngineCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which tokens stay, a number of Python's decides: a graph holds the one of its capture."""
     captured: list[bool] = []
@@ -270,14 +272,14 @@ def test_what_a_graph_holds_of_the_host_fails_the_cell(
             return super().__call__(device)
 
     monkeypatch.setattr(type(cell.method), "decide", drawn)
-    cell.runtime = GraphRuntime(bench.model, capture=Told())
+    cell.runtime = GraphRuntime(cell.model, capture=Told())
     bench.warm_up(cell)
     assert "captured as a graph it " in cell.saved.error
     assert "something on the host" in cell.saved.error
 
 
-def test_captures_are_in_the_record_with_the_first_sample(bench: Bench, cell: BenchCell) -> None:
-    cell.runtime = GraphRuntime(bench.model, capture=Captures())
+def test_captures_are_in_the_record_with_the_first_sample(bench: Bench, cell: EngineCell) -> None:
+    cell.runtime = GraphRuntime(cell.model, capture=Captures())
     bench.warm_up(cell)
     assert bench.sample(cell, 0, 0, 0) is not None
     assert cell.saved.setups == {"captures": 2}
@@ -286,12 +288,12 @@ def test_captures_are_in_the_record_with_the_first_sample(bench: Bench, cell: Be
 @pytest.mark.parametrize("moment", ["warm-up", "sample"])
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_an_answer_that_is_no_number_fails_the_cell(
-    bench: Bench, cell: BenchCell, moment: str, wrong: float, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, cell: EngineCell, moment: str, wrong: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if moment == "sample":
         bench.warm_up(cell)
-    head = bench.model.head
-    monkeypatch.setattr(bench.model, "head", lambda hidden: head(hidden) * wrong)
+    head = cell.model.head
+    monkeypatch.setattr(cell.model, "head", lambda hidden: head(hidden) * wrong)
     if moment == "sample":
         assert bench.sample(cell, 0, 0, 0) is None
     else:
@@ -301,7 +303,7 @@ def test_an_answer_that_is_no_number_fails_the_cell(
 
 
 def test_a_decision_that_does_not_fit_fails_the_cell_by_file_and_line(
-    bench: Bench, cell: BenchCell, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, cell: EngineCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(cell.method), "decide", lambda *_: None)
     bench.warm_up(cell)

@@ -23,10 +23,10 @@ from tpprof.methods.contract.request import Request
 from tpprof.methods.contract.view import View
 from tpprof.methods.engine.context import Lap
 from tpprof.methods.engine.run import Trace
+from tpprof.profiler.meters.clock import Stopwatch
 from tpprof.profiler.models.model import Model
-from tpprof.profiler.run.bench import Bench
-from tpprof.profiler.run.cells import BenchCell
 from tpprof.profiler.run.comparison import Comparison
+from tpprof.profiler.run.engine_cell import EngineCell
 from tpprof.reports.analysis.summary import rows
 from tpprof.reports.record.files import Begun, journal_of, load
 from tpprof.reports.record.journal import Journal
@@ -154,16 +154,20 @@ def test_a_method_that_fails_ends_its_own_row(model: Model, broken: str) -> None
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, name: str, timed: int, error: BaseException) -> None:
     """Let the timed request number `timed` of the cell `name` raise `error`."""
-    original, seen = Bench.request, [0]
+    original, seen = EngineCell.request, [0]
 
-    def request(self: Bench, cell: BenchCell, lap: Lap) -> Trace:
-        if cell.method.name == name and lap == self.watch.lap:
+    def request(self: EngineCell, lap: Lap) -> Trace:
+        if self.method.name == name and is_timed(lap):
             seen[0] += 1
             if seen[0] == timed:
                 raise error
-        return original(self, cell, lap)
+        return original(self, lap)
 
-    monkeypatch.setattr(Bench, "request", request)
+    monkeypatch.setattr(EngineCell, "request", request)
+
+
+def is_timed(lap: Lap) -> bool:
+    return isinstance(getattr(lap, "__self__", None), Stopwatch)
 
 
 def test_a_method_that_fails_late_keeps_its_samples(
@@ -260,27 +264,27 @@ def test_a_slow_down_is_found_with_its_size(
     llava_next: Model, monkeypatch: pytest.MonkeyPatch, slower: float
 ) -> None:
     """Requests that take simulated time: drift, noise of 2 %, a slow tail, and a known ratio."""
-    source, clock, real, traces = random.Random(7), [0], Bench.request, {}
+    source, clock, real, traces = random.Random(7), [0], EngineCell.request, {}
 
     def tell() -> int:
         return clock[0]
 
-    def request(self: Bench, cell: BenchCell, lap: Lap) -> Trace:
-        if lap != self.watch.lap:
-            traces[cell.saved.method] = real(self, cell, lap)
+    def request(self: EngineCell, lap: Lap) -> Trace:
+        if not is_timed(lap):
+            traces[self.saved.method] = real(self, lap)
         else:
             seconds = (1 + 0.02 * math.sin(clock[0] / 7e9)) * math.exp(source.gauss(0, 0.02))
-            seconds *= (slower if cell.method.tag else 1) * (2 if source.random() < 0.03 else 1)
+            seconds *= (slower if self.method.tag else 1) * (2 if source.random() < 0.03 else 1)
             clock[0] += int(seconds * 1e9)
             lap("prefill", "layer", 0)
-        return traces[cell.saved.method]
+        return traces[self.saved.method]
 
     simulated = SimpleNamespace(
         perf_counter_ns=tell, perf_counter=lambda: tell() * 1e-9, time=time.time
     )
     monkeypatch.setattr("tpprof.profiler.meters.clock.time", simulated)
     monkeypatch.setattr("tpprof.profiler.run.comparison.steady", nullcontext)
-    monkeypatch.setattr(Bench, "request", request)
+    monkeypatch.setattr(EngineCell, "request", request)
     record = comparison(llava_next, "vanilla:tag=slow", target_ci=0.02, max_rounds=200).run()
     vanilla, slow = rows(record)
     assert vanilla.reached

@@ -34,7 +34,8 @@ from tpprof.profiler import cost
 from tpprof.profiler.models.checkpoint.rotary import STATELESS
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.run.bench import Bench
-from tpprof.profiler.run.cells import BenchCell, make_cells
+from tpprof.profiler.run.cells import make_cells
+from tpprof.profiler.run.engine_cell import EngineCell
 from tpprof.profiler.run.hidden_state import SETTINGS, LeftBehindError
 from tpprof.profiler.workload import Preparation
 from tpprof.reports.record.spec import Workload
@@ -209,10 +210,9 @@ def own() -> Iterator[Model]:
     RememberElsewhere.seen.clear()
 
 
-def bench_cells(model: Model, *methods: Method) -> tuple[Bench, list[BenchCell]]:
-    bench = Bench(model, Preparation(model, Workload(image_size=SIZE)))
-    made = make_cells(list(methods), ("rows",), ("eager",), bench.prepare)
-    return bench, made
+def bench_cells(model: Model, *methods: Method) -> tuple[Bench, list[EngineCell]]:
+    prepare = Preparation(model, Workload(image_size=SIZE))
+    return Bench(model.device), make_cells(list(methods), ("rows",), ("eager",), prepare)
 
 
 @pytest.mark.parametrize("what", OF_MODEL)

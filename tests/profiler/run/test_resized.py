@@ -15,9 +15,9 @@ from tpprof.profiler.cost.planning import Planner
 from tpprof.profiler.gate import counting
 from tpprof.profiler.machine.calibration import named
 from tpprof.profiler.models.model import Model
-from tpprof.profiler.run.bench import Bench
-from tpprof.profiler.run.cells import BenchCell, make_cells
+from tpprof.profiler.run.cells import make_cells
 from tpprof.profiler.run.comparison import Comparison
+from tpprof.profiler.run.engine_cell import EngineCell
 from tpprof.profiler.run.equalize import equalize
 from tpprof.profiler.run.kept_tokens import TokenViewer
 from tpprof.profiler.workload import Preparation
@@ -35,7 +35,7 @@ def prepare(llava_next: Model) -> Preparation:
     return Preparation(llava_next, Workload(image_size=SIZE, batch_size=2))
 
 
-def cells(prepare: Preparation, *specs: str) -> list[BenchCell]:
+def cells(prepare: Preparation, *specs: str) -> list[EngineCell]:
     return make_cells([parse(spec) for spec in specs], ("rows",), ("eager",), prepare)
 
 
@@ -53,16 +53,15 @@ def test_the_picture_is_made_smaller_within_preprocess(
         return resize(image, size, *given, **named)
 
     monkeypatch.setattr(Image.Image, "resize", told)
-    with Bench(prepare.model, prepare) as bench:
-        for _ in range(2):
-            seen.clear()
-            bench.request(cell, lambda phase, part, index=None: seen.append(phase))
-            once = ((84, 84), Image.Resampling.BICUBIC)
-            assert seen[:4] == [once, once, "preprocess", "transfer"]
-            assert not [each for each in seen[4:] if isinstance(each, tuple)]
+    once = ((84, 84), Image.Resampling.BICUBIC)
+    for _ in range(2):
         seen.clear()
-        bench.request(vanilla, lambda phase, part, index=None: seen.append(phase))
-        assert once not in seen
+        cell.request(lambda phase, part, index=None: seen.append(phase))
+        assert seen[:4] == [once, once, "preprocess", "transfer"]
+        assert not [each for each in seen[4:] if isinstance(each, tuple)]
+    seen.clear()
+    vanilla.request(lambda phase, part, index=None: seen.append(phase))
+    assert once not in seen
 
 
 @pytest.fixture(scope="module")

@@ -76,8 +76,8 @@ def measured(plugin: str, *, model: str = "llava", samples: int = 1, **options: 
     loaded = load(model)
     workload = Workload(**{"image_size": SIZE, "text_tokens": (4, 3), **options})
     listed = [tpprof.methods.parse("wrong"), tpprof.methods.parse("random")]
-    with Bench(loaded, Preparation(loaded, workload)) as bench:
-        _, cell, other = make_cells(listed, ["rows"], ["eager"], bench.prepare)
+    _, cell, other = make_cells(listed, ["rows"], ["eager"], Preparation(loaded, workload))
+    with Bench(loaded.device) as bench:
         assert not other.saved.error
         if cell.alive:
             bench.warm_up(cell)
