@@ -23,7 +23,8 @@ def require_own_code(name: str, module: nn.Module) -> None:
         if fault := _fault(part):
             raise ModelError(
                 f"{name}: {path or 'the model'} ({type(part).__name__}) {fault}, which the engine "
-                "would leave out: it calls the layers itself. Write what it does as a method "
+                "would leave out: it calls the layers itself. Measure it as it is (--callable "
+                "MODULE:FUNCTION, tpprof.measure), write what it does as a method "
                 "(CONTRIBUTING.md), or restore transformers' own"
             )
 

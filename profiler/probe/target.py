@@ -121,8 +121,8 @@ def _from_file(path: str) -> Any:
 
 def _loaded(found: Any) -> Any:
     """What a loader returns, where it is one: a function without parameters is called once."""
-    made = found() if _takes_nothing(found) and not hasattr(found, "inputs") else None
-    return made if _is_model(made) or inspect.isroutine(made) else found
+    made = found() if _takes_nothing(found) else None
+    return made if _is_model(made) or callable(made) else found
 
 
 def _takes_nothing(found: Any) -> bool:

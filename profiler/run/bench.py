@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from ...methods.contract.containment import MethodFaultError
-from ...methods.contract.errors import InputError, first_line
 from ...reports.outputs import beside
 from ...reports.record import schema
 from ..meters import process_memory
@@ -202,8 +201,7 @@ class Bench:
         return self._gpu.state([os.getpid()], has_context=True) if self._gpu else None
 
     def _fail(self, cell: BenchCell, error: BaseException) -> None:
-        said = str(error) if isinstance(error, InputError) else first_line(error)
-        cell.saved.error = said + cell.where(error)
+        cell.saved.error = cell.reason(error)
 
     @contextmanager
     def _told_missing(self, cell: BenchCell, what: str) -> Iterator[None]:

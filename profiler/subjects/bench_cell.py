@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...methods.contract.errors import first_line
+from ...methods.contract.errors import InputError, first_line
 from ...reports.record import schema
 from ..meters.clock import Stopwatch, Timing
 from ..meters.memory import Peak
@@ -99,8 +99,9 @@ class BenchCell(ABC):
         return ""
 
     def reason(self, error: BaseException) -> str:
-        """Why a figure is not there."""
-        return first_line(error) + self.where(error)
+        """Why a figure is not there, or the row."""
+        said = str(error) if isinstance(error, InputError) else first_line(error)
+        return said + self.where(error)
 
     def close(self) -> None:
         """The run is over in this process."""

@@ -77,7 +77,8 @@ def bounds(record: Record) -> list[str]:
     """What no pruning in the decoder can pass, a line for each runtime that vanilla ran under."""
     found: dict[str, Bound] = {}
     for cell in record.cells:
-        bound = bound_of(record, cell) if cell.name == "vanilla" else None
+        ours = cell.name == "vanilla" and cell.callable is None
+        bound = bound_of(record, cell) if ours else None
         if bound is not None:
             found.setdefault(ran(cell), bound)
     return [_bound(bound, runtime if len(found) > 1 else "") for runtime, bound in found.items()]

@@ -97,8 +97,9 @@ def chosen(record: Record, method: str | None) -> Explanations:
         raise RecordError("vanilla is what the others are compared with: name another method")
     if all(cell.name == "vanilla" or cell.callable for cell in wanted):
         raise RecordError(
-            f"{method or 'all that was measured'} is a callable: what FLOPs promise needs the engine's "
-            "formulas, which know none; `tpprof report FILE --phases` shows where its time went"
+            f"{method or 'all that was measured'} is a callable: what FLOPs promise needs the "
+            "engine's formulas, which know none; `tpprof report FILE --phases` shows where the "
+            "time went"
         )
     if not record.complete:
         raise RecordError(

@@ -75,6 +75,7 @@ def test_a_fork_is_refused(
                     call()
                 message = str(refused.value)
                 assert message.startswith(f"{shape.name}: {path} (")
+                assert "--callable MODULE:FUNCTION" in message
                 assert "\n" not in message
 
 
