@@ -19,6 +19,7 @@ from ..meters.energy import energy_per_request
 from ..meters.gpu_sampler import Sampler, throttling
 from ..meters.nvml import Gpu
 from ..subjects.bench_cell import BenchCell, Instruments
+from ..subjects.callable_cell import CallableCell
 from .hidden_state import ModelChangedError
 
 SETTLED = 0.02  # warm-up ends when the last three requests lie this close together
@@ -93,6 +94,13 @@ class Bench:
         if cell.alive:
             with self._kept_alive(cell):
                 cell.repeat()
+
+    def renew(self, cell: CallableCell) -> None:
+        """A fresh process for a callable, and requests that warm it up."""
+        with self._kept_alive(cell):
+            cell.start(self.tools)
+            for _ in range(FEWEST_WARMUPS[self.device.type]):
+                cell.warm(self.tools)
 
     def settle(self, cell: BenchCell) -> None:
         """One more untimed request, behind the warm-ups of all cells: capturing a graph empties

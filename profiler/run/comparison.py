@@ -30,6 +30,7 @@ from ..models.load import default_device, default_name, load, require_device_pro
 from ..models.model import Model
 from ..subjects.bench_cell import BenchCell
 from ..subjects.callables import CallableRequest, Given, callable_cells, callable_object
+from ..subjects.renewal import fresh_processes
 from ..workload import Preparation
 from . import rounds
 from .bench import Bench, steady
@@ -204,6 +205,7 @@ class Comparison:
             tell,
             lambda cell, number: name(cell),
             steady,
+            lambda: fresh_processes(self.cells, bench.renew),
         )
 
     def _sample(self, bench: Bench, index: int, number: int, turn: int, process: int) -> None:

@@ -22,7 +22,14 @@ FILES = (
     "probe/watched.py",
     "probe/worker.py",
 )
-PROGRAM = f"from {PACKAGE}.probe.serve import main; main()"
+OLDEST = (3, 9)
+"""Of Pythons."""
+PROGRAM = f"""
+if sys.version_info < {OLDEST}:
+    sys.exit("Python %d.%d is too old: the probe needs 3.9" % sys.version_info[:2])
+from {PACKAGE}.probe.serve import main
+main()
+"""
 
 
 def write_bundle(path: Path) -> None:

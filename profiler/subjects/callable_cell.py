@@ -12,7 +12,7 @@ from ...methods.contract.errors import InputError
 from ...reports.record import schema
 from ...reports.record.cell import CallableInfo, SpanKey
 from ..meters import torch_profile
-from ..meters.clock import Timing
+from ..meters.clock import Timing, now
 from ..meters.memory import Peak, device_memory
 from ..subprocesses import temporary_folder
 from ..workload import Preparation
@@ -49,7 +49,8 @@ class CallableCell(BenchCell):
     prepare_request: the request of the record, whose picture is processed on the clock in each
     round, here, before the callable is given its tensors; None where there is none, or where the
     callable makes its own. given: inputs that were given in its place, a mapping or a function that
-    makes one. looks: of the first request, what each must repeat.
+    makes one. looks: of the first request, what each must repeat. starting: seconds that it took to
+    load. used: whether its process has been in a round.
     """
 
     saved: schema.Cell
@@ -59,11 +60,27 @@ class CallableCell(BenchCell):
     given: Any = None
     threads: int | None = None
     looks: dict[str, Any] | None = None
+    starting: float = 0.0
+    used: bool = False
+
+    @property
+    def in_own_process(self) -> bool:
+        return self.info.process == "own"
+
+    @property
+    def info(self) -> CallableInfo:
+        assert self.saved.callable is not None
+        return self.saved.callable
 
     def prepare(self, tools: Instruments) -> None:
-        """Load it, and look at one request in a pass of its own, and at what several keep."""
-        info, self.looks = self.saved.callable, None
-        assert info is not None
+        """Load it, and look at one request in a pass of its own."""
+        self.looks = None
+        self.start(tools)
+        self._count()
+
+    def start(self, tools: Instruments) -> None:
+        """Load it, in a fresh process where it has one of its own."""
+        began, info = now(), self.info
         described = self.worker.load(
             self.saved.method,
             device=str(tools.device),
@@ -72,10 +89,10 @@ class CallableCell(BenchCell):
             threads=self.threads,
         )
         if info.sha256 and info.sha256 != described["sha256"]:
-            raise InputError(f"{described['file']} is another file than in the earlier run")
+            raise InputError(f"{described['file']} is another file than it was when the run began")
         for name, value in described.items():
             setattr(info, name, value)
-        self._count(info)
+        self.starting, self.used = now() - began, False
 
     def warm(self, tools: Instruments) -> Timing:
         return self._timing(tools)[0]
@@ -131,7 +148,7 @@ class CallableCell(BenchCell):
 
     @property
     def _own_inputs(self) -> bool:
-        return self.saved.callable is not None and self.saved.callable.own_inputs
+        return self.info.own_inputs
 
     def _inputs(self) -> Any:
         """What it is called with: the tensors of the request as transformers' processors give
@@ -172,9 +189,9 @@ class CallableCell(BenchCell):
                     "later"
                 )
 
-    def _count(self, info: CallableInfo) -> None:
+    def _count(self) -> None:
         """Save what one request showed, but for its times."""
-        found, saved = self.worker.counted(), self.saved
+        found, saved, info = self.worker.counted(), self.saved, self.info
         looks = found["looks"]
         self._require_alike(looks)
         generated = looks["tokens generated"]
@@ -209,11 +226,9 @@ class CallableCell(BenchCell):
         saved.visual_per_layer = [count - text for count in tokens]
 
     def _look_at_leaks(self) -> None:
-        info, kept = self.saved.callable, self.worker.kept()
-        assert info is not None
-        info.kept_bytes = max(kept.values())
-        if info.kept_bytes:
-            self._note(f"leaks: each request keeps {info.kept_bytes / 1e6:,.3g} MB more")
+        self.info.kept_bytes = kept = max(self.worker.kept().values())
+        if kept:
+            self._note(f"leaks: each request keeps {kept / 1e6:,.3g} MB more")
 
     def _note_habits(self, found: Mapping[str, Any]) -> None:
         if found["printed"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -134,6 +135,8 @@ def _executable(python: str) -> str:
         raise InputError(
             f"--python {quoted(python)}: no such file; give ENV/bin/python, or `{THIS}`"
         )
+    if not os.access(path, os.X_OK):
+        raise InputError(f"--python {quoted(python)} cannot be executed")
     return str(path.absolute())
 
 

@@ -98,8 +98,9 @@ class Probe:
         bundle = self._folder / "probe.zip"
         write_bundle(bundle)
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as it runs)
-        program = f"import sys; sys.path.append({str(bundle)!r}); {PROGRAM}"
-        own = {key: v for key, v in os.environ.items() if key != "PYTHONPATH" or not self._alone}
+        program = f"import sys\nsys.path.append({str(bundle)!r})\n{PROGRAM}"
+        ours = ("PYTHONPATH", "PYTHONHOME") if self._alone else ()
+        own = {name: value for name, value in os.environ.items() if name not in ours}
         try:
             self._process = subprocess.Popen(
                 python(program, self.executable),

@@ -365,7 +365,7 @@ class Cells(Spec, frozen=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.python and not self.callables:
-            raise OptionError("python", "runs callables: it needs callable", "callable")
+            raise OptionError("python", "is for code of yours: it needs callable", "callable")
         if len(set(self.python)) < len(self.python):
             raise OptionError("python", f"{','.join(self.python)} names one twice")
         for keyword in ("attention", "runtime"):

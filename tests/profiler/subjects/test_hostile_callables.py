@@ -9,11 +9,12 @@ import pytest
 from callables import hostile
 
 import tpprof
+from tpprof.profiler.subjects.renewal import MOST_SAMPLES
 from tpprof.reports.record.schema import Cell
 
 FILE = Path(hostile.__file__)
 FAILING = {
-    "raises": "ValueError: no such kernel (hostile.py line 21)",
+    "raises": "ValueError: no such kernel (hostile.py line 22)",
     "longer_each_time": "it does not do the same in each request: what it returned: list of 1",
     "exits": "it would end the program (SystemExit) (hostile.py line",
     "exits_at_once": "its process ended with exit code 0",
@@ -36,7 +37,7 @@ def cells() -> dict[str, Cell]:
         patch.chdir(FILE.parent)
         record = tpprof.measure(
             {name: f"hostile.py:{name}" for name in names},
-            rounds=4,
+            rounds=1,
             device="cpu",
             passes=["flops", "activity"],
         )
@@ -54,18 +55,18 @@ def test_one_that_fails_is_a_row_with_the_reason(name: str, cells: dict[str, Cel
 def test_one_that_can_be_measured_is_with_a_note(name: str, cells: dict[str, Cell]) -> None:
     assert cells[name].error == ""
     assert cells[name].note.startswith(NOTED[name])
-    assert len(cells[name].samples) == 4
+    assert len(cells[name].samples) == MOST_SAMPLES
 
 
 def test_one_that_dies_late_keeps_its_samples(cells: dict[str, Cell]) -> None:
     late = cells["dies_late"]
     assert late.error == "its process ended with exit code 7"
-    assert 0 < len(late.samples) < 4
+    assert 0 < len(late.samples) < MOST_SAMPLES
 
 
 def test_the_others_are_complete(cells: dict[str, Cell]) -> None:
     good = cells["good"]
-    assert (good.error, good.note, len(good.samples)) == ("", "", 4)
+    assert (good.error, good.note, len(good.samples)) == ("", "", MOST_SAMPLES)
     assert good.counted_flops == {"request": 2 * 8 * 8 * 8}
     assert good.callable is not None
     assert good.callable.process == "own"
