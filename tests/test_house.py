@@ -29,6 +29,7 @@ STAIRS = {
         "json_schema",
         "analysis",
         "text",
+        "stopwatches",
         "gate",
         "figures",
         "page",

@@ -28,6 +28,7 @@ from .options import (
     HtmlOption,
     PhasesOption,
     Typed,
+    WindowOption,
     fail,
     takes,
 )
@@ -69,6 +70,7 @@ def compare(
     out: OutOption = Path("runs"),
     trace: TraceOption = None,
     phases: PhasesOption = False,
+    window: WindowOption = None,
     html: HtmlOption = None,
     figures: FiguresOption = None,
     format_: FormatOption = Format.table,
@@ -80,6 +82,7 @@ def compare(
     from .progress import progress
 
     spec = _spec(typed, config)
+    windows = output.stopwatches(window, by_phase=phases, format_=format_)
     _check_trace(trace, isolate=spec.stopping.isolate)
     written = [*_records(out), *output.pages(html)]
     if trace is not None:
@@ -96,7 +99,7 @@ def compare(
             spec, out, tell, command=command, resume=resume, trace=trace, overwrite=overwrite
         )
     output.write([outcome.record], [outcome.path.stem], html, figures, overwrite=overwrite)
-    output.print_record(outcome.record, format_, by_phase=phases, wide=wide)
+    output.print_record(outcome.record, format_, by_phase=phases, windows=windows, wide=wide)
     say(f"record: {outcome.path}")
     if explain_all(outcome.record, outcome.record.cells).found:
         again = shlex.join(["tpprof", "explain", str(outcome.path)])

@@ -91,6 +91,14 @@ PhasesOption = Annotated[
         rich_help_panel=SHOWN,
     ),
 ]
+WindowOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--window",
+        help="Add what a stopwatch of the field would have said of the same run (`all`; see docs).",
+        rich_help_panel=SHOWN,
+    ),
+]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 PolicyOption = Annotated[str, typer.Option(help="rows, maps or published.")]
 PluginOption = Annotated[

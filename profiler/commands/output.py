@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ...reports.gate.verdicts import Gate
     from ...reports.record.schema import Record
     from ...reports.record.spec import Subject
+    from ...reports.stopwatches.known import FieldStopwatch
     from ...reports.text.table import Table
 
 OverwriteOption = Annotated[
@@ -59,9 +60,33 @@ def print_table(table: Table[Any], format_: Format, *, wide: bool = False) -> No
     print(formats[format_](), end="")
 
 
-def print_record(record: Record, format_: Format, *, by_phase: bool, wide: bool) -> None:
+def stopwatches(
+    names: Sequence[str] | None, *, by_phase: bool, format_: Format
+) -> list[FieldStopwatch]:
+    """The stopwatches of the field that were asked for; ends the program where there is no such
+    one, or where a program cannot read two tables."""
+    from ...reports.record.base import RecordError
+    from ...reports.stopwatches.known import named
+
+    if names and by_phase and format_ is not Format.table:
+        fail(f"--format {format_.value} prints one table: give --phases or --window")
+    try:
+        return named(names or ())
+    except RecordError as error:
+        fail(f"--window: {error}")
+
+
+def print_record(
+    record: Record,
+    format_: Format,
+    *,
+    by_phase: bool,
+    wide: bool,
+    windows: Sequence[FieldStopwatch] = (),
+) -> None:
     """The table of methods; `by_phase`: for people beside it, for programs instead of it, the
-    table of phases."""
+    table of phases. windows: the same, with what these stopwatches of the field would have said."""
+    from ...reports.stopwatches.table import stopwatches_table
     from ...reports.text import terminal
     from ...reports.text.phases import phases_table
     from ...reports.text.screen import open_screen
@@ -69,6 +94,10 @@ def print_record(record: Record, format_: Format, *, by_phase: bool, wide: bool)
 
     if format_ is Format.table:
         terminal.print_record(record, open_screen(wide=wide), by_phase=by_phase)
+        if windows:
+            open_screen(wide=wide).print_table(stopwatches_table(record, windows))
+    elif windows:
+        print_table(stopwatches_table(record, windows), format_)
     else:
         print_table(phases_table(record) if by_phase else table7(record), format_)
 

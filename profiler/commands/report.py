@@ -9,7 +9,16 @@ import typer
 
 from ...reports.record.spec import changed
 from ...reports.sanitize import say
-from .options import SHOWN, FiguresOption, Format, FormatOption, HtmlOption, PhasesOption, fail
+from .options import (
+    SHOWN,
+    FiguresOption,
+    Format,
+    FormatOption,
+    HtmlOption,
+    PhasesOption,
+    WindowOption,
+    fail,
+)
 from .output import OverwriteOption, WideOption, print_table, require_format
 
 RuleOption = Annotated[
@@ -26,6 +35,7 @@ def report(
     ],
     format_: FormatOption = Format.table,
     phases: PhasesOption = False,
+    window: WindowOption = None,
     html: HtmlOption = None,
     figures: FiguresOption = None,
     wide: WideOption = False,
@@ -43,11 +53,13 @@ def report(
         record.spec = changed(record.spec, **({"rule": rule} if rule else {}))
     read = output.files_of(files)
     output.require_outputs(output.pages(html), read, figures=figures, overwrite=overwrite)
-    if phases and len(records) > 1:
-        fail("--phases is for one record; several stand side by side, method by method")
+    if (phases or window) and len(records) > 1:
+        which = "--phases" if phases else "--window"
+        fail(f"{which} is for one record; several stand side by side, method by method")
+    windows = output.stopwatches(window, by_phase=phases, format_=format_)
     output.write(records, names, html, figures, overwrite=overwrite)
     if len(records) == 1:
-        output.print_record(records[0], format_, by_phase=phases, wide=wide)
+        output.print_record(records[0], format_, by_phase=phases, windows=windows, wide=wide)
     else:
         output.print_records(records, names, format_, wide=wide)
 

@@ -205,7 +205,7 @@ class Comparison:
             tell,
             lambda cell, number: name(cell),
             steady,
-            lambda: fresh_processes(self.cells, bench.renew),
+            lambda number: fresh_processes(self.cells, bench.renew, number),
         )
 
     def _sample(self, bench: Bench, index: int, number: int, turn: int, process: int) -> None:

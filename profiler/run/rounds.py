@@ -73,14 +73,14 @@ def follow(
     tell: Progress,
     label: Callable[[Cell, int], str],
     around: Callable[[], AbstractContextManager[None]] = nullcontext,
-    begin: Callable[[], int] = lambda: 1,
+    begin: Callable[[int], int] = lambda number: 1,
 ) -> None:
     """Take samples round by round until it is enough, or no cell is left that runs.
 
     current: the record as it is by now. take: measures a cell (its index) for a round (its number),
     as the cell whose turn it is. label: what is told of a cell in a round. around: what is in force
-    while a round is measured. begin: makes ready for a round, and says how many samples of each
-    cell it has.
+    while a round is measured. begin: makes ready for a round (its number), and says how many
+    samples of each cell it has.
     """
     began, first, number = now(), complete(current()), begun(current())
     while alive := [index for index, cell in enumerate(current().cells) if not cell.error]:
@@ -89,7 +89,7 @@ def follow(
             break
         to_come = left(current().spec.stopping, done - first, spent)
         with around():
-            for sweep in range(begin()):
+            for sweep in range(begin(number)):
                 for turn, which in enumerate(order(len(alive), number + sweep)):
                     index = alive[which]
                     steps = done * len(alive) + turn, (done + to_come) * len(alive)

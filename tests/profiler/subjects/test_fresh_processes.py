@@ -70,8 +70,8 @@ def simulated(slower: float = 1.0) -> tuple[Record, list[CallableCell]]:
 def measure(record: Record, cells: list[CallableCell], bench: Bench, samples: int) -> None:
     """Rounds as a run has them, with so many samples each."""
 
-    def begin() -> int:
-        fresh_processes(cells, bench.renew)
+    def begin(number: int) -> int:
+        fresh_processes(cells, bench.renew, number)
         return samples
 
     def take(index: int, number: int, turn: int) -> None:
@@ -130,13 +130,14 @@ def test_a_round_has_as_many_samples_as_starting_takes(starting: float, samples:
     for cell in cells:
         cell.starting, cell.saved.warmups = starting, [1.5, 0.5]
     renewed: list[CallableCell] = []
-    assert fresh_processes(cells, renewed.append) == samples
+    assert fresh_processes(cells, renewed.append, 0) == samples
     assert renewed == [], "they were fresh"
-    fresh_processes(cells, renewed.append)
-    assert renewed == cells
+    fresh_processes(cells, renewed.append, 1)
+    fresh_processes(cells, renewed.append, 2)
+    assert renewed == [*cells, *cells[::-1]]
     cells[0].saved.error = "it failed"
     renewed.clear()
-    fresh_processes(cells, renewed.append)
+    fresh_processes(cells, renewed.append, 3)
     assert renewed == cells[1:]
 
 
