@@ -19,8 +19,8 @@ def fresh_processes(
     cells: Sequence[BenchCell], renew: Callable[[CallableCell], None], number: int
 ) -> int:
     """See that each callable with a process of its own begins round `number` in a fresh one, in
-    turns the first and the last one first, and return how many samples of each cell the round has: as many as
-    take as long as starting took. One where there is no such callable."""
+    turns the first and the last one first, and return how many samples of each cell the round has:
+    as many as take as long as starting took. One where there is no such callable."""
     own = [cell for cell in cells if isinstance(cell, CallableCell) and cell.in_own_process]
     for cell in own if number % 2 else own[::-1]:
         if cell.alive and cell.used:
