@@ -14,6 +14,13 @@ from . import registry
 from .containment import contained
 from .errors import InputError, first_line
 
+_others: list[str] = []
+
+
+def announce(name: str) -> None:
+    """Say that something other than a method was registered, which a plug-in may have brought."""
+    _others.append(name)
+
 
 def load_plugins(names: Iterable[str]) -> list[str]:
     """Import each of `names`, a Python file or an importable module, so that its methods register.
@@ -24,7 +31,7 @@ def load_plugins(names: Iterable[str]) -> list[str]:
     notes = []
     registry.names()  # first: a plug-in must not take the name of a method of ours
     for name in names:
-        before, loaded = registry.classes(), len(sys.modules)
+        before, loaded, others = registry.classes(), len(sys.modules), len(_others)
         try:
             with contained():
                 if name.endswith(".py"):
@@ -37,10 +44,11 @@ def load_plugins(names: Iterable[str]) -> list[str]:
                 f"plug-in {name!r} could not be loaded ({first_line(error)}{at}); "
                 "give a .py file, or a module that can be imported"
             ) from error
-        if len(sys.modules) > loaded and registry.classes() == before:
+        nothing = registry.classes() == before and len(_others) == others
+        if len(sys.modules) > loaded and nothing:
             notes.append(
-                f"plug-in {name!r} registers no method (@register): whatever else it changes, a "
-                "kernel or a model, is measured in every row"
+                f"plug-in {name!r} registers no method (@register) and no architecture: whatever "
+                "else it changes, a kernel or a model, is measured in every row"
             )
     return notes
 

@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 
 from ...methods.contract.containment import contained
 from ...methods.contract.errors import InputError
+from ...methods.contract.plugins import announce
 from . import architectures
 from .architecture import Architecture
 from .shapes import Shape
@@ -32,6 +33,7 @@ def register_architecture(kind: type[Architecture]) -> type[Architecture]:
                 f"{type(other).__module__}"
             )
     _registry[made.name] = made
+    announce(made.name)
     return kind
 
 
