@@ -35,7 +35,7 @@ Tokens = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
-class QuestionBatch:
+class AskedBatch:
     """Questions of equal lengths that are asked at once. places: of the questions. sizes: height
     and width in pixels to which each picture is resized; its own where the method does not."""
 
@@ -78,7 +78,7 @@ class Examinee:
         self._tokens: dict[str, Tokens] = {}
         self._sizes: dict[str, Size] = {}
 
-    def batches(self, method: Method) -> list[QuestionBatch]:
+    def batches(self, method: Method) -> list[AskedBatch]:
         """All questions, once each. Raises BudgetError or UnsupportedError for a method that cannot
         meet its budget on one of them."""
         groups: dict[Request, list[tuple[int, Size]]] = {}
@@ -89,7 +89,7 @@ class Examinee:
             groups.setdefault(request, []).append((place, sizes[0]))
         most = 1 if _is_seeded(method) else self.batch_size
         return [
-            QuestionBatch(
+            AskedBatch(
                 dataclasses.replace(request, batch=len(part)),
                 tuple(place for place, _ in part),
                 tuple(size for _, size in part),
@@ -98,7 +98,7 @@ class Examinee:
             for part in _parts(listed, most)
         ]
 
-    def answers(self, method: Method, batches: Sequence[QuestionBatch]) -> Iterator[list[str]]:
+    def answers(self, method: Method, batches: Sequence[AskedBatch]) -> Iterator[list[str]]:
         """The answers to each batch, without what ends them. Raises RowFailedError."""
         own = copy.deepcopy(method)  # what a plug-in keeps on it reaches no other row
         for number, batch in enumerate(batches):
@@ -108,7 +108,7 @@ class Examinee:
                 why = str(error) if isinstance(error, InputError) else first_line(error)
                 raise RowFailedError(why + location(error, method)) from error
 
-    def _answer(self, method: Method, batch: QuestionBatch, *, verify: bool) -> list[str]:
+    def _answer(self, method: Method, batch: AskedBatch, *, verify: bool) -> list[str]:
         inputs = self._inputs(batch).to(self.model.device)
         with contained():
             trace = run(
@@ -126,7 +126,7 @@ class Examinee:
             raise MethodFaultError(f"it answers {trace.tokens.shape[0]} of {len(batch.places)}")
         return [self._text(row) for row in trace.tokens.tolist()]
 
-    def _inputs(self, batch: QuestionBatch) -> Inputs:
+    def _inputs(self, batch: AskedBatch) -> Inputs:
         asked = [self.questions[place] for place in batch.places]
         pixels = self.model.pixels(
             [
