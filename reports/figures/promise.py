@@ -19,7 +19,7 @@ GLYPHS = {"rows": "●", "maps": "■", "published": "◆"}
 FILLS = {"eager": "full", "graph": "none", "compile": "bottom"}
 RUNTIMES = {"eager": "●", "graph": "○", "compile": "◒"}
 COLOURS = SERIES[:7]
-OTHERS = SERIES[7]  # of methods after the seventh
+OTHERS = SERIES[7]  # of methods behind the seven fastest
 TICKS = (0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 MOST_LABELS = 10
 LINE = 12  # points that a label needs
@@ -53,11 +53,18 @@ def chart(subject: RunView) -> Chart | None:
 
 
 def colours_of(shown: Sequence[Row]) -> dict[str, str]:
-    """A colour for each of the first methods, one for all others."""
-    methods = dict.fromkeys(row.cell.method for row in shown)
-    few = len(methods) <= len(SERIES)
-    palette = [*(SERIES if few else COLOURS), *[OTHERS] * len(methods)]
-    return dict(zip(methods, palette, strict=False))
+    """A colour for each method; where there are more than colours, for the fastest, and one for
+    all others."""
+    methods = list(dict.fromkeys(row.cell.method for row in shown))
+    if len(methods) <= len(SERIES):
+        return dict(zip(methods, SERIES, strict=False))
+    best = {name: max(_gain(row) for row in shown if row.cell.method == name) for name in methods}
+    fastest = sorted(methods, key=lambda name: -best[name])
+    return dict(zip(fastest, [*COLOURS, *[OTHERS] * len(methods)], strict=False))
+
+
+def _gain(row: Row) -> float:
+    return row.speedup.value if row.speedup else 0.0
 
 
 def key_entries(
@@ -153,7 +160,7 @@ def _labels(axes: Axes, shown: Sequence[Row]) -> None:
     for row in shown:
         x, y = axes.transData.transform((row.promised or 1.0, row.speedup.value))  # type: ignore[union-attr]
         taken.append((x - 5, x + 5, y))
-    for row in sorted(shown, key=lambda row: row.speedup.value if row.speedup else 0.0):
+    for row in sorted(shown, key=_gain):
         assert row.speedup is not None
         at = (row.promised or 1.0, row.speedup.value)
         x, y = axes.transData.transform(at)

@@ -6,12 +6,13 @@ from .. import units
 from ..analysis.by_round import SCORING, by_round, seconds_in
 from ..analysis.intervals import median_interval
 from ..analysis.phases import activity
-from ..analysis.run_view import MOST, RunView, label
+from ..analysis.run_view import RunView, label
 from ..analysis.summary import Row
 from ..record.schema import Cell
 from . import bars
 from .canvas import SERIES, Chart, left_out
 
+MOST_BARS = 36  # a name each: a figure of 13 inches
 GROUPS = {
     "preprocess": SERIES[7],
     "vision": SERIES[2],
@@ -33,9 +34,9 @@ def group(phase: str, part: str) -> str:
 
 def phases(subject: RunView) -> Chart | None:
     """The median time of each group, cell by cell."""
-    if not subject.drawn:
+    if not subject.measured:
         return None
-    times = [(row, spent(row.cell)) for row in subject.drawn]
+    times = [(row, spent(row.cell)) for row in subject.measured[:MOST_BARS]]
     seen = [word for word in GROUPS if any(word in parts for _, parts in times)]
     listed = []
     for row, parts in times:
@@ -71,7 +72,7 @@ def memory(subject: RunView) -> Chart | None:
     each phase. The KV cache after prefill is told and not drawn: the peak may lie elsewhere."""
     allocator = any(row.cell.memory.allocator is not None for row in subject.measured)
     known = [row for row in subject.measured if _peak(row.cell, allocator=allocator)]
-    shown = known[:MOST]
+    shown = known[:MOST_BARS]
     if not shown:
         return None
     listed = [_memory(row, allocator=allocator) for row in shown]
@@ -102,7 +103,7 @@ def _memory(row: Row, *, allocator: bool) -> bars.Bar:
 
 def launches(subject: RunView) -> Chart | None:
     """What the host asked for in each phase: kernel launches on a GPU, operators on a CPU."""
-    cells = [cell for cell in subject.cells if cell.activity]
+    cells = [row.cell for row in subject.measured if row.cell.activity][:MOST_BARS]
     if not cells:
         return None
     on_gpu = all(part.launches is not None for cell in cells for part in cell.activity)

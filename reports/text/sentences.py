@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from .. import units
 from ..analysis.accuracy.scores import distinct, of_record
@@ -94,11 +95,17 @@ def _bound(bound: Bound, runtime: str) -> str:
     if bound.read_seconds is None:
         read = "what weights and text take is not known (`tpprof calibrate`)"
     under = f" under {runtime}" if runtime else ""
-    beyond = f" ({' and '.join(bound.beyond)}: not there alone)" if bound.beyond else ""
+    beyond = f" ({_listed(bound.beyond)}: not there alone)" if bound.beyond else ""
     return (
         f"No pruning in the decoder{beyond} can pass {over_text(bound.speedup)} here{under}: "
         f"outside it lie {spent}; {read}."
     )
+
+
+def _listed(words: Sequence[str]) -> str:
+    """As a sentence has it: a, b and c."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def footnotes(record: Record, listed: list[Row] | None = None) -> list[str]:

@@ -215,24 +215,26 @@ def test_a_chart_holds_every_pair_of_every_time() -> None:
 
 def test_cells_beyond_the_twelfth_are_told_and_not_drawn() -> None:
     run = record(cell("vanilla", "rows", 2.0, 10))
-    run.cells += [cell(f"fastv:tag={n}", "rows", 1.0, 5) for n in range(20)]
+    run.cells += [cell(f"fastv:tag={n}", "rows", 1.0, 5) for n in range(40)]
     subject = RunView(run)
     assert len(subject.drawn) == MOST
     page = render([run], ["many"])
-    assert page.count("<td") > 21
+    assert page.count("<td") > 41
     notes = {
         chart.name: chart.note for draw in gallery.DRAWN if (chart := draw(subject)) is not None
     }
     assert notes["promise"] == "", "it draws all"
-    assert notes["layers"] == "The first 6 of 20 rows."
-    for name in ("phases", "memory", "order", "tokens", "kv"):
-        assert notes[name] == "The first 12 of 21 rows.", name
-    assert "The first 6 of 20 rows." in page
+    assert notes["layers"] == "The first 6 of 40 rows."
+    for name in ("order", "tokens", "kv"):
+        assert notes[name] == "The first 12 of 41 rows.", name
+    for name in ("phases", "memory"):
+        assert notes[name] == "The first 36 of 41 rows.", name
+    assert "The first 6 of 40 rows." in page
     for one in run.cells[1:]:
         one.kept = full().cells[1].kept
     drawn = kept.positions({m: entries[-1:] for m, entries in RunView(run).kept.items()})
     assert drawn is not None
-    assert drawn.note == "The first 8 of 20 methods."
+    assert drawn.note == "The first 8 of 40 methods."
 
 
 def test_the_papers_table_stands_beside_a_run_of_its_model_and_budget() -> None:
