@@ -31,6 +31,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen2-vl": ("qwen2-vl", {"image_size": ((168, 168),) * 2}),
     "of several sizes": ("qwen2-vl", {"image_size": ((168, 168), (84, 112), (168, 84))}),
+    "in windows": ("qwen2.5-vl", {"image_size": ((168, 168), (84, 140), (168, 84))}),
+    "with DeepStack": ("qwen3-vl", {"image_size": ((168, 168), (84, 112), (168, 84))}),
 }
 UNSUPPORTED = ("globalcom2", "tome")
 IN_TOWER = ("fastervlm", "holov", "mustdrop", "visionzip", "vispruner", "vscan")
@@ -101,6 +103,34 @@ def test_fastv_prunes_all_pictures_together(case: str) -> None:
     assert torch.allclose(trace.logits, logits, atol=1e-4)
 
 
+def test_deepstack_features_go_with_their_tokens() -> None:
+    """What is pruned before the decoder, given to transformers' own decoder with the features of
+    the tokens that stay."""
+    model, inputs = request_of("with DeepStack", batch_size=1)
+    core = model.module.model
+    with torch.no_grad():
+        trace = tpprof.forward(model, inputs, "divprune:keep=20")
+        seen = core.visual(
+            inputs["pixel_values"], grid_thw=inputs["image_grid_thw"], return_dict=True
+        )
+        visual = inputs["input_ids"][0] == model.image_token
+        embedded = core.get_input_embeddings()(inputs["input_ids"])
+        embedded[0, visual] = seen.pooler_output
+        kept = trace.kept[0][0]
+        stays = ~visual
+        stays[visual.nonzero()[kept, 0]] = True
+        out = core.language_model(
+            inputs_embeds=embedded[:, stays],
+            position_ids=inputs.positions[:, :, stays],
+            visual_pos_masks=visual[None, stays],
+            deepstack_visual_embeds=[features[kept] for features in seen.deepstack_features],
+        )
+        expected = model.head(out.last_hidden_state[:, -1:])[:, 0]
+    assert len(seen.deepstack_features) == 3
+    assert len(kept) == 20
+    assert torch.allclose(trace.logits, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", PRUNING)
 @pytest.mark.parametrize("case", ["llava", "of several sizes"])
 def test_every_method_does_as_planned_or_says_why_not(case: str, name: str) -> None:
@@ -119,7 +149,7 @@ def test_every_method_does_as_planned_or_says_why_not(case: str, name: str) -> N
 
 
 @pytest.mark.parametrize("spec", ["vanilla", "fastv", "sparsevlm", "pyramiddrop"])
-@pytest.mark.parametrize("case", ["llava", "of several sizes"])
+@pytest.mark.parametrize("case", ["llava", "of several sizes", "in windows", "with DeepStack"])
 def test_flops_are_torchs_to_the_unit(case: str, spec: str) -> None:
     model, inputs = request_of(case, batch_size=1, new_tokens=3)
     both = sides(model, inputs, spec)
