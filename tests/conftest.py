@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -21,11 +22,43 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests run
 os.environ["XDG_CACHE_HOME"] = f"{tempfile.gettempdir()}/tpprof-tests-{os.getppid()}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+WHOLE = ("llava", "llava-next", "qwen2-vl")
+"""Architectures on which every method runs under every policy and runtime."""
+SEVERAL = ("vanilla", "fastv", "sparsevlm", "mustdrop", "divprune", "visionzip")
+"""Methods that run so on the others, which share all but their tower or decoder with these."""
+FOR_SEVERAL = (
+    "test_a_batch_of_equal",
+    "test_analytic_flops",
+    "test_bytes_and_launches",
+    "test_decode_is_finite",
+    "test_graphs_give",
+    "test_policies",
+    "test_text_and_order",
+    "test_the_same_request",
+)
+"""Tests of all methods for which these do. What each plans is what runs, and keeping everything is
+vanilla, on every architecture."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    config.hook.pytest_deselected(items=[item for item in items if _told_elsewhere(item)])
+    items[:] = [item for item in items if not _told_elsewhere(item)]
+
+
+def _told_elsewhere(item: pytest.Item) -> bool:
+    """Whether a test of one method on one architecture is left to the others: the time of a run
+    grows with each of both."""
+    params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    if params.get("model") in (None, *WHOLE):
+        return False
+    method = str(params.get("spec", "vanilla")).partition(":")[0]
+    if params.get("policy", "maps") != "maps":
+        return True
+    return item.name.startswith(FOR_SEVERAL) and method not in SEVERAL
 
 
 @pytest.fixture(scope="session", params=list(MICRO))

@@ -44,6 +44,9 @@ def walk(truth: Truth, counts: dict[int, int]) -> tuple[list[list[int]], Tensor]
                 rope = rope[..., : len(place)] if rope.dim() == 2 else rope[..., place]
             entering.append(kept.tolist())
             hidden, _ = _layer(layer, hidden, language.rotary_emb(hidden, rope), DynamicCache())
+            if number < len(truth.deep):
+                stop = hidden.shape[1] - after
+                hidden[0, truth.start : stop] += truth.deep[number][kept]
         return entering, _head(truth.model, hidden)
 
 

@@ -307,7 +307,7 @@ def test_sparsevlm_raters_come_of_a_softmax(model: Model, layout: str) -> None:
     """With text so loud that the softmax chooses other raters than the products themselves."""
     loud = copy.deepcopy(model)
     with torch.no_grad():
-        loud.module.get_input_embeddings().weight.mul_(200)
+        loud.module.get_input_embeddings().weight.mul_(1000)
     truth = observe(loud, tpprof.inputs(loud, image_size=SIZE, layout=layout))
     products = (truth.entering(0) @ truth.embeddings[truth.stop :].T).mean(0)
     assert not torch.equal(raters(truth), products > products.mean())
