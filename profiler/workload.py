@@ -255,8 +255,9 @@ class Preparation:
         )
         if not workload.is_video:
             return parts
-        video = plan_request(self.model.shape, workload, texts=tuple(map(len, parts)))
-        return [parts[0], *self.model.video_text(video), parts[-1]]
+        before, after = self.model.video_start(parts[0]), parts[-1]
+        video = plan_request(self.model.shape, workload, texts=(len(before), len(after)))
+        return [before, *self.model.video_text(video), after]
 
 
 def _pictures(workload: Workload) -> list[RequestPicture]:

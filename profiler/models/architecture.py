@@ -83,6 +83,10 @@ class Architecture(ABC):
         """How many positions the visual tokens of a picture take."""
         return sum(segment.tokens for segment in segments)
 
+    def reach(self, shape: Shape, segments: tuple[Segment, ...]) -> int:
+        """The same, up to the highest of them: what follows a picture may begin below it."""
+        return self.positions(segments)
+
     @abstractmethod
     def processor_options(self, shape: Shape) -> dict[str, Any]:
         """What the image processor of a shape with random weights is made with."""

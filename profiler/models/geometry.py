@@ -79,10 +79,14 @@ def request(
 
 def positions(shape: Shape, request: Request) -> int:
     """How many positions a request takes, its last new token's included."""
-    taken = request.visual
-    if request.encoder is not None:
-        taken = sum(shape.architecture.positions(span.segments) for span in request.spans)
-    return request.text + taken + request.new_tokens - 1
+    if request.encoder is None:
+        return request.length + request.new_tokens - 1
+    place = highest = 0
+    for span in request.spans:
+        place += span.before
+        highest = max(highest, place + shape.architecture.reach(shape, span.segments))
+        place += shape.architecture.positions(span.segments)
+    return max(highest, place + request.after) + request.new_tokens - 1
 
 
 def _joined(

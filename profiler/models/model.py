@@ -124,6 +124,10 @@ class Model(ABC):
         """What the model is given of the frames of `videos`, as `pixels` says of pictures."""
         raise ShapeError(f"{self.name} takes no video; give pictures (--image)")
 
+    def video_start(self, before: list[int]) -> list[int]:
+        """Token ids before a video, of those that the chat template puts there."""
+        return before
+
     def video_text(self, request: Request) -> list[list[int]]:
         """Token ids between the frames of a video, one list for each break of the request."""
         return [[] for _ in request.breaks]

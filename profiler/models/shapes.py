@@ -79,6 +79,8 @@ class Vision:
     feature_layers: whose outputs stand side by side in what the projector is given, as
     transformers counts (0 the patch embedding, -1 the last layer).
     least_pixels, most_pixels: the area to which pictures of dynamic resolution are resized.
+    video_pixels: least and most to which a frame is, or a video as a whole (Qwen3-VL).
+    frame_step: positions from one patch of a video to the next in time (M-RoPE).
     class_token: whether one stands before the patches.
     joined: queries, keys and values come from one product. rotary: their positions are rotary.
     positions: learned ones, stretched over a picture of any size; 0 without.
@@ -102,6 +104,8 @@ class Vision:
     feature_layers: tuple[int, ...] = (-2,)
     least_pixels: int = 0
     most_pixels: int = 0
+    video_pixels: tuple[int, int] = (0, 0)
+    frame_step: int = 1
     class_token: bool = True
     joined: bool = False
     rotary: bool = False

@@ -18,13 +18,14 @@ from .qwen2_vl import (
     Qwen2VL,
     Qwen2VLModel,
     QwenBlock,
-    dynamic_size,
+    grid_of,
     layer_numbers,
     special_tokens,
     text_options,
 )
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
     from ....methods.engine.decoder import BlockRunner, Inputs
@@ -33,6 +34,11 @@ WINDOW = 112
 """Pixels along one side of a window, of all published models."""
 WHOLE_LAYERS = (7, 15, 23, 31)
 """The layers of the published towers that attend to the whole picture."""
+RATE = 2
+"""Positions a second of a video, of all published models."""
+SECONDS = 1.0
+"""Between two patches of a video, each of two frames: 2 frames a second, as transformers samples
+them."""
 ABOUT = "windowed tower, M-RoPE, dynamic resolution"
 
 
@@ -86,12 +92,19 @@ class Qwen25VL(Qwen2VL):
         most_pixels: int = MOST_PIXELS,
         *,
         window: int = WINDOW,
+        rate: int = RATE,
         **sizes: int,
     ) -> Vision:
-        """A tower of this architecture. sizes: patch, merge and temporal."""
+        """A tower of this architecture. rate: positions a second of a video. sizes: patch, merge
+        and temporal."""
         tower = self.tower(layers, hidden, intermediate, heads, most_pixels, **sizes)
         return dataclasses.replace(
-            tower, gated=True, norm_vectors=1, window=window, whole_layers=whole_layers
+            tower,
+            gated=True,
+            norm_vectors=1,
+            window=window,
+            whole_layers=whole_layers,
+            frame_step=int(rate * SECONDS),
         )
 
     def shape(self, name: str, text: Text, vision: Vision, about: str = "") -> Shape:
@@ -114,7 +127,7 @@ class Qwen25VL(Qwen2VL):
                 "patch_size": vision.patch,
                 "spatial_merge_size": vision.merge,
                 "temporal_patch_size": vision.temporal,
-                "tokens_per_second": 2,
+                "tokens_per_second": int(vision.frame_step / SECONDS),
                 "window_size": vision.window,
                 "fullatt_block_indexes": list(vision.whole_layers),
             },
@@ -136,18 +149,16 @@ class Qwen25VL(Qwen2VL):
             reader.count("intermediate_size", MOST["width"]),
             reader.count("num_heads", MOST["heads"]),
             layer_numbers(reader, "fullatt_block_indexes", layers),
+            rate=reader.count("tokens_per_second", MOST["width"]),
             window=reader.count("window_size", MOST["pixels"], least=patch * merge),
             patch=patch,
             merge=merge,
             temporal=reader.count("temporal_patch_size", 64),
         )
 
-    def encoder(
-        self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
-    ) -> Encoder:
-        whole = super().encoder(shape, size, layout, several=several)
-        rows, columns = dynamic_size(shape, *size)
-        windows = windows_of(shape.vision, rows, columns)
+    def at_work(self, shape: Shape, size: Size, tiles: int = 1) -> Encoder:
+        whole = super().at_work(shape, size, tiles)
+        windows = windows_of(shape.vision, *size)
         return dataclasses.replace(whole, windows=windows, windowed=shape.vision.windowed)
 
     def adapter(self) -> type[Model]:
@@ -159,7 +170,7 @@ class Qwen25VLModel(Qwen2VLModel):
 
     def encode(self, inputs: Inputs, tower: BlockRunner) -> Tensor:
         visual, windowed = self.module.model.visual, self.shape.vision.windowed
-        hidden = visual.patch_embed(inputs["pixel_values"].to(self.dtype))
+        hidden = self.patches(inputs)
         order = inputs.extras["window_order"]
         hidden = hidden.view(len(order), -1, hidden.shape[-1])[order].flatten(0, 1)
         rotary = visual.rotary_pos_emb(hidden, inputs.extras["vision_positions"])
@@ -170,6 +181,12 @@ class Qwen25VLModel(Qwen2VLModel):
         merged: Tensor = visual.merger(hidden)[inputs.extras["raster_order"]]
         return merged.view(inputs.request.batch, -1, merged.shape[-1])
 
+    def video_pixels(self, videos: list[list[Image.Image]]) -> dict[str, Tensor]:
+        import torch
+
+        seconds = torch.tensor([SECONDS] * len(videos))
+        return {**super().video_pixels(videos), "second_per_grid_ts": seconds}
+
     def assemble(
         self, pixels: dict[str, Tensor], ids: Tensor, request: Request, layout: Layout
     ) -> Inputs:
@@ -179,7 +196,7 @@ class Qwen25VLModel(Qwen2VLModel):
         inputs = super().assemble(pixels, ids, request, layout)
         vision = self.shape.vision
         order, inputs.window_ends = get_vision_window_index(
-            pixels["image_grid_thw"],
+            grid_of(pixels),
             spatial_merge_size=vision.merge,
             window_size=vision.window,
             patch_size=vision.patch,

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ....methods.contract.request import Encoder, Request, Segment, Size
+from ....methods.contract.request import Encoder, Request, Segment, Size, VisualSpan
 from ....reports.record.spec import Layout
 from ..architecture import Architecture, require_equal
 from ..checkpoint.reader import MOST, Reader
@@ -18,6 +18,7 @@ from ..registry import register_architecture
 from ..shapes import Projector, Shape, ShapeError, Text, Vision
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
     from ....methods.engine.attention import Attention
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 LONGEST = 200  # times the shorter side that the longer one may be
 LEAST_PIXELS, MOST_PIXELS = 56 * 56, 28 * 28 * 1280
 MOST_PUBLISHED = 28 * 28 * 16384  # as the published checkpoints' preprocessor_config.json says
+FRAME_PIXELS = (28 * 28 * 128, 28 * 28 * 768)
+"""Least and most of a video's frame, as transformers' video processor has them."""
 ABOUT = "grouped heads, M-RoPE, dynamic resolution"
 
 
@@ -81,6 +84,7 @@ class Qwen2VL(Architecture):
             feature_layers=(-1,),
             least_pixels=LEAST_PIXELS,
             most_pixels=most_pixels,
+            video_pixels=FRAME_PIXELS,
             class_token=False,
             joined=True,
             rotary=True,
@@ -142,10 +146,13 @@ class Qwen2VL(Architecture):
     def encoder(
         self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
     ) -> Encoder:
-        rows, columns = dynamic_size(shape, *size)
-        vision = shape.vision
+        return self.at_work(shape, dynamic_size(shape, *size))
+
+    def at_work(self, shape: Shape, size: Size, tiles: int = 1) -> Encoder:
+        """The vision tower at work on `tiles` pictures or frames that were resized to `size`."""
+        (rows, columns), vision = size, shape.vision
         return Encoder(
-            tiles=1,
+            tiles=tiles,
             patches=(rows // vision.patch) * (columns // vision.patch),
             layers=vision.layers,
             width=vision.hidden,
@@ -154,9 +161,29 @@ class Qwen2VL(Architecture):
             heads=vision.heads,
         )
 
+    def video(self, shape: Shape, frames: int, size: Size) -> tuple[VisualSpan, ...]:
+        """One span: frames stand one behind another, as many as a patch spans in one segment."""
+        rows, columns = self.frame_size(shape, frames, size)
+        unit = shape.vision.unit
+        segment = Segment(rows // unit, columns // unit, frame=True)
+        return (VisualSpan(0, (segment,) * grids(shape, frames)),)
+
+    def video_encoder(self, shape: Shape, frames: int, size: Size) -> Encoder:
+        resized = self.frame_size(shape, frames, size)
+        return self.at_work(shape, resized, tiles=grids(shape, frames))
+
+    def frame_size(self, shape: Shape, frames: int, size: Size) -> Size:
+        """The size in pixels to which each frame of a video is resized. Raises ShapeError."""
+        return bounded_size(shape, size, *shape.vision.video_pixels)
+
     def positions(self, segments: tuple[Segment, ...]) -> int:
         """As many as the longer side of the grid (M-RoPE)."""
         return max(max(segment.height, segment.width) for segment in segments)
+
+    def reach(self, shape: Shape, segments: tuple[Segment, ...]) -> int:
+        """In time a long video reaches beyond its sides, and the text behind it does not wait."""
+        lasts = (len(segments) - 1) * shape.vision.frame_step + 1
+        return max(self.positions(segments), lasts)
 
     def processor_options(self, shape: Shape) -> dict[str, Any]:
         """The area in pixels is given outright: transformers 5.17 takes the bounds of any
@@ -229,9 +256,15 @@ class Qwen2VLModel(Model):
     def image_text(self) -> str:
         return "<|vision_start|><|image_pad|><|vision_end|>"
 
+    def patches(self, inputs: Inputs) -> Tensor:
+        """Patches of pictures, or of a video, embedded: [patches, width]."""
+        found = inputs.get("pixel_values_videos", inputs.get("pixel_values"))
+        assert found is not None
+        embedded: Tensor = self.module.model.visual.patch_embed(found.to(self.dtype))
+        return embedded
+
     def encode(self, inputs: Inputs, tower: BlockRunner) -> Tensor:
-        visual = self.module.model.visual
-        hidden = visual.patch_embed(inputs["pixel_values"].to(self.dtype))
+        visual, hidden = self.module.model.visual, self.patches(inputs)
         rotary = visual.rotary_pos_emb(hidden, inputs.extras["vision_positions"])
         for index, layer in enumerate(visual.blocks):
             hidden = tower(index, QwenBlock(layer, inputs.sequence_ends, rotary), hidden)
@@ -240,9 +273,41 @@ class Qwen2VLModel(Model):
         return merged.view(inputs.request.batch, -1, merged.shape[-1])
 
     def visual_tokens(self, pixels: dict[str, Tensor], layout: Layout) -> list[int]:
-        grids = pixels["image_grid_thw"].tolist()
         merged = self.shape.vision.merge**2
-        return [frames * rows * columns // merged for frames, rows, columns in grids]
+        return [
+            frames * rows * columns // merged for frames, rows, columns in grid_of(pixels).tolist()
+        ]
+
+    def video_pixels(self, videos: list[list[Image.Image]]) -> dict[str, Tensor]:
+        """Frames are resized and normalised as pictures are, by the same image processor: that of
+        videos needs torchvision."""
+        import torch
+
+        done = [self._video(frames) for frames in videos]
+        return {
+            "pixel_values_videos": torch.cat([patches for patches, _ in done]),
+            "video_grid_thw": torch.tensor([grid for _, grid in done]),
+        }
+
+    def _video(self, frames: list[Image.Image]) -> tuple[Tensor, list[int]]:
+        """Patches [n, values] of a video, each of as many frames as one spans, and its grid."""
+        import torch
+        from PIL.Image import Resampling
+
+        shape, vision = self.shape, self.shape.vision
+        size = frames[0].height, frames[0].width
+        architecture = shape.architecture
+        assert isinstance(architecture, Qwen2VL)
+        rows, columns = architecture.frame_size(shape, len(frames), size)
+        resized = [frame.resize((columns, rows), Resampling.BICUBIC) for frame in frames]
+        resized += resized[-1:] * (-len(frames) % vision.temporal)
+        given = self.image_processor(images=resized, do_resize=False, return_tensors="pt")
+        # Of each frame's patches [n, 3, temporal, pixels], which repeat it, one time is taken.
+        alone = given["pixel_values"].unflatten(-1, (3, vision.temporal, -1))
+        alone = alone.view(-1, vision.temporal, len(alone) // len(resized), *alone.shape[1:])
+        times = [alone[:, time, :, :, time] for time in range(vision.temporal)]
+        patches = torch.stack(times, 3).flatten(3).flatten(0, 1).flatten(1)
+        return patches, [len(alone), rows // vision.patch, columns // vision.patch]
 
     def assemble(
         self, pixels: dict[str, Tensor], ids: Tensor, request: Request, layout: Layout
@@ -251,9 +316,10 @@ class Qwen2VLModel(Model):
 
         from ....methods.engine.decoder import Inputs
 
-        grid = pixels["image_grid_thw"]
-        kinds = (ids == self.image_token).int()
-        positions, deltas = self.module.model.get_rope_index(ids, kinds, image_grid_thw=grid)
+        grid = grid_of(pixels)
+        kinds = (ids == self.image_token).int() + 2 * (ids == self.video_token).int()
+        sizes = {name: value for name, value in pixels.items() if "pixel_values" not in name}
+        positions, deltas = self.module.model.get_rope_index(ids, kinds, **sizes)
         merge = self.module.config.vision_config.spatial_merge_size
         return Inputs(
             {"input_ids": ids, "mm_token_type_ids": kinds, **pixels},
@@ -337,16 +403,32 @@ def layer_numbers(reader: Reader, key: str, layers: int) -> tuple[int, ...]:
     return tuple(listed)
 
 
+def grid_of(pixels: dict[str, Tensor]) -> Tensor:
+    """Patches of each picture or video [n, 3]: in time, height and width."""
+    return pixels["video_grid_thw" if "video_grid_thw" in pixels else "image_grid_thw"]
+
+
+def grids(shape: Shape, frames: int) -> int:
+    """Grids of patches that so many frames become; what is left over makes one of its own."""
+    return -(-frames // shape.vision.temporal)
+
+
 def dynamic_size(shape: Shape, height: int, width: int) -> Size:
-    """The size in pixels to which a picture is resized: whole tokens, bounded area. Raises
-    ShapeError for a picture that the model does not take."""
+    """The size in pixels to which a picture is resized. Raises ShapeError for a picture that the
+    model does not take."""
+    return bounded_size(shape, (height, width), shape.vision.least_pixels, shape.vision.most_pixels)
+
+
+def bounded_size(shape: Shape, size: Size, least: int, most: int) -> Size:
+    """A size in pixels of whole tokens and bounded area. Raises ShapeError for a picture that the
+    model does not take."""
+    height, width = size
     if max(height, width) > LONGEST * min(height, width):
         raise ShapeError(
             f"{shape.name} takes no picture of {width}x{height} (width x height): the longer side "
             f"is at most {LONGEST} times the shorter one"
         )
     unit = shape.vision.unit
-    least, most = shape.vision.least_pixels, shape.vision.most_pixels
     rows, columns = round(height / unit) * unit, round(width / unit) * unit
     if rows * columns > most:
         shrink = math.sqrt(height * width / most)

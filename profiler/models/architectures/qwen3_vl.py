@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any
 
-from ....methods.contract.request import Request
+from ....methods.contract.request import Request, Segment, Size, VisualSpan
 from ....reports.record.spec import Layout
 from ..checkpoint.reader import MOST, Reader
 from ..checkpoint.rotary import require_mrope_section
+from ..errors import ModelError
 from ..model import Model
 from ..registry import register_architecture
-from ..shapes import Projector, Shape, Text, Vision
+from ..shapes import Projector, Shape, ShapeError, Text, Vision
 from .qwen2_vl import (
     Qwen2VL,
     Qwen2VLModel,
     QwenBlock,
+    bounded_size,
+    grid_of,
     layer_numbers,
     special_tokens,
     text_options,
@@ -28,8 +32,14 @@ if TYPE_CHECKING:
 
 LEAST_PUBLISHED, MOST_PUBLISHED = 256 * 256, 4096 * 4096
 """Pixels of a picture, as the published checkpoints' preprocessor_config.json says."""
+VIDEO_PIXELS = (64 * 64, 4096 * 6144)
+"""Of all frames of a video together, as their video_preprocessor_config.json says."""
+RATE = 2
+"""Frames a second, as transformers samples them."""
 SIDE = 48
 """Learned positions along one side of the grid that is stretched over a picture."""
+WORD = len(" seconds") - 1
+"""Letters of a time that its tokenizer writes as one token; of the others each is one."""
 ABOUT = "DeepStack, interleaved M-RoPE, dynamic resolution"
 
 
@@ -91,6 +101,7 @@ class Qwen3VL(Qwen2VL):
         return dataclasses.replace(
             tower,
             least_pixels=least_pixels,
+            video_pixels=VIDEO_PIXELS,
             inner_states=2,
             patch_bias=True,
             positions=side * side,
@@ -167,6 +178,44 @@ class Qwen3VL(Qwen2VL):
             temporal=reader.count("temporal_patch_size", 64),
         )
 
+    def video(self, shape: Shape, frames: int, size: Size) -> tuple[VisualSpan, ...]:
+        """A span for the frames of each patch, its time before it as text."""
+        (whole,) = super().video(shape, frames, size)
+        return tuple(
+            VisualSpan(2 + len(stamp(number, shape)) - WORD if number else 0, (segment,))
+            for number, segment in enumerate(whole.segments)
+        )
+
+    def frame_size(self, shape: Shape, frames: int, size: Size) -> Size:
+        """As transformers bounds the pixels of all frames together."""
+        vision, (height, width) = shape.vision, size
+        unit, (least, most) = vision.unit, vision.video_pixels
+        if frames < vision.temporal:
+            raise ShapeError(f"{shape.name} takes no video of fewer than {vision.temporal} frames")
+        if min(size) < unit:
+            scale = max(unit / height, unit / width)
+            height, width = int(height * scale), int(width * scale)
+        whole = bounded_size(shape, (height, width), 0, 1 << 62)  # refuses what is too narrow
+        count = round(frames / vision.temporal) * vision.temporal
+        pixels = count * whole[0] * whole[1]
+        if least <= pixels <= most:
+            return whole
+        if pixels > most:
+            shrink = math.sqrt(frames * height * width / most)
+            return (
+                max(unit, math.floor(height / shrink / unit) * unit),
+                max(unit, math.floor(width / shrink / unit) * unit),
+            )
+        grow = math.sqrt(least / (frames * height * width))
+        return (
+            math.ceil(height * grow / unit) * unit,
+            math.ceil(width * grow / unit) * unit,
+        )
+
+    def reach(self, shape: Shape, segments: tuple[Segment, ...]) -> int:
+        """Every frame begins anew: its time is told, not numbered."""
+        return self.positions(segments)
+
     def processor_options(self, shape: Shape) -> dict[str, Any]:
         half = [0.5, 0.5, 0.5]
         return {**super().processor_options(shape), "image_mean": half, "image_std": half}
@@ -180,7 +229,7 @@ class Qwen3VLModel(Qwen2VLModel):
 
     def encode(self, inputs: Inputs, tower: BlockRunner) -> Tensor:
         visual, batch = self.module.model.visual, inputs.request.batch
-        hidden = visual.patch_embed(inputs["pixel_values"].to(self.dtype)) + self._learned(inputs)
+        hidden = self.patches(inputs) + self._learned(inputs)
         rotary = visual.rotary_pos_emb(hidden, inputs.extras["vision_positions"])
         chosen = self.shape.vision.deepstack
         for index, layer in enumerate(visual.blocks):
@@ -193,6 +242,31 @@ class Qwen3VLModel(Qwen2VLModel):
         merged = visual.merger(hidden)
         features: Tensor = merged.view(batch, -1, merged.shape[-1])
         return features
+
+    def video_start(self, before: list[int]) -> list[int]:
+        """The time of the first frames stands before the marker that opens them."""
+        opening = int(self.module.config.vision_start_token_id)
+        own = [*before[:-1]] if before[-1:] == [opening] else [*before]
+        return [*own, *self._stamp(0), opening]
+
+    def video_text(self, request: Request) -> list[list[int]]:
+        given = self.module.config
+        closing, opening = int(given.vision_end_token_id), int(given.vision_start_token_id)
+        texts = []
+        for number, (_, planned) in enumerate(request.breaks, 1):
+            text = [closing, *self._stamp(number), opening]
+            if len(text) != planned:
+                raise ModelError(
+                    f"{self.name}: its tokenizer writes {stamp(number, self.shape)!r} in "
+                    f"{len(text) - 2} tokens, and {planned - 2} are planned"
+                )
+            texts.append(text)
+        return texts
+
+    def _stamp(self, number: int) -> list[int]:
+        written = self.tokenizer(stamp(number, self.shape), add_special_tokens=False)
+        ids: list[int] = written.input_ids
+        return ids
 
     def _learned(self, inputs: Inputs) -> Tensor:
         """Learned positions [patches, width], from four of the grid for each patch."""
@@ -209,7 +283,7 @@ class Qwen3VLModel(Qwen2VLModel):
         inputs = super().assemble(pixels, ids, request, layout)
         visual = self.module.model.visual
         places, weights = get_vision_interpolation_indices_and_weights(
-            pixels["image_grid_thw"],
+            grid_of(pixels),
             num_grid_per_side=visual.num_grid_per_side,
             mode=visual.interpolation_mode,
             align_corners=visual.interpolation_align_corners,
@@ -217,6 +291,13 @@ class Qwen3VLModel(Qwen2VLModel):
         )
         inputs.extras |= {"learned_places": places, "learned_weights": weights}
         return inputs
+
+
+def stamp(number: int, shape: Shape) -> str:
+    """The time of the frames of a patch, in the middle between its first and its last."""
+    temporal = shape.vision.temporal
+    seconds = (number * temporal + (temporal - 1) / 2) / RATE
+    return f"<{seconds:.1f} seconds>"
 
 
 def mrope_sections(head_dim: int) -> list[int]:
