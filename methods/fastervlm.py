@@ -34,7 +34,7 @@ class FasterVLM(Method):
     """
 
     departures = (
-        "Without a class token (Qwen2-VL) the score is what all patches attend to a patch on "
+        "Without a class token the score is what all patches attend to a patch on "
         "average, and a token's that of its patches; the paper has no such tower.",
         "Under anyres the joined tiles are one part beside the base tile, and newlines go first.",
         "Heads are averaged in float32, in half precision by the released code: ties fall "
@@ -51,7 +51,7 @@ class FasterVLM(Method):
 
     def decide(self, view: View, stage: Stage) -> Keep | None:
         if stage.rows:
-            scores = units(view.rows[:, 0], view.request.merger)
+            scores = units(view.rows[:, 0], view.request)
             view.set_tag("attention", scores, newline=-1.0)  # below any weight
             return None
         tagged = view.tag("attention")

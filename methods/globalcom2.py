@@ -66,8 +66,8 @@ class GlobalCom2(Method):
         tower, budget = request.tower, request.budget(self.keep)
         if not (tower.has_cls and all(tower.crops)):
             raise UnsupportedError(
-                "it shares the budget between a thumbnail and the crops of a picture, and this "
-                "model sees a picture as one (LLaVA-NeXT has crops)"
+                "it shares the budget between a thumbnail and the crops behind it by what a class "
+                "token attends to, and this model has not both (LLaVA-NeXT has)"
             )
         if budget == request.visual:
             return Plan()

@@ -52,7 +52,7 @@ class HoloV(Method):
         "The number of crops follows from the budget as in the released code for Qwen2.5-VL, which "
         "gives the 16 for 64 of 576 tokens that its code for LLaVA has; no crop has one token.",
         "Under anyres newlines go first; the released code drops them all.",
-        "Without a class token (Qwen2-VL) attention is what all patches attend to a patch on "
+        "Without a class token attention is what all patches attend to a patch on "
         "average, and a token's that of its patches.",
         "Cosines are float32, in half precision in the released code: ties fall otherwise.",
     )
@@ -79,7 +79,7 @@ class HoloV(Method):
 
         request = view.request
         if stage.rows:
-            view.set_tag("attention", units(view.rows[:, 0], request.merger))
+            view.set_tag("attention", units(view.rows[:, 0], request))
             return None
         attention = view.tag("attention")
         budget, patches = request.budget(self.keep), _patches(request)

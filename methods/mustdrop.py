@@ -19,6 +19,7 @@ from . import (
     Rows,
     Stage,
     Tower,
+    UnsupportedError,
     View,
     falling_counts,
     flag_top,
@@ -29,6 +30,7 @@ from . import (
     register,
     threshold_for,
     tile_windows,
+    units,
 )
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ class MustDrop(Method):
     departures = (
         "By default thresholds are solved for the budget on the first request, and counts are "
         "fixed; the published ones are constants for LLaVA-1.5.",
-        "Without a class token (Qwen2-VL) the keys are the tokens that all patches attend to most "
+        "Without a class token the keys are the tokens that all patches attend to most "
         "on average, and no windows are merged; the paper has no such tower.",
         "Under anyres no windows are merged: the rows and newlines need the grid.",
         "With M-RoPE kept tokens keep their positions; the released code numbers them anew.",
@@ -104,6 +106,11 @@ class MustDrop(Method):
         return self.global_threshold is None and self.similarity is None
 
     def plan(self, request: Request) -> Plan:
+        if request.encoder is not None and request.encoder.resampled:
+            raise UnsupportedError(
+                "its key tokens are patches of the vision tower, and this model interpolates those "
+                "of a picture as large to visual tokens, of which none is one patch"
+            )
         layers, budget = request.scale(LAYERS), request.budget(self.keep)
         released = Published(maps=range(layers[0], request.layers), host_mask=True)
         if self.fixed and budget == request.visual:
@@ -139,8 +146,7 @@ class MustDrop(Method):
             return self._drop(view, stage)
         if not stage.rows:
             return self._merge(view, stage)
-        scores = view.rows[:, 0]
-        scores = scores.view(len(scores), -1, view.request.merger).mean(-1)
+        scores = units(view.rows[:, 0], view.request)
         view.set_tag("key", flag_top(scores, _share(scores.shape[-1])))  # never dropped
         return None
 

@@ -57,7 +57,7 @@ class VisionZip(Method):
         "Under anyres it acts behind the projector: the joined tiles are one part beside the base "
         "tile, newlines go first, and the class token, which is not projected, is none of the "
         "dominant ones; the released code drops all newlines and leaves the padding in.",
-        "Without a class token (Qwen2-VL) the score is what all patches attend to a patch on "
+        "Without a class token the score is what all patches attend to a patch on "
         "average, and tokens are merged behind the model's own merger: a token's score and key "
         "are the means of its patches', and a contextual token has its target's position.",
         "Scores, keys and means are float32, in half precision in the released code: ties fall "
@@ -106,9 +106,8 @@ class VisionZip(Method):
         if stage.tokens != view.count:
             tile = Segment(1, view.count)
             return self._zip(tile, stage.tokens or 0, attention, keys, view.states, view.cls)
-        merger = request.merger
-        view.set_tag("attention", units(attention, merger), newline=float("-inf"))
-        view.set_tag("keys", keys.view(len(keys), -1, merger, keys.shape[-1]).mean(2))
+        view.set_tag("attention", units(attention, request), newline=float("-inf"))
+        view.set_tag("keys", units(keys, request))
         return None
 
     def _split(self, patches: int, count: int, own: int) -> tuple[int, int]:

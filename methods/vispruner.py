@@ -48,7 +48,7 @@ class VisPruner(Method):
     departures = (
         "Fewer than eight tokens are removed where a side has fewer, and an odd number is dealt "
         "with one more on the first side; the released code ends with an error at both.",
-        "Without a class token (Qwen2-VL) attention is what all patches attend to a patch on "
+        "Without a class token attention is what all patches attend to a patch on "
         "average, and a token's attention and state are the means of its patches'.",
         "Under anyres the joined tiles are one part beside the base tile, and newlines go first; "
         "the released code works tile by tile, drops the newlines and leaves the padding in.",
@@ -77,11 +77,9 @@ class VisPruner(Method):
     def decide(self, view: View, stage: Stage) -> Keep | None:
         request = view.request
         if stage.rows:
-            states = view.states
-            means = states.view(len(states), -1, request.merger, states.shape[-1]).mean(2)
-            scores = units(view.rows[:, 0], request.merger)
+            scores = units(view.rows[:, 0], request)
             view.set_tag("attention", scores, newline=float("-inf"))
-            view.set_tag("states", means)
+            view.set_tag("states", units(view.states, request))
             return None
         attention, joined = view.tag("attention"), view.tag("states")
         counts = shares(request, request.budget(self.keep))

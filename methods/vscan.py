@@ -65,7 +65,7 @@ class VScan(Method):
         "scan at 5/24 of the tower's: layer 5 of CLIP, 7 of 32 layers.",
         "Under anyres the joined tiles are one part beside the base tile, with windows and merging "
         "of its own, and newlines go first; the released code scans tile by tile and keeps them.",
-        "Without a class token (Qwen2-VL) attention is what all patches attend to a patch on "
+        "Without a class token attention is what all patches attend to a patch on "
         "average, and a token's that of its patches, as in the released code for Qwen2.5-VL.",
         "At the cut queries and keys are rotated; in the released code for Qwen2.5-VL they are "
         "not. With M-RoPE kept tokens keep their positions, as there.",
@@ -119,7 +119,7 @@ class VScan(Method):
             return top(view.rows[:, 0], stage.tokens)
         if isinstance(stage.site, Tower):
             name = "local" if stage.layer == _shallow(request.tower) else "global"
-            view.set_tag(name, units(view.rows[:, 0], request.merger), newline=NEWLINE)
+            view.set_tag(name, units(view.rows[:, 0], request), newline=NEWLINE)
             return None
         early, late = view.tag("local"), view.tag("global")
         side = self.window or (6 if request.tower.has_cls else 4)

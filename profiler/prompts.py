@@ -44,7 +44,8 @@ def tokenize(
     kind = "video" if video else "image"
     question: Any = [{"type": kind}] * wanted + [{"type": "text", "text": prompt or QUESTION}]
     turns = [{"role": "user", "content": question}]
-    text = _rendered(model, turns if messages is None else _conversation(messages), wanted)
+    turns = turns if messages is None else _conversation(messages)
+    text = model.framed(_rendered(model, turns, wanted))
     starts = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
     ids: list[int] = tokenizer(text, add_special_tokens=not starts).input_ids
     if ids.count(placeholder) != wanted:

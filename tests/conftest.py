@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
-from micro_models import MICRO, load
+from micro_models import MICRO, THOROUGH, load
 from warm_children import WarmChildren
 
 from tpprof.profiler import subprocesses
@@ -22,43 +21,45 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests run
 os.environ["XDG_CACHE_HOME"] = f"{tempfile.gettempdir()}/tpprof-tests-{os.getppid()}"
 
 
-WHOLE = ("llava", "llava-next", "qwen2-vl")
-"""Architectures on which every method runs under every policy and runtime."""
-SEVERAL = ("vanilla", "fastv", "sparsevlm", "mustdrop", "divprune", "visionzip")
-"""Methods that run so on the others, which share all but their tower or decoder with these."""
-FOR_SEVERAL = (
-    "test_a_batch_of_equal",
-    "test_analytic_flops",
-    "test_bytes_and_launches",
-    "test_decode_is_finite",
-    "test_graphs_give",
-    "test_policies",
-    "test_text_and_order",
-    "test_the_same_request",
+FIRST = {"policy": "rows", "dtype": "float32", "batch": 1}
+"""What is run on architectures that are not thorough, of what a test is parametrized by."""
+SAMPLE = ("vanilla", "fastv", "pooling", "sparsevlm", "divprune", "visionzip", "vscan", "tome")
+"""The methods with which they show what follows from the engine alone."""
+OF_THE_ENGINE = (
+    "test_graphs_give_what_eager_requests_give",
+    "test_the_same_request_gives_the_same_tokens",
+    "test_text_and_order_survive",
+    "test_decode_is_finite_and_caches_grow_by_one_token_a_step",
+    "test_policies_select_the_same_tokens",
 )
-"""Tests of all methods for which these do. What each plans is what runs, and keeping everything is
-vanilla, on every architecture."""
+OF_MODELS = {"methods", "cost", "models", "authoring"}
+"""Folders whose tests are of each architecture; those of others are of what is measured of any."""
+
+
+def _left_out(item: pytest.Item) -> bool:
+    """Whether a test shows on this architecture what it shows on a thorough one."""
+    given = getattr(item, "callspec", None)
+    if given is None or given.params.get("model", THOROUGH[0]) in THOROUGH:
+        return False
+    if getattr(item, "originalname", "") in OF_THE_ENGINE:
+        return given.params["spec"] not in SAMPLE
+    own = [mark.args[0] for mark in item.iter_markers("parametrize")]
+    if any("model" in names for names in own):  # a test that names its models runs on them
+        return False
+    if not OF_MODELS & set(item.path.parts):
+        return True
+    return any(given.params.get(name, first) != first for name, first in FIRST.items())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Each method meets each architecture once; ALL_PAIRS=1 runs every test on all of them."""
+    if not os.environ.get("ALL_PAIRS"):
+        config.hook.pytest_deselected(items=[item for item in items if _left_out(item)])
+        items[:] = [item for item in items if not _left_out(item)]
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
-    config.hook.pytest_deselected(items=[item for item in items if _told_elsewhere(item)])
-    items[:] = [item for item in items if not _told_elsewhere(item)]
-
-
-def _told_elsewhere(item: pytest.Item) -> bool:
-    """Whether a test of one method on one architecture is left to the others: the time of a run
-    grows with each of both."""
-    params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-    if params.get("model") in (None, *WHOLE):
-        return False
-    method = str(params.get("spec", "vanilla")).partition(":")[0]
-    if params.get("policy", "maps") != "maps":
-        return True
-    return item.name.startswith(FOR_SEVERAL) and method not in SEVERAL
 
 
 @pytest.fixture(scope="session", params=list(MICRO))

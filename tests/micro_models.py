@@ -22,6 +22,7 @@ __all__ = [
     "ROPE_FACTORS",
     "SHAPES",
     "SIZE",
+    "THOROUGH",
     "config",
     "encoder",
     "load",
@@ -34,6 +35,10 @@ __all__ = [
 
 MICRO = {name: each.micro() for name, each in known_architectures().items()}
 SHAPES = known_shapes()
+
+THOROUGH = ("llava", "llava-next", "qwen2-vl")
+"""Architectures on which tests run under each policy and in each dtype; on others, under the first
+of them alone: what differs by policy differs in the engine."""
 
 _LOADED: dict[str, Model] = {}
 

@@ -25,6 +25,9 @@ def tokenizer_of(model: Model) -> PreTrainedTokenizerFast:
             given.vision_start_token_id: "<|vision_start|>",
             given.vision_end_token_id: "<|vision_end|>",
         }
+    if model.shape.architecture.name == "internvl":
+        last = model.image_token
+        special = {last: "<IMG_CONTEXT>", last - 1: "<img>", last - 2: "</img>"}
     known = dict.fromkeys(f"{QUESTION} SYSTEM USER ASSISTANT : green Yes No dog cat car".split())
     words = iter([*known, *(f"word{index}" for index in range(model.shape.text.vocabulary))])
     vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2}

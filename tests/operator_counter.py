@@ -94,9 +94,9 @@ class Counting(TorchDispatchMode):
             return "attention"
         if not product:
             return "elementwise"
-        if leaf in ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "qkv"):
+        if leaf in ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "qkv", "projection_layer"):
             return "projections"
-        if leaf == "proj" or leaf == "patch_embedding":
+        if leaf in ("proj", "patch_embedding", "projection"):
             return "projections" if home.endswith("attn.proj") else "patch embedding"
         if "PatchMerger" in home or "Projector" in home:
             return "projector"

@@ -193,12 +193,10 @@ def _dropping_fault(stage: Stage, left: int | None, encoder: Encoder) -> str:
 def undroppable(encoder: Encoder, layer: int) -> str:
     """Why no token can be dropped at a layer of the tower; "" if any can."""
     if not encoder.mergeable:
-        what = (
-            "the layout sets them on a grid, with newlines (--layout flat does not)"
-            if encoder.has_cls
-            else "its merger joins neighbours on their grid"
+        return (
+            f"tokens cannot be dropped in this vision tower, for {encoder.held_by}: drop in the "
+            "decoder"
         )
-        return f"tokens cannot be dropped in this vision tower, for {what}: drop in the decoder"
     last = encoder.last_layer
     if last is None or layer <= last:
         return ""

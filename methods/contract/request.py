@@ -68,7 +68,12 @@ class Encoder:
     `has_cls`: a class token stands before the patches; `mergeable`: tokens may be merged or
     dropped inside the tower, because what follows needs no grid; `last_layer`: the last layer at
     which they may be, for what follows is given its output (None: any; -1: none); `heads`: of its
-    attention; `crops`: rows and columns of the tiles that follow a base tile, (0, 0) without one.
+    attention; `crops`: rows and columns of the tiles that follow a base tile, (0, 0) without one;
+    `resampled`: visual tokens to which the patches of these tiles are interpolated, so that none is
+    one patch, 0 where each is;
+    `square`: side of the square of patches that the model joins to a visual token, where patches
+    stand by the rows of their tile, 0 where those of a token stand together;
+    `held_by`: what needs the grid of tokens that are not mergeable.
 
     sequences: lengths of what attends to itself inside a tile, where pictures of several sizes
     make up one; () for the whole tile. windows: the same in the layers `windowed`, whose attention
@@ -87,6 +92,9 @@ class Encoder:
     sequences: tuple[int, ...] = ()
     windows: tuple[int, ...] = ()
     windowed: tuple[int, ...] = ()
+    resampled: int = 0
+    square: int = 0
+    held_by: str = "its merger joins neighbours on their grid"
 
     @property
     def side(self) -> int:

@@ -166,7 +166,13 @@ class View:
         if name not in self.notes.tags:
             known = ", ".join(self.notes.tags) or "none"
             raise RuntimeError(f"no stage has put a tag {name!r} on the tokens; known: {known}")
-        return self.notes.tags[name].values
+        values = self.notes.tags[name].values
+        if values.shape[1] != self.count and not isinstance(self.site, Tower):
+            raise RuntimeError(
+                f"the tag {name!r} is of {values.shape[1]} patches, which this model joins to "
+                f"{self.count} visual tokens: put units(values, view.request) on them"
+            )
+        return values
 
     def has_tag(self, name: str) -> bool:
         """Whether an earlier stage has put such a tag on the visual tokens."""
@@ -174,7 +180,8 @@ class View:
 
     def set_tag(self, name: str, values: Tensor, *, newline: float = 0.0) -> None:
         """Put values [N, n] or [N, n, d] of any dtype on the visual tokens, for later stages: they
-        move with them. In a tower whose model joins patches to units, n may be their number.
+        move with them. In a tower whose model joins patches to units, n may be their number; where
+        it interpolates patches to visual tokens, so it does tags, which must be floating-point.
         newline: what the newlines get that come between them before the decoder."""
         self.notes.tags[name] = Tag(values, newline)
 
@@ -229,7 +236,8 @@ class View:
 def _tile(request: Request) -> tuple[Segment, ...]:
     """The grid of a tile's patches; those of a model that joins patches are not in raster order."""
     encoder = request.encoder
-    if encoder is None or encoder.side**2 != encoder.patches or request.merger > 1:
+    ordered = encoder is not None and (request.merger == 1 or encoder.square)
+    if encoder is None or encoder.side**2 != encoder.patches or not ordered:
         raise RuntimeError("the patches of this vision tower stand on no square grid")
     return (Segment(encoder.side, encoder.side),)
 

@@ -159,6 +159,17 @@ def in_force(
             config._attn_implementation = own
 
 
+@contextmanager
+def told(module: nn.Module, attention: Attention) -> Iterator[None]:
+    """Let an attention layer that passes no arguments on to its kernel compute as `attention` says.
+    It holds that no longer than this: there hang the tensors of a request."""
+    vars(module)[NAME] = attention
+    try:
+        yield
+    finally:
+        del vars(module)[NAME]
+
+
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -166,14 +177,18 @@ def attend(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    tpprof: Attention,
+    tpprof: Attention | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention of one layer, as transformers' attention interface asks for it.
 
     query [B, H, S, hd], key and value [B, Hkv, keys, hd]; returns the output [B, S, H, hd].
+    tpprof: how to compute it; None where the layer was told so (`told`).
     `attention_mask`, additive, is given only where a static cache holds keys still to come.
     """
+    if tpprof is None:
+        tpprof = vars(module)[NAME]
+    assert tpprof is not None
     reading = tpprof.reading
     causal = options.get("is_causal", getattr(module, "is_causal", True))
     own_map = tpprof.use_map or tpprof.backend == "eager"

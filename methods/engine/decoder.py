@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from ..contract.request import Request
 from .attention import Attention
 
+Resample = Callable[[Tensor], Tensor]
+"""From values [B, n, c] on the projected patches of samples to those [B, m, c] on what is made of
+them."""
+
 
 class Inputs(dict[str, Tensor]):
     """The tensors of one request, under the names that the transformers model accepts.
@@ -21,6 +25,7 @@ class Inputs(dict[str, Tensor]):
     count of patches standing for the newline embedding (LLaVA-NeXT, layout "anyres").
     tower_order: int64 [n] or None; the place in the tower of each of a tile's patches, in the order
     of the visual tokens, where the tower has another (windows of Qwen2.5-VL).
+    resample: what is done to projected patches before they are ordered; None for nothing.
     extras: further tensors that an architecture's vision tower wants. sequence_ends, window_ends:
     where each picture's patches end (Qwen2-VL), and each window's (Qwen2.5-VL); they stay on the
     host, where the tower reads them.
@@ -35,6 +40,7 @@ class Inputs(dict[str, Tensor]):
         next_position: int,
         order: Tensor | None = None,
         tower_order: Tensor | None = None,
+        resample: Resample | None = None,
         extras: dict[str, Tensor] | None = None,
         sequence_ends: Tensor | None = None,
         window_ends: Tensor | None = None,
@@ -45,6 +51,7 @@ class Inputs(dict[str, Tensor]):
         self.next_position = next_position
         self.order = order
         self.tower_order = tower_order
+        self.resample = resample
         self.extras = extras or {}
         self.sequence_ends = sequence_ends
         self.window_ends = window_ends
@@ -62,6 +69,7 @@ class Inputs(dict[str, Tensor]):
             next_position=self.next_position,
             order=None if self.order is None else change(self.order),
             tower_order=None if self.tower_order is None else change(self.tower_order),
+            resample=self.resample,
             extras={name: change(tensor) for name, tensor in self.extras.items()},
             sequence_ends=self.sequence_ends,
             window_ends=self.window_ends,

@@ -15,7 +15,7 @@ from ..contract.request import Encoder
 from ..contract.view import Tag, View
 from .attention import Reading
 from .context import Context, TokenSequence, arange, kept_states, move_riders, trace_origin
-from .decoder import TowerBlock
+from .decoder import Resample, TowerBlock
 from .ledger import RowsRead, rows_beside, tower_map
 from .verify import DecisionError, decide, deciding
 
@@ -186,9 +186,15 @@ class VisionTower:
             self.context.notes,
             self.context.decoder.newline,
         )
-        batch, count = features.shape[:2]
+        batch = features.shape[0]
         for name, tag in notes.tags.items():
             notes.tags[name] = Tag(_joined(tag.values, batch), tag.newline)
+        if inputs.resample is not None:
+            features = inputs.resample(features)
+            for name, tag in notes.tags.items():
+                values = _resampled(name, tag.values, inputs.resample)
+                notes.tags[name] = Tag(values, tag.newline)
+        count = features.shape[1]
         if inputs.order is not None:
             assert newline is not None
             end = newline.to(features.dtype).expand(batch, 1, -1)
@@ -214,6 +220,16 @@ def _inside(stage: Stage) -> bool:
 def _joined(values: Tensor, batch: int) -> Tensor:
     """Values [tiles, n] or [tiles, n, d] of a tower's patches by sample: [B, tiles * n, ...]."""
     return values.reshape(batch, -1, *values.shape[2:])
+
+
+def _resampled(name: str, values: Tensor, resample: Resample) -> Tensor:
+    """A tag [B, n] or [B, n, d] as the projected patches are resampled."""
+    if not values.is_floating_point():
+        raise DecisionError(
+            f"the tag {name!r} holds {values.dtype}, and this model interpolates patches to visual "
+            "tokens: only floating-point numbers can be"
+        )
+    return resample(values) if values.dim() == 3 else resample(values[..., None])[..., 0]
 
 
 def _by_tile(keys: Tensor | None, tiles: int) -> Tensor | None:

@@ -215,10 +215,17 @@ def _grouped(
         start += len(alike) * alike[0].tokens
 
 
-def units(scores: Tensor, merger: int) -> Tensor:
-    """Scores [N, patches] of a tower's patches as those of visual tokens [N, patches / merger]:
+def units(values: Tensor, request: Request) -> Tensor:
+    """Values [N, patches, ...] of a tower's patches as those of visual tokens [N, tokens, ...]:
     the mean over the patches that the model joins into one."""
-    return scores.view(scores.shape[0], -1, merger).mean(-1) if merger > 1 else scores
+    if request.merger == 1:
+        return values
+    tiles, _, *rest = values.shape
+    square = request.tower.square
+    if not square:  # they stand one behind another
+        return values.view(tiles, -1, request.merger, *rest).mean(2)
+    side = request.tower.side // square
+    return values.view(tiles, side, square, side, square, *rest).mean((2, 4)).flatten(1, 2)
 
 
 def min_max(scores: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from ...methods.contract.request import Encoder
 from ..models.shapes import Projector, Shape, Text, Vision
 from .work import Operators, Work, elementwise, matmul
 
@@ -135,28 +136,29 @@ def tower_layer(
     `inside` go on to its FFN.
 
     lengths: of what attends to itself inside a tile; () for the whole tile. As `decoder_layer`, but
-    attention is not causal, every product has a bias, and the FFN has two products if not gated.
+    attention is not causal, products have biases, and the FFN has two products if not gated.
     """
     vision = shape.vision
     width, inner, all_ = vision.hidden, vision.intermediate, tiles * tokens
 
-    def linear(wide: int, narrow: int, rows: int = all_) -> Work:
-        return matmul(rows, wide, narrow, itemsize, bias=True)
+    def linear(wide: int, narrow: int, rows: int = all_, *, bias: bool = True) -> Work:
+        return matmul(rows, wide, narrow, itemsize, bias=bias)
 
-    separate = linear(width, width).times(3)
+    separate = linear(width, width, bias=vision.qkv_bias).times(3)
     query_key_value = linear(width, 3 * width) if vision.joined else separate
     name = "attention map" if full_map else "attention"
     narrow, wide = linear(width, inner, tiles * inside), linear(inner, width, tiles * inside)
-    rotary, norms = 2 * width * all_ if vision.rotary else 0, 2 * vision.norm_vectors * width
+    more = 2 * width * all_ * (vision.rotary + vision.scaled)
+    vectors = 2 * vision.norm_vectors + 2 * vision.scaled
     return {
         "projections": query_key_value + linear(width, width),
         name: _inside_tiles(vision, tiles, lengths or (tokens,), itemsize, full_map=full_map),
         "ffn": narrow.times(2 if vision.gated else 1) + wide,
         "elementwise": elementwise(
-            all_ * (5 * width + (2 if vision.gated else 1) * inner) + norms + rotary,
-            all_ * (4 * width + inner) + rotary,
+            all_ * (5 * width + (2 if vision.gated else 1) * inner) + vectors * width + more,
+            all_ * (4 * width + inner) + more,
             itemsize,
-            launches=5 if vision.rotary else 4,
+            launches=4 + vision.rotary + 2 * vision.scaled,
         ),
     }
 
@@ -212,6 +214,13 @@ def _projector(projector: Projector, tokens: int, itemsize: int) -> Operators:
         + matmul(tokens, inner, projector.outputs, itemsize, bias=bias),
         "elementwise": elementwise(activated, activated, itemsize, launches=1 + normed),
     }
+
+
+def resampling(shape: Shape, batch: int, encoder: Encoder, itemsize: int) -> Work:
+    """Projected patches of all tiles but the base one, interpolated to visual tokens."""
+    width = batch * shape.projector.outputs
+    patches = (encoder.tiles - 1) * encoder.patches
+    return elementwise(width * patches, width * encoder.resampled, itemsize)
 
 
 def _attention(

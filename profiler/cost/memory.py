@@ -85,7 +85,8 @@ def _vision(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> It
     filled up to `CHANNELS`, and of weights and output in float32; or learned positions, four a
     patch, and their products in float32. What is added behind decoder layers is held from its
     layer on. Pictures of dynamic resolution attend one after another, one map at a time, and so do
-    windows; rotary tables are float32."""
+    windows; rotary tables are float32. Behind the layers, the projector's input, its inner width
+    twice and its output; where patches are interpolated, its output four times."""
     encoder, vision = request.encoder, shape.vision
     if encoder is None:
         return
@@ -113,6 +114,10 @@ def _vision(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> It
         held = _added(shape, request, request.visual, sum(n < layer for n in vision.deepstack))
         attention = states * 7 * vision.hidden + max(full, rows)
         yield half + held * itemsize + max(feed_forward, attention)
+    projector, tokens = shape.projector, tiles * ledger.projector // vision.merge**2 * itemsize
+    yield half + tokens * (projector.inputs + 2 * projector.inner + projector.outputs)
+    if encoder.resampled:
+        yield half + tokens * 4 * projector.outputs
 
 
 def _added(shape: Shape, request: Request, visual: int, count: int) -> int:

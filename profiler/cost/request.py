@@ -78,6 +78,9 @@ def _vision(
     patches = tiles * ledger.projector
     for done in layers.projectors(shape, patches, itemsize):
         yield from _each("vision", "tower", None, done)
+    if encoder.resampled:
+        resampled = layers.resampling(shape, request.batch, encoder, itemsize)
+        yield Item("vision", "tower", None, "elementwise", resampled)
     sequence = layers.embedding(text, request.batch, ledger.sequence, itemsize)
     yield Item("embed", "embed", None, "elementwise", sequence)
 

@@ -20,6 +20,7 @@ class Architecture(ABC):
 
     name: as reports call it. model_type: as a checkpoint's config.json calls it.
     class_name, image_processor: its classes in transformers; of the latter the one on PIL.
+    processor_settings: what its joint processor has the image processor do, whatever its file says.
     image_token_key: where the config names the placeholder of a visual token.
     layouts: how its visual tokens can be laid out.
     compactable: whether positions can be numbered anew behind a pruning; not those of M-RoPE.
@@ -31,6 +32,7 @@ class Architecture(ABC):
     model_type: ClassVar[str]
     class_name: ClassVar[str]
     image_processor: ClassVar[str]
+    processor_settings: ClassVar[dict[str, Any]] = {}
     image_token_key: ClassVar[str] = "image_token_id"
     layouts: ClassVar[tuple[Layout, ...]] = ("flat",)
     compactable: ClassVar[bool] = True

@@ -96,6 +96,10 @@ class Model(ABC):
         """What a prompt holds where the picture belongs, if the chat template does not say."""
         return "<image>"
 
+    def framed(self, prompt: str) -> str:
+        """A rendered prompt as the model's joint processor has it, one placeholder a picture."""
+        return prompt
+
     def embed(self, ids: Tensor) -> Tensor:
         embedded: Tensor = self.language.embed_tokens(ids)
         return embedded

@@ -153,7 +153,8 @@ def _image_processor(source: str, architecture: Architecture) -> Any:
     """On the host all models have PIL's, which transformers' own choice would give only where
     torchvision is missing."""
     _require_understood(_described(source) or {}, architecture)
-    return transformers_class(architecture.image_processor).from_pretrained(source)
+    kind = transformers_class(architecture.image_processor)
+    return kind.from_pretrained(source, **architecture.processor_settings)
 
 
 def _legacy_template(source: str) -> str | None:

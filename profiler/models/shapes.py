@@ -89,7 +89,8 @@ class Vision:
     gated: the FFN has three products. inner_states: of the FFN's width that are held at once: three
     where its activation is quick_gelu, or gated; two where it is one operator.
     norm_vectors: vectors of width `hidden` that one norm holds.
-    patch_bias: of the patch embedding. layer_weights: what a layer holds beside products and norms.
+    patch_bias: of the patch embedding. qkv_bias: of queries, keys and values. scaled: each half of
+    a layer ends in a product by a vector. layer_weights: what a layer holds beside all these.
     beside: weights of the tower outside its layers: class token, its positions, norms.
     """
 
@@ -113,6 +114,8 @@ class Vision:
     inner_states: int = 3
     norm_vectors: int = 2
     patch_bias: bool = False
+    qkv_bias: bool = True
+    scaled: bool = False
     layer_weights: int = 0
     beside: int = 0
     window: int = 0
@@ -156,9 +159,10 @@ class Vision:
     def parameters(self) -> int:
         """Weights of patch embedding, layers and what stands beside them."""
         width, inner = self.hidden, self.intermediate
-        attention = 4 * width * width + 4 * width
+        attention = 4 * width * width + (3 * self.qkv_bias + 1) * width
         ffn = (3 if self.gated else 2) * width * inner + (2 if self.gated else 1) * inner + width
-        layer = attention + ffn + 2 * self.norm_vectors * width + self.layer_weights
+        vectors = 2 * self.norm_vectors + 2 * self.scaled
+        layer = attention + ffn + vectors * width + self.layer_weights
         patched = self.patch_weights + self.patch_bias * width
         return self.layers * layer + patched + self.beside + self.positions * width
 
@@ -191,7 +195,9 @@ class Projector:
 @dataclass(frozen=True)
 class Shape:
     """A model in numbers. pinpoints: sizes in pixels to which an architecture that cuts pictures
-    into tiles may resize one. deep_projector: of each of the tower's `deepstack` layers."""
+    into tiles may resize one. most_tiles: as many tokens as so many tiles have patches are made of
+    more of them; 0: of every patch one. deep_projector: of each of the tower's `deepstack` layers.
+    """
 
     name: str
     architecture: Architecture
@@ -199,6 +205,7 @@ class Shape:
     vision: Vision
     projector: Projector
     pinpoints: tuple[tuple[int, int], ...] = ()
+    most_tiles: int = 0
     about: str = ""
     deep_projector: Projector | None = None
 

@@ -287,6 +287,12 @@ def patch_keys(truth: Truth) -> Tensor:
     return largest_share(tiles_at(truth, last).attention.view(1, truth.visual, -1).sum(2))[0]
 
 
+def joined_keys(truth: Truth) -> Tensor:
+    """Flags [V] on InternVL: what the class token of its tile attends to, by visual token."""
+    last = truth.inputs.request.tower.layers - 1
+    return largest_share(shuffled(truth, tiles_at(truth, last).attention)).flatten()
+
+
 def merge_windows(truth: Truth, count: Callable[[Tensor], int]) -> tuple[Tensor, Tensor]:
     """The tower's states after layer 0, and their places, with the most alike 3x3 windows merged.
 
@@ -372,12 +378,25 @@ class Tiles:
     patches: Tensor
 
 
+ATTENTION = {"internvl": "attention", "qwen2-vl": "attn"}
+"""What a block of the vision tower calls its attention, where not `self_attn`."""
+
+
+def blocks_of(model: Model) -> Any:
+    """The blocks of the vision tower."""
+    core = model.module.model
+    if hasattr(core, "visual"):
+        return core.visual.blocks
+    tower = core.vision_tower.encoder
+    return tower.layer if hasattr(tower, "layer") else tower.layers
+
+
 def tiles_at(truth: Truth, layer: int) -> Tiles:
     """The tower's layer `layer`, worked out from what transformers' own projections give."""
-    qwen = truth.model.shape.vision.dynamic
-    module = truth.model.module.model
-    block = module.visual.blocks[layer] if qwen else module.vision_tower.encoder.layers[layer]
-    attend, seen = (block.attn if qwen else block.self_attn), {}
+    name, qwen = truth.model.shape.architecture.name, truth.model.shape.vision.dynamic
+    module, tower = truth.model.module.model, truth.inputs.request.tower
+    block = blocks_of(truth.model)[layer]
+    attend, seen = getattr(block, "attn" if qwen else ATTENTION.get(name, "self_attn")), {}
 
     def before(_module: Any, args: Any, kwargs: Any) -> None:
         states = args[0] if args else kwargs["hidden_states"]
@@ -409,8 +428,8 @@ def tiles_at(truth: Truth, layer: int) -> Tiles:
     weights = scores.softmax(-1)
     if qwen and layer not in getattr(module.visual, "fullatt_block_indexes", [layer]):
         weights = scores.masked_fill(apart(truth), -math.inf).softmax(-1)
-    own = int(not qwen)
-    asking = slice(0, 1) if own else slice(None)
+    own = int(tower.has_cls)
+    asking = slice(0, 1) if own else slice(None)  # the class token, or all
     return Tiles(
         weights.mean(1)[:, asking, own:].mean(1),
         scores.mean(1)[:, asking, own:].mean(1),
@@ -440,9 +459,38 @@ def apart(truth: Truth) -> Tensor:
     return blocks[:, None] != blocks
 
 
+def shuffled(truth: Truth, values: Tensor) -> Tensor:
+    """Values [tiles, n, ...] of InternVL's patches as those of its visual tokens [tiles, n / 4,
+    ...], by the shuffling of transformers."""
+    wide = values.unsqueeze(-1) if values.dim() == 2 else values
+    side = math.isqrt(wide.shape[1])
+    grid = wide.reshape(len(wide), side, side, -1)
+    joined = truth.model.module.model.pixel_shuffle(grid, scale_factor=0.5).flatten(1, 2)
+    mean: Tensor = joined.unflatten(-1, (4, -1)).mean(2)
+    return mean.squeeze(-1) if values.dim() == 2 else mean
+
+
+def feature_layer(truth: Truth) -> int:
+    """The layer of the vision tower whose output is projected."""
+    return truth.inputs.request.tower.feature_layer
+
+
 def laid_out(truth: Truth, values: Tensor, newline: float) -> Tensor:
     """Values [tiles, n, ...] of patches as those of the visual tokens [V, ...]: means of the
-    patches that the model joins, and under anyres what a newline has between them."""
+    patches that the model joins, and under anyres what a newline has between them; of
+    LLaVA-OneVision as transformers packs them."""
+    if truth.model.shape.architecture.name == "llava-onevision":
+        wide = values.unsqueeze(-1) if values.dim() == 2 else values
+        packed, _ = truth.model.module.model.pack_image_features(
+            [wide],
+            truth.inputs["image_sizes"],
+            image_newline=wide.new_full(wide.shape[-1:], newline),
+            vision_aspect_ratio=truth.model.module.config.vision_aspect_ratio,
+        )
+        joined: Tensor = packed[0]
+        return joined.squeeze(-1) if values.dim() == 2 else joined
+    if truth.model.shape.architecture.name == "internvl":
+        return shuffled(truth, values).flatten(0, 1)
     flat = values.flatten(0, 1)
     merger = truth.inputs.request.merger
     flat = flat.view(-1, merger, *flat.shape[1:]).mean(1) if merger > 1 else flat

@@ -214,7 +214,8 @@ def prunesid_in_the_tower(truth: Truth, count: int) -> Walk:
 @every_case
 @pytest.mark.parametrize("keep", ["1/6", "1/2"])
 def test_prunesid(truth: Truth, keep: str) -> None:
-    inside = not truth.model.shape.vision.dynamic and truth.inputs.order is None
+    tower = truth.inputs.request.tower
+    inside = tower.has_cls and tower.mergeable
     rule = prunesid_in_the_tower if inside else prunesid_before_the_decoder
     same(run(truth, f"prunesid:keep={keep}"), rule(truth, round(Fraction(keep) * truth.visual)))
 

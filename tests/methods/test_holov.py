@@ -11,13 +11,15 @@ import tpprof
 from tpprof.methods import parse
 from tpprof.methods.holov import HoloV
 from tpprof.profiler.models.geometry import request
-from tpprof.tests.methods.reference import laid_out, observe, run, tiles_at
+from tpprof.tests.methods.reference import feature_layer, laid_out, observe, run, tiles_at
 
 CASES = {  # budgets, and the tokens of each crop
+    ("internvl", "flat"): {"keep=15": [9] * 5, "keep=20": [12, 11, 11, 11]},
     ("llava", "flat"): {"keep=9": [6] + [5] * 6, "keep=13,crops=5": [8, 7, 7, 7, 7]},
     ("llava-next", "flat"): {"keep=60": [36] * 5, "keep=50": [30] * 6},
     ("llava-next", "anyres"): {"keep=60": [36] * 5, "keep=50": [30] * 6},
     ("qwen2.5-vl", "flat"): {"keep=1/2": [12, 12, 12]},
+    ("llava-onevision", "anyres"): {"keep=42": [29] * 4, "keep=60": [39, 39, 38]},
     ("qwen2-vl", "flat"): {"keep=1/2": [12, 12, 12], "keep=33,crops=4": [9] * 4},
 }
 
@@ -49,7 +51,7 @@ def chosen(attention: Tensor, states: Tensor, sizes: list[int], count: int) -> l
 @pytest.mark.parametrize(("model", "layout"), CASES, indirect=["model"])
 def test_what_the_crops_keep(model: tpprof.Model, layout: str) -> None:
     truth = observe(model, tpprof.inputs(model, image_size=SIZE, layout=layout))
-    attention = tiles_at(truth, 3 if model.shape.vision.dynamic else 2).attention
+    attention = tiles_at(truth, feature_layer(truth)).attention
     seen = laid_out(truth, attention, -1.0)
     tokens = (seen >= 0).nonzero()[:, 0]  # without the newlines
     for spec, sizes in CASES[model.shape.architecture.name, layout].items():

@@ -12,10 +12,15 @@ from tpprof.profiler.models.model import Model
 
 UNSUPPORTED: set[tuple[str, str]] = {
     ("downsample", "llava"),
+    ("globalcom2", "internvl"),
     ("globalcom2", "llava"),
+    ("globalcom2", "llava-onevision"),
     ("globalcom2", "qwen2-vl"),
     ("globalcom2", "qwen2.5-vl"),
     ("globalcom2", "qwen3-vl"),
+    ("mustdrop", "llava-onevision"),
+    ("tome", "internvl"),
+    ("tome", "llava-onevision"),
     ("tome", "qwen2-vl"),
     ("tome", "qwen2.5-vl"),
     ("tome", "qwen3-vl"),

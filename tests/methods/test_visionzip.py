@@ -14,6 +14,7 @@ from tpprof.profiler.models.geometry import request
 from tpprof.tests.methods.reference import (
     Truth,
     eager,
+    feature_layer,
     laid_out,
     observe,
     project,
@@ -21,8 +22,14 @@ from tpprof.tests.methods.reference import (
     tiles_at,
 )
 
-CASES = [("llava", "flat"), ("llava-next", "flat"), ("llava-next", "anyres"), ("qwen2-vl", "flat")]
-CLIP_LAYER, QWEN_LAYER = 2, 3  # of four: the second to last, and the last
+CASES = {  # budget, and of each part the dominant and the contextual tokens
+    ("internvl", "flat"): ("keep=20", [(3, 1)] * 5),
+    ("llava", "flat"): ("keep=1/3", []),
+    ("llava-next", "flat"): ("keep=1/3", []),
+    ("llava-next", "anyres"): ("keep=64", [(10, 2), (44, 8)]),  # of 36, and of 12 x 13
+    ("llava-onevision", "anyres"): ("keep=63", [(7, 1), (46, 9)]),  # of 16, and of 10 x 11
+    ("qwen2-vl", "flat"): ("keep=1/2", [(15, 3)]),
+}
 
 
 def zipped(
@@ -48,7 +55,7 @@ def zipped(
 
 def in_tower(truth: Truth, count: int, contextual: int) -> tuple[list[int], Tensor]:
     """Every tile keeps its class token, the dominant patches and the contextual tokens."""
-    seen = tiles_at(truth, CLIP_LAYER)
+    seen = tiles_at(truth, feature_layer(truth))
     kept, states = [], []
     for tile in range(len(seen.patches)):
         places, made = zipped(
@@ -69,7 +76,7 @@ def in_tower(truth: Truth, count: int, contextual: int) -> tuple[list[int], Tens
 
 def behind_projector(truth: Truth, counts: list[tuple[int, int]]) -> tuple[list[int], Tensor]:
     """Every part keeps (dominant, contextual) of its tokens."""
-    seen = tiles_at(truth, CLIP_LAYER if truth.inputs.order is not None else QWEN_LAYER)
+    seen = tiles_at(truth, feature_layer(truth))
     attention = laid_out(truth, seen.attention, -torch.inf)
     keys, kept, states, base = laid_out(truth, seen.keys, 0.0), [], [], 0
     for part, count in zip(truth.inputs.request.segments, counts, strict=True):
@@ -84,12 +91,8 @@ def behind_projector(truth: Truth, counts: list[tuple[int, int]]) -> tuple[list[
 @pytest.mark.parametrize(("model", "layout"), CASES, indirect=["model"])
 def test_what_is_kept_and_what_is_merged(model: tpprof.Model, layout: str) -> None:
     truth = observe(model, tpprof.inputs(model, image_size=SIZE, layout=layout))
-    if layout == "anyres":  # 36 of a base tile, 156 of 12 rows of 12 and a newline
-        spec, (kept, states) = "keep=64", behind_projector(truth, [(10, 2), (44, 8)])
-    elif model.shape.vision.dynamic:
-        spec, (kept, states) = "keep=1/2", behind_projector(truth, [(15, 3)])
-    else:
-        spec, (kept, states) = "keep=1/3", in_tower(truth, 12, 2)
+    spec, counts = CASES[model.shape.architecture.name, layout]
+    kept, states = behind_projector(truth, counts) if counts else in_tower(truth, 12, 2)
     found = run(truth, f"visionzip:{spec}")
     assert found.trace.kept[0][0].tolist() == kept
     visual = found.hidden[0][truth.start : truth.start + len(kept)]

@@ -10,12 +10,14 @@ from torch import Tensor
 import tpprof
 from tpprof.methods import parse
 from tpprof.profiler.models.geometry import request
-from tpprof.tests.methods.reference import laid_out, observe, run, tiles_at
+from tpprof.tests.methods.reference import feature_layer, laid_out, observe, run, tiles_at
 
 CASES = {  # important and diverse tokens of each part, of 36 patches but for the last of anyres
+    ("internvl", "flat"): ("keep=15", [(1, 2)] * 5),  # of 9 tokens, four patches each
     ("llava", "flat"): ("keep=1/3", [(6, 6)]),
     ("llava-next", "flat"): ("keep=62", [(6, 7)] * 2 + [(6, 6)] * 3),  # 13, 13, 12, 12, 12
     ("llava-next", "anyres"): ("keep=64", [(6, 6), (26, 26)]),
+    ("llava-onevision", "anyres"): ("keep=63", [(4, 4), (27, 28)]),  # of 16, and of 10 x 11
     ("qwen2-vl", "flat"): ("keep=1/2,important=3/4", [(13, 5)]),
 }
 
@@ -38,7 +40,7 @@ def chosen(attention: Tensor, states: Tensor, important: int, diverse: int) -> l
 def test_important_and_diverse_tokens(model: tpprof.Model, layout: str) -> None:
     truth = observe(model, tpprof.inputs(model, image_size=SIZE, layout=layout))
     spec, counts = CASES[model.shape.architecture.name, layout]
-    seen = tiles_at(truth, 3 if model.shape.vision.dynamic else 2)
+    seen = tiles_at(truth, feature_layer(truth))
     attention = laid_out(truth, seen.attention, -torch.inf)
     states, kept, base = laid_out(truth, seen.patches, 0.0), [], 0
     for part, count in zip(truth.inputs.request.segments, counts, strict=True):

@@ -14,15 +14,25 @@ import tpprof
 from tpprof.methods import Projected, Segment, Tower, UnsupportedError, parse
 from tpprof.methods.contract.policies import Policy
 from tpprof.profiler.models.geometry import request
-from tpprof.tests.methods.reference import Choice, laid_out, observe, run, tiles_at, walk
+from tpprof.tests.methods.reference import (
+    Choice,
+    feature_layer,
+    laid_out,
+    observe,
+    run,
+    tiles_at,
+    walk,
+)
 
 CASES = {  # budget and window, tokens of each part, tokens behind the cut
+    ("internvl", "flat"): ("keep=10,window=2", [3] * 5, 5),
     ("llava", "flat"): ("keep=8,window=3", [12], 4),
     ("llava", "flat", "uneven"): ("keep=10,window=2", [15], 5),
     ("llava-next", "flat"): ("keep=40,window=3", [12] * 5, 20),
     ("llava-next", "anyres"): ("keep=42,window=4", [12, 51], 21),
     ("qwen3-vl", "flat"): ("keep=12,window=4", [18], 6),
     ("qwen2.5-vl", "flat"): ("keep=12,window=4", [18], 6),
+    ("llava-onevision", "anyres"): ("keep=42,window=4", [8, 55], 21),
     ("qwen2-vl", "flat"): ("keep=12,window=4", [18], 6),
 }
 MIDDLE = 4  # of 8 layers
@@ -62,9 +72,9 @@ def test_scans_merging_and_cut(case: tuple[str, ...], policy: Policy) -> None:
     truth = observe(model, tpprof.inputs(model, image_size=SIZE, layout=case[1]))
     spec, counts, behind = CASES[case]
     side = int(spec[-1])
-    shallow, deep = (1, 3) if case[0].startswith("qwen") else (1, 2)
     early, late = (
-        laid_out(truth, tiles_at(truth, layer).attention, -1.0) for layer in (shallow, deep)
+        laid_out(truth, tiles_at(truth, layer).attention, -1.0)
+        for layer in (1, feature_layer(truth))
     )
     base, places, kept, states = 0, [], [], []
     for part, count in zip(truth.inputs.request.segments, counts, strict=True):

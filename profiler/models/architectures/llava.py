@@ -16,7 +16,7 @@ from ..towers.clip import CLIP_LARGE, MICRO_CLIP, SMALL_CLIP, ClipBlock, clip_co
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ....methods.engine.decoder import BlockRunner, Inputs
+    from ....methods.engine.decoder import BlockRunner, Inputs, TowerBlock
 
 VICUNA_VOCABULARY = 32064  # 32000 and the placeholders that the converted checkpoints add
 VICUNA_7B = Text(32, 4096, 11008, 32, 32, VICUNA_VOCABULARY)
@@ -60,7 +60,7 @@ class Llava(Architecture):
         """A shape with the projector of this architecture. bias: of its products."""
         inputs = len(vision.feature_layers) * vision.hidden
         projector = Projector(inputs, text.hidden, text.hidden, bias, newline=bool(pinpoints))
-        return Shape(name, self, text, vision, projector, pinpoints, about)
+        return Shape(name, self, text, vision, projector, pinpoints, about=about)
 
     def config(self, shape: Shape) -> Any:
         from transformers import LlavaConfig
@@ -150,23 +150,37 @@ class LlavaModel(Model):
     def encode(self, inputs: Inputs, tower: BlockRunner) -> Tensor:
         import torch
 
-        vision = self.module.model.vision_tower
+        layers = self.module.model.vision_tower.encoder.layers
         pixels = inputs["pixel_values"]
         if pixels.dim() == 5:
             pixels = pixels.flatten(0, 1)
         if "tiles" in inputs.extras:
             pixels = pixels[inputs.extras["tiles"]]
-        hidden = vision.pre_layrnorm(vision.embeddings(pixels))
-        wanted = self._feature_layers(len(vision.encoder.layers))
+        hidden = self.patch_embeddings(pixels)
+        wanted = self._feature_layers(len(layers))
         features = {0: hidden} if 0 in wanted else {}
-        for index, layer in enumerate(vision.encoder.layers):
-            hidden = tower(index, ClipBlock(layer), hidden)
+        for index, layer in enumerate(layers):
+            hidden = tower(index, self.block(layer), hidden)
             if index + 1 in wanted:
                 features[index + 1] = hidden
-        patches = torch.cat([features[index][:, 1:] for index in wanted], -1)
+        patches = torch.cat([self.patches(features[index]) for index in wanted], -1)
         tower.leave(patches)
         projected: Tensor = self.module.model.multi_modal_projector(patches)
         return projected.reshape(inputs.request.batch, -1, projected.shape[-1])
+
+    def patch_embeddings(self, pixels: Tensor) -> Tensor:
+        """What the first layer of the tower is given of pixels [tiles, 3, side, side]."""
+        vision = self.module.model.vision_tower
+        embedded: Tensor = vision.pre_layrnorm(vision.embeddings(pixels))
+        return embedded
+
+    def block(self, layer: Any) -> TowerBlock:
+        """A layer of the tower as the engine runs it."""
+        return ClipBlock(layer)
+
+    def patches(self, hidden: Tensor) -> Tensor:
+        """Tower states [tiles, tokens, width] without the class token."""
+        return hidden[:, 1:]
 
     def visual_tokens(self, pixels: dict[str, Tensor], layout: Layout) -> list[int]:
         return [self.tile_tokens(pixels)] * len(pixels["pixel_values"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ....methods.contract.request import Encoder, Request, Segment, Size
 from ....reports.record.kept import Region
@@ -34,7 +35,7 @@ class LlavaNext(Llava):
     model_type = "llava_next"
     class_name = "LlavaNextForConditionalGeneration"
     image_processor = "LlavaNextImageProcessorPil"
-    layouts = ("flat", "anyres")
+    layouts: ClassVar[tuple[Layout, ...]] = ("flat", "anyres")
 
     def shapes(self) -> tuple[Shape, ...]:
         return (
@@ -82,7 +83,10 @@ class LlavaNext(Llava):
         self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
     ) -> Encoder:
         crops = tile_grid(shape, *size)
-        return self.tiles(shape, 1 + crops[0] * crops[1], crops, mergeable=layout == "flat")
+        return dataclasses.replace(
+            self.tiles(shape, 1 + crops[0] * crops[1], crops, mergeable=layout == "flat"),
+            held_by="the layout sets them on a grid, with newlines (--layout flat does not)",
+        )
 
     def processor_options(self, shape: Shape) -> dict[str, Any]:
         pinpoints = [list(size) for size in shape.pinpoints]

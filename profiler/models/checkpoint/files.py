@@ -74,9 +74,15 @@ def require_sections(name: str, written: dict[str, Any]) -> None:
     for place, keys in places.items():
         reader = Reader(name, place, SimpleNamespace(**{str(k): v for k, v in keys.items()}))
         for key in sorted(set(COUNTS) & set(keys)):
-            if keys[key] is not None:
+            if keys[key] is not None and not _is_pair(key, keys[key]):
                 reader.count(key, COUNTS[key])
         _require_kinds(reader, keys)
+
+
+def _is_pair(key: str, value: Any) -> bool:
+    """Whether a size in pixels is given as height and width."""
+    pair = key in ("image_size", "patch_size") and isinstance(value, list) and len(value) == 2
+    return pair and all(type(side) is int and 1 <= side <= COUNTS[key] for side in value)
 
 
 def _require_kinds(reader: Reader, keys: dict[str, Any]) -> None:

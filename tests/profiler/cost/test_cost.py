@@ -116,6 +116,7 @@ def test_other_inputs_are_counted_too(model: Model, options: dict[str, object]) 
 def test_bytes_and_launches_are_the_shown_ones_or_a_floor_under_them(
     model: Model, spec: str, policy: Policy, dtype: str
 ) -> None:
+    skip_unsupported(model, spec)
     model = model if dtype == "float32" else in_half(model.shape)
     both = sides(model, tpprof.inputs(model, image_size=SIZE, batch_size=2), spec, policy)
     shown = regrouped(both.shown, Seen())
@@ -155,6 +156,7 @@ def test_causal_attention_is_counted_apart(llava_next: Model) -> None:
 
 
 def test_kv_bytes_follow_from_the_cached_tokens(model: Model) -> None:
+    skip_unsupported(model, "mustdrop")
     inputs = tpprof.inputs(model, image_size=SIZE, batch_size=2)
     trace = tpprof.forward(model, inputs, "mustdrop:keep=1/2")
     derived = cost.kv_bytes(model.shape, inputs.request, trace.ledger.cached, itemsize=4)

@@ -66,9 +66,11 @@ def prompt_of(model: Model, inputs: Inputs) -> tuple[str, str]:
 
 
 def framed(model: Model, before: str, after: str) -> tuple[str, str]:
-    """With the markers that Qwen2-VL wants around a picture."""
+    """With the markers that some models want around a picture."""
     if model.shape.vision.dynamic:
         return f"{before} <|vision_start|>", f"<|vision_end|> {after}"
+    if model.shape.architecture.name == "internvl":
+        return f"{before} <img>", f"</img> {after}"
     return before, after
 
 

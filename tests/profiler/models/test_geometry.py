@@ -5,23 +5,26 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from micro_models import SHAPES, config, encoder, segments
+from micro_models import MICRO, SHAPES, config, encoder, load, segments
 from PIL import Image
 from torch import Tensor
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
+from transformers.models.llava_onevision.modeling_llava_onevision import LlavaOnevisionModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 from transformers.vision_utils import get_vision_window_index
 
 import tpprof
 from tpprof.methods.contract.request import Segment
 from tpprof.profiler.models.architectures.llava_next import tile_grid
+from tpprof.profiler.models.architectures.llava_onevision import joined_size, scale_down
 from tpprof.profiler.models.architectures.qwen2_vl import dynamic_size
 from tpprof.profiler.models.configs import from_config
 from tpprof.profiler.models.geometry import rectangle, request
@@ -35,8 +38,10 @@ LENGTHS = (1, 13, 27, 84, 100, 168, 251, 335, 336, 337, 480, 500, 672, 673, 1008
 SIZES = list(itertools.product(LENGTHS, LENGTHS))
 PICTURES = ((168, 168), (30, 20), (84, 168), (99, 168), (168, 61), (400, 97), (97, 400), (90, 84))
 CLASSES = {
+    "internvl": "InternVLForConditionalGeneration",
     "llava": "LlavaForConditionalGeneration",
     "llava-next": "LlavaNextForConditionalGeneration",
+    "llava-onevision": "LlavaOnevisionForConditionalGeneration",
     "qwen2-vl": "Qwen2VLForConditionalGeneration",
     "qwen3-vl": "Qwen3VLForConditionalGeneration",
     "qwen2.5-vl": "Qwen2_5_VLForConditionalGeneration",
@@ -115,11 +120,16 @@ def test_plan_is_what_a_prepared_request_holds(
         assert planned.segments == (Segment(rows // 2, columns // 2),)
     else:
         values = pixels["pixel_values"]
-        assert tower.tiles == (values.shape[1] if values.dim() == 5 else 1)
+        tiles = pixels.pop(
+            "num_patches", torch.tensor([1 if values.dim() == 4 else len(values[0])])
+        )
+        assert tower.tiles == int(tiles)
         assert tower.patches == (values.shape[-1] // 14) ** 2
     with torch.no_grad():
         features = model.module.model.get_image_features(**pixels, return_dict=True).pooler_output
-    if layout == "anyres" or model.shape.architecture.name != "llava-next":
+    if model.shape.architecture.name == "internvl":
+        assert planned.visual == features.shape[:2].numel()
+    elif layout == "anyres" or model.shape.architecture.name != "llava-next":
         assert planned.visual == features[0].shape[0]
     else:
         assert planned.visual == tower.tiles * tower.patches
@@ -134,6 +144,83 @@ def test_order_is_the_packing_of_transformers(llava_next: Model) -> None:
         expected = packed(llava_next.module.config, size, tower.tiles, 6)
         newline = tower.tiles * tower.patches
         assert inputs.order.tolist() == expected.masked_fill(expected < 0, newline).tolist()
+
+
+@pytest.mark.parametrize("name", ["llava-onevision-7b", "micro"])
+def test_onevision_scales_its_tiles_down_as_transformers_does(name: str) -> None:
+    """Count for each size; and for some the places, by values that tell one patch from another."""
+    shape = SHAPES.get(name, MICRO["llava-onevision"])
+    given, side, scaled = config(shape), shape.vision.side, 0
+    for size in SIZES:
+        rows, columns = tile_grid(shape, *size)
+        base, joined = segments(shape, size, "anyres")
+        tower = encoder(shape, size, "anyres")
+        assert (tower.tiles, tower.patches) == (1 + rows * columns, side**2)
+        values = torch.rand(tower.tiles, side**2, 1, generator=torch.Generator().manual_seed(0))
+        features, _ = LlavaOnevisionModel.pack_image_features(
+            SimpleNamespace(config=given),
+            [values],
+            torch.tensor([size]),
+            image_newline=torch.tensor([-1.0]),
+            vision_aspect_ratio=given.vision_aspect_ratio,
+        )
+        packed = features[0][:, 0]
+        assert base == Segment(side, side)
+        assert base.tokens + joined.tokens == len(packed), size
+        grid = packed[base.tokens :].view(joined.height, joined.width)
+        assert (grid[:, -1] == -1).all(), size
+        assert (grid[:, :-1] >= 0).all(), size
+        if tower.resampled:
+            scaled += 1
+            assert joined.patches < joined_size(shape, size)[0] * joined_size(shape, size)[1]
+            ours = scale_down(
+                values.view(1, -1, 1),
+                crops=(rows, columns),
+                side=side,
+                before=joined_size(shape, size),
+                after=(joined.height, joined.width - 1),
+            )
+            assert torch.equal(ours[0, base.tokens :, 0], grid[:, :-1].flatten())
+    assert scaled >= 10
+
+
+def test_internvl_tiles_are_those_of_its_image_processor() -> None:
+    """For all sizes by its own count of tiles, for some by what it makes of a picture."""
+    model, drawn = load("internvl"), random.Random(0)
+    for size in SIZES:
+        tower = encoder(model.shape, size, "flat")
+        assert tower.tiles == model.image_processor.get_number_of_image_patches(*size, {}), size
+    for _ in range(60):
+        size = drawn.randint(1, 400), drawn.randint(1, 400)
+        pixels = model.pixels([picture(size)])
+        tiles = encoder(model.shape, size, "flat").tiles
+        assert pixels["pixel_values"].shape == (tiles, 3, 84, 84), size
+        assert model.visual_tokens(pixels, "flat") == [9 * tiles]
+        assert segments(model.shape, size, "flat") == (Segment(3, 3),) * tiles
+
+
+@pytest.mark.parametrize("size", [(168, 168), (84, 84), (90, 400)])
+def test_internvl_regions_cover_the_picture(size: tuple[int, int]) -> None:
+    """Tile by tile as the image processor cuts, the thumbnail last."""
+    model = load("internvl")
+    pixels, regions = model.pixels([picture(size)])["pixel_values"], None
+    regions = model.shape.architecture.regions(model.shape, size, "flat")
+    assert [region.first for region in regions] == [9 * n for n in range(len(pixels))]
+    whole = regions[-1]
+    assert (whole.view, whole.left, whole.top, whole.right, whole.bottom) == ("picture", 0, 0, 1, 1)
+    for region, tile in zip(regions, pixels, strict=True):  # a gradient: brighter further down
+        assert (float(tile.mean()) < float(pixels[-1].mean())) == (region.bottom + region.top < 1)
+
+
+def test_onevision_tiles_are_those_of_its_image_processor() -> None:
+    model, drawn = load("llava-onevision"), random.Random(0)
+    for _ in range(200):
+        size = drawn.randint(1, 400), drawn.randint(1, 400)
+        pixels = model.pixels([picture(size)])
+        tower = encoder(model.shape, size, "anyres")
+        assert pixels["pixel_values"].shape == (1, tower.tiles, 3, 56, 56), size
+        (counted,) = model.visual_tokens(pixels, "anyres")
+        assert counted == sum(part.tokens for part in segments(model.shape, size, "anyres")), size
 
 
 @pytest.mark.parametrize("name", ["qwen2-vl-7b", "tiny-qwen2-vl"])

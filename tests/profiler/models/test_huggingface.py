@@ -13,6 +13,7 @@ import tpprof
 from tpprof.methods.engine.decoder import Inputs
 from tpprof.methods.engine.run import Trace
 from tpprof.profiler.models.model import Model
+from tpprof.tests.methods.reference import blocks_of
 
 STEPS = 5
 TEXT = (7, 5)
@@ -240,9 +241,8 @@ def test_attention_setting_comes_back_after_an_error(model: Model, where: str) -
             seen.extend(set(implementations(model).values()))
             raise RuntimeError("out of memory, say")
 
-    core = model.module.model
-    blocks = core.visual.blocks if hasattr(core, "visual") else core.vision_tower.encoder.layers
-    hook = (blocks if where == "tower" else model.layers)[1].register_forward_pre_hook(fail)
+    parts = [part.mlp for part in blocks_of(model)] if where == "tower" else model.layers
+    hook = parts[1].register_forward_pre_hook(fail)
     try:
         with pytest.raises(RuntimeError, match="out of memory, say"):
             tpprof.forward(model, inputs, "vanilla", new_tokens=2)

@@ -119,8 +119,11 @@ def test_file_instead_of_a_folder(folder: Path) -> None:
         ("", "no readable model config ("),
         ("[]", "no readable model config (config.json holds a list and no object)"),
         ("null", "no readable model config (config.json holds a NoneType and no object)"),
-        ("{}", "architecture None (model_type) is not supported; known: llava, "),
-        ('{"model_type": "zzz"}', "architecture 'zzz' (model_type) is not supported; known: llava"),
+        ("{}", "architecture None (model_type) is not supported; known: internvl, "),
+        (
+            '{"model_type": "zzz"}',
+            "architecture 'zzz' (model_type) is not supported; known: internvl",
+        ),
         ('{"model_type": ["llava"]}', "architecture ['llava'] (model_type) is not supported"),
     ],
 )
@@ -131,7 +134,7 @@ def test_config_that_is_none(folder: Path, text: str, told: str) -> None:
 
 def test_architecture_that_is_not_supported(tmp_path: Path) -> None:
     BertConfig(vocab_size=9).save_pretrained(tmp_path)
-    known = "known: llava, llava_next, qwen2_vl"
+    known = "known: internvl, llava, llava_next, llava_onevision, qwen2_vl"
     refused(str(tmp_path), f"{tmp_path}: architecture 'bert' (model_type) is not supported", known)
 
 

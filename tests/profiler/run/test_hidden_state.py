@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy
 import pytest
 import torch
-from micro_models import MICRO, SIZE, load_with_rope
+from micro_models import MICRO, SIZE, THOROUGH, load_with_rope
 
 import tpprof
 from tpprof.methods import (
@@ -87,7 +87,7 @@ def sums(model: Model) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.parametrize("kind", STATELESS)
-@pytest.mark.parametrize("architecture", list(MICRO))
+@pytest.mark.parametrize("architecture", THOROUGH)
 def test_a_request_is_the_same_first_last_and_alone(
     architecture: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

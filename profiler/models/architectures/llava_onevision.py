@@ -1,0 +1,257 @@
+"""LLaVA-OneVision: a SigLIP tower over the tiles of a picture, which are scaled down to a most of
+visual tokens, and a Qwen2 decoder."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from ....methods.contract.request import Encoder, Request, Segment, Size
+from ....reports.record.kept import Region
+from ....reports.record.spec import Layout
+from ..checkpoint.reader import Reader
+from ..model import Model
+from ..registry import register_architecture
+from ..shapes import Shape, Text, Vision
+from ..towers.siglip import (
+    MICRO_SIGLIP,
+    SIGLIP_400M,
+    SMALL_SIGLIP,
+    SiglipBlock,
+    siglip_config,
+    siglip_from,
+)
+from .llava_next import LlavaNext, LlavaNextModel, pinpoints_of, tile_grid, unpadded
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ....methods.engine.decoder import Inputs, Resample
+
+MOST_TILES = 9  # `anyres_max_9` of the published configs
+SCALED_FROM = 1.1
+"""Times the side of `most_tiles` tiles from which transformers scales the joined tiles down."""
+IMAGE_TOKEN = 151646
+ABOUT = "SigLIP, up to 36 tiles scaled down to 9"
+
+
+def grid_pinpoints(tile: int, most: int) -> tuple[Size, ...]:
+    """All sizes of up to `most` x `most` tiles, as transformers lists them."""
+    sides = range(tile, most * tile + 1, tile)
+    return tuple(itertools.product(sides, sides))
+
+
+@register_architecture
+class LlavaOnevision(LlavaNext):
+    """A base tile and the tiles of the picture at higher resolution, joined: padding cut away,
+    scaled down bilinearly where they are too many, a newline token behind every row."""
+
+    name = "llava-onevision"
+    model_type = "llava_onevision"
+    class_name = "LlavaOnevisionForConditionalGeneration"
+    image_processor = "LlavaOnevisionImageProcessorPil"
+    layouts = ("anyres",)
+
+    def shapes(self) -> tuple[Shape, ...]:
+        """Sizes of Qwen2's configs; the vocabularies are those of the conversion, which adds two
+        tokens and fills up to a multiple of 64."""
+        return (
+            self.scaled("tiny-llava-onevision", _text(16, 384, 1024, 6, 2, 8192), SMALL_SIGLIP),
+            self.scaled(
+                "llava-onevision-0.5b",
+                dataclasses.replace(_text(24, 896, 4864, 14, 2, 152000), tied=True),
+                SIGLIP_400M,
+            ),
+            self.scaled("llava-onevision-7b", _text(28, 3584, 18944, 28, 4, 152128), SIGLIP_400M),
+            self.scaled("llava-onevision-72b", _text(80, 8192, 29568, 64, 8, 152128), SIGLIP_400M),
+        )
+
+    def micro(self) -> Shape:
+        text = Text(8, 64, 112, 4, 2, 512, qkv_bias=True)
+        pinpoints = grid_pinpoints(MICRO_SIGLIP.image, 4)
+        shape = self.shape("micro-llava-onevision", text, MICRO_SIGLIP, pinpoints)
+        return dataclasses.replace(shape, most_tiles=7)
+
+    def scaled(self, name: str, text: Text, vision: Vision) -> Shape:
+        """A published shape: all sizes of up to 6 x 6 tiles."""
+        pinpoints = grid_pinpoints(vision.image, 6)
+        shape = self.shape(name, text, vision, pinpoints, ABOUT)
+        return dataclasses.replace(shape, most_tiles=MOST_TILES)
+
+    def config(self, shape: Shape) -> Any:
+        from transformers import LlavaOnevisionConfig, Qwen2Config
+
+        text = shape.text
+        token = min(IMAGE_TOKEN, text.vocabulary - 2)
+        return LlavaOnevisionConfig(
+            text_config=Qwen2Config(
+                vocab_size=text.vocabulary,
+                hidden_size=text.hidden,
+                intermediate_size=text.intermediate,
+                num_hidden_layers=text.layers,
+                num_attention_heads=text.heads,
+                num_key_value_heads=text.kv_heads,
+                max_position_embeddings=text.positions,
+                tie_word_embeddings=text.tied,
+                rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+            ),
+            vision_config=siglip_config(shape.vision),
+            image_token_index=token,
+            video_token_index=token + 1,
+            image_grid_pinpoints=[list(size) for size in shape.pinpoints],
+            vision_aspect_ratio=f"anyres_max_{shape.most_tiles}",
+            tie_word_embeddings=text.tied,
+        )
+
+    def shape_from(self, name: str, given: Any, text: Text) -> Shape:
+        reader = Reader(name, "config.json", given)
+        reader.require("vision_feature_select_strategy", "full")
+        reader.activation("projector_hidden_act")
+        ratio = str(given.vision_aspect_ratio)
+        if not re.fullmatch("anyres_max_[1-9][0-9]{0,2}", ratio):
+            reader.refuse(f"vision_aspect_ratio {ratio[:40]!r} is not known; known: anyres_max_9")
+        bias = bool(given.multimodal_projector_bias)
+        shape = self.shape(
+            name, text, siglip_from(name, given), pinpoints_of(name, given), bias=bias
+        )
+        return dataclasses.replace(shape, most_tiles=int(ratio.rpartition("_")[2]))
+
+    def segments(
+        self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
+    ) -> tuple[Segment, ...]:
+        base, joined = super().segments(shape, size, "anyres")
+        height, width = scaled_size(shape, joined.height, joined.width - 1)
+        return base, Segment(height, width + 1, newline=True)
+
+    def encoder(
+        self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
+    ) -> Encoder:
+        joined = joined_size(shape, size)
+        height, width = scaled_size(shape, *joined)
+        return dataclasses.replace(
+            super().encoder(shape, size, "anyres"),
+            has_cls=False,
+            held_by="the layout sets them on a grid, with newlines",
+            resampled=height * width if (height, width) != joined else 0,
+        )
+
+    def processor_options(self, shape: Shape) -> dict[str, Any]:
+        side = shape.vision.image
+        pinpoints = [list(size) for size in shape.pinpoints]
+        return {"image_grid_pinpoints": pinpoints, "size": {"height": side, "width": side}}
+
+    def regions(self, shape: Shape, size: Size, layout: Layout) -> list[Region]:
+        return super().regions(shape, size, "anyres")
+
+    def adapter(self) -> type[Model]:
+        return LlavaOnevisionModel
+
+
+class LlavaOnevisionModel(LlavaNextModel):
+    """See `LlavaOnevision`."""
+
+    def patch_embeddings(self, pixels: Tensor) -> Tensor:
+        embedded: Tensor = self.module.model.vision_tower.embeddings(pixels)
+        return embedded
+
+    def block(self, layer: Any) -> SiglipBlock:
+        return SiglipBlock(layer)
+
+    def patches(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+    def visual_tokens(self, pixels: dict[str, Tensor], layout: Layout) -> list[int]:
+        return super().visual_tokens(pixels, "anyres")
+
+    def assemble(
+        self, pixels: dict[str, Tensor], ids: Tensor, request: Request, layout: Layout
+    ) -> Inputs:
+        inputs = super().assemble(pixels, ids, request, "anyres")
+        inputs.resample = self._resample(pixels, request)
+        return inputs
+
+    def order(self, pixels: dict[str, Tensor], request: Request, layout: Layout) -> Tensor | None:
+        """Where transformers puts the patches; behind a resampling, the base tile, and the rows of
+        the others with their newlines."""
+        import torch
+
+        encoder = request.encoder
+        assert encoder is not None
+        if not encoder.resampled:
+            return super().order(pixels, request, layout)
+        base, joined = request.segments
+        rows = torch.arange(joined.patches).view(joined.height, -1)
+        newline = torch.full((joined.height, 1), joined.patches)
+        order = torch.cat([rows, newline], 1).flatten() + base.tokens
+        return torch.cat([torch.arange(base.tokens), order])
+
+    def _resample(self, pixels: dict[str, Tensor], request: Request) -> Resample | None:
+        """How the joined tiles are scaled down; None where they are few enough."""
+        encoder, joined = request.encoder, request.segments[-1]
+        assert encoder is not None
+        if not encoder.resampled:
+            return None
+        height, width = pixels["image_sizes"][0].tolist()
+        return functools.partial(
+            scale_down,
+            crops=encoder.crops,
+            side=encoder.side,
+            before=joined_size(self.shape, (height, width)),
+            after=(joined.height, joined.width - 1),
+        )
+
+    def _packed(self, size: Tensor, tiles: int, patches: int) -> Tensor:
+        import torch
+
+        places = torch.arange(tiles * patches, dtype=torch.float64)
+        packed, _ = self.module.model.pack_image_features(
+            [places.view(tiles, patches, 1)],
+            size[None],
+            image_newline=torch.tensor([float(tiles * patches)], dtype=torch.float64),
+            vision_aspect_ratio=self.module.config.vision_aspect_ratio,
+        )
+        order: Tensor = packed[0][:, 0].long()
+        return order
+
+
+def joined_size(shape: Shape, size: Size) -> Size:
+    """Rows and columns of patches of the joined tiles of a picture, without padding."""
+    rows, columns = tile_grid(shape, *size)
+    side = shape.vision.side
+    return unpadded(rows * side, columns * side, size)
+
+
+def scaled_size(shape: Shape, height: int, width: int) -> Size:
+    """Rows and columns of the visual tokens that joined tiles of so many patches become."""
+    ratio = math.sqrt(height * width / (shape.most_tiles * shape.vision.side**2))
+    return (int(height // ratio), int(width // ratio)) if ratio > SCALED_FROM else (height, width)
+
+
+def scale_down(values: Tensor, *, crops: Size, side: int, before: Size, after: Size) -> Tensor:
+    """Values [B, tiles * patches, c] of a base tile and of `crops` tiles: those of the base tile,
+    and those of the others, joined, cut to the `before` rows and columns in their middle and scaled
+    to `after`, [B, n, c]."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    (rows, columns), (height, width) = crops, before
+    batch, _, channels = values.shape
+    base, tiles = values[:, : side**2], values[:, side**2 :]
+    grid = tiles.reshape(batch, rows, columns, side, side, channels).permute(0, 5, 1, 3, 2, 4)
+    grid = grid.reshape(batch, channels, rows * side, columns * side)
+    top, left = (rows * side - height) // 2, (columns * side - width) // 2
+    grid = grid[:, :, top : top + height, left : left + width]
+    joined = interpolate(grid, after, mode="bilinear").flatten(2).transpose(1, 2)
+    return torch.cat([base, joined], 1)
+
+
+def _text(
+    layers: int, hidden: int, intermediate: int, heads: int, kv_heads: int, vocabulary: int
+) -> Text:
+    return Text(
+        layers, hidden, intermediate, heads, kv_heads, vocabulary, qkv_bias=True, positions=32768
+    )

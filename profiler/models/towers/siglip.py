@@ -1,0 +1,113 @@
+"""SigLIP's vision tower, as LLaVA-OneVision has it: no class token, no norm before the layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoint.reader import MOST, Reader
+from ..shapes import Vision
+from .clip import feature_layers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ....methods.engine.attention import Attention
+
+
+@dataclass(frozen=True)
+class SiglipBlock:
+    """A block of SigLIP's tower; see the TowerBlock protocol. Its attention passes no arguments on
+    to the kernel, so that what it is told lies on the module."""
+
+    layer: Any
+
+    def __call__(self, hidden: Tensor, tpprof: Attention, bias: Tensor | None = None) -> Tensor:
+        from ....methods.engine.attention import told
+
+        with told(self.layer.self_attn, tpprof):
+            output: Tensor = self.layer(hidden, attention_mask=bias)
+        return output
+
+    def attend(self, hidden: Tensor, tpprof: Attention, bias: Tensor | None = None) -> Tensor:
+        from ....methods.engine.attention import told
+
+        normed = self.layer.layer_norm1(hidden)
+        with told(self.layer.self_attn, tpprof):
+            attended, _ = self.layer.self_attn(normed, attention_mask=bias)
+        result: Tensor = hidden + attended
+        return result
+
+    def feed_forward(self, hidden: Tensor) -> Tensor:
+        result: Tensor = hidden + self.layer.mlp(self.layer.layer_norm2(hidden))
+        return result
+
+
+def siglip_vision(
+    layers: int,
+    hidden: int,
+    intermediate: int,
+    heads: int,
+    *,
+    patch: int = 14,
+    image: int = 384,
+    feature_layers: tuple[int, ...] = (-1,),
+) -> Vision:
+    """A tower as SigLIP has it without its head: learned positions, and a norm behind that nothing
+    reads."""
+    return Vision(
+        layers,
+        hidden,
+        intermediate,
+        heads,
+        patch=patch,
+        image=image,
+        feature_layers=feature_layers,
+        class_token=False,
+        patch_bias=True,
+        beside=((image // patch) ** 2 + 2) * hidden,
+    )
+
+
+SIGLIP_400M = siglip_vision(26, 1152, 4304, 16)
+SMALL_SIGLIP = siglip_vision(4, 256, 1024, 4)
+MICRO_SIGLIP = siglip_vision(4, 48, 96, 3, image=56)
+
+
+def siglip_config(vision: Vision) -> Any:
+    """The transformers config of the tower."""
+    from transformers import SiglipVisionConfig
+
+    return SiglipVisionConfig(
+        hidden_size=vision.hidden,
+        intermediate_size=vision.intermediate,
+        num_hidden_layers=vision.layers,
+        num_attention_heads=vision.heads,
+        image_size=vision.image,
+        patch_size=vision.patch,
+        vision_use_head=False,
+    )
+
+
+def siglip_from(name: str, given: Any) -> Vision:
+    """The tower that the config of a LLaVA-OneVision describes; raises ModelError."""
+    config = given.vision_config
+    reader = Reader(name, "vision_config", config)
+    if config.model_type != "siglip_vision_model":
+        reader.refuse(
+            f"the tower {config.model_type!r} is not supported; known: siglip_vision_model"
+        )
+    reader.activation("hidden_act")
+    reader.require("num_channels", 3)
+    reader.require("vision_use_head", False)
+    layers = reader.count("num_hidden_layers", MOST["layers"])
+    patch = reader.count("patch_size", MOST["pixels"])
+    return siglip_vision(
+        layers,
+        reader.count("hidden_size", MOST["width"]),
+        reader.count("intermediate_size", MOST["width"]),
+        reader.count("num_attention_heads", MOST["heads"]),
+        patch=patch,
+        image=reader.count("image_size", MOST["pixels"], least=patch),
+        feature_layers=feature_layers(Reader(name, "config.json", given), layers),
+    )
