@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from ..cost.conventions import Convention
     from ..cost.planning import Planned, Wanted
 
-OMITTED = ("device", "backend", "seed", "runtime", "equalize", "prompt", "preprocess")
+OMITTED = (
+    "device",
+    "backend",
+    "seed",
+    "runtime",
+    "equalize",
+    "prompt",
+    "preprocess",
+    "callable",
+    "python",
+)
 USUAL = {"model": "llava-next-7b", "attention": ("rows",)}
 WANTED = "Which budget"
 PlanDeviceOption = Annotated[

@@ -115,7 +115,7 @@ def check(
     output.require_outputs(written, read if update else [*read, baseline], overwrite=overwrite)
     allowed = None if memory is None else rules_of(Rules(memory=share("memory", memory))).memory
     counted = subject or judged
-    with heartbeat(f"counting {', '.join(counted.cells.methods)}") if counted else nullcontext():
+    with heartbeat(f"counting {', '.join(counted.cells.named)}") if counted else nullcontext():
         if update:
             gate = exact.update_baseline(baseline, subject, allowed, overwrite=overwrite)
         else:
@@ -370,8 +370,11 @@ def readable(files: Sequence[Path]) -> tuple[list[Record], list[str]]:
 def _whole(typed: Typed) -> Subject:
     """What the options name by themselves; paths are absolute."""
     subject = typed.alone(Subject)
-    if not subject.cells.methods:
-        fail("name a METHOD (fastv:keep=320), as `tpprof methods` lists them")
+    if not subject.cells.named:
+        fail(
+            "name a METHOD (fastv:keep=320), as `tpprof methods` lists them, or code of yours "
+            "(--callable MODULE:FUNCTION)"
+        )
     return rooted(subject, Path())
 
 

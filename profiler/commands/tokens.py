@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 OMITTED = (
     "equalize",
+    "callable",
+    "python",
     "runtime",
     "backend",
     "image",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ...methods.contract.errors import InputError
 from ...reports.gate.verdicts import NoVerdictError
+from ...reports.record.spec_files import with_file
 from .. import git
 from ..subprocesses import temporary_folder
 
@@ -137,6 +138,19 @@ def _plugin(name: str, folder: Path, arm: Arm) -> str:
             "share must not lie in a repository)"
         )
     return str(own)
+
+
+def callables_in(arm: Arm, listed: Sequence[str]) -> list[str]:
+    """Callables as an arm has them: of a file that lies in a repository, what lies there in its own
+    tree. Raises MissingError where there is none."""
+
+    def own(file: str) -> str:
+        found = in_tree(Path(file), arm)
+        if found is not None and not found.is_file():
+            raise MissingError(f"{arm.name}, {arm.label}, has no file of the callable {file}")
+        return str(found or file)
+
+    return [with_file(text, own) for text in listed]
 
 
 def _is_file(plugin: str) -> bool:

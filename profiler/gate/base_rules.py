@@ -47,11 +47,12 @@ def no_longer_measured(base: Config, head: Config) -> list[Judged]:
     before, after = (msgspec.to_builtins(c.subject) for c in (base, head))
     rows = [
         Judged(spec, "all", Verdict.NOT_JUDGED, "there", "missing", units.NA, rule)
-        for spec in base.subject.cells.methods
-        if spec not in head.subject.cells.methods
+        for spec in base.subject.cells.named
+        if spec not in head.subject.cells.named
     ]
-    before["cells"].pop("methods")
-    after["cells"].pop("methods")
+    for named in ("methods", "callables"):
+        before["cells"].pop(named, None)
+        after["cells"].pop(named, None)
     if listed := differing(before, after):
         what = f"the head measures something else: {', '.join(listed)}"
         values = units.NA, units.NA, units.NA

@@ -153,6 +153,7 @@ def _count(subject: Subject, folder: Path) -> Snapshot:
             if cell.alive:
                 bench.flops(cell)
                 bench.activity(cell)
+            cell.close()
     counted = Snapshot.of(reading(comparison.record))
     # With paths as the file names them.
     counted.workload = msgspec.json.decode(msgspec.json.encode(subject.workload))

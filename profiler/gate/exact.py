@@ -32,7 +32,7 @@ def check_baseline(path: Path, *, accept_unjudged: bool = False, since: str = ""
     changed_since = baseline_changes(path, since)
     try:
         baseline = load_baseline(path)
-        if not baseline.subject.cells.methods:
+        if not baseline.subject.cells.named:
             raise NoVerdictError(f"{path} names no method: there is nothing to judge")
         found = _count_again(baseline, path.parent)
     except NoVerdictError as error:
@@ -65,7 +65,9 @@ def update_baseline(
     failed = [f"{c.cell}: {c.error or 'operators not counted'}" for c in counted.cells if _fails(c)]
     if failed:
         raise InputError(f"no baseline is made of cells that fail: {'; '.join(failed)}")
-    subject = changed(subject, device=counted.device, dtype=counted.dtype)
+    subject = changed(subject, device=counted.device)
+    if subject.model.name is not None:
+        subject = changed(subject, dtype=counted.dtype)
     if memory is None:
         memory = before.memory if before else MEMORY
     baseline = Baseline(

@@ -20,7 +20,7 @@ from ...reports.record.spec import Subject, options_of, value_of
 from ..run.rounds import Progress
 from ..subprocesses import SILENT, ask, python
 from . import probe
-from .arms import Arm
+from .arms import Arm, callables_in
 from .resumption import Earlier
 
 OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
@@ -76,7 +76,8 @@ class Session:
             ran, record = self._process(letter, self.subject.cells.methods, 1, blank, passes=True)
             if record is not None:
                 self.earlier.require_same(ran, arm.name)
-                self.methods |= {cell.title: cell.method for cell in record.cells}
+                engine = [cell for cell in record.cells if not cell.is_callable]
+                self.methods |= {cell.title: cell.method for cell in engine}
                 if not ran.errors:
                     break
             if ran.killed or ran.unknown:
@@ -86,7 +87,8 @@ class Session:
     def __call__(self, pairs: int, keys: Sequence[Key]) -> Batch:
         """So many pairs; where a process is killed or fails twice, what was measured until then."""
         batch = Batch({key: Series() for key in keys})
-        methods = list(dict.fromkeys(self.methods[cell] for cell, _ in keys))
+        wanted = [self.methods[cell] for cell, _ in keys if cell in self.methods]
+        methods = list(dict.fromkeys(wanted))  # callables always run: they are named with the rest
         first = self._block
         for block in blocks(pairs, first):
             ran, self._block = list[Ran](), block.number + 1
@@ -122,7 +124,7 @@ class Session:
     ) -> tuple[Ran, TolerantRecord | None]:
         """passes: whether energy and what torch counts are wanted too, which takes time."""
         arm, subject = self.arms[letter], self.subject
-        task = {
+        task: dict[str, Any] = {
             "root": arm.root,
             "paths": arm.paths,
             "tree": arm.tree,
@@ -134,9 +136,12 @@ class Session:
             "options": {
                 keyword: value_of(subject, keyword)
                 for keyword in options_of(Subject)
-                if keyword not in ("methods", "plugin")
+                if keyword not in ("methods", "plugin", "callable", "python")
             },
         }
+        if subject.cells.callables:  # an earlier tpprof knows no such option
+            task["options"]["callable"] = callables_in(arm, subject.cells.callables)
+            task["options"]["python"] = subject.cells.python
         code, ran.failure, content = self.run(arm, task)
         outside = any(signal in ran.failure for signal in OUTSIDE) and code < 0
         ran.killed = outside or code == SILENT

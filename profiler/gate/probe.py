@@ -86,10 +86,14 @@ def measure(task: dict[str, Any]) -> bytes:
     if "passes" in inspect.signature(tpprof.compare).parameters:
         given["passes"] = task["passes"]
     record = tpprof.compare(task["methods"], rounds=task["requests"], **given)
-    own, foreign = sources(task["tree"], task["tops"])
-    code: dict[str, Any] = {"origins": origins([cell.name for cell in record.cells]), "own": own}
+    ran = callables(record)
+    engine = [cell.name for cell in record.cells if cell.method not in ran]
+    theirs = {name: info.file for name, info in ran.items() if info.file}
+    own, foreign = sources(task["tree"], task["tops"], theirs)
+    files = {f"callable {name}": file for name, file in theirs.items()}
+    code: dict[str, Any] = {"origins": {**origins(engine), **files}, "own": own}
     if task["passes"]:
-        code["contents"] = contents()
+        code["contents"] = {**contents(), **{name: ran[name].sha256 for name in ran}}
     # As plain data: the environment is a struct in this version, a mapping in earlier ones.
     content: dict[str, Any] = msgspec.to_builtins(record)
     content["environment"]["code"] = {**code, "foreign": foreign}
@@ -119,11 +123,19 @@ def origins(methods: list[str]) -> dict[str, str]:
     return found
 
 
-def sources(tree: str | None, tops: list[str]) -> tuple[list[str], list[str]]:
-    """Files of imported modules that lie in the arm's own tree, and those of the project that do
-    not: they lie in another of its trees, or the arm's own one holds the module too, with another
-    content."""
-    files = _imported()
+def callables(record: Any) -> dict[str, Any]:
+    """What is known of the callables of a record, by name; an earlier tpprof has none."""
+    known = {cell.method: getattr(cell, "callable", None) for cell in record.cells}
+    return {name: info for name, info in known.items() if info is not None}
+
+
+def sources(
+    tree: str | None, tops: list[str], more: dict[str, str] | None = None
+) -> tuple[list[str], list[str]]:
+    """Files of imported modules, and of what ran in other processes (`more`), that lie in the arm's
+    own tree, and those of the project that do not: they lie in another of its trees, or the arm's
+    own one holds the module too, with another content."""
+    files = {**_imported(), **(more or {})}
     own = {file for file in files.values() if tree is not None and _inside(file, tree)}
     others = {file for file in files.values() if any(_inside(file, top) for top in tops)}
     if tree is not None:

@@ -12,14 +12,13 @@ from typing import Any
 from ...methods.contract.errors import InputError
 from ...reports.record import schema
 from ...reports.record.cell import CallableInfo
+from ...reports.record.spec_files import THIS
 from ...reports.sanitize import quoted
 from ..workload import Preparation
 from .callable_cell import CallableCell, WorkerLike
 from .here import Here
 from .remote import Probe
 
-THIS = "this"
-"""What `--python` calls the Python that tpprof runs in."""
 VANILLA = "vanilla"
 
 

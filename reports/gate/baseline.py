@@ -29,7 +29,7 @@ class Counts(Struct):
     each decoder layer. kv_bytes_*: by layer, of the cache tensors. operators, launches, syncs: by
     phase; None on a device that has no such thing, or where they could not be counted. peak_bytes:
     of torch's CUDA allocator. resident_bytes: peak of the process on a CPU. kernels: the attention
-    kernel of each decoder layer.
+    kernel of each decoder layer. tokens_per_layer: of a callable, text included; None of a method.
     """
 
     cell: str
@@ -45,7 +45,13 @@ class Counts(Struct):
     peak_bytes: Count | None = None
     resident_bytes: Count | None = None
     kernels: list[str] = msgspec.field(default_factory=list)
+    tokens_per_layer: list[Count] | None = None
     error: str = ""
+
+    @property
+    def is_callable(self) -> bool:
+        """Whether it is no method of the engine's."""
+        return self.tokens_per_layer is not None
 
     @classmethod
     def of(cls, cell: ReadCell) -> Counts:
@@ -67,6 +73,7 @@ class Counts(Struct):
             peak_bytes=cell.memory.allocator,
             resident_bytes=cell.memory.resident,
             kernels=cell.kernels,
+            tokens_per_layer=cell.tokens_per_layer if cell.is_callable else None,
             error=cell.error or cell.fallback,
         )
 
@@ -95,7 +102,7 @@ class Snapshot(Struct):
             backend=model.backend,
             device=record.environment.device_type or "unknown",
             packages=record.packages,
-            parameter_bytes=model.parameters * itemsize if itemsize else None,
+            parameter_bytes=model.parameters * itemsize if model.parameters and itemsize else None,
             workload=record.spec.workload,
             request={name: record.request.get(name) for name in REQUEST},
             cells=[Counts.of(cell) for cell in record.cells],

@@ -38,7 +38,7 @@ def load_config(path: Path) -> Config:
         config = msgspec.convert(given, Config)
     except msgspec.ValidationError as error:
         raise RecordError(f"{path}: {from_validation(error)}") from error
-    if not config.subject.cells.methods:
+    if not config.subject.cells.named:
         raise RecordError(f"{path}: subject.cells.methods names no method: nothing is measured")
     try:
         check_rules(config.rules)

@@ -33,7 +33,10 @@ def compare_counts(
     if reason:
         row = Judged("all cells", "all", Verdict.NO_VERDICT, units.NA, units.NA, units.NA, reason)
         return [row]
-    rows = [_single("model", "parameter bytes", before.parameter_bytes, after.parameter_bytes)]
+    rows = []
+    if before.parameter_bytes or after.parameter_bytes:  # of callables alone there are none
+        known = before.parameter_bytes, after.parameter_bytes
+        rows.append(_single("model", "parameter bytes", *known))
     found = _Comparison(before, after, memory, _other_versions(before, after), complete)
     theirs = {counts.cell: counts for counts in after.cells}
     for counts in before.cells:
@@ -111,6 +114,8 @@ class _Comparison:
             _layers(cell, "KV bytes, prefill", before.kv_bytes_prefill, after.kv_bytes_prefill),
             _kernels(cell, before.kernels, after.kernels, self.versions),
         ]
+        if before.is_callable and after.is_callable:
+            rows = self._of_callable(before, after)
         if before.kv_bytes_decode or after.kv_bytes_decode:  # one new token has no decode
             both = before.kv_bytes_decode, after.kv_bytes_decode
             rows.append(_layers(cell, "KV bytes, decode", *both))
@@ -122,6 +127,24 @@ class _Comparison:
             rows.append(_peak(cell, before.peak_bytes, after.peak_bytes, self.memory))
         else:
             rows.append(self._host(before, after))
+        return rows
+
+    def _of_callable(self, before: Counts, after: Counts) -> list[Judged]:
+        """The rows of what is known of a callable: what it is made of may not be told apart, and no
+        formula knows it."""
+        cell = before.cell
+        rows = [self._counted(cell, before.counted_flops, after.counted_flops)]
+        if before.generated_tokens or after.generated_tokens:
+            counts = before.generated_tokens, after.generated_tokens
+            rows.append(_single(cell, "generated tokens", *counts))
+        for metric, old, new in (
+            ("tokens, sum of layers", before.tokens_per_layer, after.tokens_per_layer),
+            ("KV bytes, prefill", before.kv_bytes_prefill, after.kv_bytes_prefill),
+        ):
+            if old or new:
+                rows.append(_layers(cell, metric, old or [], new or []))
+        if before.kernels or after.kernels:
+            rows.append(_kernels(cell, before.kernels, after.kernels, self.versions))
         return rows
 
     def _counted(
@@ -142,7 +165,7 @@ class _Comparison:
             return _unjudged(cell, HOST, "n/a on one side at least", old, new)
         slack, share, grown, what = PROCESS_SLACK, PROCESS_SHARE, new - old, "of the process"
         vanilla = _vanilla_bytes(self.before), _vanilla_bytes(self.after)
-        if cell != VANILLA and all(vanilla):
+        if cell != VANILLA and all(vanilla) and not before.is_callable:
             slack, share, what = HOST_SLACK, HOST_SHARE, "beyond vanilla"
             grown -= vanilla[1] - vanilla[0]
         allowed = max(slack, int(share * old))

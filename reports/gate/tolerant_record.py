@@ -83,7 +83,13 @@ class ReadCell(msgspec.Struct):
     fallback: str = ""
     counted_flops: dict[str, int] | None = None
     missing: dict[str, str] = {}
+    tokens_per_layer: list[int] = []
     error: str = ""
+
+    @property
+    def is_callable(self) -> bool:
+        """Whether it is no method of the engine's."""
+        return self.attention == "own"
 
     @property
     def title(self) -> str:
@@ -108,8 +114,8 @@ class ReadModel(msgspec.Struct):
 
     name: str
     architecture: str
-    parameters: int
-    layers: int
+    parameters: int | None
+    layers: int | None
     dtype: str
     backend: str
 

@@ -362,6 +362,11 @@ class Cells(Spec, frozen=True):
         ),
     ] = ()
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """What is measured beside vanilla: methods, and callables."""
+        return (*self.methods, *self.callables)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.python and not self.callables:

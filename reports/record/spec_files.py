@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,8 @@ from .spec import OptionField, RunSpec, Spec, Subject, changed, fields_of, read,
 
 SubjectT = TypeVar("SubjectT", bound=Subject)
 
+THIS = "this"
+"""What `--python` calls the Python that tpprof runs in."""
 ABOUT = """\
 What `tpprof compare --config` runs. Paths lead from this file.
 Lines that begin with # hold what is usual: take the # away to change them."""
@@ -91,6 +94,8 @@ def rooted(subject: SubjectT, folder: Path) -> SubjectT:
         messages=at(workload.messages) if workload.messages else None,
         plugin=[at(name) if name.endswith(".py") else name for name in subject.cells.plugin],
         **{keyword: at(folder) for keyword, folder in _asked_folders(subject).items()},
+        callable=[with_file(text, at) for text in subject.cells.callables],
+        python=[_absolute(name, folder) for name in subject.cells.python],
     )
 
 
@@ -114,7 +119,33 @@ def relative(subject: SubjectT, folder: Path) -> SubjectT:
         messages=moved(workload.messages) if workload.messages else None,
         plugin=[moved(name) if name in files else name for name in subject.cells.plugin],
         **{keyword: moved(folder) for keyword, folder in _asked_folders(subject).items()},
+        callable=[with_file(text, moved) for text in subject.cells.callables],
+        python=[_relative(name, folder) for name in subject.cells.python],
     )
+
+
+def with_file(text: str, moved: Callable[[str], str]) -> str:
+    """`[NAME=]FILE.py:FUNCTION` with its file moved, and its name kept; a module stays as it is."""
+    name, sign, reference = text.partition("=")
+    if not sign:
+        name = reference = text
+    file, _, function = reference.rpartition(":")
+    if not file.endswith(".py"):
+        return text
+    found = f"{moved(file)}:{function}"
+    return found if name == found else f"{name}={found}"
+
+
+def _relative(name: str, folder: Path) -> str:
+    """The same from a folder."""
+    if name == THIS:
+        return name
+    return Path(os.path.relpath(os.path.abspath(name), folder.resolve())).as_posix()
+
+
+def _absolute(name: str, folder: Path) -> str:
+    """A Python by its whole path; links stay, for that of a virtual environment is one."""
+    return name if name == THIS else os.path.abspath(folder / name)
 
 
 def _asked_folders(subject: Subject) -> dict[str, str]:
