@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -19,7 +19,6 @@ from ...methods.contract.request import Size
 from ...methods.engine.decoder import Inputs
 from ...methods.engine.run import run
 from ...methods.engine.verify import require_finite
-from ...reports.record.accuracy import YesNoQuestion
 from ...reports.record.spec import Layout, Workload
 from ..models.model import Model
 from ..prompts import WorkloadError, tokenize
@@ -30,12 +29,23 @@ from .pictures import Pictures
 if TYPE_CHECKING:
     from PIL import Image
 
+
+class Prompted(Protocol):
+    """A question about a picture, as the model is put it."""
+
+    @property
+    def prompt(self) -> str: ...
+
+    @property
+    def picture(self) -> str: ...
+
+
 Tokens = tuple[list[int], list[int]]
 """Token ids before and after a picture."""
 
 
 @dataclass(frozen=True)
-class AskedBatch:
+class ExamBatch:
     """Questions of equal lengths that are asked at once. places: of the questions. sizes: height
     and width in pixels to which each picture is resized; its own where the method does not."""
 
@@ -61,7 +71,7 @@ class Examinee:
     def __init__(
         self,
         model: Model,
-        questions: Sequence[YesNoQuestion],
+        questions: Sequence[Prompted],
         pictures: Pictures,
         *,
         attention: Policy = "rows",
@@ -78,7 +88,7 @@ class Examinee:
         self._tokens: dict[str, Tokens] = {}
         self._sizes: dict[str, Size] = {}
 
-    def batches(self, method: Method) -> list[AskedBatch]:
+    def batches(self, method: Method) -> list[ExamBatch]:
         """All questions, once each. Raises BudgetError or UnsupportedError for a method that cannot
         meet its budget on one of them."""
         groups: dict[Request, list[tuple[int, Size]]] = {}
@@ -89,7 +99,7 @@ class Examinee:
             groups.setdefault(request, []).append((place, sizes[0]))
         most = 1 if _is_seeded(method) else self.batch_size
         return [
-            AskedBatch(
+            ExamBatch(
                 dataclasses.replace(request, batch=len(part)),
                 tuple(place for place, _ in part),
                 tuple(size for _, size in part),
@@ -98,7 +108,7 @@ class Examinee:
             for part in _parts(listed, most)
         ]
 
-    def answers(self, method: Method, batches: Sequence[AskedBatch]) -> Iterator[list[str]]:
+    def answers(self, method: Method, batches: Sequence[ExamBatch]) -> Iterator[list[str]]:
         """The answers to each batch, without what ends them. Raises RowFailedError."""
         own = copy.deepcopy(method)  # what a plug-in keeps on it reaches no other row
         for number, batch in enumerate(batches):
@@ -108,7 +118,7 @@ class Examinee:
                 why = str(error) if isinstance(error, InputError) else first_line(error)
                 raise RowFailedError(why + location(error, method)) from error
 
-    def _answer(self, method: Method, batch: AskedBatch, *, verify: bool) -> list[str]:
+    def _answer(self, method: Method, batch: ExamBatch, *, verify: bool) -> list[str]:
         inputs = self._inputs(batch).to(self.model.device)
         with contained():
             trace = run(
@@ -126,7 +136,7 @@ class Examinee:
             raise MethodFaultError(f"it answers {trace.tokens.shape[0]} of {len(batch.places)}")
         return [self._text(row) for row in trace.tokens.tolist()]
 
-    def _inputs(self, batch: AskedBatch) -> Inputs:
+    def _inputs(self, batch: ExamBatch) -> Inputs:
         asked = [self.questions[place] for place in batch.places]
         pixels = self.model.pixels(
             [
