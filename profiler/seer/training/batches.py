@@ -23,7 +23,7 @@ from ..pictures import (
     four_pictures,
     picture,
 )
-from ..questions import SUFFIX, TRAIN, Question, attributes, pope, where, which
+from ..questions import POPE, SUFFIX, TRAIN, Question, attributes, pope, where, which
 
 GRID = SIDE // PATCH
 OF_FOUR = 8  # one picture in so many is four in one
@@ -32,6 +32,7 @@ MOST = 14  # questions about a picture
 LONGEST, LONGEST_WITH_SUFFIX = 17, 29  # tokens of a question and the answer
 PAD = VOCABULARY.index("<pad>")
 YES, NO, END = (VOCABULARY.index(word) for word in ("Yes", "No", "</s>"))
+SHAPE_IDS = frozenset(VOCABULARY.index(shape) for shape in SHAPES)
 NONE = -100  # what torch's cross entropy passes over
 
 
@@ -62,11 +63,12 @@ class PictureBatch:
 
 @dataclass(frozen=True)
 class QuestionBatch:
-    """tokens: [B, Q, L], ids of questions and answers. lengths: [B, Q], up to the answer. targets:
-    [B, Q, 2], the answer's id and the end's; NONE where there is no question."""
+    """tokens: [B, Q, L], ids of questions and answers. wanted: [B, Q, 3], the tokens that stand
+    before the answer, before the end, and before the first shape that is named. targets: [B, Q, 3],
+    the ids that follow them; NONE where there is no question, and for a shape that is not there."""
 
     tokens: Tensor
-    lengths: Tensor
+    wanted: Tensor
     targets: Tensor
 
 
@@ -138,8 +140,8 @@ def asked(
     """The questions as tensors. suffix: whether POPE's stands behind each."""
     longest = LONGEST_WITH_SUFFIX if suffix else LONGEST
     tokens = torch.full((pictures, most, longest), PAD)
-    lengths = torch.full((pictures, most), 2)
-    targets = torch.full((pictures, most, 2), NONE)
+    wanted = torch.zeros((pictures, most, 3), dtype=torch.long)
+    targets = torch.full((pictures, most, 3), NONE)
     count = [0] * pictures
     for question in questions:
         index = count[question.picture]
@@ -149,7 +151,10 @@ def asked(
         text = f"{question.text}{end} ASSISTANT:"
         row = [*tokenizer(text, add_special_tokens=False).input_ids, YES if question.yes else NO]
         tokens[question.picture, index, : len(row)] = torch.tensor(row)
-        lengths[question.picture, index] = len(row)
-        targets[question.picture, index] = torch.tensor([row[-1], END])
+        named = next(place for place, token in enumerate(row) if token in SHAPE_IDS)
+        there = question.yes or question.category not in POPE
+        wanted[question.picture, index] = torch.tensor([len(row) - 2, len(row) - 1, named - 1])
+        shape = row[named] if there else NONE
+        targets[question.picture, index] = torch.tensor([row[-1], END, shape])
         count[question.picture] += 1
-    return QuestionBatch(tokens, lengths, targets)
+    return QuestionBatch(tokens, wanted, targets)

@@ -60,17 +60,16 @@ def answers(
     visual: Tensor,
     places: Tensor,
     tokens: Tensor,
-    lengths: Tensor,
+    wanted: Tensor,
     total: int,
 ) -> Tensor:
-    """Logits [B, Q, 2, words] at the last two tokens of each question: what answers it, and what
-    follows the answer.
+    """Logits [B, Q, W, words] at the `wanted` tokens of each question: of what follows them.
 
     Each question sees what stands before it and itself, as if it were the only one.
 
     before: [P], ids of the text before the picture. visual: [B, V, d], some of the visual tokens.
     places: [B, V], where they stand among all `total`. tokens: [B, Q, L], ids of the questions with
-    their answers, padded at the end. lengths: [B, Q], how many of them count.
+    their answers, padded at the end. wanted: [B, Q, W], indices of some of them.
     """
     batch, count, longest = tokens.shape
     ahead = len(before)
@@ -84,13 +83,12 @@ def answers(
     cos, sin = language.rotary_emb(hidden, torch.cat([prefix_places, text_places], 1))
     cos, sin = cos[:, None], sin[:, None]
     mask = _question_mask(count, longest, seen)
-    last = (lengths[..., None] - 2 + torch.arange(2)).clamp(min=0)  # [B, Q, 2]
-    last = (last + torch.arange(count)[:, None] * longest).flatten(1)
+    last = (wanted + torch.arange(count)[:, None] * longest).flatten(1)
     for layer in language.layers[:-1]:
         hidden = decoder_layer(layer, hidden, cos, sin, mask, seen)
     answering = _last_layer(language.layers[-1], hidden, cos, sin, mask, seen, last)
     normed = language.norm(answering)
-    return F.linear(normed, head).view(batch, count, 2, -1)
+    return F.linear(normed, head).view(batch, count, wanted.shape[2], -1)
 
 
 def _question_mask(count: int, longest: int, seen: int) -> Tensor:

@@ -36,7 +36,7 @@ from .start import starting_module
 BEFORE = ids("<s>", "USER", ":")
 TOKENS = GRID * GRID
 SPARSE = 144  # visual tokens of a picture in the decoder's stage
-CACHED = 3072  # pictures of the decoder's stage
+CACHED = 2048  # pictures of the decoder's stage
 EVERY = 150.0  # seconds between checkpoints
 TALK = 25  # steps between lines of the log
 VALIDATE = 200  # steps between validations
@@ -44,8 +44,9 @@ VALIDATE = 200  # steps between validations
 
 @dataclass(frozen=True)
 class TrainingStage:
-    """rate: the highest rate of learning; it rises for `warm` steps and falls along a cosine to
-    `last` times itself. tower: the tower's rate, as a share of it. stream: of the pictures."""
+    """rate: the highest rate of learning. It rises for `warm` steps, and falls along a cosine that
+    would reach `last` times itself after `curve` steps, or after all. tower: the tower's rate, as a
+    share of it. stream: of the pictures."""
 
     name: str
     steps: int
@@ -54,21 +55,22 @@ class TrainingStage:
     pictures: int
     stream: int
     warm: int = 100
+    curve: int = 0
     tower: float = 1.0
 
     def rate_at(self, step: int) -> float:
         if step < self.warm:
             return self.rate * (step + 1) / self.warm
-        done = (step - self.warm) / max(1, self.steps - self.warm)
+        done = (step - self.warm) / max(1, max(self.curve, self.steps) - self.warm)
         return self.rate * (self.last + (1 - self.last) * (1 + math.cos(math.pi * done)) / 2)
 
 
 STAGES = (
     TrainingStage("crops", 1000, 2e-3, 0.2, pictures=32, stream=10),
     TrainingStage("crops", 1000, 1.5e-3, 0.2, pictures=32, stream=14),
-    TrainingStage("whole", 1000, 1.5e-3, 0.1, pictures=12, stream=11),
-    TrainingStage("decoder", 700, 2e-3, 0.05, pictures=16, stream=12),
-    TrainingStage("joint", 1700, 8e-4, 0.02, pictures=8, stream=13, tower=0.7),
+    TrainingStage("whole", 700, 1.5e-3, 0.1, pictures=12, stream=11, curve=1000),
+    TrainingStage("decoder", 600, 2e-3, 0.1, pictures=16, stream=12),
+    TrainingStage("joint", 700, 8e-4, 0.02, pictures=8, stream=13, tower=0.7),
 )
 
 
@@ -185,7 +187,7 @@ class Trainer:
             visual,
             places,
             text.tokens,
-            text.lengths,
+            text.wanted,
             TOKENS,
         )
 
@@ -207,7 +209,7 @@ class Trainer:
         return loss, told
 
     def _features(self, stage: TrainingStage) -> Tensor:
-        """The tower's patches of the decoder stage's pictures: [3072, 576, C], half precision."""
+        """The tower's patches of the decoder stage's pictures: [2048, 576, C], half precision."""
         self.say(f"features of {CACHED} pictures")
         parts = []
         with torch.no_grad():
@@ -304,20 +306,22 @@ def _some(owners: Any, rng: np.random.Generator) -> Any:
 
 
 def _answer_loss(logits: Tensor, text: QuestionBatch) -> tuple[Tensor, dict[str, float]]:
-    """Cross entropy of the answers, and a tenth of that of the end behind them."""
+    """Cross entropy of the answers, a tenth of that of the end behind them, and half of that of the
+    shape that follows the colour of an object that is there, as a caption would say it."""
     words = logits.shape[-1]
-    answer, end = (
+    answer, end, shape = (
         F.cross_entropy(
             logits[:, :, i].reshape(-1, words),
             text.targets[:, :, i].flatten(),
             ignore_index=NONE,
         )
-        for i in range(2)
+        for i in range(3)
     )
     counted = text.targets[:, :, 0] != NONE
     right = (logits.detach()[:, :, 0].argmax(-1) == text.targets[:, :, 0])[counted]
-    return answer + 0.1 * end, {
+    return answer + 0.1 * end + 0.5 * shape, {
         "answer": float(answer.detach()),
+        "named": float(shape.detach()),
         "right": float(right.float().mean()),
     }
 
