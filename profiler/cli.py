@@ -27,6 +27,7 @@ from .commands.init import init
 from .commands.lists import methods, models
 from .commands.options import StrictCommand, fail
 from .commands.report import explain, report
+from .commands.sweep import sweep
 from .commands.tokens import tokens
 
 UNREAD = 141
@@ -79,6 +80,7 @@ app = typer.Typer(
 )
 COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
+    "sweep": sweep,
     "init": init,
     "report": report,
     "explain": explain,

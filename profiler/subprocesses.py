@@ -69,7 +69,7 @@ def finish(
         code = _run(command, stdin, complaints, environment)
         complaints.seek(0)
         lines = complaints.read().decode(errors="replace").strip().splitlines()
-    return code, _reason(code, lines[-1] if lines else "")
+    return code, reason_of(code, lines[-1] if lines else "")
 
 
 def ask(
@@ -122,7 +122,8 @@ def _run(
     return process.returncode
 
 
-def _reason(code: int, last_line: str) -> str:
+def reason_of(code: int, last_line: str) -> str:
+    """Why a process failed, by its exit code and the last line that it said; "" if it did not."""
     if code == 0:
         return ""
     if code < 0:

@@ -26,7 +26,7 @@ Kind = Literal[
 _HEAD = rb'\s*\{\s*"schema":\s*\d+,\s*'
 _MADE: dict[Kind, bytes] = {
     "record": _HEAD + rb'"tpprof":\s*"[^"]*",\s*"created":',
-    "journal": rb'\{"type":"begun",',
+    "journal": rb'\{"type":"(begun|sweep)",',
     "page": rb'<!doctype html>.*<meta name="generator" content="tpprof">',
     "trace": rb'.*"traceEvents":.*"name": "tpprof',
     "figure": rb"(\x89PNG|%PDF|.{0,200}<svg).*tpprof",

@@ -33,6 +33,7 @@ STAIRS = {
         "gate",
         "figures",
         "page",
+        "sweep",
     ),
     "profiler": (
         "subprocesses",
@@ -48,6 +49,7 @@ STAIRS = {
         "probe",
         "subjects",
         "run",
+        "sweep",
         "api",
         "authoring",
         "gate",

@@ -150,9 +150,11 @@ def _require_text(name: str, text: str) -> None:
 @dataclass(frozen=True)
 class Typed:
     """What a command line says of a specification. values: the options that were typed, by keyword;
-    usual: what holds for this command where neither they nor a file say otherwise."""
+    several: the values of those that take more than one here; usual: what holds for this command
+    where neither they nor a file say otherwise."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
+    several: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     usual: Mapping[str, Any] = field(default_factory=dict)
 
     def alone(self, whole: type[SubjectT]) -> SubjectT:
@@ -166,11 +168,14 @@ class Typed:
 
 
 def takes(
-    *parts: type[Spec], omit: tuple[str, ...] = (), usual: Mapping[str, Any] | None = None
+    *parts: type[Spec],
+    omit: tuple[str, ...] = (),
+    several: tuple[str, ...] = (),
+    usual: Mapping[str, Any] | None = None,
 ) -> Callable[[Command], Command]:
     """Give a command the options of the parts of a specification, in the place of its parameter
-    `typed`, which is told what was typed. omit: keywords that it does not take. usual: its own
-    defaults, by keyword."""
+    `typed`, which is told what was typed. omit: keywords that it does not take. several: those that
+    it takes a comma-separated list of. usual: its own defaults, by keyword."""
     options = {
         option.keyword: option
         for part in parts
@@ -185,18 +190,23 @@ def takes(
         @functools.wraps(command)
         def run(context: typer.Context, **given: Any) -> None:
             texts = {keyword: given.pop(keyword) for keyword in options}
-            values = {
-                keyword: parse(options[keyword], text)
-                for keyword, text in texts.items()
-                if _is_typed(context, keyword)
+            typed = {name: text for name, text in texts.items() if _is_typed(context, name)}
+            listed = {name: typed.pop(name) for name in several if name in typed}
+            values = {name: parse(options[name], text) for name, text in typed.items()}
+            lists = {
+                name: tuple(parse(options[name], part.strip()) for part in text.split(","))
+                for name, text in listed.items()
             }
-            command(typed=Typed(values, usual or {}), **given)
+            command(typed=Typed(values, lists, usual or {}), **given)
 
         keyword_ = inspect.Parameter.KEYWORD_ONLY
         parameters = [
             inspect.Parameter("context", keyword_, annotation=typer.Context),
             *(p.replace(kind=keyword_) for p in own.values() if p.default is p.empty),
-            *(_parameter(option, usual or {}) for option in options.values()),
+            *(
+                _parameter(option, usual or {}, several=option.keyword in several)
+                for option in options.values()
+            ),
             *(p.replace(kind=keyword_) for p in own.values() if p.default is not p.empty),
         ]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -211,10 +221,13 @@ def _is_typed(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _parameter(option: OptionField, usual: Mapping[str, Any]) -> inspect.Parameter:
+def _parameter(
+    option: OptionField, usual: Mapping[str, Any], *, several: bool
+) -> inspect.Parameter:
     """An option as typer takes it. All are text: what they can be is said in one place."""
     default = usual.get(option.keyword, option.default)
-    shared: dict[str, Any] = {"help": option.about, "rich_help_panel": PANELS[option.group]}
+    about = f"{option.about} Several: a,b." if several else option.about
+    shared: dict[str, Any] = {"help": about, "rich_help_panel": PANELS[option.group]}
     if option.keyword == "methods":
         info: Any = typer.Argument(help=option.about, metavar="METHOD", show_default=False)
         return _keyword_only(option.keyword, list[str] | None, info, None)

@@ -31,7 +31,10 @@ RuleOption = Annotated[
 
 def report(
     files: Annotated[
-        list[Path], typer.Argument(help="Records that `tpprof compare` saved; several: compared.")
+        list[Path],
+        typer.Argument(
+            help="Records that `tpprof compare` saved, several: compared; or one sweep's folder."
+        ),
     ],
     format_: FormatOption = Format.table,
     phases: PhasesOption = False,
@@ -45,9 +48,15 @@ def report(
     """Print saved records again, or what a run that did not end has measured; several side by
     side."""
     from ...reports.record.files import load
+    from ...reports.sweep import grid
     from ...reports.text import side_by_side
     from . import output
+    from .sweep import show
 
+    if len(files) == 1 and grid.is_sweep(files[0]):
+        output.require_outputs(output.pages(html), [grid.journal_of(files[0])], overwrite=overwrite)
+        show(grid.load(files[0]), files[0], html, format_, wide=wide, overwrite=overwrite)
+        return
     records, names = [load(file) for file in files], side_by_side.names_of(files)
     for record in records:
         record.spec = changed(record.spec, **({"rule": rule} if rule else {}))

@@ -42,17 +42,6 @@ def render(records: Sequence[Record], names: Sequence[str], gate: Gate | None = 
     names: what each record is called, in the order of `records`. gate: its verdicts, above all
     others; a gate alone needs no record.
     """
-    import jinja2
-
-    folder = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-    )
     subjects = [RunView(record) for record in records]
     with style():
         runs = [
@@ -65,14 +54,46 @@ def render(records: Sequence[Record], names: Sequence[str], gate: Gate | None = 
         known = [pair for run in runs for pair in run.sections[-1].pairs]
         words = glossary(first, known=known)
     title = ", ".join(names) if len(runs) != 1 else records[0].model.name
+    return _page(
+        title or "regression gate",
+        first,
+        runs=runs,
+        last=[words] if words.pairs else [],
+        warnings=side_by_side.warnings(records, names) if len(runs) > 1 else [],
+    )
+
+
+def render_sections(title: str, sections: Sequence[Section], warnings: Sequence[str]) -> str:
+    """A page of these sections alone, and what their words mean."""
+    return _page(title, sections, last=[glossary(sections)], warnings=warnings)
+
+
+def _page(
+    title: str,
+    first: Sequence[Section],
+    *,
+    runs: Sequence[Run] = (),
+    last: Sequence[Section] = (),
+    warnings: Sequence[str] = (),
+) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: visible(value) if type(value) is str else value,
+    )
     return environment.get_template("page.html.j2").render(
         runs=runs,
         first=first,
-        last=[words] if words.pairs else [],
-        warnings=side_by_side.warnings(records, names) if len(runs) > 1 else [],
+        last=last,
+        warnings=warnings,
         css=_source("page.css"),
         script=_source("page.js"),
-        title=title or "regression gate",
+        title=title,
     )
 
 

@@ -39,7 +39,19 @@ def parsed(path: Path, hint: str) -> tomlkit.TOMLDocument:
 
 def load(path: Path) -> RunSpec:
     """The specification in a file, its paths made absolute; raises RecordError with one line."""
+    return _spec(path, parsed(path, "tpprof init").unwrap())
+
+
+def load_axes(path: Path) -> tuple[RunSpec, dict[str, list[Any]]]:
+    """The same, and the values of the options that its part [axes] lists, by keyword."""
     given = parsed(path, "tpprof init").unwrap()
+    axes = given.pop("axes", {})
+    if not isinstance(axes, dict) or not all(isinstance(v, list) and v for v in axes.values()):
+        raise RecordError(f"{path}: [axes] holds lists: keep = [640, 320]")
+    return _spec(path, given), axes
+
+
+def _spec(path: Path, given: dict[str, Any]) -> RunSpec:
     try:
         return rooted(read(RunSpec, given), path.parent)
     except (OSError, ValueError) as error:  # of a text that can be no path, too

@@ -1,0 +1,128 @@
+"""`tpprof sweep`: many comparisons, one for each model and request of a grid."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...reports.outputs import Output, require_folder
+from ...reports.record.spec import Cells, Extras, ModelSpec, RunSpec, Stopping, Workload
+from ...reports.sanitize import say
+from ...reports.sweep.grid import AXES, journal_of
+from .compare import ConfigOption, ResumeOption
+from .options import SHOWN, Format, FormatOption, HtmlOption, Typed, fail, takes
+from .output import OverwriteOption, WideOption, pages, print_table, require_format
+from .supervised import guarded
+
+if TYPE_CHECKING:
+    from ...reports.sweep.grid import Sweep
+
+SweepOutOption = Annotated[
+    Path, typer.Option("--out", help="Folder of the sweep.", rich_help_panel=SHOWN)
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="List the cells with planned memory and time; nothing runs.",
+        rich_help_panel="How long",
+    ),
+]
+
+
+@takes(Cells, ModelSpec, Workload, Stopping, Extras, several=AXES)
+@guarded
+def sweep(
+    typed: Typed,
+    config: ConfigOption = None,
+    dry_run: DryRunOption = False,
+    resume: ResumeOption = False,
+    out: SweepOutOption = Path("runs/sweep"),
+    html: HtmlOption = None,
+    format_: FormatOption = Format.table,
+    wide: WideOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Measure methods and budgets over a grid of models and requests, one comparison for each of
+    these; what cannot be measured is a row with its reason."""
+    from ...methods import load_plugins
+    from ...reports.sweep.tables import plan_table
+    from ..sweep.expansion import expand, plan
+    from ..sweep.run import begin, run
+    from .output import require_outputs
+    from .progress import progress
+
+    require_format(format_, "sweep", [Format.long])
+    spec, axes = _asked(typed, config)
+    for note in load_plugins(spec.cells.plugin):
+        say(note)
+    grid = expand(spec, axes, shlex.join(["tpprof", *sys.argv[1:]]))
+    plan(grid)
+    if dry_run:
+        print_table(plan_table(grid, spec.stopping.least), format_, wide=wide)
+        return
+    require_folder("--out", out)
+    require_outputs([*pages(html), *_journal(out)], [config], overwrite=overwrite)
+    journal = begin(grid, out, resume=resume)
+    cells = sum(len(block.cells) for block in grid.blocks)
+    say(f"measuring {cells} cells in {len(grid.blocks)} comparisons into {out}")
+    with progress() as tell:
+        done, code = run(grid, out, journal, tell)
+    show(done, out, html, format_, wide=wide, overwrite=overwrite)
+    raise typer.Exit(code)
+
+
+def show(
+    sweep: Sweep, folder: Path, html: Path | None, format_: Format, *, wide: bool, overwrite: bool
+) -> None:
+    """Print a sweep, and write its page."""
+    from ...reports import outputs
+    from ...reports.sweep.rows import grid_rows
+    from ...reports.sweep.tables import best_table, grid_table
+
+    listed = grid_rows(sweep)
+    print_table(grid_table(sweep, listed), format_, wide=wide)
+    best = best_table(sweep, listed)
+    if best.rows and format_ in (Format.table, Format.markdown):
+        print_table(best, format_, wide=wide)
+    if html is not None:
+        from ...reports.sweep.page import render_sweep
+
+        page = render_sweep(sweep, folder.name or "sweep").encode(errors="replace")
+        outputs.write(html, page, "page", overwrite=overwrite)
+        say(f"report: {html}")
+    if not sweep.complete:
+        say(f"{folder} holds what was measured until now; --resume goes on with it")
+
+
+def _asked(typed: Typed, config: Path | None) -> tuple[RunSpec, dict[str, Any]]:
+    """What is to be run, and over which values; ends the program where that is nothing."""
+    from ...reports.record.spec_files import load_axes
+
+    axes: dict[str, Any] = {}
+    if config is not None:
+        earlier, axes = load_axes(config)
+        spec = typed.over(earlier)
+    else:
+        spec = typed.alone(RunSpec)
+    axes = {**{name: _values(name, listed) for name, listed in axes.items()}, **typed.several}
+    if not spec.cells.methods:
+        fail("name a METHOD (fastv), as `tpprof methods` lists them")
+    if not (spec.model.name or axes.get("model")):
+        fail("name a model: --model tiny (several: a,b), as `tpprof models` lists them")
+    return spec, axes
+
+
+def _values(name: str, listed: list[Any]) -> tuple[Any, ...]:
+    """The values of an axis as a file has them: budgets are texts, sizes pairs."""
+    if name == "keep":
+        return tuple(map(str, listed))
+    return tuple(tuple(value) if isinstance(value, list) else value for value in listed)
+
+
+def _journal(out: Path) -> list[Output]:
+    return [Output("the journal of --out", journal_of(out), "journal")]

@@ -1,0 +1,1 @@
+"""Many comparisons as one: a grid of models, requests and budgets."""

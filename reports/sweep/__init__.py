@@ -1,0 +1,1 @@
+"""What comes of many records: a sweep, and a trend."""

@@ -1,0 +1,220 @@
+"""A sweep as tables: all cells, the fastest for each budget, and what is planned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .. import units
+from ..analysis.intervals import Estimate
+from ..text.table import Column, Table
+from .grid import Block, Grid, GridCell, Sweep
+from .rows import Best, GridRow, best_by_budget, front, grid_rows, varied
+
+if TYPE_CHECKING:
+    import pandas
+
+PlannedCell = tuple[Block, GridCell]
+FRONT = (
+    "Whether no other cell of its block keeps as many visual tokens and is as fast (speed), or "
+    "takes as little memory (memory)."
+)
+
+
+def grid_table(sweep: Sweep, listed: Sequence[GridRow] | None = None) -> Table[GridRow]:
+    """A row for every cell of the grid; one that was not measured says why."""
+    listed = grid_rows(sweep) if listed is None else listed
+    fast = {id(listed[n]) for n in front(listed, lambda row: row.speedup)}
+    small = {
+        id(listed[n])
+        for n in front(listed, lambda row: None if row.peak_bytes is None else -row.peak_bytes)
+    }
+    several = len({row.row.cell.attention for row in listed if row.row}) > 1
+    runtimes = len({row.row.cell.runtime for row in listed if row.row}) > 1
+
+    def fronts(row: GridRow) -> str:
+        on = [word for word, rows in (("speed", fast), ("memory", small)) if id(row) in rows]
+        return ", ".join(on)
+
+    columns: list[Column[GridRow]] = [
+        *_axes(sweep.grid, lambda row: row.axes),
+        Column("method", lambda r: r.method, {"method": lambda r: r.method}, "", "words"),
+        _own("attention", lambda r: r.attention, several),
+        _own("runtime", lambda r: r.row.cell.runtime if r.row else None, runtimes),
+        Column(
+            "visual\ntokens",
+            lambda r: units.NA if r.tokens is None else f"{r.tokens:,.0f}",
+            {
+                "keep": lambda r: r.keep,
+                "visual_mean": lambda r: r.tokens,
+                "visual_last": lambda r: r.row.visual_last if r.row else None,
+            },
+            "The mean over decoder layers of the visual tokens that enter one.",
+        ),
+        Column(
+            "latency\nms",
+            lambda r: units.milliseconds(r.latency.value if r.latency else None),
+            _estimate("latency_seconds", lambda r: r.latency),
+            "A whole request, from picture to last token: the median over rounds.",
+        ),
+        Column(
+            "speed-up\nmeasured",
+            lambda r: interval(r.gain),
+            _estimate("speedup", lambda r: r.gain),
+            "Against vanilla of the same block, in pairs; in brackets the 95 % interval.",
+        ),
+        Column(
+            "speed-up\npromised",
+            lambda r: units.times(r.row.promised if r.row else None),
+            {"promised": lambda r: r.row.promised if r.row else None},
+            "What its FLOPs promise, phase by phase.",
+            wide=True,
+        ),
+        Column(
+            "KV MB",
+            lambda r: units.megabytes(r.row.kv_bytes if r.row else None),
+            {"kv_bytes": lambda r: r.row.kv_bytes if r.row else None},
+            "Keys and values after prefill; MB of 10^6.",
+            wide=True,
+        ),
+        Column(
+            "peak memory",
+            lambda r: units.gibibytes(r.peak_bytes),
+            {"peak_bytes": lambda r: r.peak_bytes},
+            "Of one request, weights included.",
+        ),
+        Column(
+            "front",
+            fronts,
+            {"front": fronts, "block": lambda r: r.block, "reason": lambda r: r.reason},
+            FRONT,
+            "words",
+        ),
+    ]
+    failed = sum(bool(row.reason) for row in listed)
+    warned = [f"{failed} of {len(listed)} cells were not measured"] if failed else []
+    return Table(columns, listed, warned, failure=lambda row: row.reason)
+
+
+def best_table(sweep: Sweep, listed: Sequence[GridRow]) -> Table[Best]:
+    """The fastest method of each block and budget."""
+    return Table(
+        [
+            *_axes(sweep.grid, lambda best: best.row.axes),
+            Column(
+                "budget",
+                lambda b: b.row.keep or "-",
+                {"keep": lambda b: b.row.keep},
+                "The `keep` that was asked for; what it means differs from method to method.",
+                "words",
+            ),
+            Column(
+                "fastest", lambda b: b.row.label, {"method": lambda b: b.row.method}, "", "words"
+            ),
+            Column(
+                "speed-up\nmeasured",
+                lambda b: interval(b.row.gain),
+                _estimate("speedup", lambda b: b.row.gain),
+                "Against vanilla of the same block; in brackets the 95 % interval.",
+            ),
+            Column(
+                "not told\napart from",
+                lambda b: _few([row.label for row in b.rivals]),
+                {"rivals": lambda b: [row.method for row in b.rivals]},
+                "Others whose interval overlaps with that of the fastest, or is not known.",
+                "words",
+            ),
+        ],
+        best_by_budget(listed),
+    )
+
+
+def plan_table(grid: Grid, rounds: int) -> Table[PlannedCell]:
+    """What a sweep would measure, with what is planned of it. rounds: at least."""
+
+    def least(cell: GridCell) -> float | None:
+        return None if cell.floor_seconds is None else cell.floor_seconds * rounds
+
+    rows = [(block, cell) for block in grid.blocks for cell in block.cells]
+    known = [seconds for _, cell in rows if (seconds := least(cell)) is not None]
+    notes = [
+        f"least time: {rounds} rounds at the least time that the device allows; loading, warm-up "
+        "and the passes behind the rounds come on top.",
+        "peak memory: weights, caches and live tensors of the eager engine.",
+    ]
+    if known:
+        notes.append(f"{sum(known):,.1f} s at least for {len(known)} of {len(rows)} cells.")
+    else:
+        notes.append("no time is planned: `tpprof calibrate` measures what the device can do.")
+    return Table(
+        [
+            *_axes(grid, lambda pair: pair[0].axes),
+            Column("method", lambda p: p[1].method, {"method": lambda p: p[1].method}, "", "words"),
+            Column(
+                "peak memory",
+                lambda p: units.gibibytes(p[1].peak_bytes),
+                {"peak_bytes": lambda p: p[1].peak_bytes},
+            ),
+            Column(
+                "floor ms",
+                lambda p: units.milliseconds(p[1].floor_seconds),
+                {"floor_seconds": lambda p: p[1].floor_seconds},
+            ),
+            Column(
+                "least\ntime s",
+                lambda p: units.NA if least(p[1]) is None else f"{least(p[1]):,.2f}",
+                {"least_seconds": lambda p: least(p[1]), "problem": _problem},
+            ),
+        ],
+        rows,
+        notes=notes,
+        closing=f"{len(rows)} cells in {len(grid.blocks)} comparisons",
+        failure=_problem,
+    )
+
+
+def frame(sweep: Sweep) -> pandas.DataFrame:
+    """A sweep as a pandas frame, one row for every cell, in SI units."""
+    import pandas
+
+    return pandas.DataFrame(grid_table(sweep).to_values())
+
+
+def interval(gain: Estimate | None) -> str:
+    """A speed-up and its interval."""
+    if gain is None:
+        return units.NA
+    if gain.low is None or gain.high is None:
+        return units.times(gain.value)
+    return f"{units.times(gain.value)} ({gain.low:.2f} to {gain.high:.2f})"
+
+
+def _problem(pair: PlannedCell) -> str:
+    return pair[1].problem or pair[0].problem
+
+
+def _axes(grid: Grid, axes: Callable[[Any], dict[str, str]]) -> list[Column[Any]]:
+    def column(name: str) -> Column[Any]:
+        def value(row: Any) -> str | None:
+            return axes(row).get(name)
+
+        heading = name.replace("_", " ")
+        return Column(heading, lambda row: value(row) or "-", {name: value}, "", "words")
+
+    return [column(name) for name in varied(grid)]
+
+
+def _own(name: str, value: Callable[[GridRow], str | None], shown: bool) -> Column[GridRow]:
+    return Column(name, lambda r: value(r) or "-", {name: value}, "", "words", shown=shown)
+
+
+def _estimate(name: str, of: Callable[[Any], Estimate | None]) -> dict[str, Callable[[Any], Any]]:
+    def part(end: str) -> Callable[[Any], Any]:
+        return lambda row: getattr(of(row), end, None)
+
+    return {name: part("value"), f"{name}_low": part("low"), f"{name}_high": part("high")}
+
+
+def _few(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more or "-"
