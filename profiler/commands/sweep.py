@@ -50,7 +50,7 @@ def sweep(
     """Measure methods and budgets over a grid of models and requests, one comparison for each of
     these; what cannot be measured is a row with its reason."""
     from ...methods import load_plugins
-    from ...reports.sweep.tables import plan_table
+    from ...reports.sweep.tables import plan_table, size_of
     from ..sweep.expansion import expand, plan
     from ..sweep.run import begin, run
     from .output import require_outputs
@@ -68,8 +68,7 @@ def sweep(
     require_folder("--out", out)
     require_outputs([*pages(html), *_journal(out)], [config], overwrite=overwrite)
     journal = begin(grid, out, resume=resume)
-    cells = sum(len(block.cells) for block in grid.blocks)
-    say(f"measuring {cells} cells in {len(grid.blocks)} comparisons into {out}")
+    say(f"measuring {size_of(grid)} into {out}")
     with progress() as tell:
         done, code = run(grid, out, journal, tell)
     show(done, out, html, format_, wide=wide, overwrite=overwrite)

@@ -11,7 +11,7 @@ import contextlib
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -68,34 +68,35 @@ def run(
     """Measure all blocks that have not come to their end; the sweep as it is then, and the exit
     code: 0, 1 if a cell failed, 130 for Ctrl-C, 143 for SIGTERM. Raises OutputError where the disk
     is full."""
-    done, code = _Steps(grid, tell), 0
+    ended = [i for i in range(len(grid.blocks)) if files.is_finished(record_of(folder, i))]
+    steps, code = _Steps(grid, tell, skipped=ended), 0
     try:
         with terminable():
-            for index, block in enumerate(grid.blocks):
-                path = record_of(folder, index)
-                if files.is_finished(path):
-                    done.skip(index)
-                    continue
-                if block.problem:
-                    done.skip(index)
-                    journal.append(BlockLeft(index=index, reason=block.problem))
-                    continue
-                began = now()
-                task = BlockTask(
-                    spec=block.spec, out=str(path), parent=os.getpid(), command=grid.command
-                )
-                told = done.of(index)
-                ended, failed = (measure or in_a_process)(task, told)
-                if ended == UNWRITABLE:
-                    raise OutputError(failed)
-                journal.append(BlockLeft(index=index, reason=failed, seconds=now() - began))
-                done.finish(index)
+            for index in range(len(grid.blocks)):
+                if index not in ended:
+                    _block(grid, index, folder, journal, steps, measure or in_a_process)
     except KeyboardInterrupt as stopped:
         code = 143 if isinstance(stopped, Terminated) else 130
     finally:
         journal.close()
     sweep = load(folder)
     return sweep, code or int(_failed(sweep))
+
+
+def _block(
+    grid: Grid, index: int, folder: Path, journal: Journal, steps: _Steps, measure: Measure
+) -> None:
+    """Measure a block, and note what came of it."""
+    block, began = grid.blocks[index], now()
+    failed = block.problem
+    if not failed:
+        out = str(record_of(folder, index))
+        task = BlockTask(spec=block.spec, out=out, parent=os.getpid(), command=grid.command)
+        code, failed = measure(task, steps.of(index))
+        if code == UNWRITABLE:
+            raise OutputError(failed)
+    journal.append(BlockLeft(index=index, reason=failed, seconds=now() - began))
+    steps.finish(index)
 
 
 def _failed(sweep: Sweep) -> bool:
@@ -107,14 +108,13 @@ class _Steps:
     """How far a sweep is, in cells, and how long it will take: from the blocks that were measured
     by now, and the rounds of the one that runs."""
 
-    def __init__(self, grid: Grid, tell: Progress) -> None:
+    def __init__(self, grid: Grid, tell: Progress, skipped: Sequence[int]) -> None:
         self.grid, self.tell = grid, tell
-        self.sizes = [1 + len(block.cells) for block in grid.blocks]  # with vanilla
-        self.skipped = self.done = 0.0
-        self.began = now()
-
-    def skip(self, index: int) -> None:
-        self.skipped += self.sizes[index]
+        self.sizes = [
+            0 if block.problem else 1 + len(block.cells) for block in grid.blocks
+        ]  # with vanilla
+        self.skipped = sum(self.sizes[index] for index in skipped)
+        self.began, self.done = now(), 0.0
 
     def finish(self, index: int) -> None:
         self.done += self.sizes[index]

@@ -168,9 +168,16 @@ def plan_table(grid: Grid, rounds: int) -> Table[PlannedCell]:
         ],
         rows,
         notes=notes,
-        closing=f"{len(rows)} cells in {len(grid.blocks)} comparisons",
+        closing=size_of(grid),
         failure=_problem,
     )
+
+
+def size_of(grid: Grid) -> str:
+    """How large a grid is, in words."""
+    cells, blocks = sum(len(block.cells) for block in grid.blocks), len(grid.blocks)
+    each = "comparison" if blocks == 1 else "comparisons"
+    return f"{cells:,} {'cell' if cells == 1 else 'cells'} in {blocks:,} {each}"
 
 
 def frame(sweep: Sweep) -> pandas.DataFrame:

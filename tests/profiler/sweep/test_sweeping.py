@@ -1,0 +1,141 @@
+"""Block after block: what runs, what is left after kills, and what is gone on with."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from command import RUN
+from record_builders import cell, record
+
+from tpprof.methods import InputError
+from tpprof.profiler.sweep.expansion import expand
+from tpprof.profiler.sweep.run import begin, run
+from tpprof.profiler.sweep.worker import BlockTask, Step
+from tpprof.reports.record import files
+from tpprof.reports.record.spec import RunSpec
+from tpprof.reports.sweep.grid import Grid, load, record_of
+from tpprof.reports.sweep.rows import grid_rows
+
+Told = Callable[[Step], None]
+
+
+def grid_of(*sizes: int) -> Grid:
+    spec = RunSpec.of(methods=["fastv"], model="tiny-llava", visual_tokens=64)
+    return expand(spec, {"batch_size": sizes})
+
+
+class Blocks:
+    """In the place of processes that measure: blocks that end well, but for some."""
+
+    def __init__(self, **failing: str) -> None:
+        self.failing, self.ran = failing, list[int]()
+
+    def __call__(self, task: BlockTask, told: Told) -> tuple[int, str]:
+        size = task.spec.workload.batch_size
+        self.ran.append(size)
+        told(Step(label="warm-up fastv", done=1, total=2))
+        told(Step(label="fastv", done=1, total=2))
+        if f"b{size}" in self.failing:
+            if self.failing[f"b{size}"] == "stop":
+                raise KeyboardInterrupt
+            return -9, self.failing[f"b{size}"]
+        made = record(cell("vanilla", "rows", 2.0, 9), cell("fastv:keep=1/9", "rows", 1.0, 5))
+        files.save(made, Path(task.out), overwrite=True)
+        return 0, ""
+
+
+def swept(
+    grid: Grid, folder: Path, blocks: Blocks, *, resume: bool = False
+) -> tuple[int, list[tuple[str, int, int]]]:
+    told: list[tuple[str, int, int]] = []
+    journal = begin(grid, folder, resume=resume)
+    _, code = run(grid, folder, journal, lambda *step: told.append(step), blocks)
+    return code, told
+
+
+def test_blocks_run_one_after_another_and_the_bar_counts_cells(tmp_path: Path) -> None:
+    code, told = swept(grid_of(1, 2, 3), tmp_path, Blocks())
+    assert code == 0
+    assert [(done, total) for _, done, total in told] == [
+        (0, 6), (1, 6), (2, 6), (3, 6), (4, 6), (5, 6)
+    ]  # fmt: skip
+    assert told[0][0] == "batch size 1: warm-up fastv"
+    assert told[-1][0] == "batch size 3: fastv, less than 1 min left"
+    assert load(tmp_path).complete
+
+
+def test_a_block_that_dies_is_rows_with_its_reason_and_is_tried_again(tmp_path: Path) -> None:
+    first = Blocks(b2="process ended by SIGKILL (out of memory?)")
+    code, _ = swept(grid_of(1, 2, 3), tmp_path, first)
+    assert (code, first.ran) == (1, [1, 2, 3])
+    listed = grid_rows(load(tmp_path))
+    assert [row.reason for row in listed if row.block == 1] == [
+        "process ended by SIGKILL (out of memory?)"
+    ]
+    assert all(row.row for row in listed if row.block != 1)
+    again = Blocks()
+    code, told = swept(grid_of(1, 2, 3), tmp_path, again, resume=True)
+    assert (code, again.ran) == (0, [2]), "nothing twice"
+    assert told[-1][1:] == (5, 6), "those that ended count"
+    assert not any(row.reason for row in grid_rows(load(tmp_path)))
+
+
+def test_what_cannot_be_planned_is_not_run(tmp_path: Path) -> None:
+    grid, blocks = grid_of(1, 2), Blocks()
+    grid.blocks[0].problem = "no such model"
+    code, _ = swept(grid, tmp_path, blocks)
+    assert (code, blocks.ran) == (1, [2])
+    assert grid_rows(load(tmp_path))[0].reason == "no such model"
+
+
+def test_ctrl_c_ends_it_with_what_was_measured(tmp_path: Path) -> None:
+    code, _ = swept(grid_of(1, 2, 3), tmp_path, Blocks(b2="stop"))
+    assert code == 130
+    assert [one is not None for one in load(tmp_path).records] == [True, False, False]
+
+
+def test_only_the_same_grid_is_gone_on_with(tmp_path: Path) -> None:
+    swept(grid_of(1, 2), tmp_path, Blocks())
+    with pytest.raises(InputError, match="holds a sweep: go on with it by --resume"):
+        begin(grid_of(1, 2), tmp_path, resume=False)
+    with pytest.raises(InputError, match="the same grid only"):
+        begin(grid_of(1, 3), tmp_path, resume=True)
+
+
+def test_a_sweep_that_is_killed_goes_on_and_measures_nothing_twice(tmp_path: Path) -> None:
+    """Two models, two methods, two budgets; SIGKILL as soon as the second block has samples."""
+    command = [
+        *(*RUN, "sweep", "fastv", "random", "--keep", "1/2,1/4", "--rounds", "6"),
+        *("--model", "tiny-llava,tiny-qwen2-vl", "--device", "cpu", "--visual-tokens", "16"),
+        *("--text-tokens", "1,1", "--passes", "none", "--attention", "rows", "--out", "s"),
+    ]
+    folder = tmp_path / "s"
+    second = files.journal_of(record_of(folder, 1))
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+        while not (second.exists() and b'"type":"sample"' in second.read_bytes()):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    first, kept = record_of(folder, 0).read_bytes(), samples_of(second)
+    assert kept
+    done = subprocess.run([*command, "--resume"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert record_of(folder, 0).read_bytes() == first, "the first block is not measured again"
+    assert kept <= samples_of(record_of(folder, 1)), "nothing is lost"
+    sweep = load(folder)
+    assert sweep.complete
+    for one in sweep.records:
+        assert one is not None
+        assert len(one.cells) == 5
+        for measured in one.cells:
+            rounds = [taken.round for taken in measured.samples]
+            assert len(set(rounds)) == len(rounds) >= 6
+
+
+def samples_of(path: Path) -> set[float]:
+    return {taken.began for one in files.load_run(path).cells for taken in one.samples}
