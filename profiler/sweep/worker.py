@@ -14,7 +14,7 @@ from ...reports.record.base import RecordError, Struct
 from ...reports.record.spec import OptionError, RunSpec
 from ...reports.sanitize import say
 from ..run.recording import measure
-from ..run.worker import UNWRITABLE
+from ..subprocesses import UNWRITABLE
 
 __all__ = ["UNWRITABLE", "BlockTask", "Step", "main"]
 
