@@ -1,7 +1,8 @@
 """Does the interval of a speed-up hold what it says? A/A runs, and runs with a known slow-down.
 
 A/A: vanilla against itself, many times; the interval should cover 1 in 95 of 100 runs. Then against
-a plug-in that burns a known share of vanilla's time: the interval should cover the true ratio.
+a plug-in that burns a known share of vanilla's time: the interval should cover the true ratio. With
+two --python: one callable in both environments, each round in fresh processes, which takes longer.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tpprof.profiler.models.model import Model
 from tpprof.reports.analysis.summary import Row, rows
 
 PLUGIN = Path(__file__).parent.parent / "tests" / "misbehaving_plugin.py"
+DECODER = PLUGIN.parent / "callables" / "small_decoder.py"
 NEVER = 1e-9  # no interval is so narrow: time alone ends a run
 
 
@@ -27,6 +29,9 @@ def main() -> None:
     parser.add_argument("--slow", type=float, default=0.05, help="share of vanilla's time to burn")
     parser.add_argument("--slow-runs", type=int, default=5)
     parser.add_argument("--slow-seconds", type=float, default=40.0, help="for one run against it")
+    parser.add_argument("--python", action="append", default=[], help="twice: environments")
+    parser.add_argument("--python-runs", type=int, default=20)
+    parser.add_argument("--python-seconds", type=float, default=30.0, help="for one run of those")
     options = parser.parse_args()
     # With more threads the burnt time is not all that the plug-in costs: the idle ones fall asleep.
     torch.set_num_threads(1)
@@ -37,6 +42,8 @@ def main() -> None:
         against_itself(model, options.runs, options.seconds)
     if options.slow_runs:
         against_a_slower_one(model, options.slow_runs, options.slow, options.slow_seconds)
+    if options.python:
+        across_environments(options.python, options.python_runs, options.python_seconds)
 
 
 def against_itself(model: Model, runs: int, seconds: float) -> None:
@@ -72,6 +79,28 @@ def against_a_slower_one(model: Model, runs: int, share: float, seconds: float) 
             f"({1 / high - 1:.1%} to {1 / low - 1:.1%})"
         )
     print(f"  the interval covers the truth in {covered} of {runs} and excludes 1 in {found}")
+
+
+def across_environments(pythons: list[str], runs: int, seconds: float) -> None:
+    covered, widths = 0, []
+    for _ in range(runs):
+        record = tpprof.measure(
+            {"same": f"{DECODER}:model"},
+            python=pythons,
+            device="cpu",
+            passes=False,
+            new_tokens=8,
+            max_seconds=seconds,
+            target_ci=NEVER,
+        )
+        low, value, high = interval(rows(record)[1])
+        covered += low <= 1 <= high
+        widths.append((high - low) / 2 / value)
+        print(f"  {value:.4f} ({low:.4f} to {high:.4f})")
+    print(
+        f"A/A of a callable in {' and '.join(pythons)}: the interval covers 1 in {covered} of "
+        f"{runs} runs; half its width is {middle(widths):.1%} (median)"
+    )
 
 
 def measured(model: Model, method: str, seconds: float) -> tuple[Row, Row]:

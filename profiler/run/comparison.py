@@ -29,7 +29,13 @@ from ..models.forks import require_own_code
 from ..models.load import default_device, default_name, load, require_device_processor
 from ..models.model import Model
 from ..subjects.bench_cell import BenchCell
-from ..subjects.callables import CallableRequest, Given, callable_cells, callable_object
+from ..subjects.callables import (
+    CallableRequest,
+    Given,
+    callable_cells,
+    callable_object,
+    require_callables,
+)
 from ..subjects.renewal import fresh_processes
 from ..workload import Preparation
 from . import rounds
@@ -68,6 +74,8 @@ class Comparison:
             check_policy(policy)
         for runtime in spec.cells.runtime:
             check_runtime(runtime)
+        ours = model is not None or _wants_model(spec)
+        require_callables(spec.cells.callables, spec.cells.python, beside_engine=ours)
         load_plugins(spec.cells.plugin)
         self.spec = spec
         self.notes: list[str] = []  # what a user should know before anything is measured
@@ -75,7 +83,7 @@ class Comparison:
             set_exam(spec.accuracy, spec.model.name)
         self.model, reason = model, "given"
         if model is None:
-            self.model, reason = _load(spec) if _wants_model(spec) else (None, NO_MODEL)
+            self.model, reason = _load(spec) if ours else (None, NO_MODEL)
         self.prepare: Preparation | None = None
         self.cells: list[BenchCell] = []
         if self.model is not None:

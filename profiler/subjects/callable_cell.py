@@ -140,6 +140,13 @@ class CallableCell(BenchCell):
     def trace(self, tools: Instruments, path: Path) -> None:
         self.worker.trace(path=str(path))
 
+    def where(self, error: BaseException) -> str:
+        """Where tpprof lays the picture out as transformers does not, the way out."""
+        if self.whole is None or self.whole.workload.layout != "flat":
+            return ""
+        told = "image features and image tokens do not match" in str(error).lower()
+        return " (transformers itself knows --layout anyres alone)" if told else ""
+
     def release(self) -> None:
         self.worker.close()
 

@@ -53,7 +53,7 @@ def callable_cells(
 
     listed: `[NAME=]MODULE:FUNCTION`. beside_engine: whether the engine's own vanilla is measured,
     which all are compared with then; else it is the one that is called vanilla, or the first.
-    Raises InputError for what names nothing, and for names that stand twice.
+    Raises as `require_callables`.
     """
     objects = given.objects if given is not None else {}
     inputs = given.inputs if given is not None else None
@@ -68,21 +68,30 @@ def callable_cells(
             label = f"{name}@{_label(python, pythons)}" if len(pythons) > 1 else name
             worker = Probe(reference, _executable(python))
             found.append(_cell(label, reference, "own", worker, request, inputs))
-    names = [cell.saved.method for cell in found]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(
-            f"two callables are called {', '.join(twice)}: name one NAME=MODULE:FUNCTION"
-        )
-    if beside_engine and any(_is_vanilla(name) for name in names):
-        raise InputError(
-            "a callable is called vanilla, which the engine's own is beside a model: name it "
-            "otherwise, or leave METHODs and --model out"
-        )
     if not beside_engine and found:
         first = next((cell for cell in found if _is_vanilla(cell.saved.method)), found[0])
         first.saved.name = VANILLA
         found.sort(key=lambda cell: cell is not first)  # stable: the rest as given
     return found
+
+
+def require_callables(
+    listed: Sequence[str], pythons: Sequence[str], *, beside_engine: bool
+) -> None:
+    """Raises InputError, before any model is loaded, for what names nothing, for names that stand
+    twice, and for a Python that is not there."""
+    names = [parse_reference(text)[0] for text in listed]
+    for python in pythons:
+        _executable(python)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(
+            f"two callables are called {', '.join(twice)}: name one NAME=MODULE:FUNCTION"
+        )
+    if beside_engine and VANILLA in names:
+        raise InputError(
+            "a callable is called vanilla, which the engine's own is beside a model: name it "
+            "otherwise, or leave METHODs and --model out"
+        )
 
 
 def parse_reference(text: str) -> tuple[str, str]:

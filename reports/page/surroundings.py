@@ -13,7 +13,7 @@ from ..analysis.run_view import RunView, label
 from ..figures import layers
 from ..record.schema import Cell, ModelInfo, Preprocessing, Record
 from ..text.cells import attention_column, method_column
-from ..text.sentences import kernels_by_phase, lengths
+from ..text.sentences import kernels_by_phase, lengths, origin
 from ..text.table import Column, Table
 from ..text.table7 import KV
 from ..text.waterfall import PROMISED
@@ -47,6 +47,7 @@ def environment(record: Record) -> list[tuple[str, str]]:
         ("Python", around.python),
         *((name, around.packages.get(name)) for name in ("torch", "transformers", "flash-attn")),
         ("tpprof", f"{record.tpprof} {commit}".strip()),
+        *(("callable", origin(cell)) for cell in record.cells if cell.callable),
         ("rounds", _span(rounds)),
         ("processes", len(record.processes) if spec.stopping.isolate else None),
         ("measured", record.created + ("" if record.complete else ", interrupted")),

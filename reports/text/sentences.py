@@ -134,10 +134,22 @@ def footnotes(record: Record, listed: list[Row] | None = None) -> list[str]:
         layers = len(table[0].cell.kernels)
         lines.append(f"attention kernel of {name(table[0].cell)}: {used} of {layers} layers.")
     lines += _kernels([row.cell for row in table if row.cell.name == "vanilla"])
+    lines += [origin(row.cell) for row in table if row.cell.callable and row.cell.callable.python]
     missing = {f"{what} ({why})": None for row in table for what, why in row.cell.missing.items()}
     if missing:
         lines.append(f"not measured: {', '.join(missing)}.")
     return lines
+
+
+def origin(cell: Cell) -> str:
+    """What ran in a callable's cell, and where."""
+    info = cell.callable
+    assert info is not None
+    packages = [f"{name} {version}" for name, version in info.packages.items()]
+    place = ", ".join([f"Python {info.python}", *packages])
+    model = f", {info.model_class}" if info.model_class else ""
+    process = "a process of its own" if info.process == "own" else "this process"
+    return f"{cell.method}: {info.reference}{model} in {process}, {place}."
 
 
 def kernels_by_phase(cell: Cell) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from callables import pruned_llava
@@ -106,6 +108,41 @@ def test_the_engine_refuses_the_same_model_and_names_the_way(way: str) -> None:
     )
     with pytest.raises(ModelError, match="--callable MODULE:FUNCTION"):
         tpprof.compare("fastv", model=patched, rounds=1, image_size=SIZE)
+
+
+def beside_engine(architecture: str, **options: Any) -> list[Cell]:
+    """The engine's vanilla, and transformers' own model as a callable."""
+    model = load(architecture)
+    spec = RunSpec.of(callable=["hf=m:f"], model="x", rounds=1, passes=["flops"], **options)
+    return Comparison(spec, model=model, given=Given({"hf": model.module})).run().cells
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [
+        ("llava", {"image_size": SIZE, "batch_size": 2}),
+        ("llava-next", {"image_size": SIZE, "layout": "anyres"}),
+        ("qwen2-vl", {"image_size": SIZE}),
+        ("qwen2-vl", {"visual_tokens": 9}),
+    ],
+    ids=str,
+)
+def test_transformers_own_model_counts_as_vanilla_does(
+    architecture: str, options: dict[str, Any]
+) -> None:
+    own, theirs = beside_engine(architecture, **options)
+    assert theirs.error == ""
+    assert theirs.tokens_per_layer == own.tokens_per_layer
+    assert theirs.visual_per_layer == own.visual_per_layer
+    assert theirs.kv_bytes_decode == own.kv_bytes_decode
+    assert theirs.counted_flops == own.counted_flops
+    spans = {part.phase for part in theirs.parts}
+    assert ("vision" in spans) == ("visual_tokens" not in options)
+
+
+def test_a_layout_that_transformers_does_not_know_names_the_one_it_does() -> None:
+    _, theirs = beside_engine("llava-next", image_size=SIZE)
+    assert theirs.error.endswith("(transformers itself knows --layout anyres alone)")
 
 
 def test_measure_takes_models_functions_and_what_makes_inputs() -> None:

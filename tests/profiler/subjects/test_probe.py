@@ -20,6 +20,7 @@ from tpprof.profiler.probe.serve import PROTOCOL
 from tpprof.profiler.subjects import bundle, remote
 from tpprof.profiler.subjects.remote import Probe, ProbeError
 from tpprof.reports.record.schema import Cell, Record
+from tpprof.reports.text.sentences import origin
 
 FOLDER = Path(hostile.__file__).parent
 LINES = "import sys; print('nothing that a probe would say', flush=True); sys.stdin.read()"
@@ -67,6 +68,7 @@ def test_one_code_in_two_environments(alone: str) -> None:
     assert [(sample.round, sample.turn) for sample in second.samples[:2]] == [(0, 1), (0, 0)]
     assert second.callable is not None
     assert "transformers" not in second.callable.packages
+    assert origin(second).startswith("same@python: small_decoder.py:model, Decoder in a process of")
 
 
 def test_tpprof_is_not_there(alone: str, monkeypatch: pytest.MonkeyPatch) -> None:
