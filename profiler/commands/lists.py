@@ -50,5 +50,5 @@ def models() -> None:
     for shape in known_shapes().values():
         size = shape.parameters / 1e6
         text = f"{size / 1000:.1f} B" if size >= 1000 else f"{size:.0f} M"
-        print(f"{shape.name:15} {shape.architecture.name:11} {text:>7} parameters  {shape.about}")
+        print(f"{shape.name:16} {shape.architecture.name:11} {text:>7} parameters  {shape.about}")
     print("\nalso: a checkpoint folder or a hub id of one of these architectures")

@@ -98,6 +98,11 @@ class Architecture(ABC):
         """The shape with what its checkpoint's image processor makes of pictures; raises
         ModelError where the two do not fit each other."""
 
+    def fitted_video(self, name: str, shape: Shape, described: dict[str, Any]) -> Shape:
+        """The shape with what its checkpoint says of its video processor; raises ModelError where
+        the two do not fit each other."""
+        return shape
+
     def regions(self, shape: Shape, size: Size, layout: Layout) -> list[Region]:
         """What of a picture each run of its visual tokens covers, as the image processor cuts
         it."""

@@ -31,7 +31,13 @@ from .device_memory import no_room, require_weights_fit
 from .device_pixels import device_processor, require_torchvision
 from .errors import ModelError
 from .model import Model
-from .processors import companions, default_processor, image_processor, transformers_class
+from .processors import (
+    companions,
+    default_processor,
+    image_processor,
+    transformers_class,
+    video_description,
+)
 from .registry import by_model_type, known_shapes
 from .shapes import Shape
 
@@ -144,7 +150,17 @@ def shape_of(name: str, *, pictures: bool = True) -> Shape:
     _require_makeable(name, shape, given)
     require_same_weights(name, weight_files(local_folder(source)), shape)
     processor = image_processor(name, source, architecture) if pictures else None
-    return shape if processor is None else architecture.fitted(name, shape, processor)
+    return shape if processor is None else _fitted(name, source, shape, processor)
+
+
+def _fitted(name: str, source: str, shape: Shape, processor: Any) -> Shape:
+    """The shape with what a checkpoint's processors make of pictures and videos."""
+    shape = shape.architecture.fitted(name, shape, processor)
+    try:
+        described = video_description(source)
+    except ValueError as error:
+        raise ModelError(f"{name}: no readable video processor ({first_line(error)})") from error
+    return shape.architecture.fitted_video(name, shape, described)
 
 
 def local_folder(source: str) -> Path | None:
@@ -248,7 +264,7 @@ def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backen
     _check_size(name, shape, module)
     brought = companions(source, architecture)
     if brought.image_processor is not None:
-        shape = architecture.fitted(name, shape, brought.image_processor)
+        shape = _fitted(name, source, shape, brought.image_processor)
     return architecture.adapter()(
         module.to(device),
         shape,

@@ -13,7 +13,7 @@ from .architecture import Architecture
 from .errors import ModelError
 from .shapes import Shape
 
-PREPROCESSOR = "preprocessor_config.json"
+PREPROCESSOR, VIDEO = "preprocessor_config.json", "video_preprocessor_config.json"
 TELLING = (
     "aspect",
     "crop",
@@ -123,6 +123,28 @@ def _described(source: str) -> dict[str, Any] | None:
         if isinstance(described, dict):
             return described
     return None
+
+
+def video_description(source: str) -> dict[str, Any]:
+    """What a checkpoint says of its video processor, in the first of the files in which
+    transformers looks for it: that of pictures speaks for both where no other does."""
+    from transformers.utils.hub import cached_file
+
+    places = (("processor_config.json", "video_processor"), (VIDEO, ""), (PREPROCESSOR, ""))
+    for file, section in places:
+        path = cached_file(
+            source,
+            file,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        if path is None:
+            continue
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        described = found.get(section) if section and isinstance(found, dict) else found
+        if isinstance(described, dict):
+            return described
+    return {}
 
 
 def _require_understood(described: dict[str, Any], architecture: Architecture) -> None:

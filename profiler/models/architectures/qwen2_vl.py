@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 LONGEST = 200  # times the shorter side that the longer one may be
 LEAST_PIXELS, MOST_PIXELS = 56 * 56, 28 * 28 * 1280
 MOST_PUBLISHED = 28 * 28 * 16384  # as the published checkpoints' preprocessor_config.json says
-FRAME_PIXELS = (28 * 28 * 128, 28 * 28 * 768)
-"""Least and most of a video's frame, as transformers' video processor has them."""
 ABOUT = "grouped heads, M-RoPE, dynamic resolution"
 
 
@@ -41,6 +39,8 @@ class Qwen2VL(Architecture):
     class_name = "Qwen2VLForConditionalGeneration"
     image_processor = "Qwen2VLImageProcessorPil"
     compactable = False
+    usual_video_pixels = (28 * 28 * 128, 28 * 28 * 768)
+    """Where a checkpoint says nothing, as transformers' video processor has them."""
     between = 2  # the end of one vision part, and the start of the next
     flat_config = True
 
@@ -84,7 +84,7 @@ class Qwen2VL(Architecture):
             feature_layers=(-1,),
             least_pixels=LEAST_PIXELS,
             most_pixels=most_pixels,
-            video_pixels=FRAME_PIXELS,
+            video_pixels=(LEAST_PIXELS, most_pixels),
             class_token=False,
             joined=True,
             rotary=True,
@@ -212,6 +212,25 @@ class Qwen2VL(Architecture):
                 f"longest_edge), but {size}"
             )
         vision = dataclasses.replace(vision, least_pixels=least, most_pixels=most)
+        return dataclasses.replace(shape, vision=vision)
+
+    def fitted_video(self, name: str, shape: Shape, described: dict[str, Any]) -> Shape:
+        vision, usual = shape.vision, self.usual_video_pixels
+        for key, wanted in (
+            ("patch_size", vision.patch),
+            ("merge_size", vision.merge),
+            ("temporal_patch_size", vision.temporal),
+        ):
+            require_equal(name, f"(for videos) {key}", described.get(key, wanted), wanted)
+        size = described.get("size") or {}
+        least = described.get("min_pixels", size.get("shortest_edge", usual[0]))
+        most = described.get("max_pixels", size.get("longest_edge", usual[1]))
+        if not (isinstance(least, int) and isinstance(most, int) and 0 < least <= most):
+            raise ModelError(
+                f"{name}: its video processor gives no least and most pixels (shortest_edge and "
+                f"longest_edge), but {size}"
+            )
+        vision = dataclasses.replace(vision, video_pixels=(least, most))
         return dataclasses.replace(shape, vision=vision)
 
     def adapter(self) -> type[Model]:

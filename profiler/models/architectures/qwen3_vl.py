@@ -55,6 +55,7 @@ class Qwen3VL(Qwen2VL):
     model_type = "qwen3_vl"
     class_name = "Qwen3VLForConditionalGeneration"
     flat_config = False
+    usual_video_pixels = (128 * 32 * 32, 768 * 32 * 32)
 
     def shapes(self) -> tuple[Shape, ...]:
         small = self.deep_tower(4, 256, 1024, 4, (1, 2), most_pixels=1024 * 1280)

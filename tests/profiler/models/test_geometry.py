@@ -291,8 +291,8 @@ def test_parameters_are_those_of_the_transformers_model(name: str) -> None:
 def test_a_config_gives_its_shape_back(name: str) -> None:
     shape = SHAPES[name]
     again = from_config(name, shape.architecture, config(shape))
-    most = again.vision.most_pixels  # of the image processor, which is another file
-    vision = dataclasses.replace(shape.vision, most_pixels=most)
+    most, video = again.vision.most_pixels, again.vision.video_pixels  # of other files
+    vision = dataclasses.replace(shape.vision, most_pixels=most, video_pixels=video)
     assert (again.text, again.vision, again.pinpoints) == (shape.text, vision, shape.pinpoints)
     assert again.parameters == shape.parameters
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +27,7 @@ from tpprof.methods.engine.ledger import planned
 from tpprof.profiler.models.architectures.qwen2_vl import Qwen2VL
 from tpprof.profiler.models.errors import ModelError
 from tpprof.profiler.models.geometry import positions, request
+from tpprof.profiler.models.load import shape_of
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.shapes import Shape, ShapeError
 from tpprof.profiler.models.videos import load_frames
@@ -35,14 +37,6 @@ NAMES = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl")
 SIZE = (84, 140)
 LENGTHS = (20, 97, 224, 480, 1080, 2300)
 every_model = pytest.mark.parametrize("name", NAMES)
-
-
-def small(name: str) -> Model:
-    """A micro model whose frames may be small."""
-    model = copy.copy(load(name))
-    vision = dataclasses.replace(model.shape.vision, video_pixels=(28 * 28, 84 * 140 * 8))
-    model.shape = dataclasses.replace(model.shape, vision=vision)
-    return model
 
 
 def inputs_of(model: Model, frames: int, **more: Any) -> Any:
@@ -60,7 +54,7 @@ def test_frames_are_resized_as_transformers_does(name: str) -> None:
     shape, seen = SHAPES[name], set()
     for height in LENGTHS:
         for width in LENGTHS:
-            wanted = smart_resize(height, width, 28, 128 * 28 * 28, 768 * 28 * 28)
+            wanted = smart_resize(height, width, 28, 3136, 12845056)
             assert architecture(shape).frame_size(shape, 8, (height, width)) == wanted
             seen.add(wanted)
     assert len(seen) > 20
@@ -82,7 +76,7 @@ def test_a_video_as_a_whole_is_bounded_on_qwen3() -> None:
 @every_model
 @pytest.mark.parametrize("frames", [2, 5])
 def test_patches_are_those_of_the_video_processor(name: str, frames: int) -> None:
-    model = small(name)
+    model = load(name)
     shown = load_frames(None, frames, SIZE)
     given = model.video_pixels([shown])
     single = model.image_processor(images=shown, do_resize=False, return_tensors="pt")
@@ -107,7 +101,7 @@ def _picture(model: Model, frame: Image.Image) -> Tensor:
 @every_model
 @pytest.mark.parametrize(("frames", "batch"), [(6, 1), (5, 2)])
 def test_vanilla_is_what_transformers_gives(name: str, frames: int, batch: int) -> None:
-    model = small(name)
+    model = load(name)
     inputs = inputs_of(model, frames, batch_size=batch)
     assert inputs.request.frames == 3
     trace = tpprof.forward(model, inputs)
@@ -124,7 +118,7 @@ def test_vanilla_is_what_transformers_gives(name: str, frames: int, batch: int) 
 
 @every_model
 def test_frames_attend_one_by_one_and_are_counted_so(name: str) -> None:
-    model = small(name)
+    model = load(name)
     inputs = inputs_of(model, 6, new_tokens=3)
     assert inputs.request.tower.tiles == 3
     both = sides(model, inputs, "fastv")
@@ -135,7 +129,7 @@ def test_frames_attend_one_by_one_and_are_counted_so(name: str) -> None:
 @every_model
 @pytest.mark.parametrize("spec", ["fastv", "sparsevlm", "fastervlm", "divprune", "visionzip"])
 def test_methods_prune_all_frames_as_planned(name: str, spec: str) -> None:
-    model, method = small(name), affordable(methods.parse(spec))
+    model, method = load(name), affordable(methods.parse(spec))
     inputs = inputs_of(model, 6)
     trace = tpprof.forward(model, inputs, method)
     assert trace.ledger == planned(plan_for(method, inputs.request), inputs.request, "rows")
@@ -155,7 +149,7 @@ class Words:
 
 
 def test_times_are_what_its_processor_writes() -> None:
-    model = small("qwen3-vl")
+    model = copy.copy(load("qwen3-vl"))
     model.tokenizer = Words()
     given = model.module.config
     asked = request(model.shape, before=4, after=2, size=SIZE, frames=46)
@@ -190,7 +184,7 @@ def _processor(frames: int) -> Any:
 
 
 def test_a_tokenizer_that_writes_times_otherwise_is_refused() -> None:
-    model = small("qwen3-vl")
+    model = copy.copy(load("qwen3-vl"))
     model.tokenizer = lambda text, **_: SimpleNamespace(input_ids=[1, 2])
     asked: Request = request(model.shape, before=4, after=2, size=SIZE, frames=4)
     with pytest.raises(ModelError, match=r"writes '<1.2 seconds>' in 2 tokens, and 6 are planned"):
@@ -203,3 +197,38 @@ def test_a_long_video_reaches_beyond_its_sides() -> None:
     asked = request(shape, before=3, after=2, size=SIZE, frames=40, new_tokens=1)
     side = max(max(s.height, s.width) for s in asked.segments)
     assert positions(shape, asked) == 3 + 19 * 2 + 1 > 3 + side + 2
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        ({}, (3136, 9999999)),
+        ({"video_preprocessor_config.json": {"size": {"shortest_edge": 784}}}, (784, 602112)),
+        ({"video_preprocessor_config.json": {"max_pixels": 8000000}}, (100352, 8000000)),
+        (
+            {
+                "processor_config.json": {"video_processor": {"min_pixels": 9}},
+                "video_preprocessor_config.json": {"min_pixels": 1000},
+            },
+            (9, 602112),
+        ),
+    ],
+    ids=str,
+)
+def test_bounds_are_read_where_transformers_reads_them(
+    files: dict[str, Any], wanted: tuple[int, int], tmp_path: Path
+) -> None:
+    model = load("qwen2.5-vl")
+    model.module.config.save_pretrained(tmp_path)
+    pictures = {"min_pixels": 3136, "max_pixels": 9999999}
+    for file, held in {"preprocessor_config.json": pictures, **files}.items():
+        (tmp_path / file).write_text(json.dumps(held))
+    assert shape_of(str(tmp_path)).vision.video_pixels == wanted
+
+
+def test_a_video_processor_of_another_model_is_refused(tmp_path: Path) -> None:
+    load("qwen2.5-vl").module.config.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    (tmp_path / "video_preprocessor_config.json").write_text('{"patch_size": 16}')
+    with pytest.raises(ModelError, match=r"has \(for videos\) patch_size 16, and its config 14"):
+        shape_of(str(tmp_path))
