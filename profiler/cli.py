@@ -29,6 +29,7 @@ from .commands.options import StrictCommand, fail
 from .commands.report import explain, report
 from .commands.sweep import sweep
 from .commands.tokens import tokens
+from .commands.trend import trend
 
 UNREAD = 141
 """Exit code where standard output cannot be written: 128 + SIGPIPE, as other commands end."""
@@ -84,6 +85,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "init": init,
     "report": report,
     "explain": explain,
+    "trend": trend,
     "tokens": tokens,
     "check": check,
     "new-method": new_method,

@@ -113,7 +113,7 @@ def _draw(
     for base in dict.fromkeys(row.base for row in listed):
         own = sorted((r for r in listed if r.base == base), key=lambda row: row.tokens or 0.0)
         xs, ys = [row.tokens or 0.0 for row in own], [height(row) or 0.0 for row in own]
-        colour = colours[base]
+        colour = colours.get(base, MUTED)
         if len({row.attention for row in own}) == 1:
             axes.plot(xs, ys, "-", color=colour, linewidth=0.8)
         for row, x, y in zip(own, xs, ys, strict=True):
@@ -126,7 +126,8 @@ def _colours(listed: Sequence[GridRow]) -> dict[str, str]:
     """A colour for each method; of more than seven, for those that reach the highest speed-up."""
     best: dict[str, float] = {}
     for row in listed:
-        best[row.base] = max(best.get(row.base, 0.0), row.speedup or 0.0)
+        if not row.is_vanilla:
+            best[row.base] = max(best.get(row.base, 0.0), row.speedup or 0.0)
     if len(best) <= len(SERIES):
         return dict(zip(best, SERIES, strict=False))
     fastest = sorted(best, key=lambda base: -best[base])

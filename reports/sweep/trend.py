@@ -1,0 +1,211 @@
+"""One method over the records of one machine: its times by date and commit, and where they step."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from .. import units
+from ..analysis.by_round import baseline, latency, paired_speedup
+from ..analysis.intervals import Estimate
+from ..record.base import RecordError
+from ..record.compatibility import other_machine
+from ..record.labels import name
+from ..record.schema import Cell, Record
+from ..text.table import Column, Table
+from .tables import interval
+
+Measure = Literal["latency", "speedup"]
+FEWEST = 2  # records of a level: a single one may be an accident
+PENALTY = 3.0  # variances times log n that a step has to explain (Yao 1988, as BIC with its place)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A record of the series. level: the median of all between two steps. step: by what share the
+    level differs from the one before, where one begins here."""
+
+    record: str
+    created: str
+    commit: str
+    value: Estimate
+    level: float
+    step: float | None = None
+
+
+@dataclass(frozen=True)
+class Trend:
+    """The series of a cell, oldest first. left_out: records that are not in it, and why."""
+
+    cell: str
+    measure: Measure
+    points: Sequence[Point]
+    left_out: Sequence[str]
+
+
+def series(
+    records: Sequence[Record], names: Sequence[str], method: str, measure: Measure = "latency"
+) -> Trend:
+    """How `method` (a spec string, or the name of a cell, as `fastv with rows`) fared.
+
+    Records of another machine, model or request than the newest are left out, and those without
+    the method. Raises RecordError where none is left.
+    """
+    ordered = sorted(zip(records, names, strict=True), key=lambda pair: pair[0].created)
+    newest, called = ordered[-1][0], ""
+    found: list[tuple[str, Record, Estimate]] = []
+    left_out = []
+    for record, where in ordered:
+        cell = _cell(record, method, called)
+        why = _unlike(newest, record)
+        value = _value(record, cell, measure) if cell else None
+        if why:
+            left_out.append(f"{where}: {why}")
+        elif cell is None or value is None:
+            left_out.append(f"{where}: {method} was not measured")
+        else:
+            called = name(cell)
+            found.append((where, record, value))
+    if not found:
+        cells = dict.fromkeys(name(cell) for record in records for cell in record.cells)
+        raise RecordError(f"no record has {method!r}; known: {', '.join(cells)}")
+    return Trend(called, measure, _points(found), left_out)
+
+
+def steps(values: Sequence[float]) -> list[int]:
+    """Places where a new level of the logarithms of `values` begins, by penalised least squares,
+    exactly: the split with the least sum of squares plus a penalty for each step. Each value is
+    the median of it and its neighbours, so that a wild one is no level; the noise is the median of
+    the differences between neighbours."""
+    logs = [math.log(value) for value in values]
+    count = len(logs)
+    if count < 2 * FEWEST:
+        return []
+    apart = [abs(after - before) for before, after in itertools.pairwise(logs)]
+    deviation = max(statistics.median(apart) / (0.6745 * math.sqrt(2)), 1e-6)
+    penalty = PENALTY * deviation**2 * math.log(count)
+    sums, squares = [0.0], [0.0]
+    for place in range(count):
+        left = min(max(place - 1, 0), count - 3)
+        value = statistics.median(logs[left : left + 3])
+        sums.append(sums[-1] + value)
+        squares.append(squares[-1] + value**2)
+
+    def cost(start: int, stop: int) -> float:
+        total = sums[stop] - sums[start]
+        return squares[stop] - squares[start] - total**2 / (stop - start)
+
+    best: list[tuple[float, int]] = [(0.0, 0)]  # up to each place: the least, and its last step
+    for stop in range(1, count + 1):
+        starts = [0, *range(FEWEST, stop - FEWEST + 1)] if stop >= FEWEST else [0]
+        best.append(min((best[s][0] + cost(s, stop) + (penalty if s else 0.0), s) for s in starts))
+    places, stop = [], count
+    while stop := best[stop][1]:
+        places.append(stop)
+    return places[::-1]
+
+
+def trend_table(found: Trend) -> Table[Point]:
+    """A row for each record, with the steps between them."""
+    ratio = found.measure == "speedup"
+
+    def text(value: float | None) -> str:
+        return units.times(value) if ratio else units.milliseconds(value)
+
+    def whole(point: Point) -> str:
+        if ratio:
+            return interval(point.value)
+        low, high = point.value.low, point.value.high
+        ends = f" ({text(low)} to {text(high)})" if low is not None and high is not None else ""
+        return text(point.value.value) + ends
+
+    def change(point: Point) -> str:
+        return "" if point.step is None else f"{point.step * 100:+.1f} %"
+
+    key = "speedup" if ratio else "latency_seconds"
+    columns: list[Column[Point]] = [
+        Column("date", lambda p: p.created[:16], {"created": lambda p: p.created}, "", "words"),
+        Column("commit", lambda p: p.commit[:10], {"commit": lambda p: p.commit}, "", "words"),
+        Column(
+            "speed-up" if ratio else "latency ms",
+            whole,
+            {
+                key: lambda p: p.value.value,
+                f"{key}_low": lambda p: p.value.low,
+                f"{key}_high": lambda p: p.value.high,
+            },
+            "In brackets the 95 % interval.",
+        ),
+        Column("level", lambda p: text(p.level), {"level": lambda p: p.level}, "Median."),
+        Column("step", change, {"step": lambda p: p.step}, "From the level before."),
+        Column("record", lambda p: p.record, {"record": lambda p: p.record}, "", "words"),
+    ]
+    return Table(columns, found.points, found.left_out, closing=_closing(found))
+
+
+def _closing(found: Trend) -> str:
+    stepped = [point for point in found.points if point.step is not None]
+    if not stepped:
+        few = len(found.points) < 2 * FEWEST
+        why = f": {2 * FEWEST} records tell of one at least" if few else ""
+        return f"{found.cell}: no step in {len(found.points)} records{why}"
+    told = ", ".join(
+        f"{point.step * 100:+.1f} % at {point.commit[:10] or point.created[:16]}"
+        for point in stepped
+        if point.step is not None
+    )
+    return f"{found.cell}: {told}"
+
+
+def _points(found: Sequence[tuple[str, Record, Estimate]]) -> list[Point]:
+    values = [value.value for _, _, value in found]
+    edges = [0, *steps(values), len(values)]
+    levels = [statistics.median(values[a:b]) for a, b in itertools.pairwise(edges)]
+    points = []
+    for place, (where, record, value) in enumerate(found):
+        segment = sum(place >= edge for edge in edges[1:-1])
+        begins = segment and edges[segment] == place
+        points.append(
+            Point(
+                record=where,
+                created=record.created,
+                commit=record.environment.git.tpprof.commit or "",
+                value=value,
+                level=levels[segment],
+                step=levels[segment] / levels[segment - 1] - 1 if begins else None,
+            )
+        )
+    return points
+
+
+def _cell(record: Record, method: str, called: str) -> Cell | None:
+    """The cell that is meant: the one that was meant before, where it is known."""
+    cells = [cell for cell in record.cells if not cell.error]
+    wanted = [called] if called else [method]
+    by_name = next((cell for cell in cells if name(cell) in wanted), None)
+    return by_name or next((cell for cell in cells if method in (cell.method, cell.name)), None)
+
+
+def _value(record: Record, cell: Cell, measure: Measure) -> Estimate | None:
+    if measure == "latency":
+        return latency(cell)
+    vanilla = baseline(record, cell)
+    return paired_speedup(vanilla, cell) if vanilla else None
+
+
+def _unlike(newest: Record, record: Record) -> str:
+    """Why times of a record do not stand beside those of the newest."""
+    if record.model.name != newest.model.name or record.model.dtype != newest.model.dtype:
+        return "another model"
+    own, wanted = record.request, newest.request
+    lengths = ("before", "visual", "after", "batch", "new_tokens")
+    if any(getattr(own, part) != getattr(wanted, part) for part in lengths):
+        return "another request"
+    differs = [
+        line for line in other_machine(newest, record) if not line.startswith(("packages", "cuda"))
+    ]
+    return f"another machine ({differs[0]})" if differs else ""

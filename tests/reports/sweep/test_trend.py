@@ -1,0 +1,84 @@
+"""One method over records: what belongs together, and where it steps."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from command import in_this_process
+from record_builders import cell, record
+
+from tpprof.reports.record import files
+from tpprof.reports.record.base import RecordError
+from tpprof.reports.record.schema import Record
+from tpprof.reports.sweep.trend import series, steps, trend_table
+
+
+def noisy(levels: list[tuple[float, int]], noise: float = 0.01) -> list[float]:
+    chance = random.Random(3)
+    return [level * (1 + chance.gauss(0, noise)) for level, n in levels for _ in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (noisy([(1.0, 30)]), []),
+        (noisy([(1.0, 12), (1.1, 12)]), [12]),
+        (noisy([(1.0, 8), (0.8, 2), (1.0, 8)]), [8, 10]),
+        (noisy([(1.0, 10), (1.3, 1), (1.0, 10)]), []),  # one record may be an accident
+        ([1.0] * 5 + [2.0] * 5, [5]),
+        ([1.0] * 9, []),
+        ([1.0, 2.0], []),
+        ([], []),
+    ],
+)
+def test_steps(values: list[float], found: list[int]) -> None:
+    assert steps(values) == found
+
+
+def test_a_step_is_seldom_seen_where_there_is_none() -> None:
+    chance = random.Random(5)
+    seen = sum(bool(steps([1 + chance.gauss(0, 0.02) for _ in range(30)])) for _ in range(200))
+    assert seen <= 20
+
+
+def dated(day: int, seconds: float, **more: object) -> Record:
+    found = record(cell("vanilla", "rows", 2.0, 10), cell("fastv:keep=9", "rows", seconds, 5))
+    found.created = f"2026-01-{day:02}T00:00:00+00:00"
+    found.environment.git.tpprof.commit = f"c{day}" * 10
+    for name, value in more.items():
+        setattr(found.environment, name, value)
+    return found
+
+
+def test_records_stand_by_date_and_those_of_another_machine_are_left_out() -> None:
+    days = [(4, 1.5), (1, 1.0), (3, 1.5), (2, 1.0), (6, 1.5)]
+    records = [dated(*day) for day in days] + [dated(5, 9.0, device="another")]
+    other = dated(6, 1.0)
+    other.request.batch = 8
+    records.insert(0, other)
+    names = [f"{number}.json" for number in range(len(records))]
+    found = series(records, names, "fastv")
+    assert [point.created[8:10] for point in found.points] == ["01", "02", "03", "04", "06"]
+    assert [point.step for point in found.points] == [None, None, pytest.approx(0.5), None, None]
+    assert found.left_out[0].startswith("6.json: another machine (device is")
+    assert "0.json: another request" in found.left_out
+    table = trend_table(found)
+    assert table.closing == "fastv:keep=9 with rows: +50.0 % at c3c3c3c3c3"
+    gains = series(records, names, "fastv:keep=9", "speedup")
+    assert gains.points[0].value.value == pytest.approx(2.0)
+    with pytest.raises(RecordError, match="no record has 'dart'; known: vanilla, fastv:keep=9"):
+        series(records, names, "dart")
+
+
+def test_the_command_reads_a_folder(tmp_path: Path) -> None:
+    for day, seconds in ((1, 1.0), (2, 1.0), (3, 1.5), (4, 1.5)):
+        files.save(dated(day, seconds), tmp_path / f"r{day}.json")
+    (tmp_path / "other.json").write_text("{}")
+    done = in_this_process("trend", ".", "--method", "fastv:keep=9 with rows", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "+50.0 %" in done.stdout
+    assert "left out" in done.stderr
+    assert in_this_process("trend", "other.json", cwd=tmp_path).returncode == 2
+    assert in_this_process("trend", ".", "--method", "dart", cwd=tmp_path).returncode == 2
