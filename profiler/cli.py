@@ -17,19 +17,17 @@ from typer.core import TyperGroup
 from ..reports.record.spec import OptionError
 from ..reports.sanitize import one_line, quoted, say
 from .commands.authoring import check, new_method
-from .commands.calibrate import calibrate_device
 from .commands.compare import compare
-from .commands.env import show_environment
 from .commands.evaluate import evaluation
 from .commands.flops import flops
 from .commands.gate import gate
 from .commands.init import init
 from .commands.lists import methods, models
+from .commands.machine import calibrate_device, show_environment
 from .commands.options import StrictCommand, fail
 from .commands.report import explain, report
-from .commands.sweep import sweep
+from .commands.sweep import sweep, trend
 from .commands.tokens import tokens
-from .commands.trend import trend
 
 UNREAD = 141
 """Exit code where standard output cannot be written: 128 + SIGPIPE, as other commands end."""

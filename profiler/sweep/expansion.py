@@ -12,7 +12,7 @@ from typing import Any
 from ...methods import InputError, Method, format_spec, parse
 from ...reports.record.schema import Peaks
 from ...reports.record.spec import OptionError, RunSpec, changed
-from ...reports.sweep.grid import AXES, SCHEMA, Block, Grid, GridCell
+from ...reports.sweep.grid import AXES, SCHEMA, Grid, GridBlock, GridCell
 from ..cost.planning import Planner
 from ..machine import calibration
 from ..machine.environment import own_version
@@ -42,7 +42,7 @@ def expand(spec: RunSpec, axes: Axes, command: str = "") -> Grid:
         if not apart:
             own = changed(own, methods=[cell.method for cell in cells], keep=None)
         named = {"model": own.model.name or "", **{name: _text(v) for name, v in given.items()}}
-        blocks.append(Block(spec=own, axes=named, cells=cells))
+        blocks.append(GridBlock(spec=own, axes=named, cells=cells))
         if sum(len(block.cells) for block in blocks) > MOST_CELLS:
             raise InputError(f"the grid has more than {MOST_CELLS:,} cells: take fewer values")
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -44,7 +44,7 @@ class GridCell(Struct):
     problem: Annotated[str, about("Why it cannot be planned.")] = ""
 
 
-class Block(Struct):
+class GridBlock(Struct):
     """One comparison of the grid: what is compared with what stays inside it."""
 
     spec: Annotated[RunSpec, about("What it runs.")]
@@ -60,7 +60,7 @@ class Grid(Struct):
     tpprof: Annotated[str, about("Version of tpprof that measures.")]
     created: Annotated[str, about("When it began, ISO 8601.")]
     command: Annotated[str, about("The command line.")]
-    blocks: list[Block]
+    blocks: list[GridBlock]
 
 
 class GridBegun(Struct, tag="sweep"):
@@ -77,7 +77,7 @@ class BlockLeft(Struct, tag="block"):
     seconds: Amount = 0.0
 
 
-class _Opening(msgspec.Struct):
+class _GridOpening(msgspec.Struct):
     grid: Versioned
 
 
@@ -120,7 +120,9 @@ def load(folder: Path) -> Sweep:
         raise RecordError(f"{folder} holds no sweep; `tpprof sweep --out {folder}` makes one")
     try:
         first, *lines = read_lines(path)
-        require_schema(path, msgspec.json.decode(first, type=_Opening).grid.schema, SCHEMA, AGAIN)
+        require_schema(
+            path, msgspec.json.decode(first, type=_GridOpening).grid.schema, SCHEMA, AGAIN
+        )
         grid = msgspec.json.decode(first, type=GridBegun).grid
         left = [msgspec.json.decode(line, type=BlockLeft) for line in lines]
     except OSError as error:

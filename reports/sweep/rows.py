@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..analysis.intervals import Estimate
 from ..analysis.summary import Row, rows
 from ..record.schema import Record
-from .grid import Block, Grid, GridCell, Sweep
+from .grid import Grid, GridBlock, GridCell, Sweep
 
 NOT_YET = "not measured yet"
 
@@ -99,14 +99,14 @@ def words(axis: str, value: str) -> str:
     return value if axis in ("model", "device", "layout") else f"{axis.replace('_', ' ')} {value}"
 
 
-def _wanted(index: int, block: Block, reason: str) -> list[GridRow]:
+def _wanted(index: int, block: GridBlock, reason: str) -> list[GridRow]:
     return [
         GridRow(index, block.axes, c.method, c.base, c.keep, reason=c.problem or reason)
         for c in block.cells
     ]
 
 
-def _measured(index: int, block: Block, record: Record, why: str) -> list[GridRow]:
+def _measured(index: int, block: GridBlock, record: Record, why: str) -> list[GridRow]:
     known = {cell.method: cell for cell in block.cells}
     found = []
     for row in rows(record):
@@ -140,7 +140,7 @@ def front(listed: Sequence[GridRow], worth: Callable[[GridRow], float | None]) -
 
 
 @dataclass(frozen=True)
-class Best:
+class BestMethod:
     """The fastest of a block at one budget. rivals: others that the clock cannot tell from it, for
     their intervals overlap or are not known."""
 
@@ -148,7 +148,7 @@ class Best:
     rivals: Sequence[GridRow]
 
 
-def best_by_budget(listed: Iterable[GridRow]) -> list[Best]:
+def best_by_budget(listed: Iterable[GridRow]) -> list[BestMethod]:
     """The fastest method of each block and budget, in the order of the grid."""
     groups: dict[tuple[int, str | None], list[GridRow]] = {}
     for row in listed:
@@ -157,7 +157,9 @@ def best_by_budget(listed: Iterable[GridRow]) -> list[Best]:
     found = []
     for group in groups.values():
         best = max(group, key=lambda row: row.speedup or 0.0)
-        found.append(Best(best, [row for row in group if row is not best and _close(row, best)]))
+        found.append(
+            BestMethod(best, [row for row in group if row is not best and _close(row, best)])
+        )
     return found
 
 

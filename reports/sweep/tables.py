@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from .. import units
 from ..analysis.intervals import Estimate
 from ..text.table import Column, Table
-from .grid import Block, Grid, GridCell, Sweep
-from .rows import Best, GridRow, best_by_budget, front, grid_rows, varied
+from .grid import Grid, GridBlock, GridCell, Sweep
+from .rows import BestMethod, GridRow, best_by_budget, front, grid_rows, varied
 
 if TYPE_CHECKING:
     import pandas
 
-PlannedCell = tuple[Block, GridCell]
+PlannedCell = tuple[GridBlock, GridCell]
 FRONT = (
     "Whether no other cell of its block keeps as many visual tokens and is as fast (speed), or "
     "takes as little memory (memory)."
@@ -96,7 +96,7 @@ def grid_table(sweep: Sweep, listed: Sequence[GridRow] | None = None) -> Table[G
     return Table(columns, listed, warned, failure=lambda row: row.reason)
 
 
-def best_table(sweep: Sweep, listed: Sequence[GridRow]) -> Table[Best]:
+def best_table(sweep: Sweep, listed: Sequence[GridRow]) -> Table[BestMethod]:
     """The fastest method of each block and budget."""
     return Table(
         [

@@ -121,7 +121,7 @@ def test_a_dtype_that_the_device_refuses_is_noted_and_left_out(
 
 
 def test_the_command_prints_and_keeps_it(quick: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tpprof.profiler.commands.calibrate import calibrate_device
+    from tpprof.profiler.commands.machine import calibrate_device
     from tpprof.profiler.commands.options import Format
 
     calibrate_device("cpu", Format.json)

@@ -16,7 +16,7 @@ import torch
 
 from tpprof.methods.contract.errors import InputError
 from tpprof.profiler import cli
-from tpprof.profiler.commands.env import lines
+from tpprof.profiler.commands.machine import lines
 from tpprof.profiler.machine import doctor
 from tpprof.profiler.machine.doctor import warnings
 from tpprof.profiler.machine.environment import (

@@ -17,10 +17,10 @@ from tpprof.reports.record.spec import RunSpec
 from tpprof.reports.sweep import figures, tables
 from tpprof.reports.sweep.grid import (
     SCHEMA,
-    Block,
     BlockLeft,
     Grid,
     GridBegun,
+    GridBlock,
     GridCell,
     Sweep,
     journal_of,
@@ -39,14 +39,14 @@ def timed(method: str, seconds: float, tokens: int, spread: float = 0.0) -> Cell
     return cell(method, "rows", seconds, 10, visual_per_layer=[tokens] * 2, samples=around)
 
 
-def block(model: str, methods: list[str], problem: str = "") -> Block:
+def block(model: str, methods: list[str], problem: str = "") -> GridBlock:
     wanted = [
         GridCell(method=f"{name}:keep={keep}", base=name, keep=keep)
         for name in methods
         for keep in BUDGETS
     ]
     spec = RunSpec.of(model=model, methods=[one.method for one in wanted])
-    return Block(spec=spec, axes={"model": model}, cells=wanted, problem=problem)
+    return GridBlock(spec=spec, axes={"model": model}, cells=wanted, problem=problem)
 
 
 def measured(fastv: tuple[float, float], random: tuple[float, float], spread: float) -> Record:

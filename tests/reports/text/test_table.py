@@ -13,7 +13,7 @@ import pytest
 from page_records import full
 from record_builders import headings_and_lines, record
 
-from tpprof.profiler.commands.calibrate import calibration_table
+from tpprof.profiler.commands.machine import calibration_table
 from tpprof.profiler.commands.tokens import tokens_table
 from tpprof.profiler.machine.datasheets import datasheet_of
 from tpprof.profiler.run.kept_tokens import Seen
