@@ -59,8 +59,8 @@ class Qwen3VL(Qwen2VL):
 
     def shapes(self) -> tuple[Shape, ...]:
         small = self.deep_tower(4, 256, 1024, 4, (1, 2), most_pixels=1024 * 1280)
-        base = self.deep_tower(24, 1024, 4096, 16, (5, 11, 17))
-        large = self.deep_tower(27, 1152, 4304, 16, (8, 16, 24))
+        base = self.deep_tower(24, 1024, 4096, 16, (5, 11, 17), video_pixels=VIDEO_PIXELS)
+        large = self.deep_tower(27, 1152, 4304, 16, (8, 16, 24), video_pixels=VIDEO_PIXELS)
         return (
             self.shape("tiny-qwen3-vl", _text(16, 384, 1024, 6, 2, 80, 8192), small, ABOUT),
             self.shape("qwen3-vl-2b", _text(28, 2048, 6144, 16, 8, tied=True), base, ABOUT),
@@ -93,16 +93,18 @@ class Qwen3VL(Qwen2VL):
         *,
         least_pixels: int = LEAST_PUBLISHED,
         most_pixels: int = MOST_PUBLISHED,
+        video_pixels: tuple[int, int] | None = None,
         side: int = SIDE,
         patch: int = 16,
         **sizes: int,
     ) -> Vision:
-        """A tower of this architecture. side: of its learned positions. sizes: merge, temporal."""
+        """A tower of this architecture. video_pixels: of a video as a whole, None for those of a
+        picture. side: of its learned positions. sizes: merge, temporal."""
         tower = self.tower(layers, hidden, intermediate, heads, most_pixels, patch=patch, **sizes)
         return dataclasses.replace(
             tower,
             least_pixels=least_pixels,
-            video_pixels=VIDEO_PIXELS,
+            video_pixels=video_pixels or (least_pixels, most_pixels),
             inner_states=2,
             patch_bias=True,
             positions=side * side,

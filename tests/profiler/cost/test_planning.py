@@ -227,7 +227,6 @@ LONG_TEXT = {"visual_tokens": 400, "text_tokens": (5, 600)}
         ("tiny-qwen2-vl", "bfloat16", "maps", "mustdrop", {"batch_size": 2}),
         ("tiny-qwen2.5-vl", "bfloat16", "maps", "mustdrop", {"batch_size": 2}),
         ("tiny-qwen3-vl", "bfloat16", "maps", "mustdrop", {"batch_size": 2}),
-        ("tiny-qwen3-vl", "bfloat16", "rows", "vanilla", {}),
         ("tiny-llava", "float32", "rows", "fastv", {"visual_tokens": 16, "new_tokens": 40}),
         ("tiny-llava", "bfloat16", "rows", "fastv", {"visual_tokens": 64, "new_tokens": 60}),
     ],
