@@ -108,8 +108,8 @@ class MustDrop(Method):
     def plan(self, request: Request) -> Plan:
         if request.encoder is not None and request.encoder.resampled:
             raise UnsupportedError(
-                "its key tokens are patches of the vision tower, and this model interpolates those "
-                "of a picture as large to visual tokens, of which none is one patch"
+                "its key tokens are patches of the vision tower, and of such pictures this model "
+                "interpolates them to visual tokens, of which none is one patch"
             )
         layers, budget = request.scale(LAYERS), request.budget(self.keep)
         released = Published(maps=range(layers[0], request.layers), host_mask=True)

@@ -59,7 +59,7 @@ class Preparation:
         self._require_companions()
         self.pictures = _pictures(workload)
         self.sizes: Sizes | None = None  # to which a method has the pictures resized
-        self.pixels: Callable[[list[Image.Image]], dict[str, Tensor]] = model.pixels
+        self.pixels: Callable[[list[Image.Image], int], dict[str, Tensor]] = model.pixels
         self.preprocessing: Preprocessing | None = None
         self.request = self._request()
         self._process()
@@ -138,7 +138,7 @@ class Preparation:
     def _pixels(self, images: list[Image.Image]) -> dict[str, Tensor]:
         """What the model is given of pictures, or of the frames of one video after another."""
         if not self.workload.is_video:
-            return self.pixels(images)
+            return self.pixels(images, len(self.pictures))
         count = len(self.pictures)
         starts = range(0, len(images), count)
         return self.model.video_pixels([images[first : first + count] for first in starts])
@@ -199,7 +199,7 @@ class Preparation:
             from .models.device_pixels import DevicePixels, require_same
 
             self.pixels = on_device = DevicePixels(model)
-            made = on_device(shown)
+            made = on_device(shown, len(shown))
             apart = require_same(model.name, processor, pixels, made)
             processor, where = on_device.processor, str(model.device)
         self.preprocessing = Preprocessing(
@@ -321,7 +321,7 @@ def by_size(
             after=after,
             size=first,
             more=others,
-            between=between if texts and not frames else None,
+            between=between if texts else None,
             frames=frames,
             layout=workload.layout,
             visual_tokens=workload.visual_tokens,

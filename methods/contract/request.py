@@ -69,8 +69,8 @@ class Encoder:
     dropped inside the tower, because what follows needs no grid; `last_layer`: the last layer at
     which they may be, for what follows is given its output (None: any; -1: none); `heads`: of its
     attention; `crops`: rows and columns of the tiles that follow a base tile, (0, 0) without one;
-    `resampled`: visual tokens to which the patches of these tiles are interpolated, so that none is
-    one patch, 0 where each is;
+    `resampled`: visual tokens to which the patches of these tiles, or of all, are interpolated, so
+    that none is one patch, 0 where each is;
     `square`: side of the square of patches that the model joins to a visual token, where patches
     stand by the rows of their tile, 0 where those of a token stand together;
     `held_by`: what needs the grid of tokens that are not mergeable.

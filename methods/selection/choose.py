@@ -197,8 +197,14 @@ def parts(request: Request, budget: int) -> list[Part]:
 
 
 def shares(request: Request, budget: int) -> list[int]:
-    """How many tokens of `budget` each rectangle of a picture keeps, as `quotas` says."""
-    return quotas(budget, [segment.tokens for segment in request.segments])
+    """How many tokens of `budget` each rectangle of a picture keeps, as `quotas` says; newlines
+    that stand alone keep what the others leave."""
+    whole = [segment.tokens * bool(segment.patches) for segment in request.segments]
+    alone = [segment.tokens for segment in request.segments if not segment.patches]
+    first = min(budget, sum(whole))
+    behind = iter(quotas(budget - first, alone))
+    given = quotas(first, whole)
+    return [share if size else next(behind) for share, size in zip(given, whole, strict=True)]
 
 
 def _grouped(

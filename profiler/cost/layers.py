@@ -217,9 +217,10 @@ def _projector(projector: Projector, tokens: int, itemsize: int) -> Operators:
 
 
 def resampling(shape: Shape, batch: int, encoder: Encoder, itemsize: int) -> Work:
-    """Projected patches of all tiles but the base one, interpolated to visual tokens."""
+    """Projected patches of the tiles behind a base tile, or without one of all of them,
+    interpolated to visual tokens."""
     width = batch * shape.projector.outputs
-    patches = (encoder.tiles - 1) * encoder.patches
+    patches = (encoder.tiles - all(encoder.crops)) * encoder.patches
     return elementwise(width * patches, width * encoder.resampled, itemsize)
 
 

@@ -103,9 +103,11 @@ class Architecture(ABC):
         the two do not fit each other."""
         return shape
 
-    def regions(self, shape: Shape, size: Size, layout: Layout) -> list[Region]:
-        """What of a picture each run of its visual tokens covers, as the image processor cuts
-        it."""
+    def regions(
+        self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
+    ) -> list[Region]:
+        """What of a picture each run of its visual tokens covers, as the image processor cuts it.
+        several: whether it is one of several in the prompt."""
         return [whole_picture(self.segments(shape, size, layout)[0])]
 
     @abstractmethod

@@ -39,17 +39,19 @@ class DevicePixels:
     def __init__(self, model: Model) -> None:
         """Raises OptionError where the model's image processor cannot work on a device."""
         self.device = model.device
+        self.by_sample = model.by_sample
         self.processor = device_processor(model.image_processor)
 
-    def __call__(self, images: list[Image.Image]) -> dict[str, Tensor]:
-        """What the processor makes of RGB pictures, under transformers' names. They go to the
-        device as they are, 8 bits a channel; pixels are made there, sizes stay on the host."""
+    def __call__(self, images: list[Image.Image], each: int = 1) -> dict[str, Tensor]:
+        """What the processor makes of RGB pictures, `each` a sample, under transformers' names.
+        They go to the device as they are, 8 bits a channel; pixels are made there, sizes stay on
+        the host."""
         pictures = [
             torch.from_numpy(np.array(image)).to(self.device, non_blocking=True) for image in images
         ]
         return dict(
             self.processor(
-                images=pictures,
+                images=self.by_sample(pictures, each),
                 input_data_format="channels_last",
                 disable_grouping=False,
                 return_tensors="pt",

@@ -33,8 +33,9 @@ def request(
     """The lengths of a request.
 
     size: of the picture, height and width in pixels; more: of those that follow it. between: text
-    tokens before each of these, None for as many as the architecture's template puts there. frames:
-    of a video in the place of pictures, each of `size`. visual_tokens: synthetic features, which
+    tokens before each of these, or before each frame but the first where text parts them; None for
+    as many as the architecture's template puts there. frames: of a video in the place of pictures,
+    each of `size`. visual_tokens: synthetic features, which
     skip the vision tower.
     """
     architecture, breaks = shape.architecture, tuple[tuple[int, int], ...]()
@@ -43,6 +44,9 @@ def request(
         pictured = rectangle(visual_tokens)
     elif frames:
         spans = architecture.video(shape, frames, size)
+        if between:
+            parted = zip(spans, [0, *between], strict=True)
+            spans = tuple(replace(span, before=text) for span, text in parted)
         pictured, breaks = _joined(spans)
         tower = architecture.video_encoder(shape, frames, size)
     else:

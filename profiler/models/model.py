@@ -120,9 +120,14 @@ class Model(ABC):
     def encode(self, inputs: Inputs, tower: BlockRunner) -> Tensor:
         """Projected patches [B, tiles * patches, d]; see the Decoder protocol."""
 
-    def pixels(self, images: list[Image.Image]) -> dict[str, Tensor]:
-        """What the image processor makes of `images`, under transformers' names, on the host."""
-        return dict(self.image_processor(images=images, return_tensors="pt"))
+    def pixels(self, images: list[Image.Image], each: int = 1) -> dict[str, Tensor]:
+        """What the image processor makes of `images`, under transformers' names, on the host. each:
+        how many of them a sample has."""
+        return dict(self.image_processor(images=self.by_sample(images, each), return_tensors="pt"))
+
+    def by_sample(self, images: list[Any], each: int) -> Any:
+        """Pictures as the image processor is given them, `each` a sample."""
+        return images
 
     def video_pixels(self, videos: list[list[Image.Image]]) -> dict[str, Tensor]:
         """What the model is given of the frames of `videos`, as `pixels` says of pictures."""

@@ -204,13 +204,16 @@ def _numbered(shape: Any, prepare: Preparation) -> Iterator[tuple[Region, int]]:
         # A temporal patch of several frames is shown on the first of them.
         each = len(prepare.pictures) / request.frames
         for number, segment in enumerate(request.segments):
-            region = whole_picture(segment)
-            region.first = first
-            yield region, int(number * each)
+            if segment.frame:  # a newline behind the last shows nothing
+                region = whole_picture(segment)
+                region.first = first
+                yield region, int(number * each)
             first += segment.tokens
         return
     for number, (span, shown) in enumerate(zip(request.spans, prepare.pictures, strict=True)):
-        for region in shape.architecture.regions(shape, shown.size, prepare.workload.layout):
+        layout, several = prepare.workload.layout, len(request.spans) > 1
+        cut = shape.architecture.regions(shape, shown.size, layout, several=several)
+        for region in cut:
             region.first += first
             yield region, number
         first += span.tokens

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ....methods.contract.request import Encoder, Request, Segment, Size
+from ....methods.contract.request import Encoder, Request, Segment, Size, VisualSpan
 from ....reports.record.kept import Region
 from ....reports.record.spec import Layout
 from ..architecture import Architecture, require_equal, whole_picture
@@ -27,6 +27,7 @@ from ..towers.internvit import (
 )
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
     from ....methods.engine.decoder import BlockRunner, Inputs
@@ -127,6 +128,17 @@ class InternVL(Architecture):
             square=vision.merge,
         )
 
+    def video(self, shape: Shape, frames: int, size: Size) -> tuple[VisualSpan, ...]:
+        """A tile a frame; before each but the first, the end of the one before, a line break, its
+        number in words (`Frame2: `) and its start."""
+        side = shape.vision.side // shape.vision.merge
+        frame = Segment(side, side, frame=True)
+        first = VisualSpan(0, (frame,))
+        return (first, *(VisualSpan(6 + len(str(n)), (frame,)) for n in range(2, frames + 1)))
+
+    def video_encoder(self, shape: Shape, frames: int, size: Size) -> Encoder:
+        return self.tower(shape, frames)
+
     def processor_options(self, shape: Shape) -> dict[str, Any]:
         side = shape.vision.image
         return {
@@ -148,7 +160,9 @@ class InternVL(Architecture):
             )
         return dataclasses.replace(shape, pinpoints=tile_sizes(shape.vision.image, least, most))
 
-    def regions(self, shape: Shape, size: Size, layout: Layout) -> list[Region]:
+    def regions(
+        self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
+    ) -> list[Region]:
         tile = self.segments(shape, size, layout)[0]
         rows, columns = tile_grid(shape, *size)
         found = []
@@ -176,8 +190,23 @@ class InternVLModel(Model):
     def image_text(self) -> str:
         return "<IMG_CONTEXT>"
 
+    @property
+    def video_token(self) -> int:
+        return self.image_token
+
     def framed(self, prompt: str) -> str:
-        return prompt.replace(self.image_text, f"<img>{self.image_text}</img>")
+        picture = f"<img>{self.image_text}</img>"
+        return prompt.replace(self.image_text, picture).replace("<video>", f"Frame1: {picture}")
+
+    def video_text(self, request: Request) -> list[list[int]]:
+        numbers = range(2, len(request.spans) + 1)
+        texts = [f"</img>\nFrame{number}: <img>" for number in numbers]
+        return [self.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+
+    def video_pixels(self, videos: list[list[Image.Image]]) -> dict[str, Tensor]:
+        frames = [frame for video in videos for frame in video]
+        made = self.image_processor(images=frames, crop_to_patches=False, return_tensors="pt")
+        return dict(made)
 
     def encode(self, inputs: Inputs, tower: BlockRunner) -> Tensor:
         model, vision = self.module.model, self.module.model.vision_tower

@@ -132,7 +132,9 @@ class Llava(Architecture):
         require_equal(name, "tiles of", sides, [shape.vision.image] * 2)
         return shape
 
-    def regions(self, shape: Shape, size: Size, layout: Layout) -> list[Region]:
+    def regions(
+        self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
+    ) -> list[Region]:
         """The picture is resized, then the middle square is cut out."""
         (height, width), side = size, min(size)
         region = whole_picture(self.segments(shape, size, layout)[0])
@@ -151,7 +153,7 @@ class LlavaModel(Model):
         import torch
 
         layers = self.module.model.vision_tower.encoder.layers
-        pixels = inputs["pixel_values"]
+        pixels = self.tiles_of(inputs)
         if pixels.dim() == 5:
             pixels = pixels.flatten(0, 1)
         if "tiles" in inputs.extras:
@@ -167,6 +169,10 @@ class LlavaModel(Model):
         tower.leave(patches)
         projected: Tensor = self.module.model.multi_modal_projector(patches)
         return projected.reshape(inputs.request.batch, -1, projected.shape[-1])
+
+    def tiles_of(self, inputs: Inputs) -> Tensor:
+        """Pixels of tiles, or of samples of tiles."""
+        return inputs["pixel_values"]
 
     def patch_embeddings(self, pixels: Tensor) -> Tensor:
         """What the first layer of the tower is given of pixels [tiles, 3, side, side]."""

@@ -99,7 +99,9 @@ class LlavaNext(Llava):
         require_equal(name, "image_grid_pinpoints", listed, wanted)
         return shape
 
-    def regions(self, shape: Shape, size: Size, layout: Layout) -> list[Region]:
+    def regions(
+        self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
+    ) -> list[Region]:
         segments = self.segments(shape, size, layout)
         whole = whole_picture(segments[0])
         if layout == "flat":

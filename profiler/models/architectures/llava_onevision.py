@@ -10,11 +10,13 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from ....methods.contract.request import Encoder, Request, Segment, Size
+from ....methods.contract.request import Encoder, Request, Segment, Size, VisualSpan
 from ....reports.record.kept import Region
 from ....reports.record.spec import Layout
+from ..architecture import whole_picture
 from ..checkpoint.reader import Reader
 from ..model import Model
+from ..processors import transformers_class
 from ..registry import register_architecture
 from ..shapes import Shape, Text, Vision
 from ..towers.siglip import (
@@ -28,6 +30,7 @@ from ..towers.siglip import (
 from .llava_next import LlavaNext, LlavaNextModel, pinpoints_of, tile_grid, unpadded
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
     from ....methods.engine.decoder import Inputs, Resample
@@ -36,6 +39,17 @@ MOST_TILES = 9  # `anyres_max_9` of the published configs
 SCALED_FROM = 1.1
 """Times the side of `most_tiles` tiles from which transformers scales the joined tiles down."""
 IMAGE_TOKEN = 151646
+VIDEO = "pixel_values_videos"
+RESIZING = (
+    "size",
+    "resample",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+)
+"""What the processing of pictures and of frames has in common."""
 ABOUT = "SigLIP, up to 36 tiles scaled down to 9"
 
 
@@ -123,6 +137,8 @@ class LlavaOnevision(LlavaNext):
     def segments(
         self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
     ) -> tuple[Segment, ...]:
+        if several:
+            return whole_tile(shape)
         base, joined = super().segments(shape, size, "anyres")
         height, width = scaled_size(shape, joined.height, joined.width - 1)
         return base, Segment(height, width + 1, newline=True)
@@ -130,22 +146,49 @@ class LlavaOnevision(LlavaNext):
     def encoder(
         self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
     ) -> Encoder:
+        if several:
+            return self.tower(shape, 1)
         joined = joined_size(shape, size)
         height, width = scaled_size(shape, *joined)
+        crops = tile_grid(shape, *size)
+        tower = self.tower(shape, 1 + crops[0] * crops[1], crops)
+        resampled = height * width if (height, width) != joined else 0
+        return dataclasses.replace(tower, resampled=resampled)
+
+    def tower(self, shape: Shape, count: int, crops: Size = (0, 0)) -> Encoder:
+        """The tower at work on `count` tiles."""
         return dataclasses.replace(
-            super().encoder(shape, size, "anyres"),
+            self.tiles(shape, count, crops, mergeable=False),
             has_cls=False,
             held_by="the layout sets them on a grid, with newlines",
-            resampled=height * width if (height, width) != joined else 0,
         )
+
+    def video(self, shape: Shape, frames: int, size: Size) -> tuple[VisualSpan, ...]:
+        """A tile a frame, scaled down to half its sides, and one newline behind the last."""
+        side = math.ceil(shape.vision.side / 2)
+        frame, newline = Segment(side, side, frame=True), Segment(1, 1, newline=True)
+        return (VisualSpan(0, ((frame,) * frames) + (newline,)),)
+
+    def video_encoder(self, shape: Shape, frames: int, size: Size) -> Encoder:
+        half = math.ceil(shape.vision.side / 2)
+        return dataclasses.replace(self.tower(shape, frames), resampled=frames * half**2)
 
     def processor_options(self, shape: Shape) -> dict[str, Any]:
         side = shape.vision.image
         pinpoints = [list(size) for size in shape.pinpoints]
         return {"image_grid_pinpoints": pinpoints, "size": {"height": side, "width": side}}
 
-    def regions(self, shape: Shape, size: Size, layout: Layout) -> list[Region]:
-        return super().regions(shape, size, "anyres")
+    def regions(
+        self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
+    ) -> list[Region]:
+        """Of several pictures, each is filled up to a square with a border of one colour."""
+        if not several:
+            return super().regions(shape, size, "anyres")
+        (height, width), side = size, max(size)
+        region = whole_picture(whole_tile(shape)[0])
+        x, y = (side / width - 1) / 2, (side / height - 1) / 2
+        region.left, region.top, region.right, region.bottom = -x, -y, 1 + x, 1 + y
+        return [region]
 
     def adapter(self) -> type[Model]:
         return LlavaOnevisionModel
@@ -164,8 +207,38 @@ class LlavaOnevisionModel(LlavaNextModel):
     def patches(self, hidden: Tensor) -> Tensor:
         return hidden
 
+    def tiles_of(self, inputs: Inputs) -> Tensor:
+        return inputs[VIDEO] if VIDEO in inputs else inputs["pixel_values"]
+
+    def by_sample(self, images: list[Any], each: int) -> Any:
+        """Several pictures of a sample, of which each is one tile, are told from single ones."""
+        if each == 1:
+            return images
+        return [images[first : first + each] for first in range(0, len(images), each)]
+
+    def video_pixels(self, videos: list[list[Image.Image]]) -> dict[str, Tensor]:
+        """Frames resized as pictures are, but not cut: what transformers' video processor does,
+        which needs torchvision."""
+        processor = self.image_processor
+        settings = {name: getattr(processor, name) for name in RESIZING}
+        resize = transformers_class("SiglipImageProcessorPil")(**settings)
+        frames = [frame for video in videos for frame in video]
+        made = resize(images=frames, return_tensors="pt")["pixel_values"]
+        return {VIDEO: made.unflatten(0, (len(videos), -1))}
+
     def visual_tokens(self, pixels: dict[str, Tensor], layout: Layout) -> list[int]:
-        return super().visual_tokens(pixels, "anyres")
+        if VIDEO not in pixels:
+            return super().visual_tokens(pixels, "anyres")
+        frames, half = pixels[VIDEO].shape[1], math.ceil(self.shape.vision.side / 2)
+        return [frames * half**2 + 1] * len(pixels[VIDEO])
+
+    def extras(self, pixels: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {} if VIDEO in pixels else super().extras(pixels)
+
+    def _tile_counts(self, pixels: dict[str, Tensor]) -> list[int]:
+        if int(pixels["batch_num_images"][0]) > 1:
+            return [1] * len(pixels["image_sizes"])
+        return super()._tile_counts(pixels)
 
     def assemble(
         self, pixels: dict[str, Tensor], ids: Tensor, request: Request, layout: Layout
@@ -181,6 +254,8 @@ class LlavaOnevisionModel(LlavaNextModel):
 
         encoder = request.encoder
         assert encoder is not None
+        if VIDEO in pixels:
+            return torch.arange(request.visual)  # the newline is the last
         if not encoder.resampled:
             return super().order(pixels, request, layout)
         base, joined = request.segments
@@ -190,11 +265,13 @@ class LlavaOnevisionModel(LlavaNextModel):
         return torch.cat([torch.arange(base.tokens), order])
 
     def _resample(self, pixels: dict[str, Tensor], request: Request) -> Resample | None:
-        """How the joined tiles are scaled down; None where they are few enough."""
+        """How the joined tiles are scaled down, or frames; None where tiles are few enough."""
         encoder, joined = request.encoder, request.segments[-1]
         assert encoder is not None
         if not encoder.resampled:
             return None
+        if VIDEO in pixels:
+            return functools.partial(halved, side=encoder.side)
         height, width = pixels["image_sizes"][0].tolist()
         return functools.partial(
             scale_down,
@@ -247,6 +324,22 @@ def scale_down(values: Tensor, *, crops: Size, side: int, before: Size, after: S
     grid = grid[:, :, top : top + height, left : left + width]
     joined = interpolate(grid, after, mode="bilinear").flatten(2).transpose(1, 2)
     return torch.cat([base, joined], 1)
+
+
+def halved(values: Tensor, *, side: int) -> Tensor:
+    """Values [B, frames * patches, c] of frames, each scaled to half its sides, rounded up."""
+    from torch.nn.functional import interpolate
+
+    batch, _, channels = values.shape
+    frames = values.reshape(-1, side, side, channels).permute(0, 3, 1, 2).contiguous()
+    half = interpolate(frames, (math.ceil(side / 2),) * 2, mode="bilinear")
+    return half.flatten(2).transpose(1, 2).reshape(batch, -1, channels)
+
+
+def whole_tile(shape: Shape) -> tuple[Segment, ...]:
+    """One of several pictures: a tile, and a newline behind it."""
+    side = shape.vision.side
+    return Segment(side, side), Segment(1, 1, newline=True)
 
 
 def _text(

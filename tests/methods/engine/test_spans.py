@@ -32,12 +32,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2-vl": ("qwen2-vl", {"image_size": ((168, 168),) * 2}),
     "of several sizes": ("qwen2-vl", {"image_size": ((168, 168), (84, 112), (168, 84))}),
     "in windows": ("qwen2.5-vl", {"image_size": ((168, 168), (84, 140), (168, 84))}),
+    "tiles and thumbnails": ("internvl", {"image_size": ((168, 168), (84, 168), (60, 30))}),
+    "tiles with newlines": ("llava-onevision", {"image_size": ((168, 168), (84, 168), (60, 30))}),
+    "frames with numbers": ("internvl", {"frames": 3}),
+    "frames in a row": ("llava-onevision", {"frames": 4, "image_size": ((90, 120),)}),
     "with DeepStack": ("qwen3-vl", {"image_size": ((168, 168), (84, 112), (168, 84))}),
 }
 UNSUPPORTED = ("globalcom2", "tome")
 IN_TOWER = ("fastervlm", "holov", "mustdrop", "visionzip", "vispruner", "vscan")
-TOWER = {("of several sizes", name) for name in IN_TOWER}
-"""Methods that cannot decide in a tower whose pictures are of several sizes."""
+TOWER = {("of several sizes", name) for name in IN_TOWER} | {("frames in a row", "mustdrop")}
+"""Methods that cannot decide in a tower whose pictures are of several sizes, or are resampled."""
 every_case = pytest.mark.parametrize("case", CASES)
 
 
@@ -59,7 +63,11 @@ def test_vanilla_is_what_transformers_gives(case: str) -> None:
         )
     assert torch.allclose(trace.logits, expected, atol=1e-4)
     assert torch.equal(trace.tokens, tokens[:, -4:])
-    assert len(inputs.request.spans) == len(CASES[case][1]["image_size"])
+    options = CASES[case][1]
+    parted = "frames" not in options or case == "frames with numbers"
+    shown = options.get("frames") or len(options["image_size"])
+    assert len(inputs.request.spans) == (shown if parted else 1)
+    assert inputs.request.frames == options.get("frames", 0)
 
 
 @functools.cache
@@ -132,7 +140,9 @@ def test_deepstack_features_go_with_their_tokens() -> None:
 
 
 @pytest.mark.parametrize("name", PRUNING)
-@pytest.mark.parametrize("case", ["llava", "of several sizes"])
+@pytest.mark.parametrize(
+    "case", ["llava", "of several sizes", "tiles with newlines", "frames in a row"]
+)
 def test_every_method_does_as_planned_or_says_why_not(case: str, name: str) -> None:
     model, inputs = request_of(case, batch_size=1)
     method = affordable(methods.parse(name))
@@ -149,7 +159,10 @@ def test_every_method_does_as_planned_or_says_why_not(case: str, name: str) -> N
 
 
 @pytest.mark.parametrize("spec", ["vanilla", "fastv", "sparsevlm", "pyramiddrop"])
-@pytest.mark.parametrize("case", ["llava", "of several sizes", "in windows", "with DeepStack"])
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if case not in ("llava-next", "qwen2-vl", "frames with numbers")],
+)
 def test_flops_are_torchs_to_the_unit(case: str, spec: str) -> None:
     model, inputs = request_of(case, batch_size=1, new_tokens=3)
     both = sides(model, inputs, spec)
