@@ -76,6 +76,8 @@ class Comparison:
             check_runtime(runtime)
         ours = model is not None or _wants_model(spec)
         require_callables(spec.cells.callables, spec.cells.python, beside_engine=ours)
+        if ours and spec.workload.preprocess == "device":
+            require_device_processor(spec.model.name if model is None else None)
         load_plugins(spec.cells.plugin)
         self.spec = spec
         self.notes: list[str] = []  # what a user should know before anything is measured
@@ -364,8 +366,6 @@ def _wants_model(spec: RunSpec) -> bool:
 def _load(spec: RunSpec) -> tuple[Model, str]:
     """The model, and why it is this one."""
     wanted = spec.model
-    if spec.workload.preprocess == "device":
-        require_device_processor(wanted.name)
     name, reason = wanted.name, "chosen"
     if name is None and spec.accuracy.accuracy:
         name, reason = SEER, "the default where accuracy is asked for: it sees"

@@ -300,7 +300,10 @@ def test_unknown_dtype(dtype: Any) -> None:
         ({"batch_size": 0}, ("--batch-size must be a whole number at least 1", "not 0")),
         ({"new_tokens": 0}, ("--new-tokens must be a whole number at least 1", "not 0")),
         ({"visual_tokens": 0}, ("--visual-tokens must be a whole number at least 1", "not 0")),
-        ({"image_size": (84, 0)}, ("--image-size must be 2 values, each", "not (84, 0)")),
+        (
+            {"image_size": (84, 0)},
+            ("--image-size must be a list of 2 values, each", "not ((84, 0),)"),
+        ),
         ({"text_tokens": (-1, 5)}, ("--text-tokens", "at least 0", "at least 1")),
         ({"text_tokens": (5, 0)}, ("--text-tokens", "at least 0", "at least 1")),
         ({"image": "/no/such.jpg"}, ("--image '/no/such.jpg': no such file",)),
