@@ -25,6 +25,8 @@ class Architecture(ABC):
     layouts: how its visual tokens can be laid out.
     compactable: whether positions can be numbered anew behind a pruning; not those of M-RoPE.
     between: text tokens that its chat template puts between pictures.
+    bounded: whether a request takes no more positions than its text model is made for: beyond them
+    transformers would change its rotary embedding, and with it what comes after.
     flat_config: whether older files hold the keys of the text model beside the sections.
     """
 
@@ -37,6 +39,7 @@ class Architecture(ABC):
     layouts: ClassVar[tuple[Layout, ...]] = ("flat",)
     compactable: ClassVar[bool] = True
     between: ClassVar[int] = 1
+    bounded: ClassVar[bool] = False
     flat_config: ClassVar[bool] = False
 
     def __repr__(self) -> str:
@@ -53,6 +56,10 @@ class Architecture(ABC):
     @abstractmethod
     def config(self, shape: Shape) -> Any:
         """The transformers config of a shape."""
+
+    def as_meant(self, written: dict[str, Any]) -> dict[str, Any]:
+        """A config.json as its checkpoint means it, where transformers would read it otherwise."""
+        return written
 
     @abstractmethod
     def shape_from(self, name: str, given: Any, text: Text) -> Shape:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ...methods.contract.request import Encoder, Request, Segment, Size, VisualSpan
 from ...reports.record.spec import Layout
-from .shapes import Shape
+from .shapes import Shape, ShapeError
 
 
 def rectangle(visual: int) -> tuple[Segment, ...]:
@@ -63,7 +63,7 @@ def request(
             architecture.encoder(shape, one, layout, several=several) for one in (size, *more)
         ]
         tower = towers[0] if len(towers) == 1 else side_by_side(towers)
-    return Request(
+    made = Request(
         layers=shape.text.layers,
         hidden=shape.text.hidden,
         before=before,
@@ -79,6 +79,13 @@ def request(
         compactable=architecture.compactable,
         breaks=breaks,
     )
+    taken, most = positions(shape, made), shape.text.positions
+    if architecture.bounded and taken > most:
+        raise ShapeError(
+            f"a request of {taken:,} positions: {shape.name} is made for {most:,}, and beyond them "
+            "its rotary embedding would change with each request (dynamic scaling)"
+        )
+    return made
 
 
 def positions(shape: Shape, request: Request) -> int:

@@ -191,7 +191,7 @@ def require_device_processor(name: str | None) -> None:
 
 def _read_config(name: str) -> tuple[Architecture, Any, str]:
     """Architecture, transformers config and source of a checkpoint; raises ModelError."""
-    from transformers import AutoConfig, PreTrainedConfig
+    from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
     folder = Path(name).expanduser()
     _check_name(name, folder)
@@ -203,16 +203,18 @@ def _read_config(name: str) -> tuple[Architecture, Any, str]:
             written, _ = PreTrainedConfig.get_config_dict(source)
             _require_known(name, written.get("model_type"))
             require_sections(name, written)
+            architecture = by_model_type()[written["model_type"]]
             if not weight_files(local_folder(source)):
-                kind = by_model_type()[written["model_type"]]
-                require_sizes(name, written, flat=kind.flat_config)
-            require_stateless_file(name, written)
+                require_sizes(name, written, flat=architecture.flat_config)
+            meant = architecture.as_meant(written)
+            require_stateless_file(name, meant)
             given = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            if meant != written:
+                given = CONFIG_MAPPING[architecture.model_type].from_dict(copy.deepcopy(meant))
     except ModelError:
         raise
     except Exception as error:
         raise ModelError(f"{name}: no readable model config ({first_line(error)})") from error
-    architecture = by_model_type()[given.model_type]
     if getattr(given, "auto_map", None):
         raise ModelError(
             f"{name}: brings code of its own (auto_map), which is never run: what was measured "
@@ -252,6 +254,7 @@ def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backen
         with _quiet():  # what is wrong is one line of ours
             module, report = transformers_class(architecture.class_name).from_pretrained(
                 source,
+                config=copy.deepcopy(given),
                 dtype=dtype,
                 attn_implementation=interface_of(backend),
                 output_loading_info=True,

@@ -11,6 +11,7 @@ from ....methods.contract.request import Encoder, Request, Segment, Size, Visual
 from ....reports.record.kept import Region
 from ....reports.record.spec import Layout
 from ..architecture import Architecture, require_equal, whole_picture
+from ..checkpoint.keys import ROTARY
 from ..checkpoint.reader import Reader
 from ..errors import ModelError
 from ..model import Model
@@ -48,6 +49,7 @@ class InternVL(Architecture):
     class_name = "InternVLForConditionalGeneration"
     image_processor = "GotOcr2ImageProcessorPil"
     processor_settings: ClassVar[dict[str, Any]] = {"crop_to_patches": True}
+    bounded = True
     between = 3  # the end of one picture, a line break, and the start of the next
 
     def shapes(self) -> tuple[Shape, ...]:
@@ -95,6 +97,17 @@ class InternVL(Architecture):
             image_seq_length=(shape.vision.side // shape.vision.merge) ** 2,
             tie_word_embeddings=text.tied,
         )
+
+    def as_meant(self, written: dict[str, Any]) -> dict[str, Any]:
+        """Whether the head shares the weights of the embedding stands in the text section, which
+        transformers reads no more. Dynamic rotary scaling is none up to the positions that the text
+        model is made for; requests beyond are refused."""
+        text = written.get("text_config")
+        if not isinstance(text, dict):
+            return written
+        meant = {"tie_word_embeddings": text.get("tie_word_embeddings", False), **written}
+        sections = {key: _without_scaling(text[key]) for key in ROTARY if key in text}
+        return {**meant, "text_config": {**text, **sections}}
 
     def shape_from(self, name: str, given: Any, text: Text) -> Shape:
         reader = Reader(name, "config.json", given)
@@ -240,6 +253,17 @@ class InternVLModel(Model):
             positions=self.text_positions(request),
             next_position=request.length,
         )
+
+
+def _without_scaling(section: Any) -> Any:
+    """A section of a rotary embedding, dynamic scaling left out."""
+    if not isinstance(section, dict):
+        return section
+    kinds = {section.get(key, "dynamic") for key in ("rope_type", "type")}
+    if kinds != {"dynamic"} or not {"rope_type", "type"} & set(section):
+        return section
+    theta = {key: value for key, value in section.items() if key == "rope_theta"}
+    return {"rope_type": "default", **theta} if theta else None
 
 
 def tile_sizes(tile: int, least: int, most: int) -> tuple[Size, ...]:

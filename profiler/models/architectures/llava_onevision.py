@@ -51,6 +51,7 @@ RESIZING = (
 )
 """What the processing of pictures and of frames has in common."""
 ABOUT = "SigLIP, up to 36 tiles scaled down to 9"
+VIDEO_ABOUT = "as LLaVA-OneVision, as which transformers loads it: --frames"
 
 
 def grid_pinpoints(tile: int, most: int) -> tuple[Size, ...]:
@@ -72,7 +73,8 @@ class LlavaOnevision(LlavaNext):
 
     def shapes(self) -> tuple[Shape, ...]:
         """Sizes of Qwen2's configs; the vocabularies are those of the conversion, which adds two
-        tokens and fills up to a multiple of 64."""
+        tokens and fills up to a multiple of 64, but for LLaVA-Video, which is as released. Its own
+        code pools frames to 13 x 13 with a newline a row; as LLaVA-OneVision it has 14 x 14."""
         return (
             self.scaled("tiny-llava-onevision", _text(16, 384, 1024, 6, 2, 8192), SMALL_SIGLIP),
             self.scaled(
@@ -82,6 +84,9 @@ class LlavaOnevision(LlavaNext):
             ),
             self.scaled("llava-onevision-7b", _text(28, 3584, 18944, 28, 4, 152128), SIGLIP_400M),
             self.scaled("llava-onevision-72b", _text(80, 8192, 29568, 64, 8, 152128), SIGLIP_400M),
+            self.scaled(
+                "llava-video-7b", _text(28, 3584, 18944, 28, 4, 152064), SIGLIP_400M, VIDEO_ABOUT
+            ),
         )
 
     def micro(self) -> Shape:
@@ -90,10 +95,10 @@ class LlavaOnevision(LlavaNext):
         shape = self.shape("micro-llava-onevision", text, MICRO_SIGLIP, pinpoints)
         return dataclasses.replace(shape, most_tiles=7)
 
-    def scaled(self, name: str, text: Text, vision: Vision) -> Shape:
+    def scaled(self, name: str, text: Text, vision: Vision, about: str = ABOUT) -> Shape:
         """A published shape: all sizes of up to 6 x 6 tiles."""
         pinpoints = grid_pinpoints(vision.image, 6)
-        shape = self.shape(name, text, vision, pinpoints, ABOUT)
+        shape = self.shape(name, text, vision, pinpoints, about)
         return dataclasses.replace(shape, most_tiles=MOST_TILES)
 
     def config(self, shape: Shape) -> Any:

@@ -22,6 +22,7 @@ EVERYWHERE: dict[str, tuple[Any, ...] | None] = {
     "_attn_implementation_autoset": ANY,
     "_flash_attn_2_enabled": ANY,
     "add_cross_attention": (False,),
+    "base_model_tp_plan": ANY,  # transformers 5.17 gives one to models with a tied head
     "bos_token_id": ANY,
     "decoder_start_token_id": ANY,
     "eos_token_id": ANY,
@@ -69,7 +70,9 @@ WHOLE: dict[str, tuple[Any, ...] | None] = {"vocab_size": ANY}
 VISION: dict[str, tuple[Any, ...] | None] = {
     "dropout": ANY,
     "in_chans": (3,),
+    "initializer_factor": ANY,
     "tie_word_embeddings": ANY,
+    "vision_use_head": (False,),  # no field of its class in transformers 5.17
     "vocab_size": ANY,  # of CLIP's text model, which is not there
 }
 TWICE = {
@@ -182,6 +185,8 @@ def _require_architectures(name: str, section: str, config: Any) -> None:
     """Refuse a section whose `architectures` are not those of its model type."""
     family = re.sub("(Text|Vision)?Config$", "", type(config).__name__)
     known, pattern = f"{family}...", rf"\w*{family}(Text|Vision)?(Model|For|LMHead)\w*"
+    if family == "InternVL":
+        known, pattern = "InternVisionModel", rf"InternVisionModel|{pattern}"
     if section == "config.json":
         known = pattern = f"{family}ForConditionalGeneration"
     listed = [] if config.architectures is None else config.architectures

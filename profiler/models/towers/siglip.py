@@ -99,7 +99,8 @@ def siglip_from(name: str, given: Any) -> Vision:
         )
     reader.activation("hidden_act")
     reader.require("num_channels", 3)
-    reader.require("vision_use_head", False)
+    if getattr(config, "vision_use_head", True):
+        reader.refuse("vision_use_head True is not supported: nothing reads that head")
     layers = reader.count("num_hidden_layers", MOST["layers"])
     patch = reader.count("patch_size", MOST["pixels"])
     return siglip_vision(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from micro_models import MICRO, config
+from micro_models import MICRO, SHAPES, config
 
 from tpprof.profiler.models.errors import ModelError
 from tpprof.profiler.models.load import load, shape_of
@@ -182,6 +183,130 @@ QWEN_TUNED = QWEN | {  # by a version that wrote the text model's keys twice
     "unsloth_version": "2025.3",
     "vision_config": QWEN_TOWER | {"in_channels": 3, "model_type": "qwen2_vl"},
 }
+QWEN2_7B = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "hidden_act": "silu",
+    "hidden_size": 3584,
+    "initializer_range": 0.02,
+    "intermediate_size": 18944,
+    "max_position_embeddings": 32768,
+    "model_type": "qwen2",
+    "num_attention_heads": 28,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 4,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "sliding_window": None,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "use_sliding_window": False,
+}
+ONEVISION: dict[str, Any] = {
+    "architectures": ["LlavaOnevisionForConditionalGeneration"],
+    "ignore_index": -100,
+    "image_grid_pinpoints": [[384 * n, 384 * m] for n in range(1, 7) for m in range(1, 7)],
+    "image_token_index": 151646,
+    "model_type": "llava_onevision",
+    "projector_hidden_act": "gelu",
+    "text_config": QWEN2_7B | {"max_window_layers": 28, "vocab_size": 152128},
+    "tie_word_embeddings": False,
+    "torch_dtype": "float16",
+    "use_image_newline_parameter": True,
+    "video_token_index": 151647,
+    "vision_aspect_ratio": "anyres_max_9",
+    "vision_config": {
+        "attention_dropout": 0.0,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_size": 1152,
+        "image_size": 384,
+        "intermediate_size": 4304,
+        "layer_norm_eps": 1e-06,
+        "model_type": "siglip_vision_model",
+        "num_attention_heads": 16,
+        "num_channels": 3,
+        "num_hidden_layers": 26,
+        "patch_size": 14,
+        "vision_use_head": False,
+    },
+    "vision_feature_layer": -1,
+    "vision_feature_select_strategy": "full",
+}
+INTERN_VIT: dict[str, Any] = {
+    "architectures": ["InternVisionModel"],
+    "attention_bias": True,
+    "attention_dropout": 0.0,
+    "dropout": 0.0,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.0,
+    "hidden_size": 1024,
+    "image_size": [448, 448],
+    "initializer_factor": 0.1,
+    "initializer_range": 1e-10,
+    "intermediate_size": 4096,
+    "layer_norm_eps": 1e-06,
+    "layer_scale_init_value": 0.1,
+    "model_type": "internvl_vision",
+    "norm_type": "layer_norm",
+    "num_attention_heads": 16,
+    "num_channels": 3,
+    "num_hidden_layers": 24,
+    "patch_size": [14, 14],
+    "projection_dropout": 0.0,
+    "torch_dtype": "bfloat16",
+    "use_absolute_position_embeddings": True,
+    "use_mask_token": False,
+    "use_mean_pooling": True,
+    "use_qk_norm": False,
+}
+INTERN_VIT_6B = INTERN_VIT | {
+    "attention_bias": False,
+    "hidden_size": 3200,
+    "intermediate_size": 12800,
+    "norm_type": "rms_norm",
+    "num_attention_heads": 25,
+    "num_hidden_layers": 45,
+    "use_qk_norm": True,
+}
+INTERNVL: dict[str, Any] = {
+    "architectures": ["InternVLForConditionalGeneration"],
+    "downsample_ratio": 0.5,
+    "image_seq_length": 256,
+    "image_token_id": 151667,
+    "model_type": "internvl",
+    "projector_hidden_act": "gelu",
+    "text_config": QWEN2_7B
+    | {
+        "max_window_layers": 70,
+        "moe_config": None,
+        "rope_scaling": {"factor": 2.0, "rope_type": "dynamic", "type": "dynamic"},
+        "use_bfloat16": True,
+        "vocab_size": 151674,
+    },
+    "torch_dtype": "bfloat16",
+    "vision_config": INTERN_VIT,
+    "vision_feature_layer": -1,
+    "vision_feature_select_strategy": "default",
+}
+QWEN2_32B = {
+    "hidden_size": 5120,
+    "intermediate_size": 27648,
+    "num_attention_heads": 40,
+    "num_hidden_layers": 64,
+    "num_key_value_heads": 8,
+}
+INTERNVL_38B = INTERNVL | {
+    "text_config": INTERNVL["text_config"] | QWEN2_32B,
+    "vision_config": INTERN_VIT_6B,
+}
+CONVERTED = {
+    "llava-onevision-7b": ONEVISION,
+    "internvl3-8b": INTERNVL,
+    "internvl3-38b": INTERNVL_38B,
+}
+"""As the scripts write them that convert the released checkpoints, by the shape of that name."""
 PUBLISHED = {
     "llava-1.5-7b-hf": (LLAVA, 7_063_427_072),
     "llava-1.5-7b-hf, every key": (EVERY_KEY, 7_063_427_072),
@@ -203,6 +328,12 @@ def written(folder: Path, given: dict[str, Any]) -> str:
 def test_published_configs_are_taken(name: str, tmp_path: Path) -> None:
     given, parameters = PUBLISHED[name]
     assert shape_of(written(tmp_path, given), pictures=False).parameters == parameters
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_converted_configs_are_the_shapes_of_their_name(name: str, tmp_path: Path) -> None:
+    read = shape_of(written(tmp_path, CONVERTED[name]), pictures=False)
+    assert replace(read, name=name, about=SHAPES[name].about) == SHAPES[name]
 
 
 def changed(given: dict[str, Any], section: str, changes: dict[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from micro_models import MICRO, SIZE, config, load_with_rope, rope
+from micro_models import MICRO, SIZE, config, load, load_with_rope, rope
 from transformers import (
+    AutoConfig,
+    InternVLForConditionalGeneration,
     LlavaConfig,
     LlavaNextConfig,
     Qwen2_5_VLConfig,
@@ -24,6 +26,9 @@ import tpprof
 from tpprof.profiler.models.checkpoint.rotary import STATEFUL, STATELESS
 from tpprof.profiler.models.errors import ModelError
 from tpprof.profiler.models.load import shape_of
+from tpprof.profiler.models.shapes import ShapeError
+from tpprof.profiler.workload import plan_request
+from tpprof.reports.record.spec import Workload
 
 ARCHITECTURES = tuple(MICRO)
 CONFIGS = {
@@ -119,18 +124,50 @@ REFUSED = {
 }
 
 
+BOUNDED = [REFUSED[name][0] for name in ("named type", "older key")]
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(("change", "told"), REFUSED.values(), ids=REFUSED)
 @pytest.mark.filterwarnings("ignore:.*rope_scaling.*:FutureWarning")
 def test_a_config_is_refused_wherever_it_says_so(
     change: Any, told: str, architecture: str, tmp_path: Path
 ) -> None:
+    if architecture == "internvl" and change in BOUNDED:
+        pytest.skip("dynamic scaling is taken, and the length of requests bounded: see below")
     mine = folder(tmp_path / "mine", architecture, change)
     for refuse in (shape_of, lambda name: tpprof.load(name, device="cpu")):
         with pytest.raises(ModelError) as refused:
             refuse(mine)
         assert told in str(refused.value)
         assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("change", BOUNDED)
+@pytest.mark.filterwarnings("ignore:.*rope_scaling.*:FutureWarning")
+def test_dynamic_scaling_of_internvl_is_none_up_to_its_bound(change: Any, tmp_path: Path) -> None:
+    """Its published configs have it: logits are those of transformers, whose own model scales."""
+    mine = Path(folder(tmp_path / "mine", "internvl", change))
+    written = (mine / "config.json").read_text()
+    given = AutoConfig.from_pretrained(mine)
+    assert given.text_config.rope_parameters["rope_type"] == "dynamic"
+    torch.manual_seed(0)
+    theirs = InternVLForConditionalGeneration._from_config(given).eval()
+    theirs.save_pretrained(mine)
+    (mine / "config.json").write_text(written)
+    load("internvl").image_processor.save_pretrained(mine)
+    model = tpprof.load(str(mine), device="cpu")
+    assert model.text_config.rope_parameters["rope_type"] == "default"
+    inputs = tpprof.inputs(model, image_size=SIZE, text_tokens=(3, 4))
+    with torch.no_grad():
+        expected = theirs(**inputs).logits[:, -1]
+    torch.testing.assert_close(tpprof.forward(model, inputs).logits, expected, atol=1e-4, rtol=0)
+    most = model.shape.text.positions
+    longest = Workload(visual_tokens=9, new_tokens=1, text_tokens=(most - 10, 1))
+    assert plan_request(model.shape, longest).length == most
+    longer = Workload(visual_tokens=9, new_tokens=1, text_tokens=(most - 10, 2))
+    with pytest.raises(ShapeError, match=f"a request of {most + 1:,} positions: mine is made for"):
+        plan_request(model.shape, longer)
 
 
 @pytest.mark.parametrize("key", ["rope_type", "type"])
