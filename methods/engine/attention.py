@@ -19,6 +19,11 @@ from torch import Tensor, nn
 from ..contract.arrangement import gathered
 
 NAME = "tpprof"
+PACKED = f"{NAME}-flash"
+"""The name for towers under FlashAttention: by its end, transformers hands all pictures or windows
+over in one call, as it does to that kernel."""
+PACKING = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+"""What says where each picture or window ends in such a call."""
 SDPA_KERNELS = {
     "sdpa-flash": "FLASH_ATTENTION",
     "sdpa-cudnn": "CUDNN_ATTENTION",
@@ -111,7 +116,8 @@ class Attention:
 
     `use_map`: build the full softmax map instead of calling the backend. `host_mask`: build the
     map's mask on the host and copy it. `reading`: rows to read; `lap` is told "layer" before that
-    and "score" after.
+    and "score" after. lengths: of all that attends to itself in a tower, if it is handed over in
+    one call.
     """
 
     backend: str
@@ -119,6 +125,7 @@ class Attention:
     host_mask: bool = False
     reading: Reading | None = None
     lap: Callable[[str], None] | None = None
+    lengths: tuple[int, ...] = ()
     masks: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict)
 
     def mask(self, query: Tensor, keys: int) -> Tensor | None:
@@ -190,6 +197,8 @@ def attend(
         tpprof = vars(module)[NAME]
     assert tpprof is not None
     reading = tpprof.reading
+    if "cu_seq_lens_q" in options and (tpprof.use_map or reading is not None):
+        return _attend_apart(module, (query, key, value), tpprof, options)
     causal = options.get("is_causal", getattr(module, "is_causal", True))
     own_map = tpprof.use_map or tpprof.backend == "eager"
     of_map = own_map and reading is not None and reading.softmax and not reading.ahead
@@ -206,6 +215,28 @@ def attend(
     if reading is not None and reading.rows and of_map:
         _timed(tpprof, lambda: reading.take(_rows_of(weights, reading)))
     return output, None
+
+
+def _attend_apart(
+    module: nn.Module,
+    states: tuple[Tensor, Tensor, Tensor],
+    attention: Attention,
+    options: dict[str, Any],
+) -> tuple[Tensor, Tensor | None]:
+    """Attention of a tower that hands all pictures or windows over at once: a map is built of each
+    by itself, and rows are read so, beside the kernel that takes them all."""
+    lengths = list(attention.lengths)
+    queries, keys, values = (torch.split(tensor, lengths, 2) for tensor in states)
+    if attention.use_map:
+        alone = {name: value for name, value in options.items() if name not in PACKING}
+        parts = zip(queries, keys, values, strict=True)
+        outputs = [attend(module, q, k, v, None, tpprof=attention, **alone)[0] for q, k, v in parts]
+        return torch.cat(outputs, 1), None
+    scale, reading = options.get("scaling") or states[0].shape[-1] ** -0.5, attention.reading
+    assert reading is not None
+    for query, key in zip(queries, keys, strict=True):
+        _read(attention, reading, query, key, scale, None, rows=True)
+    return call_backend(attention.backend, module, *states, None, **options)
 
 
 def _read(
@@ -241,6 +272,11 @@ def call_backend(
     return _backend(interface_of(backend))(
         _as_backend(module, backend), query, key, value, mask, **options
     )
+
+
+def tower_interface(backend: str) -> str:
+    """What the engine's attention is called under a tower."""
+    return PACKED if backend.startswith("flash") else NAME
 
 
 def interface_of(backend: str) -> str:

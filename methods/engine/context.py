@@ -58,13 +58,19 @@ class Context:
         return self.policy == "published"
 
     def set_attention(
-        self, *, use_map: bool, reading: Reading | None, lap: Callable[[str], None] | None = None
+        self,
+        *,
+        use_map: bool,
+        reading: Reading | None,
+        lap: Callable[[str], None] | None = None,
+        lengths: tuple[int, ...] = (),
     ) -> None:
         released = self.plan.published
         self.attention.use_map = use_map
         self.attention.host_mask = bool(self.published and released and released.host_mask)
         self.attention.reading = reading
         self.attention.lap = lap
+        self.attention.lengths = lengths
 
     def rest(self) -> None:
         """Let go of what the last layer was told: its lap leads back here, and such a circle holds

@@ -92,7 +92,9 @@ class VisionTower:
         def lap(part: str) -> None:
             self._lap("tower" if part == "layer" else part, layer)
 
-        context.set_attention(use_map=use_map, reading=reading, lap=lap)
+        encoder, batch = self._encoder, context.inputs.request.batch
+        alone = (encoder.lengths(layer) or (per_tile,)) * (batch * encoder.tiles)
+        context.set_attention(use_map=use_map, reading=reading, lap=lap, lengths=alone)
         return reading
 
     def _reading(self, stage: Stage, per_tile: int) -> Reading:

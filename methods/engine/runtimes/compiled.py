@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...contract.errors import InputError, first_line
 from ...contract.policies import RuntimeName
-from ..attention import Attention, attend, in_force
+from ..attention import Attention, attend, in_force, tower_interface
 from ..decoder import Decoder
 from ..layer import PositionEmbeddings, call_layer
 from .runtime import Result, Runtime
@@ -140,7 +140,7 @@ class CompileRuntime(Runtime):
                 yield
             return
         with (
-            in_force(self.decoder.vision_config),
+            in_force(self.decoder.vision_config, name=tower_interface(self.decoder.backend)),
             in_force(self.decoder.text_config, name=NAME, function=_attend()),
         ):
             yield

@@ -6,14 +6,14 @@ where it cannot do what its name says, it runs eagerly from then on and says why
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
 from ...contract.policies import RuntimeName
-from ..attention import Attention, in_force
+from ..attention import Attention, in_force, tower_interface
 from ..decode import decode
 from ..decoder import Decoder
 from ..layer import PositionEmbeddings, call_layer
@@ -52,9 +52,15 @@ class Runtime:
         """What `once`, a whole request, gives. It may be run a second time after a fallback."""
         return once()
 
-    def in_force(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
         """The engine's attention under the decoder and the vision tower, while a request runs."""
-        return in_force(self.decoder.text_config, self.decoder.vision_config)
+        tower = tower_interface(self.decoder.backend)
+        with (
+            in_force(self.decoder.vision_config, name=tower),
+            in_force(self.decoder.text_config),
+        ):
+            yield
 
     def new_cache(self) -> Any:
         """An empty cache: `layers[i].keys` and `.values` are [B, Hkv, tokens, head_dim]."""

@@ -174,9 +174,10 @@ class Qwen25VLModel(Qwen2VLModel):
         order = inputs.extras["window_order"]
         hidden = hidden.view(len(order), -1, hidden.shape[-1])[order].flatten(0, 1)
         rotary = visual.rotary_pos_emb(hidden, inputs.extras["vision_positions"])
+        whole, windows = self.ends(inputs, "sequence_ends"), self.ends(inputs, "window_ends")
         for index, layer in enumerate(visual.blocks):
-            ends = inputs.window_ends if index in windowed else inputs.sequence_ends
-            hidden = tower(index, QwenBlock(layer, ends, rotary), hidden)
+            ends, longest = windows if index in windowed else whole
+            hidden = tower(index, QwenBlock(layer, ends, rotary, longest), hidden)
         tower.leave(hidden)
         merged: Tensor = visual.merger(hidden)[inputs.extras["raster_order"]]
         return merged.view(inputs.request.batch, -1, merged.shape[-1])
@@ -201,6 +202,8 @@ class Qwen25VLModel(Qwen2VLModel):
             window_size=vision.window,
             patch_size=vision.patch,
         )
+        if self.packs:
+            inputs.extras["window_ends"] = inputs.window_ends
         raster = order.argsort()
         patches = torch.arange(vision.merge**2)
         positions = inputs.extras["vision_positions"].view(len(order), len(patches), -1)

@@ -241,16 +241,22 @@ class Qwen2VL(Architecture):
 class QwenBlock:
     """A block of Qwen2-VL's tower; see the TowerBlock protocol.
 
-    ends: where each picture's patches end. rotary: cosine and sine of the patches.
+    ends: where each picture's patches end, on the host, and for FlashAttention, which takes them
+    there, on the device. rotary: cosine and sine of the patches. longest: the most patches of one.
     """
 
     layer: Any
     ends: Tensor | None
     rotary: tuple[Tensor, Tensor]
+    longest: int | None = None
 
     def __call__(self, hidden: Tensor, tpprof: Attention, bias: Tensor | None = None) -> Tensor:
         output: Tensor = self.layer(
-            hidden, cu_seqlens=self.ends, position_embeddings=self.rotary, tpprof=tpprof
+            hidden,
+            cu_seqlens=self.ends,
+            max_seqlen=self.longest,
+            position_embeddings=self.rotary,
+            tpprof=tpprof,
         )
         return output
 
@@ -258,6 +264,7 @@ class QwenBlock:
         attended: Tensor = self.layer.attn(
             self.layer.norm1(hidden),
             cu_seqlens=self.ends,
+            max_seqlen=self.longest,
             position_embeddings=self.rotary,
             tpprof=tpprof,
         )
@@ -275,6 +282,11 @@ class Qwen2VLModel(Model):
     def image_text(self) -> str:
         return "<|vision_start|><|image_pad|><|vision_end|>"
 
+    @property
+    def packs(self) -> bool:
+        """Whether the tower hands all pictures or windows over in one call of attention."""
+        return self.backend.startswith("flash")
+
     def patches(self, inputs: Inputs) -> Tensor:
         """Patches of pictures, or of a video, embedded: [patches, width]."""
         found = inputs.get("pixel_values_videos", inputs.get("pixel_values"))
@@ -282,11 +294,20 @@ class Qwen2VLModel(Model):
         embedded: Tensor = self.module.model.visual.patch_embed(found.to(self.dtype))
         return embedded
 
+    def ends(self, inputs: Inputs, name: str) -> tuple[Tensor | None, int | None]:
+        """Where pictures or windows end, where the attention backend wants it, and their longest,
+        which FlashAttention alone asks for."""
+        on_host: Tensor | None = getattr(inputs, name)
+        if on_host is None or name not in inputs.extras:
+            return on_host, None
+        return inputs.extras[name], int(on_host.diff().max())
+
     def encode(self, inputs: Inputs, tower: BlockRunner) -> Tensor:
         visual, hidden = self.module.model.visual, self.patches(inputs)
         rotary = visual.rotary_pos_emb(hidden, inputs.extras["vision_positions"])
+        ends, longest = self.ends(inputs, "sequence_ends")
         for index, layer in enumerate(visual.blocks):
-            hidden = tower(index, QwenBlock(layer, inputs.sequence_ends, rotary), hidden)
+            hidden = tower(index, QwenBlock(layer, ends, rotary, longest), hidden)
         tower.leave(hidden)
         merged: Tensor = visual.merger(hidden)
         return merged.view(inputs.request.batch, -1, merged.shape[-1])
@@ -340,13 +361,15 @@ class Qwen2VLModel(Model):
         sizes = {name: value for name, value in pixels.items() if "pixel_values" not in name}
         positions, deltas = self.module.model.get_rope_index(ids, kinds, **sizes)
         merge = self.module.config.vision_config.spatial_merge_size
+        ends = get_vision_cu_seqlens(grid)
+        on_device = {"sequence_ends": ends} if self.packs else {}
         return Inputs(
             {"input_ids": ids, "mm_token_type_ids": kinds, **pixels},
             request=request,
             positions=positions,
             next_position=request.length + int(deltas[0]),
-            extras={"vision_positions": get_vision_position_ids(grid, merge)},
-            sequence_ends=get_vision_cu_seqlens(grid),
+            extras={"vision_positions": get_vision_position_ids(grid, merge), **on_device},
+            sequence_ends=ends,
         )
 
     def text_positions(self, request: Request) -> Tensor:

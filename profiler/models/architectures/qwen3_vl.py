@@ -235,8 +235,9 @@ class Qwen3VLModel(Qwen2VLModel):
         hidden = self.patches(inputs) + self._learned(inputs)
         rotary = visual.rotary_pos_emb(hidden, inputs.extras["vision_positions"])
         chosen = self.shape.vision.deepstack
+        ends, longest = self.ends(inputs, "sequence_ends")
         for index, layer in enumerate(visual.blocks):
-            hidden = tower(index, QwenBlock(layer, inputs.sequence_ends, rotary), hidden)
+            hidden = tower(index, QwenBlock(layer, ends, rotary, longest), hidden)
             if index in chosen:
                 merged = visual.deepstack_merger_list[chosen.index(index)](hidden)
                 merged = merged.view(batch, -1, merged.shape[-1])
