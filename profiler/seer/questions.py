@@ -162,7 +162,7 @@ def attributes(index: int, shown: Drawing, rng: np.random.Generator, count: int)
             size = _other(SIZES, size, rng)
         elif not yes:
             texture = _other(TEXTURES, texture, rng)
-        return f"Is there a {size} {texture} {' '.join(thing.kind)} in the image?"
+        return f"Is the {' '.join(thing.kind)} {size} and {texture}?"
 
     return _asked(index, "attributes", list(shown.things), rng, count, ask)
 

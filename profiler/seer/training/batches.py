@@ -27,12 +27,11 @@ from ..questions import POPE, SUFFIX, TRAIN, Question, attributes, pope, where, 
 
 GRID = SIDE // PATCH
 OF_FOUR = 8  # one picture in so many is four in one
-EACH = {"random": 2, "popular": 1, "adversarial": 3}
-MOST = 14  # questions about a picture
+EACH = {"random": 1, "popular": 1, "adversarial": 2}
+MOST = 16  # questions about a picture
 LONGEST, LONGEST_WITH_SUFFIX = 17, 29  # tokens of a question and the answer
 PAD = VOCABULARY.index("<pad>")
 YES, NO, END = (VOCABULARY.index(word) for word in ("Yes", "No", "</s>"))
-SHAPE_IDS = frozenset(VOCABULARY.index(shape) for shape in SHAPES)
 NONE = -100  # what torch's cross entropy passes over
 
 
@@ -51,6 +50,19 @@ GROUPS: dict[str, tuple[Tensor, float]] = {
 """Words that a patch is to look like, one of each group, and the weight of the group."""
 
 
+NAMED: dict[str, frozenset[int]] = {
+    category: frozenset(ids(*words).tolist())
+    for category, words in {
+        **dict.fromkeys(POPE, SHAPES),
+        "where": ("top", "bottom", "left", "right"),
+        "which": (*COLOURS, *SHAPES),
+        "attributes": (*SIZES, *TEXTURES),
+    }.items()
+}
+"""The last words of a question, two at most, that follow from the picture and what stands before
+them, where the answer is yes: they are predicted as in a caption."""
+
+
 @dataclass(frozen=True)
 class PictureBatch:
     """pixels: [B, 3, H, W], -1 to 1. labels: of each group, the word's index for each patch
@@ -63,9 +75,9 @@ class PictureBatch:
 
 @dataclass(frozen=True)
 class QuestionBatch:
-    """tokens: [B, Q, L], ids of questions and answers. wanted: [B, Q, 3], the tokens that stand
-    before the answer, before the end, and before the first shape that is named. targets: [B, Q, 3],
-    the ids that follow them; NONE where there is no question, and for a shape that is not there."""
+    """tokens: [B, Q, L], ids of questions and answers. wanted: [B, Q, 4], the tokens that stand
+    before the answer, before the end, and before up to two words of NAMED. targets: [B, Q, 4], the
+    ids that follow them; NONE where there is none, and for what is said of no object."""
 
     tokens: Tensor
     wanted: Tensor
@@ -128,9 +140,9 @@ def questions_about(pictures: list[Drawing], rng: np.random.Generator) -> list[Q
     asked = pope(pictures, rng, EACH)
     for index, shown in enumerate(pictures):
         if any(thing.panel for thing in shown.things):
-            asked += which(index, shown, rng, 4)
+            asked += which(index, shown, rng, 8)
         else:
-            asked += where(index, shown, rng, 2) + attributes(index, shown, rng, 2)
+            asked += where(index, shown, rng, 4) + attributes(index, shown, rng, 4)
     return asked
 
 
@@ -140,8 +152,8 @@ def asked(
     """The questions as tensors. suffix: whether POPE's stands behind each."""
     longest = LONGEST_WITH_SUFFIX if suffix else LONGEST
     tokens = torch.full((pictures, most, longest), PAD)
-    wanted = torch.zeros((pictures, most, 3), dtype=torch.long)
-    targets = torch.full((pictures, most, 3), NONE)
+    wanted = torch.zeros((pictures, most, 4), dtype=torch.long)
+    targets = torch.full((pictures, most, 4), NONE)
     count = [0] * pictures
     for question in questions:
         index = count[question.picture]
@@ -151,10 +163,12 @@ def asked(
         text = f"{question.text}{end} ASSISTANT:"
         row = [*tokenizer(text, add_special_tokens=False).input_ids, YES if question.yes else NO]
         tokens[question.picture, index, : len(row)] = torch.tensor(row)
-        named = next(place for place, token in enumerate(row) if token in SHAPE_IDS)
-        there = question.yes or question.category not in POPE
-        wanted[question.picture, index] = torch.tensor([len(row) - 2, len(row) - 1, named - 1])
-        shape = row[named] if there else NONE
-        targets[question.picture, index] = torch.tensor([row[-1], END, shape])
+        target = [row[-1], END, NONE, NONE]
+        places = [len(row) - 2, len(row) - 1, 0, 0]
+        named = [i for i, token in enumerate(row) if token in NAMED[question.category]][-2:]
+        for slot, place in enumerate(named if question.yes else []):
+            target[2 + slot], places[2 + slot] = row[place], place - 1
+        wanted[question.picture, index] = torch.tensor(places)
+        targets[question.picture, index] = torch.tensor(target)
         count[question.picture] += 1
     return QuestionBatch(tokens, wanted, targets)

@@ -70,7 +70,7 @@ STAGES = (
     TrainingStage("crops", 1000, 1.5e-3, 0.2, pictures=32, stream=14),
     TrainingStage("whole", 700, 1.5e-3, 0.1, pictures=12, stream=11, curve=1000),
     TrainingStage("decoder", 600, 2e-3, 0.1, pictures=16, stream=12),
-    TrainingStage("joint", 700, 8e-4, 0.02, pictures=8, stream=13, tower=0.7),
+    TrainingStage("joint", 560, 8e-4, 0.02, pictures=8, stream=13, warm=60, tower=0.7),
 )
 
 
@@ -306,22 +306,22 @@ def _some(owners: Any, rng: np.random.Generator) -> Any:
 
 
 def _answer_loss(logits: Tensor, text: QuestionBatch) -> tuple[Tensor, dict[str, float]]:
-    """Cross entropy of the answers, a tenth of that of the end behind them, and half of that of the
-    shape that follows the colour of an object that is there, as a caption would say it."""
+    """Cross entropy of the answers, a tenth of that of the end behind them, and half of that of
+    the words in a question that say what is there, as a caption would."""
     words = logits.shape[-1]
-    answer, end, shape = (
+    answer, end, named = (
         F.cross_entropy(
-            logits[:, :, i].reshape(-1, words),
-            text.targets[:, :, i].flatten(),
+            logits[:, :, slots].reshape(-1, words),
+            text.targets[:, :, slots].flatten(),
             ignore_index=NONE,
         )
-        for i in range(3)
+        for slots in (slice(0, 1), slice(1, 2), slice(2, 4))
     )
     counted = text.targets[:, :, 0] != NONE
     right = (logits.detach()[:, :, 0].argmax(-1) == text.targets[:, :, 0])[counted]
-    return answer + 0.1 * end + 0.5 * shape, {
+    return answer + 0.1 * end + 0.5 * named, {
         "answer": float(answer.detach()),
-        "named": float(shape.detach()),
+        "named": float(named.detach()),
         "right": float(right.float().mean()),
     }
 

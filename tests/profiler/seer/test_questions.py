@@ -90,7 +90,7 @@ def test_what_an_object_looks_like() -> None:
     pictures, questions = more(TEST, "attributes", 30)
     for question in questions:
         thing = one_of(pictures, question, named(question)[0])
-        assert (f" {thing.size} {thing.texture} " in question.text) == question.yes
+        assert (f" {thing.size} and {thing.texture}?" in question.text) == question.yes
 
 
 @pytest.mark.parametrize("category", MORE)
