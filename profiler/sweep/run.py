@@ -1,4 +1,4 @@
-"""GridBlock after block of a sweep, each a comparison in a process of its own.
+"""Block after block of a sweep, each a comparison in a process of its own.
 
 What a block measures is in the journal beside its record, as of any comparison; what came of the
 block, in the journal of the sweep. This process loads neither torch nor a model, so that neither
@@ -37,9 +37,9 @@ from ..meters.clock import now
 from ..run.interrupts import Terminated, terminable
 from ..run.rounds import Progress
 from ..subprocesses import python, reason_of
-from .worker import UNWRITABLE, BlockTask, SweepStep
+from .worker import UNWRITABLE, BlockStep, BlockTask
 
-Measure = Callable[[BlockTask, Callable[[SweepStep], None]], tuple[int, str]]
+Measure = Callable[[BlockTask, Callable[[BlockStep], None]], tuple[int, str]]
 """Does one block in a process of its own and is told its steps: the exit code, and "" or how it
 failed."""
 
@@ -119,11 +119,11 @@ class _Steps:
     def finish(self, index: int) -> None:
         self.done += self.sizes[index]
 
-    def of(self, index: int) -> Callable[[SweepStep], None]:
+    def of(self, index: int) -> Callable[[BlockStep], None]:
         """What is told of a block as it runs."""
         part, name = 0.0, title(self.grid, index)
 
-        def told(step: SweepStep) -> None:
+        def told(step: BlockStep) -> None:
             nonlocal part
             if step.total and not step.label.startswith("warm-up"):
                 part = max(part, min(step.done / step.total, 1.0))
@@ -141,7 +141,7 @@ class _Steps:
         return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than 1 min left"
 
 
-def in_a_process(task: BlockTask, told: Callable[[SweepStep], None]) -> tuple[int, str]:
+def in_a_process(task: BlockTask, told: Callable[[BlockStep], None]) -> tuple[int, str]:
     """Measure a block in a fresh process. Where this one is stopped, so is that one, as a
     comparison is: what it has measured is saved."""
     with tempfile.TemporaryFile() as complaints:
@@ -160,7 +160,7 @@ def in_a_process(task: BlockTask, told: Callable[[SweepStep], None]) -> tuple[in
                 process.stdin.close()
             for line in process.stdout:
                 with contextlib.suppress(msgspec.MsgspecError):  # what a method prints is no step
-                    told(msgspec.json.decode(line, type=SweepStep))
+                    told(msgspec.json.decode(line, type=BlockStep))
             process.wait()
         except KeyboardInterrupt:
             process.terminate()

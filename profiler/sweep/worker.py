@@ -16,7 +16,7 @@ from ...reports.sanitize import say
 from ..run.recording import measure
 from ..subprocesses import UNWRITABLE
 
-__all__ = ["UNWRITABLE", "BlockTask", "SweepStep", "main"]
+__all__ = ["UNWRITABLE", "BlockStep", "BlockTask", "main"]
 
 
 class BlockTask(Struct):
@@ -28,7 +28,7 @@ class BlockTask(Struct):
     command: str = ""
 
 
-class SweepStep(Struct):
+class BlockStep(Struct):
     """How far it is, as `rounds.Progress` is told."""
 
     label: str
@@ -43,7 +43,7 @@ def main() -> None:
     steps = sys.stdout.buffer
 
     def tell(label: str, done: int, total: int) -> None:
-        steps.write(msgspec.json.encode(SweepStep(label=label, done=done, total=total)) + b"\n")
+        steps.write(msgspec.json.encode(BlockStep(label=label, done=done, total=total)) + b"\n")
         steps.flush()
 
     try:

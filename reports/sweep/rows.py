@@ -140,7 +140,7 @@ def front(listed: Sequence[GridRow], worth: Callable[[GridRow], float | None]) -
 
 
 @dataclass(frozen=True)
-class BestMethod:
+class Fastest:
     """The fastest of a block at one budget. rivals: others that the clock cannot tell from it, for
     their intervals overlap or are not known."""
 
@@ -148,7 +148,7 @@ class BestMethod:
     rivals: Sequence[GridRow]
 
 
-def best_by_budget(listed: Iterable[GridRow]) -> list[BestMethod]:
+def best_by_budget(listed: Iterable[GridRow]) -> list[Fastest]:
     """The fastest method of each block and budget, in the order of the grid."""
     groups: dict[tuple[int, str | None], list[GridRow]] = {}
     for row in listed:
@@ -157,9 +157,7 @@ def best_by_budget(listed: Iterable[GridRow]) -> list[BestMethod]:
     found = []
     for group in groups.values():
         best = max(group, key=lambda row: row.speedup or 0.0)
-        found.append(
-            BestMethod(best, [row for row in group if row is not best and _close(row, best)])
-        )
+        found.append(Fastest(best, [row for row in group if row is not best and _close(row, best)]))
     return found
 
 

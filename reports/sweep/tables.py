@@ -9,7 +9,7 @@ from .. import units
 from ..analysis.intervals import Estimate
 from ..text.table import Column, Table
 from .grid import Grid, GridBlock, GridCell, Sweep
-from .rows import BestMethod, GridRow, best_by_budget, front, grid_rows, varied
+from .rows import Fastest, GridRow, best_by_budget, front, grid_rows, varied
 
 if TYPE_CHECKING:
     import pandas
@@ -96,7 +96,7 @@ def grid_table(sweep: Sweep, listed: Sequence[GridRow] | None = None) -> Table[G
     return Table(columns, listed, warned, failure=lambda row: row.reason)
 
 
-def best_table(sweep: Sweep, listed: Sequence[GridRow]) -> Table[BestMethod]:
+def best_table(sweep: Sweep, listed: Sequence[GridRow]) -> Table[Fastest]:
     """The fastest method of each block and budget."""
     return Table(
         [

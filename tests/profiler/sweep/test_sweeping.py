@@ -1,4 +1,4 @@
-"""GridBlock after block: what runs, what is left after kills, and what is gone on with."""
+"""Block after block: what runs, what is left after kills, and what is gone on with."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from record_builders import cell, record
 from tpprof.methods import InputError
 from tpprof.profiler.sweep.expansion import expand
 from tpprof.profiler.sweep.run import begin, run
-from tpprof.profiler.sweep.worker import BlockTask, SweepStep
+from tpprof.profiler.sweep.worker import BlockStep, BlockTask
 from tpprof.reports.record import files
 from tpprof.reports.record.spec import RunSpec
 from tpprof.reports.sweep.grid import Grid, load, record_of
 from tpprof.reports.sweep.rows import grid_rows
 
-Told = Callable[[SweepStep], None]
+Told = Callable[[BlockStep], None]
 
 
 def grid_of(*sizes: int) -> Grid:
@@ -38,8 +38,8 @@ class Blocks:
     def __call__(self, task: BlockTask, told: Told) -> tuple[int, str]:
         size = task.spec.workload.batch_size
         self.ran.append(size)
-        told(SweepStep(label="warm-up fastv", done=1, total=2))
-        told(SweepStep(label="fastv", done=1, total=2))
+        told(BlockStep(label="warm-up fastv", done=1, total=2))
+        told(BlockStep(label="fastv", done=1, total=2))
         if f"b{size}" in self.failing:
             if self.failing[f"b{size}"] == "stop":
                 raise KeyboardInterrupt
