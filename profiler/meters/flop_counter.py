@@ -112,8 +112,10 @@ def may_hold_products(operator: str) -> bool:
 
 
 def _table_flops(counts: dict[str, dict[Any, int]]) -> int:
-    """FLOPs of the modules that make rotary tables, from those by module."""
-    named = [found for module, found in counts.items() if module.endswith("RotaryEmbedding")]
+    """FLOPs of the modules that make rotary tables, from those by module: torch names a module by
+    its class where it is called by itself, and by its place where its parent was."""
+    names = ("RotaryEmbedding", "rotary_emb", "rotary_pos_emb")
+    named = [found for module, found in counts.items() if module.endswith(names)]
     return sum(sum(found.values()) for found in named)
 
 

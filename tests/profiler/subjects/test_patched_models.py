@@ -40,6 +40,12 @@ def cell(record: Record, method: str) -> Cell:
     return next(cell for cell in record.cells if cell.method == method)
 
 
+def of_products(cell: Cell) -> dict[str, int]:
+    """FLOPs by phase, without rotary tables, which each side makes as often as it likes."""
+    flops = cell.counted_flops
+    return {phase: flops[phase] - cell.table_flops.get(phase, 0) for phase in flops}
+
+
 @pytest.mark.parametrize(("theirs", "ours"), [("plain", "vanilla"), *((way, OURS) for way in WAYS)])
 def test_it_counts_as_the_engine_does_of_the_same_work(
     theirs: str, ours: str, record: Record
@@ -51,7 +57,7 @@ def test_it_counts_as_the_engine_does_of_the_same_work(
     assert fork.visual_per_layer == own.visual_per_layer
     assert fork.kv_bytes_prefill == own.kv_bytes_prefill
     assert fork.kv_bytes_decode == own.kv_bytes_decode
-    assert fork.counted_flops == own.counted_flops
+    assert of_products(fork) == of_products(own)
     assert fork.kernels == own.kernels
     assert fork.generated_tokens == own.generated_tokens == 3
 
@@ -135,7 +141,7 @@ def test_transformers_own_model_counts_as_vanilla_does(
     assert theirs.tokens_per_layer == own.tokens_per_layer
     assert theirs.visual_per_layer == own.visual_per_layer
     assert theirs.kv_bytes_decode == own.kv_bytes_decode
-    assert theirs.counted_flops == own.counted_flops
+    assert of_products(theirs) == of_products(own)
     spans = {part.phase for part in theirs.parts}
     assert ("vision" in spans) == ("visual_tokens" not in options)
 
