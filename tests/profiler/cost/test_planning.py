@@ -198,9 +198,7 @@ def estimated_peak(model: Model, method: methods.Method, policy: Policy, **optio
 
 @pytest.mark.parametrize("policy", ["rows", "maps"])
 @pytest.mark.parametrize("spec", ["vanilla", "fastv", "sparsevlm", "mustdrop"])
-@pytest.mark.parametrize(
-    "name", ["tiny-llava", "tiny-qwen2-vl", "tiny-qwen2.5-vl", "tiny-qwen3-vl"]
-)
+@pytest.mark.parametrize("name", ["tiny-llava", "tiny-qwen2-vl"])
 def test_the_estimated_peak_is_what_the_allocator_held(
     name: str, spec: str, policy: Policy
 ) -> None:
@@ -225,6 +223,8 @@ LONG_TEXT = {"visual_tokens": 400, "text_tokens": (5, 600)}
         ("tiny-qwen2-vl", "bfloat16", "maps", "fastv", LONG_TEXT),
         ("tiny-qwen2-vl", "bfloat16", "maps", "mustdrop", {}),
         ("tiny-qwen2-vl", "bfloat16", "maps", "mustdrop", {"batch_size": 2}),
+        ("tiny-qwen2.5-vl", "float32", "rows", "vanilla", {}),
+        ("tiny-qwen3-vl", "float32", "rows", "vanilla", {}),
         ("tiny-qwen2.5-vl", "bfloat16", "maps", "mustdrop", {"batch_size": 2}),
         ("tiny-qwen3-vl", "bfloat16", "maps", "mustdrop", {"batch_size": 2}),
         ("tiny-llava", "float32", "rows", "fastv", {"visual_tokens": 16, "new_tokens": 40}),
