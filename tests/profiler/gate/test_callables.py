@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from callables import small_decoder
 from command import in_this_process
+from record_builders import cell, record
 
 from tpprof.profiler.gate.arms import Arm, MissingError, callables_in
+from tpprof.profiler.gate.pairs import Session
 from tpprof.profiler.gate.pytest_plugin import GateResults
+from tpprof.profiler.gate.timing import begun
 from tpprof.reports.gate.baseline import Counts, load_baseline
 from tpprof.reports.gate.counts import compare_counts
+from tpprof.reports.gate.rules import Rules
 from tpprof.reports.gate.verdicts import Judged, Verdict
+from tpprof.reports.record.journal import Journal
 from tpprof.reports.record.spec import Subject
 from tpprof.reports.record.spec_files import relative, rooted, with_file
 
@@ -124,6 +131,31 @@ def test_paths_lead_from_the_file_that_names_them(tmp_path: Path) -> None:
     assert found.cells.callables == (f"m={tmp_path / 'fork.py'}:f",)
     assert found.cells.python == (str(tmp_path / "env/bin/python"), "this")
     assert relative(found, tmp_path).cells == subject.cells
+
+
+def test_a_process_of_the_timing_gate_is_told_the_callables_beside_the_methods(
+    tmp_path: Path,
+) -> None:
+    """Methods are asked for by name, callables all of them, as the side has them."""
+    tasks: list[dict[str, Any]] = []
+    fork = cell("fork", "own", 1.0, 0, cost=[], parts=[], samples=[])
+    content = msgspec.json.encode(record(cell("vanilla", "rows", 2.0, 10), fork))
+
+    def run(arm: Arm, task: dict[str, Any]) -> tuple[int, str, bytes]:
+        tasks.append(task)
+        return 0, "", content
+
+    subject = Subject.of(methods=["fastv"], callable=["fork=pkg:f"])
+    arms = Arm("base", "one"), Arm("head", "other")
+    journal = Journal.begin(tmp_path / "j.jsonl", begun(("one", "other"), subject, Rules()))
+    session = Session(*arms, subject, Rules(), journal, run=run)
+    session.scout("A")
+    assert session.methods == {"vanilla": "vanilla"}
+    session(2, [("vanilla", "latency"), ("fork", "latency")])
+    assert tasks[0]["methods"] == ["fastv"]
+    assert tasks[-1]["methods"] == ["vanilla"]
+    assert all(task["options"]["callable"] == ["fork=pkg:f"] for task in tasks)
+    journal.close()
 
 
 def test_each_side_has_the_callable_of_its_own_tree(tmp_path: Path) -> None:
