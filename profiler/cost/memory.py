@@ -107,7 +107,8 @@ def _vision(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> It
         weights, read = at_once * vision.heads, ledger.encoder_rows.get(layer)
         longest = max(encoder.lengths(layer), default=tokens)
         mapped = layer in ledger.encoder_maps
-        full = weights * longest**2 * map_bytes(itemsize) if mapped else 0
+        each = map_bytes(itemsize) if vision.wide_softmax else 2 * itemsize
+        full = weights * longest**2 * each if mapped else 0
         asked = min(longest, read.rows) * min(longest, read.keys) if read else 0
         rows = weights * asked * SCORE_BYTES
         feed_forward = states * (3 * vision.hidden + vision.inner_states * vision.intermediate)

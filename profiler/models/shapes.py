@@ -90,7 +90,8 @@ class Vision:
     where its activation is quick_gelu, or gated; two where it is one operator.
     norm_vectors: vectors of width `hidden` that one norm holds.
     patch_bias: of the patch embedding. qkv_bias: of queries, keys and values. scaled: each half of
-    a layer ends in a product by a vector. layer_weights: what a layer holds beside all these.
+    a layer ends in a product by a vector. wide_softmax: transformers takes a map's in float32.
+    layer_weights: what a layer holds beside all these.
     beside: weights of the tower outside its layers: class token, its positions, norms.
     """
 
@@ -116,6 +117,7 @@ class Vision:
     patch_bias: bool = False
     qkv_bias: bool = True
     scaled: bool = False
+    wide_softmax: bool = True
     layer_weights: int = 0
     beside: int = 0
     window: int = 0

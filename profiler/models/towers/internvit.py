@@ -67,6 +67,7 @@ def internvit(
         patch_bias=True,
         qkv_bias=qkv_bias,
         scaled=True,
+        wide_softmax=False,
         layer_weights=2 * hidden * qk_norm,
         beside=(1 + positions) * hidden,
     )

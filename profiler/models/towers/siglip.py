@@ -64,6 +64,7 @@ def siglip_vision(
         image=image,
         feature_layers=feature_layers,
         class_token=False,
+        inner_states=2,
         patch_bias=True,
         beside=((image // patch) ** 2 + 2) * hidden,
     )

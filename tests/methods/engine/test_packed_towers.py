@@ -49,7 +49,10 @@ def flash(
 @pytest.fixture(params=["qwen2-vl", "qwen2.5-vl", "qwen3-vl"])
 def pair(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[Model, Model]:
     """A micro model, and the same under the stand-in."""
-    model = load(request.param)
+    return packed_too(load(request.param), monkeypatch)
+
+
+def packed_too(model: Model, monkeypatch: pytest.MonkeyPatch) -> tuple[Model, Model]:
     packed = copy.copy(model)
     packed.backend = "flash_attention_2"
     own = attention._backend
@@ -74,3 +77,18 @@ def test_one_call_a_layer_gives_the_same(
     encoder = inputs.request.tower
     plain = [n for n in range(encoder.layers) if n not in found.ledger.encoder_maps]
     assert [2 * (encoder.lengths(n) or (encoder.patches,)) for n in plain] == CALLS
+
+
+@pytest.mark.parametrize("name", ["llava", "internvl", "llava-onevision"])
+@pytest.mark.parametrize("spec", ["vanilla", "fastervlm:keep=9"])
+def test_towers_of_tiles_are_called_as_a_batch(
+    name: str, spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No lengths are given: each tile attends to itself."""
+    model, packed = packed_too(load(name), monkeypatch)
+    given = {"image_size": (168, 140), "batch_size": 2, "new_tokens": 2}
+    wanted = tpprof.forward(model, tpprof.inputs(model, **given), spec)
+    found = tpprof.forward(packed, tpprof.inputs(packed, **given), spec)
+    assert [kept.tolist() for kept in found.kept] == [kept.tolist() for kept in wanted.kept]
+    torch.testing.assert_close(found.logits, wanted.logits, rtol=0, atol=1e-4)
+    assert CALLS == []
