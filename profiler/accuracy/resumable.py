@@ -35,6 +35,8 @@ class ResumableEvaluation:
     folder: Path
     new_tokens: int
     batch_size: int
+    exam: Exam | None = None
+    """What is asked; None: what the specification says."""
 
     def __post_init__(self) -> None:
         """Reads what there is. Raises InputError for what does not exist, does not fit, or was
@@ -43,9 +45,9 @@ class ResumableEvaluation:
             say(note)
         self.attention = _policy(self.spec)
         self.methods = rows_of(self.spec)
-        self.exam = set_exam(self.spec.accuracy, self.spec.model.name, pictures=False)
+        self.asked = self.exam or self._set_exam(pictures=False)
         self.accuracy: Accuracy = blank_sheet(
-            self.exam,
+            self.asked,
             [format_spec(method) for method in self.methods],
             self.attention,
             new_tokens=self.new_tokens,
@@ -59,7 +61,7 @@ class ResumableEvaluation:
         was answered until then is in the folder."""
         if self.files.complete:
             return
-        exam = set_exam(self.spec.accuracy, self.spec.model.name)
+        exam = self.exam or self._set_exam()
         from ..models.load import load
 
         wanted = self.spec.model
@@ -72,6 +74,9 @@ class ResumableEvaluation:
         )
         self.files.require([self._key(method, model) for method in self.methods])
         self._ask(model, exam, tell)
+
+    def _set_exam(self, *, pictures: bool = True) -> Exam:
+        return set_exam(self.spec.accuracy, self.spec.model.name, pictures=pictures)
 
     def _ask(self, model: Model, exam: Exam, tell: Progress) -> None:
         from .asking import Examinee
@@ -105,7 +110,7 @@ class ResumableEvaluation:
             attention=self.attention,
             layout=spec.workload.layout,
             plugins=contents(spec.cells.plugin),
-            questions=self.exam.digest,
+            questions=self.asked.digest,
             new_tokens=self.new_tokens,
             batch_size=self.batch_size,
         )

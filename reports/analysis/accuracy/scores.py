@@ -48,8 +48,8 @@ class CategoryScore:
 
 @dataclass(frozen=True)
 class Score:
-    """A row. f1: with its interval over pictures. difference: F1 less vanilla's, on the same
-    resampled pictures; None of vanilla. reason: why nothing is known of it, or ""."""
+    """A row. f1: with its interval over pictures. difference: F1 less vanilla's, or another row's,
+    on the same resampled pictures; None of that row. reason: why nothing is known of it, or ""."""
 
     method: str
     categories: Mapping[str, CategoryScore]
@@ -87,30 +87,29 @@ class Score:
         return sum(weighed) / self.questions
 
 
-def scores(accuracy: Accuracy, rule: Rule) -> list[Score]:
-    """A score for each row, in the order of the rows.
+def scores(accuracy: Accuracy, rule: Rule, beside: str = "vanilla") -> list[Score]:
+    """A score for each row, in the order of the rows. beside: what others are compared with.
 
     Intervals: 95 %, percentile bootstrap over pictures (2000 resamples, seed 0): the questions
     about one picture are no independent ones. None from fewer than six pictures.
     """
-    marked = [_marks(accuracy.questions, row, rule) for row in accuracy.answers]
-    vanilla = next(
-        (marks for row, marks in zip(accuracy.answers, marked, strict=True) if _plain(row)), None
-    )
+    rows = accuracy.answers
+    marked = {row.method: _marks(accuracy.questions, row, rule) for row in rows}
     names = _categories(accuracy.questions)
-    spread = _Spread(accuracy.questions, names, rule) if any(marked) else None
+    spread = _Spread(accuracy.questions, names, rule) if any(marked.values()) else None
     found = []
-    for row, marks in zip(accuracy.answers, marked, strict=True):
+    for row in rows:
+        marks, base = marked[row.method], marked.get(beside)
         if marks is None or spread is None:
             found.append(Score(row.method, {}, reason=_reason(row, accuracy.questions)))
             continue
-        beside = None if _plain(row) else vanilla
+        other = base if row.method != beside else None
         found.append(
             Score(
                 row.method,
-                {name: _category(accuracy.questions, name, marks, beside) for name in names},
+                {name: _category(accuracy.questions, name, marks, other) for name in names},
                 f1=spread.f1(marks),
-                difference=spread.difference(marks, beside) if beside else None,
+                difference=spread.difference(marks, other) if other else None,
             )
         )
     return found
@@ -183,10 +182,6 @@ def _mark(label: str, text: str, rule: Rule) -> _Mark:
     return _Mark(taken == "yes", taken is not None, right, said is not None)
 
 
-def _plain(row: Answers) -> bool:
-    return row.method == "vanilla"
-
-
 def _reason(row: Answers, questions: Sequence[YesNoQuestion]) -> str:
     if row.error:
         return f"failed: {row.error}"
@@ -201,13 +196,13 @@ def _categories(questions: Sequence[YesNoQuestion]) -> list[str]:
 
 
 def _category(
-    questions: Sequence[YesNoQuestion], name: str, marks: list[_Mark], vanilla: list[_Mark] | None
+    questions: Sequence[YesNoQuestion], name: str, marks: list[_Mark], beside: list[_Mark] | None
 ) -> CategoryScore:
     places = [place for place, one in enumerate(questions) if one.category == name]
     own = [marks[place] for place in places]
     worse = better = None
-    if vanilla is not None:
-        pairs = [(vanilla[place].right, marks[place].right) for place in places]
+    if beside is not None:
+        pairs = [(beside[place].right, marks[place].right) for place in places]
         worse, better = pairs.count((True, False)), pairs.count((False, True))
     counts = [0, 0, 0, 0]
     for place in places:
