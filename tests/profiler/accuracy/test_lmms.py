@@ -58,6 +58,11 @@ found = {
     "manifest": manifest().model_id,
     "fastv": asked(pruned),
     "again": asked(pruned),
+    "typed": asked(
+        PrunedModel.create_from_arg_string(
+            f"pretrained={model},method=fastv,keep=30", {"device": "cpu", "batch_size": 4}
+        )
+    ),
     "random": asked(PrunedModel(model, "random", keep=30, device="cpu")),
     "raises": refused(
         lambda: PrunedModel(model, "late", device="cpu", plugin=str(folder / "late.py"))
@@ -153,6 +158,10 @@ def test_the_harness_gets_our_answers_and_its_f1_is_our_strict_rule(
 
 def test_a_model_can_be_asked_again(found: dict[str, Any]) -> None:
     assert found["again"] == found["fastv"]
+
+
+def test_the_harness_can_be_told_on_its_command_line(found: dict[str, Any]) -> None:
+    assert found["typed"] == found["fastv"]
 
 
 def test_errors_are_errors_and_no_zeros(found: dict[str, Any]) -> None:
