@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 CATEGORIES = ("random", "popular", "adversarial")
 """How absent objects were chosen, from easy to hard."""
+COLLAPSED = 0.05
+"""Share of yes, or of no, among vanilla's answers up to which F1 is not compared."""
 RESAMPLES, SEED = 2000, 0
 """Of the bootstrap over pictures."""
 
@@ -120,6 +122,10 @@ def distinct(listed: Sequence[Score]) -> str:
     beside = [score for score in listed if score.difference and score.difference.low is not None]
     if not beside:
         return ""
+    plain = next((score for score in listed if score.f1 and score.difference is None), None)
+    if plain and plain.yes_ratio is not None and not COLLAPSED < plain.yes_ratio < 1 - COLLAPSED:
+        said = f"yes to {plain.yes_ratio:.0%} of all"
+        return f"{plain.method} answers {said}: it does not see, and F1 tells nothing."
     below = [s.method for s in beside if s.difference and (s.difference.high or 0) < 0]
     above = [s.method for s in beside if s.difference and (s.difference.low or 0) > 0]
     told = [

@@ -10,7 +10,7 @@ from tpprof.reports.analysis.accuracy.rules import (
     read_strictly,
     read_words,
 )
-from tpprof.reports.analysis.accuracy.scores import CATEGORIES, Score, mcnemar, scores
+from tpprof.reports.analysis.accuracy.scores import CATEGORIES, Score, distinct, mcnemar, scores
 from tpprof.reports.record.accuracy import Accuracy, Answers, YesNoQuestion
 
 LABELS = ["yes", "yes", "no", "no"] * 3
@@ -189,3 +189,12 @@ def test_without_a_yes_label_there_is_no_f1() -> None:
     (found,) = scores(evaluation(questions, vanilla=["No"] * 6), RULES["llava"])
     assert found.f1 is None
     assert found.accuracy == 1.0
+
+
+def test_where_vanilla_has_collapsed_nothing_is_compared() -> None:
+    given = evaluation(asked(), vanilla=["No"] * 12, fastv=ANSWERS["all yes"])
+    assert distinct(scores(given, RULES["llava"])) == (
+        "vanilla answers yes to 0% of all: it does not see, and F1 tells nothing."
+    )
+    sees = evaluation(asked(), vanilla=[label.capitalize() for label in LABELS], fastv=["No"] * 12)
+    assert distinct(scores(sees, RULES["llava"])).startswith("F1 below vanilla's: fastv (")
