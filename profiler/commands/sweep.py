@@ -24,6 +24,24 @@ if TYPE_CHECKING:
 SweepOutOption = Annotated[
     Path, typer.Option("--out", help="Folder of the sweep.", rich_help_panel=SHOWN)
 ]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Spread comparisons by Ray: local, auto (the cluster here), or an address.",
+        rich_help_panel="What runs",
+    ),
+]
+PerHostOption = Annotated[
+    int,
+    typer.Option(
+        "--per-host",
+        min=1,
+        help="Comparisons at once on a host (--ray).",
+        rich_help_panel="What runs",
+    ),
+]
 DryRunOption = Annotated[
     bool,
     typer.Option(
@@ -41,6 +59,8 @@ def sweep(
     config: ConfigOption = None,
     dry_run: DryRunOption = False,
     resume: ResumeOption = False,
+    ray: RayOption = None,
+    per_host: PerHostOption = 1,
     out: SweepOutOption = Path("runs/sweep"),
     html: HtmlOption = None,
     format_: FormatOption = Format.table,
@@ -52,6 +72,7 @@ def sweep(
     from ...methods import load_plugins
     from ...reports.sweep.tables import plan_table, size_of
     from ..sweep.expansion import expand, plan
+    from ..sweep.on_ray import Cluster
     from ..sweep.run import begin, run
     from .output import require_outputs
     from .progress import progress
@@ -70,7 +91,8 @@ def sweep(
     journal = begin(grid, out, resume=resume)
     say(f"measuring {size_of(grid)} into {out}")
     with progress() as tell:
-        done, code = run(grid, out, journal, tell)
+        cluster = Cluster(ray, per_host) if ray is not None else None
+        done, code = run(grid, out, journal, tell, cluster=cluster)
     show(done, out, html, format_, wide=wide, overwrite=overwrite)
     raise typer.Exit(code)
 

@@ -7,20 +7,14 @@ the memory of one model nor the end of one process is the next one's.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-
-import msgspec
 
 from ...methods.contract.errors import InputError
 from ...reports.outputs import OutputError
 from ...reports.record import files
-from ...reports.record.base import RecordError
-from ...reports.record.journal import Journal
+from ...reports.record.journal import Journal, encoded
 from ...reports.sanitize import say
 from ...reports.sweep.grid import (
     BlockLeft,
@@ -36,12 +30,9 @@ from ...reports.sweep.rows import title
 from ..meters.clock import now
 from ..run.interrupts import Terminated, terminable
 from ..run.rounds import Progress
-from ..subprocesses import python, reason_of
+from .blocks import Ended, Indexed, Measure, in_a_process
+from .on_ray import Cluster
 from .worker import UNWRITABLE, BlockStep, BlockTask
-
-Measure = Callable[[BlockTask, Callable[[BlockStep], None]], tuple[int, str]]
-"""Does one block in a process of its own and is told its steps: the exit code, and "" or how it
-failed."""
 
 
 def begin(grid: Grid, folder: Path, *, resume: bool) -> Journal:
@@ -63,18 +54,36 @@ def begin(grid: Grid, folder: Path, *, resume: bool) -> Journal:
 
 
 def run(
-    grid: Grid, folder: Path, journal: Journal, tell: Progress, measure: Measure | None = None
+    grid: Grid,
+    folder: Path,
+    journal: Journal,
+    tell: Progress,
+    measure: Measure | None = None,
+    cluster: Cluster | None = None,
 ) -> tuple[Sweep, int]:
     """Measure all blocks that have not come to their end; the sweep as it is then, and the exit
-    code: 0, 1 if a cell failed, 130 for Ctrl-C, 143 for SIGTERM. Raises OutputError where the disk
-    is full."""
+    code: 0, 1 if a cell failed, 130 for Ctrl-C, 143 for SIGTERM. measure: one of them, in the place
+    of a process. cluster: where they are spread over. Raises OutputError where the disk is full."""
     ended = [i for i in range(len(grid.blocks)) if files.is_finished(record_of(folder, i))]
-    steps, code = _Steps(grid, tell, skipped=ended), 0
+    steps, code, began = _Steps(grid, tell, skipped=ended), 0, now()
+    tasks: list[Indexed] = []
+    for index, block in enumerate(grid.blocks):
+        if block.problem:
+            journal.append(BlockLeft(index=index, reason=block.problem))
+        elif index not in ended:
+            out = str(record_of(folder, index))
+            task = BlockTask(spec=block.spec, out=out, parent=os.getpid(), command=grid.command)
+            tasks.append((index, task))
+    begun = encoded(GridBegun(grid=grid))
     try:
         with terminable():
-            for index in range(len(grid.blocks)):
-                if index not in ended:
-                    _block(grid, index, folder, journal, steps, measure or in_a_process)
+            one_by_one = _in_turn(tasks, steps, measure or in_a_process)
+            for left in cluster.spread(tasks, begun) if cluster else one_by_one:
+                if left.code == UNWRITABLE:
+                    raise OutputError(left.failed)
+                seconds = now() - began
+                journal.append(BlockLeft(index=left.index, reason=left.failed, seconds=seconds))
+                steps.finish(left.index)
     except KeyboardInterrupt as stopped:
         code = 143 if isinstance(stopped, Terminated) else 130
     finally:
@@ -83,20 +92,9 @@ def run(
     return sweep, code or int(_failed(sweep))
 
 
-def _block(
-    grid: Grid, index: int, folder: Path, journal: Journal, steps: _Steps, measure: Measure
-) -> None:
-    """Measure a block, and note what came of it."""
-    block, began = grid.blocks[index], now()
-    failed = block.problem
-    if not failed:
-        out = str(record_of(folder, index))
-        task = BlockTask(spec=block.spec, out=out, parent=os.getpid(), command=grid.command)
-        code, failed = measure(task, steps.of(index))
-        if code == UNWRITABLE:
-            raise OutputError(failed)
-    journal.append(BlockLeft(index=index, reason=failed, seconds=now() - began))
-    steps.finish(index)
+def _in_turn(tasks: Sequence[Indexed], steps: _Steps, measure: Measure) -> Iterator[Ended]:
+    for index, task in tasks:
+        yield Ended(index, *measure(task, steps.of(index)))
 
 
 def _failed(sweep: Sweep) -> bool:
@@ -118,6 +116,8 @@ class _Steps:
 
     def finish(self, index: int) -> None:
         self.done += self.sizes[index]
+        label = f"{title(self.grid, index)}: done{self._left(self.done)}"
+        self.tell(label, round(self.skipped + self.done), sum(self.sizes))
 
     def of(self, index: int) -> Callable[[BlockStep], None]:
         """What is told of a block as it runs."""
@@ -139,48 +139,3 @@ class _Steps:
         to_come = sum(self.sizes) - self.skipped - done
         minutes = (now() - self.began) * to_come / done / 60
         return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than 1 min left"
-
-
-def in_a_process(task: BlockTask, told: Callable[[BlockStep], None]) -> tuple[int, str]:
-    """Measure a block in a fresh process. Where this one is stopped, so is that one, as a
-    comparison is: what it has measured is saved."""
-    with tempfile.TemporaryFile() as complaints:
-        process = subprocess.Popen(
-            python("from tpprof.profiler.sweep.worker import main; main()"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=complaints,
-            start_new_session=True,  # Ctrl-C comes from here alone, once
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(msgspec.json.encode(task))
-                process.stdin.close()
-            for line in process.stdout:
-                with contextlib.suppress(msgspec.MsgspecError):  # what a method prints is no step
-                    told(msgspec.json.decode(line, type=BlockStep))
-            process.wait()
-        except KeyboardInterrupt:
-            process.terminate()
-            process.wait()
-            raise
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-            process.stdout.close()
-        complaints.seek(0)
-        lines = complaints.read().decode(errors="replace").strip().splitlines()
-    code = process.returncode
-    if code == 1:  # cells that failed say so themselves
-        return code, "" if _ended(Path(task.out)) else reason_of(code, lines[-1] if lines else "")
-    return code, reason_of(code, lines[-1] if lines else "")
-
-
-def _ended(path: Path) -> bool:
-    try:
-        return files.load_run(path).complete
-    except RecordError:
-        return False

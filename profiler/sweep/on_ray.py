@@ -1,0 +1,122 @@
+"""Blocks of a sweep over the machines of a Ray cluster, each where it is the only one that times.
+
+Ray places a block and waits for it; what measures is the same process as without Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ...methods.contract.errors import InputError
+from ...reports.outputs import add_whole, beside
+from ...reports.record import files
+from ...reports.record.journal import is_empty
+from ...reports.sweep.grid import journal_of
+from ..subprocesses import temporary_folder
+from .blocks import Ended, Indexed, in_a_process
+from .worker import BlockTask
+
+HERE = "local"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where blocks run. address: `local` for one that is started here, `auto` for the one that runs
+    here, or that of another. per_host: how many blocks a host times at once."""
+
+    address: str
+    per_host: int = 1
+
+    def spread(self, tasks: Sequence[Indexed], begun: bytes) -> Iterator[Ended]:
+        """Measure these blocks, each on one GPU where the cluster has any; what ended, as it ends.
+        begun: the first line of the sweep's journal, by which a worker knows its folder.
+
+        A worker that dies is the end of its block. Raises InputError where Ray is not there.
+        """
+        ray = _ray()
+        try:
+            ray.init(
+                address=None if self.address == HERE else self.address,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise InputError(f"--ray {self.address}: {str(error).splitlines()[0]}") from error
+        waiting: dict[Any, int] = {}
+        try:
+            options = self._options(ray)
+            remote = ray.remote(max_calls=1, max_retries=0, **options)(_measure)
+            for index, task in tasks:
+                waiting[remote.remote(msgspec.json.encode(task), begun)] = index
+            paths = {index: Path(task.out) for index, task in tasks}
+            while waiting:
+                (done,), _ = ray.wait([*waiting])
+                index = waiting.pop(done)
+                yield _ended(ray, done, index, paths[index])
+        finally:
+            for left in waiting:
+                with contextlib.suppress(Exception):
+                    ray.cancel(left, force=True)
+            ray.shutdown()
+
+    def _options(self, ray: Any) -> dict[str, Any]:
+        """What a block asks for: its share of the CPUs of the smallest host that can run it, and a
+        GPU."""
+        hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        with_gpu = [host for host in hosts if host.get("GPU", 0) >= 1]
+        cpus = min(host.get("CPU", 1) for host in with_gpu or hosts)
+        return {
+            "num_cpus": max(1, int(cpus) // self.per_host),
+            "num_gpus": 1 if with_gpu else 0,
+            "scheduling_strategy": "SPREAD",
+        }
+
+
+def _measure(given: bytes, begun: bytes) -> tuple[int, str, bytes]:
+    """On a worker: the block in a process of its own, into the sweep's folder where that is the
+    same one here; else into one that goes, and the record comes back."""
+    task = msgspec.json.decode(given, type=BlockTask)
+    task.parent = os.getpid()
+    journal = journal_of(Path(task.out).parent)
+    if not is_empty(journal) and journal.read_bytes().startswith(begun):
+        return *in_a_process(task, lambda step: None), b""
+    with temporary_folder() as folder:
+        task.out = str(folder / "block.json")
+        code, failed = in_a_process(task, lambda step: None)
+        path = Path(task.out)
+        if not path.exists():
+            path = files.journal_of(path)
+        return code, failed, path.read_bytes() if path.exists() else b""
+
+
+def _ended(ray: Any, done: Any, index: int, path: Path) -> Ended:
+    try:
+        code, failed, content = ray.get(done)
+    except ray.exceptions.RayError as error:
+        return Ended(index, -1, f"its worker ended: {str(error).strip().splitlines()[0]}")
+    if content:
+        whole = not content.startswith(b'{"type"')
+        with beside(path if whole else files.journal_of(path)) as part:
+            handle = os.open(part, os.O_WRONLY)
+            try:
+                add_whole(handle, content)
+            finally:
+                os.close(handle)
+    return Ended(index, code, failed)
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("--ray needs Ray: pip install 'tpprof[ray]'") from error
+    return ray
