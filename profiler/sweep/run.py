@@ -134,8 +134,8 @@ class _Steps:
         return told
 
     def _left(self, done: float) -> str:
-        if done <= 0:
-            return ""
         to_come = sum(self.sizes) - self.skipped - done
+        if done <= 0 or to_come <= 0:
+            return ""
         minutes = (now() - self.began) * to_come / done / 60
         return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than 1 min left"
