@@ -34,6 +34,8 @@ from .blocks import Ended, Indexed, Measure, in_a_process
 from .on_ray import Cluster
 from .worker import UNWRITABLE, BlockStep, BlockTask
 
+WARM = 4  # requests of a cell before its rounds, about
+
 
 def begin(grid: Grid, folder: Path, *, resume: bool) -> Journal:
     """The journal of a sweep in `folder`. resume: go on with what lies there; what has ended stays.
@@ -104,7 +106,7 @@ def _failed(sweep: Sweep) -> bool:
 
 class _Steps:
     """How far a sweep is, in cells, and how long it will take: from the blocks that were measured
-    by now, and the rounds of the one that runs."""
+    by now, and the warm-ups and rounds of the one that runs."""
 
     def __init__(self, grid: Grid, tell: Progress, skipped: Sequence[int]) -> None:
         self.grid, self.tell = grid, tell
@@ -122,11 +124,13 @@ class _Steps:
     def of(self, index: int) -> Callable[[BlockStep], None]:
         """What is told of a block as it runs."""
         part, name = 0.0, title(self.grid, index)
+        warm = WARM / (WARM + self.grid.blocks[index].spec.stopping.least)
 
         def told(step: BlockStep) -> None:
             nonlocal part
-            if step.total and not step.label.startswith("warm-up"):
-                part = max(part, min(step.done / step.total, 1.0))
+            share = min(step.done / step.total, 1.0) if step.total else 0.0
+            warming = step.label.startswith("warm-up")
+            part = max(part, warm * share if warming else warm + (1 - warm) * share)
             done, total = self.done + part * self.sizes[index], sum(self.sizes)
             label = f"{name}: {step.label}{self._left(done)}"
             self.tell(label, round(self.skipped + done), total)

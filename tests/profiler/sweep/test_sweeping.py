@@ -64,7 +64,7 @@ def test_blocks_run_one_after_another_and_the_bar_counts_cells(tmp_path: Path) -
     assert [(done, total) for _, done, total in told] == [
         (0, 6), (1, 6), (2, 6), (2, 6), (3, 6), (4, 6), (4, 6), (5, 6), (6, 6)
     ]  # fmt: skip
-    assert told[0][0] == "batch size 1: warm-up fastv"
+    assert told[0][0] == "batch size 1: warm-up fastv, less than 1 min left"
     assert told[-2][0] == "batch size 3: fastv, less than 1 min left"
     assert told[-1][0] == "batch size 3: done"
     assert load(tmp_path).complete
