@@ -23,7 +23,7 @@ Indexed = tuple[int, BlockTask]
 
 
 @dataclass(frozen=True)
-class Ended:
+class BlockEnded:
     """A block that has ended: its exit code, and "" or how it failed."""
 
     index: int

@@ -20,7 +20,7 @@ from ...reports.record import files
 from ...reports.record.journal import is_empty
 from ...reports.sweep.grid import journal_of
 from ..subprocesses import temporary_folder
-from .blocks import Ended, Indexed, in_a_process
+from .blocks import BlockEnded, Indexed, in_a_process
 from .worker import BlockTask
 
 HERE = "local"
@@ -34,7 +34,7 @@ class Cluster:
     address: str
     per_host: int = 1
 
-    def spread(self, tasks: Sequence[Indexed], begun: bytes) -> Iterator[Ended]:
+    def spread(self, tasks: Sequence[Indexed], begun: bytes) -> Iterator[BlockEnded]:
         """Measure these blocks, each on one GPU where the cluster has any; what ended, as it ends.
         begun: the first line of the sweep's journal, by which a worker knows its folder.
 
@@ -97,11 +97,11 @@ def _measure(given: bytes, begun: bytes) -> tuple[int, str, bytes]:
         return code, failed, path.read_bytes() if path.exists() else b""
 
 
-def _ended(ray: Any, done: Any, index: int, path: Path) -> Ended:
+def _ended(ray: Any, done: Any, index: int, path: Path) -> BlockEnded:
     try:
         code, failed, content = ray.get(done)
     except ray.exceptions.RayError as error:
-        return Ended(index, -1, f"its worker ended: {str(error).strip().splitlines()[0]}")
+        return BlockEnded(index, -1, f"its worker ended: {str(error).strip().splitlines()[0]}")
     if content:
         whole = not content.startswith(b'{"type"')
         with beside(path if whole else files.journal_of(path)) as part:
@@ -110,7 +110,7 @@ def _ended(ray: Any, done: Any, index: int, path: Path) -> Ended:
                 add_whole(handle, content)
             finally:
                 os.close(handle)
-    return Ended(index, code, failed)
+    return BlockEnded(index, code, failed)
 
 
 def _ray() -> Any:

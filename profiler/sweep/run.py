@@ -30,7 +30,7 @@ from ...reports.sweep.rows import title
 from ..meters.clock import now
 from ..run.interrupts import Terminated, terminable
 from ..run.rounds import Progress
-from .blocks import Ended, Indexed, Measure, in_a_process
+from .blocks import BlockEnded, Indexed, Measure, in_a_process
 from .on_ray import Cluster
 from .worker import UNWRITABLE, BlockStep, BlockTask
 
@@ -94,9 +94,9 @@ def run(
     return sweep, code or int(_failed(sweep))
 
 
-def _in_turn(tasks: Sequence[Indexed], steps: _Steps, measure: Measure) -> Iterator[Ended]:
+def _in_turn(tasks: Sequence[Indexed], steps: _Steps, measure: Measure) -> Iterator[BlockEnded]:
     for index, task in tasks:
-        yield Ended(index, *measure(task, steps.of(index)))
+        yield BlockEnded(index, *measure(task, steps.of(index)))
 
 
 def _failed(sweep: Sweep) -> bool:
