@@ -13,6 +13,7 @@ import msgspec
 from ...methods.contract.errors import InputError
 from ...reports.record.accuracy import Accuracy, Answers, YesNoQuestion
 from ...reports.record.spec import AccuracySpec
+from .. import seer
 from ..prompts import WorkloadError
 from .pictures import FolderPictures, Pictures
 from .pope import read_pope, require_pictures
@@ -66,6 +67,15 @@ def set_exam(spec: AccuracySpec, model: str | None, *, pictures: bool = True) ->
     from .drawn import drawn_exam
 
     return drawn_exam(spec.questions or DRAWN)
+
+
+def require_seer() -> None:
+    """Raises InputError where the weights of the model that sees are not installed."""
+    if not (Path(seer.__file__).parent / "checkpoint" / "config.json").is_file():
+        raise InputError(
+            f"--accuracy: the weights of {SEER}, the default here, are not part of this version: "
+            "name a checkpoint (--model) and POPE's questions (--annotations, --images)"
+        )
 
 
 def require_companions(model: Model) -> None:

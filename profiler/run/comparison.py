@@ -21,7 +21,7 @@ from ...reports.record.spec import PASSES, OptionError, RunSpec
 from ...reports.sanitize import say
 from .. import cost
 from ..accuracy.beside import with_accuracy
-from ..accuracy.exam import SEER, require_companions, set_exam
+from ..accuracy.exam import SEER, require_companions, require_seer, set_exam
 from ..machine import calibration, doctor
 from ..machine.environment import describe_environment, own_version
 from ..models.checkpoint.rotary import require_stateless
@@ -368,6 +368,7 @@ def _load(spec: RunSpec) -> tuple[Model, str]:
     wanted = spec.model
     name, reason = wanted.name, "chosen"
     if name is None and spec.accuracy.accuracy:
+        require_seer()
         name, reason = SEER, "the default where accuracy is asked for: it sees"
     elif name is None:
         name, reason = default_name(wanted.device, wanted.dtype)
