@@ -116,8 +116,9 @@ def gathered(values: Tensor, places: Tensor, dim: int) -> Tensor:
     shape[0], shape[dim] = places.shape
     wanted = [*values.shape]
     wanted[0], wanted[dim] = places.shape
-    whole = values.expand(places.shape[0], *values.shape[1:])
-    return whole.gather(dim, places.view(shape).expand(wanted))
+    if values.shape[0] != places.shape[0]:
+        values = values.expand(places.shape[0], *values.shape[1:])
+    return values.gather(dim, places.view(shape).expand(wanted))
 
 
 @functools.lru_cache(maxsize=32)
