@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import runpy
 import subprocess
@@ -17,6 +18,7 @@ from command import in_this_process
 from micro_models import load
 from record_builders import cell, record
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tpprof
 from tpprof import methods
@@ -33,6 +35,7 @@ from tpprof.profiler.machine.calibration import named
 from tpprof.profiler.models.geometry import positions
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.pictures import PictureError
+from tpprof.profiler.models.registry import known_shapes
 from tpprof.profiler.workload import Preparation
 from tpprof.reports.record.spec import Workload
 
@@ -228,7 +231,7 @@ LONG_TEXT = {"visual_tokens": 400, "text_tokens": (5, 600)}
         ("tiny-qwen2.5-vl", "bfloat16", "maps", "mustdrop", {"batch_size": 2}),
         ("tiny-qwen3-vl", "bfloat16", "maps", "mustdrop", {"batch_size": 2}),
         ("tiny-internvl", "float32", "rows", "fastervlm", {"image_size": ((448, 448),)}),
-        ("tiny-internvl", "bfloat16", "maps", "mustdrop", {"image_size": ((448, 448),)}),
+        ("tiny-internvl", "float32", "maps", "mustdrop", {"image_size": ((448, 448),)}),
         ("tiny-llava-onevision", "float32", "rows", "fastervlm", {"image_size": ((384, 700),)}),
         ("tiny-llava-onevision", "bfloat16", "maps", "fastv", {"frames": 4}),
         ("tiny-llava", "float32", "rows", "fastv", {"visual_tokens": 16, "new_tokens": 40}),
@@ -243,6 +246,31 @@ def test_the_estimate_errs_high(
     model, method = loaded(name, dtype), methods.parse(spec)
     held = allocated_peak(model, method, policy, **options)
     assert held <= estimated_peak(model, method, policy, **options) <= 1.3 * held
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [("clip", "tiny"), ("siglip", "tiny-llava-onevision"), ("internvl", "tiny-internvl")],
+)
+def test_a_maps_softmax_is_as_wide_as_the_tower_is_said_to_take_it(family: str, name: str) -> None:
+    """In float32, or in the type of its states."""
+    home = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+    shape = known_shapes()[name]
+    states, seen = torch.rand(1, 1, 2, 4, dtype=torch.bfloat16), set[torch.dtype]()
+
+    class Softmax(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if func._schema.name == "aten::_softmax":
+                seen.add(out.dtype)
+            return out
+
+    module = torch.nn.Module().eval()
+    with Softmax():
+        home.eager_attention_forward(module, states, states, states, None, scaling=1.0)
+    assert seen == {torch.float32 if shape.vision.wide_softmax else torch.bfloat16}
 
 
 def test_long_answers_need_memory_for_their_cache() -> None:
