@@ -72,7 +72,8 @@ class Preparation:
         ids = self._with_placeholders(self.text or self._tokenize())
         if self.features is not None:
             return self.model.synthetic(self.request, ids, self.features)
-        pixels = self._pixels(self._shown() * self.workload.batch_size)
+        samples = range(self.workload.batch_size)
+        pixels = self._pixels([image for _ in samples for image in self._shown()])
         return self.model.assemble(pixels, ids, self.request, self.workload.layout)
 
     def longer(self, more: int) -> Preparation:

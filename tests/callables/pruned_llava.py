@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaModel
 
 import tpprof
-from tpprof.profiler.authoring.micro import MICRO
+from tpprof.profiler.models.registry import known_architectures
 
 START, VISUAL = 35, 36
 KEEP, LAYER = 18, 2
@@ -24,7 +24,7 @@ KEEP, LAYER = 18, 2
 
 def plain() -> Any:
     """transformers' own model."""
-    return tpprof.load(MICRO["llava"], device="cpu", seed=1).module
+    return tpprof.load(known_architectures()["llava"].micro(), device="cpu", seed=1).module
 
 
 def fastv_way() -> Any:

@@ -44,8 +44,7 @@ def test_the_picture_is_made_smaller_within_preprocess(
 ) -> None:
     """In each request, for each sample of the batch, and not for the other cells."""
     vanilla, cell = cells(prepare, RESIZED)
-    assert prepare.picture is not None
-    whole, resize, seen = prepare.picture.image, Image.Image.resize, list[Any]()
+    whole, resize, seen = prepare.pictures[0].image, Image.Image.resize, list[Any]()
 
     def told(image: Image.Image, size: Any, *given: Any, **named: Any) -> Image.Image:
         if image is whole:
@@ -79,7 +78,7 @@ def record() -> Record:
 def test_the_record_is_about_the_whole_request(record: Record) -> None:
     vanilla, resized, both, _, _ = record.cells
     assert (record.request.visual, record.request.tiles) == (180, 5)
-    assert record.request.picture == list(SIZE)
+    assert record.request.picture == [list(SIZE)]
     assert vanilla.visual_per_layer == [180] * 8
     assert resized.visual_per_layer == [108] * 8
     assert both.visual_per_layer == [108] * 2 + [54] * 6
@@ -160,7 +159,7 @@ def test_what_is_already_prepared_stays_as_it_is(prepare: Preparation) -> None:
     resized = prepare.resized(parse(RESIZED))
     assert prepare.resized(parse("random")) is prepare
     assert prepare.resized(parse("downsample:keep=100%")) is prepare
-    assert (prepare.size, prepare.note, prepare.request.whole) == (None, "", None)
-    assert (resized.size, resized.note, resized.request.whole) == ((84, 84), NOTE, 180)
+    assert (prepare.sizes, prepare.note, prepare.request.whole) == (None, "", None)
+    assert (resized.sizes, resized.note, resized.request.whole) == (((84, 84),), NOTE, 180)
     assert resized.longer(3).request == replace(resized.request, after=prepare.request.after + 3)
     assert resized.longer(3)().request.visual == 108
