@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...methods import Request, UnsupportedError, names, parse
+from ...methods import Method, Request, UnsupportedError, method_class, names, parse
 from ...methods.contract.plan import Entering, Leaving, Plan, Projected, Tower
 from ...reports.record.spec import Layout
 from .micro import affordable, case_name, every_case, planned_on
@@ -26,7 +26,9 @@ def table() -> str:
         f"|---|---|{'---|' * len(headings)}---|",
     ]
     reasons: list[str] = []
-    for name in names():
+    home = Method.__module__.partition(".contract")[0]
+    ours = [name for name in names() if method_class(name).__module__.startswith(f"{home}.")]
+    for name in ours:  # not those of plug-ins
         plans = [_plan(name, *case) for case in every_case()]
         made = [plan for plan in plans if isinstance(plan, tuple)]
         cells = []
