@@ -35,40 +35,23 @@ def request(
     size: of the picture, height and width in pixels; more: of those that follow it. between: text
     tokens before each of these, or before each frame but the first where text parts them; None for
     as many as the architecture's template puts there. frames: of a video in the place of pictures,
-    each of `size`. visual_tokens: synthetic features, which
-    skip the vision tower.
+    each of `size`. visual_tokens: synthetic features, which skip the vision tower.
     """
-    architecture, breaks = shape.architecture, tuple[tuple[int, int], ...]()
-    tower: Encoder | None = None
+    architecture = shape.architecture
     if visual_tokens is not None:
-        pictured = rectangle(visual_tokens)
+        spans: Sequence[VisualSpan] = (VisualSpan(0, rectangle(visual_tokens)),)
+        tower = None
     elif frames:
-        spans = architecture.video(shape, frames, size)
-        if between:
-            parted = zip(spans, [0, *between], strict=True)
-            spans = tuple(replace(span, before=text) for span, text in parted)
-        pictured, breaks = _joined(spans)
-        tower = architecture.video_encoder(shape, frames, size)
+        spans, tower = _video(shape, frames, size, between)
     else:
-        texts = [architecture.between] * len(more) if between is None else between
-        sizes = zip([0, *texts], [size, *more], strict=True)
-        several = bool(more)
-        pictured, breaks = _joined(
-            [
-                VisualSpan(text, architecture.segments(shape, one, layout, several=several))
-                for text, one in sizes
-            ]
-        )
-        towers = [
-            architecture.encoder(shape, one, layout, several=several) for one in (size, *more)
-        ]
-        tower = towers[0] if len(towers) == 1 else side_by_side(towers)
+        spans, tower = _pictures(shape, (size, *more), between, layout)
+    segments, breaks = _joined(spans)
     made = Request(
         layers=shape.text.layers,
         hidden=shape.text.hidden,
         before=before,
         after=after,
-        segments=pictured,
+        segments=segments,
         encoder=tower,
         merger=shape.vision.merge**2,
         batch=batch,
@@ -98,6 +81,31 @@ def positions(shape: Shape, request: Request) -> int:
         highest = max(highest, place + shape.architecture.reach(shape, span.segments))
         place += shape.architecture.positions(span.segments)
     return max(highest, place + request.after) + request.new_tokens - 1
+
+
+def _video(
+    shape: Shape, frames: int, size: Size, between: Sequence[int] | None
+) -> tuple[Sequence[VisualSpan], Encoder]:
+    """The spans of a video, and the tower at work on it; see `request`."""
+    spans = shape.architecture.video(shape, frames, size)
+    if between:
+        parted = zip(spans, [0, *between], strict=True)
+        spans = tuple(replace(span, before=text) for span, text in parted)
+    return spans, shape.architecture.video_encoder(shape, frames, size)
+
+
+def _pictures(
+    shape: Shape, sizes: Sequence[Size], between: Sequence[int] | None, layout: Layout
+) -> tuple[Sequence[VisualSpan], Encoder]:
+    """The spans of pictures, and the tower at work on them; see `request`."""
+    architecture, several = shape.architecture, len(sizes) > 1
+    texts = [architecture.between] * (len(sizes) - 1) if between is None else between
+    spans = [
+        VisualSpan(text, architecture.segments(shape, size, layout, several=several))
+        for text, size in zip([0, *texts], sizes, strict=True)
+    ]
+    towers = [architecture.encoder(shape, size, layout, several=several) for size in sizes]
+    return spans, side_by_side(towers) if several else towers[0]
 
 
 def _joined(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.reader import MOST, Reader
 from ..shapes import Vision
-from .clip import feature_layers
+from .clip import ClipBlock, feature_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,12 +14,9 @@ if TYPE_CHECKING:
     from ....methods.engine.attention import Attention
 
 
-@dataclass(frozen=True)
-class SiglipBlock:
-    """A block of SigLIP's tower; see the TowerBlock protocol. Its attention passes no arguments on
-    to the kernel, so that what it is told lies on the module."""
-
-    layer: Any
+class SiglipBlock(ClipBlock):
+    """A block as CLIP has it, whose attention passes no arguments on to the kernel: what it is told
+    lies on the module."""
 
     def __call__(self, hidden: Tensor, tpprof: Attention, bias: Tensor | None = None) -> Tensor:
         from ....methods.engine.attention import told
@@ -36,10 +32,6 @@ class SiglipBlock:
         with told(self.layer.self_attn, tpprof):
             attended, _ = self.layer.self_attn(normed, attention_mask=bias)
         result: Tensor = hidden + attended
-        return result
-
-    def feed_forward(self, hidden: Tensor) -> Tensor:
-        result: Tensor = hidden + self.layer.mlp(self.layer.layer_norm2(hidden))
         return result
 
 
