@@ -9,7 +9,7 @@ from ...methods.contract.request import Encoder, Segment, Size, VisualSpan
 from ...reports.record.kept import Region
 from ...reports.record.spec import Layout
 from .errors import ModelError
-from .shapes import Shape, ShapeError, Text
+from .shapes import Shape, ShapeError, Text, Vision
 
 if TYPE_CHECKING:
     from .model import Model
@@ -120,6 +120,34 @@ class Architecture(ABC):
     @abstractmethod
     def adapter(self) -> type[Model]:
         """The engine's view of a transformers model of this architecture. Imports torch."""
+
+
+def text_keys(text: Text) -> dict[str, Any]:
+    """What the text sections of all transformers configs call the numbers of a decoder."""
+    return {
+        "vocab_size": text.vocabulary,
+        "hidden_size": text.hidden,
+        "intermediate_size": text.intermediate,
+        "num_hidden_layers": text.layers,
+        "num_attention_heads": text.heads,
+        "num_key_value_heads": text.kv_heads,
+        "max_position_embeddings": text.positions,
+    }
+
+
+def at_work(vision: Vision, tiles: int, crops: Size = (0, 0), *, mergeable: bool) -> Encoder:
+    """A tower at work on `tiles` square tiles; see Encoder."""
+    return Encoder(
+        tiles=tiles,
+        patches=vision.side**2,
+        layers=vision.layers,
+        width=vision.hidden,
+        has_cls=vision.class_token,
+        mergeable=mergeable,
+        last_layer=vision.first_feature,
+        heads=vision.heads,
+        crops=crops,
+    )
 
 
 def whole_picture(segment: Segment) -> Region:

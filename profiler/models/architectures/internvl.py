@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ....methods.contract.request import Encoder, Request, Segment, Size, VisualSpan
 from ....reports.record.kept import Region
 from ....reports.record.spec import Layout
-from ..architecture import Architecture, require_equal, whole_picture
+from ..architecture import Architecture, at_work, require_equal, text_keys, whole_picture
 from ..checkpoint.keys import ROTARY
 from ..checkpoint.reader import Reader
 from ..errors import ModelError
@@ -82,13 +82,7 @@ class InternVL(Architecture):
         text = shape.text
         return InternVLConfig(
             text_config=Qwen2Config(
-                vocab_size=text.vocabulary,
-                hidden_size=text.hidden,
-                intermediate_size=text.intermediate,
-                num_hidden_layers=text.layers,
-                num_attention_heads=text.heads,
-                num_key_value_heads=text.kv_heads,
-                max_position_embeddings=text.positions,
+                **text_keys(text),
                 tie_word_embeddings=text.tied,
                 rope_parameters={"rope_type": "default", "rope_theta": 1e6},
             ),
@@ -129,17 +123,8 @@ class InternVL(Architecture):
 
     def tower(self, shape: Shape, tiles: int) -> Encoder:
         """The tower at work on `tiles` tiles."""
-        vision = shape.vision
-        return Encoder(
-            tiles=tiles,
-            patches=vision.side**2,
-            layers=vision.layers,
-            width=vision.hidden,
-            mergeable=False,
-            last_layer=vision.first_feature,
-            heads=vision.heads,
-            square=vision.merge,
-        )
+        tower = at_work(shape.vision, tiles, mergeable=False)
+        return dataclasses.replace(tower, square=shape.vision.merge)
 
     def video(self, shape: Shape, frames: int, size: Size) -> tuple[VisualSpan, ...]:
         """A tile a frame; before each but the first, the end of the one before, a line break, its

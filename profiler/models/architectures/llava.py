@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ....methods.contract.request import Encoder, Request, Segment, Size
 from ....reports.record.kept import Region
 from ....reports.record.spec import Layout
-from ..architecture import Architecture, require_equal, whole_picture
+from ..architecture import Architecture, at_work, require_equal, text_keys, whole_picture
 from ..model import Model
 from ..registry import register_architecture
 from ..shapes import Projector, Shape, Text, Vision
@@ -74,13 +74,7 @@ class Llava(Architecture):
         text = shape.text
         return {
             "text_config": LlamaConfig(
-                vocab_size=text.vocabulary,
-                hidden_size=text.hidden,
-                intermediate_size=text.intermediate,
-                num_hidden_layers=text.layers,
-                num_attention_heads=text.heads,
-                num_key_value_heads=text.kv_heads,
-                max_position_embeddings=text.positions,
+                **text_keys(text),
                 rms_norm_eps=1e-5,
             ),
             "vision_config": clip_config(shape.vision),
@@ -106,17 +100,7 @@ class Llava(Architecture):
         self, shape: Shape, count: int, crops: Size = (0, 0), *, mergeable: bool = True
     ) -> Encoder:
         """The tower at work on `count` tiles."""
-        vision = shape.vision
-        return Encoder(
-            tiles=count,
-            patches=vision.side**2,
-            layers=vision.layers,
-            width=vision.hidden,
-            mergeable=mergeable,
-            last_layer=vision.first_feature,
-            heads=vision.heads,
-            crops=crops,
-        )
+        return at_work(shape.vision, count, crops, mergeable=mergeable)
 
     def processor_options(self, shape: Shape) -> dict[str, Any]:
         side = shape.vision.image

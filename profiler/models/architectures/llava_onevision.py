@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ....methods.contract.request import Encoder, Request, Segment, Size, VisualSpan
 from ....reports.record.kept import Region
 from ....reports.record.spec import Layout
-from ..architecture import whole_picture
+from ..architecture import text_keys, whole_picture
 from ..checkpoint.reader import Reader
 from ..model import Model
 from ..processors import transformers_class
@@ -108,13 +108,7 @@ class LlavaOnevision(LlavaNext):
         token = min(IMAGE_TOKEN, text.vocabulary - 2)
         return LlavaOnevisionConfig(
             text_config=Qwen2Config(
-                vocab_size=text.vocabulary,
-                hidden_size=text.hidden,
-                intermediate_size=text.intermediate,
-                num_hidden_layers=text.layers,
-                num_attention_heads=text.heads,
-                num_key_value_heads=text.kv_heads,
-                max_position_embeddings=text.positions,
+                **text_keys(text),
                 tie_word_embeddings=text.tied,
                 rope_parameters={"rope_type": "default", "rope_theta": 1e6},
             ),
@@ -164,7 +158,6 @@ class LlavaOnevision(LlavaNext):
         """The tower at work on `count` tiles."""
         return dataclasses.replace(
             self.tiles(shape, count, crops, mergeable=False),
-            has_cls=False,
             held_by="the layout sets them on a grid, with newlines",
         )
 

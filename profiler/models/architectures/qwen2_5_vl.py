@@ -12,12 +12,12 @@ from ..checkpoint.reader import MOST, Reader
 from ..model import Model
 from ..registry import register_architecture
 from ..shapes import Projector, Shape, Text, Vision
+from ..towers.qwen import QwenBlock, tower_options
 from .qwen2_vl import (
     MOST_PIXELS,
     MOST_PUBLISHED,
     Qwen2VL,
     Qwen2VLModel,
-    QwenBlock,
     grid_of,
     layer_numbers,
     special_tokens,
@@ -119,14 +119,10 @@ class Qwen25VL(Qwen2VL):
         return Qwen2_5_VLConfig(
             text_config=text_options(shape.text),
             vision_config={
-                "depth": vision.layers,
+                **tower_options(vision),
                 "hidden_size": vision.hidden,
                 "intermediate_size": vision.intermediate,
                 "out_hidden_size": shape.text.hidden,
-                "num_heads": vision.heads,
-                "patch_size": vision.patch,
-                "spatial_merge_size": vision.merge,
-                "temporal_patch_size": vision.temporal,
                 "tokens_per_second": int(vision.frame_step / SECONDS),
                 "window_size": vision.window,
                 "fullatt_block_indexes": list(vision.whole_layers),

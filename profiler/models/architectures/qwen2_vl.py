@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ....methods.contract.request import Encoder, Request, Segment, Size, VisualSpan
 from ....reports.record.spec import Layout
-from ..architecture import Architecture, require_equal
+from ..architecture import Architecture, require_equal, text_keys
 from ..checkpoint.reader import MOST, Reader
 from ..checkpoint.rotary import require_mrope_section
 from ..errors import ModelError
 from ..model import Model
 from ..registry import register_architecture
-from ..shapes import Projector, Shape, ShapeError, Text, Vision
+from ..shapes import Projector, Shape, Text, Vision
+from ..towers.qwen import QwenBlock, bounded_size, dynamic_size, tower_options
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from ....methods.engine.attention import Attention
     from ....methods.engine.decoder import BlockRunner, Inputs
 
-LONGEST = 200  # times the shorter side that the longer one may be
 LEAST_PIXELS, MOST_PIXELS = 56 * 56, 28 * 28 * 1280
 MOST_PUBLISHED = 28 * 28 * 16384  # as the published checkpoints' preprocessor_config.json says
 ABOUT = "grouped heads, M-RoPE, dynamic resolution"
@@ -103,14 +100,10 @@ class Qwen2VL(Architecture):
         return Qwen2VLConfig(
             text_config=text_options(shape.text),
             vision_config={
-                "depth": vision.layers,
+                **tower_options(vision),
                 "embed_dim": vision.hidden,
                 "hidden_size": shape.text.hidden,
                 "mlp_ratio": vision.intermediate // vision.hidden,
-                "num_heads": vision.heads,
-                "patch_size": vision.patch,
-                "spatial_merge_size": vision.merge,
-                "temporal_patch_size": vision.temporal,
             },
             **special_tokens(shape.text),
         )
@@ -237,44 +230,6 @@ class Qwen2VL(Architecture):
         return Qwen2VLModel
 
 
-@dataclass(frozen=True)
-class QwenBlock:
-    """A block of Qwen2-VL's tower; see the TowerBlock protocol.
-
-    ends: where each picture's patches end, on the host, and for FlashAttention, which takes them
-    there, on the device. rotary: cosine and sine of the patches. longest: the most patches of one.
-    """
-
-    layer: Any
-    ends: Tensor | None
-    rotary: tuple[Tensor, Tensor]
-    longest: int | None = None
-
-    def __call__(self, hidden: Tensor, tpprof: Attention, bias: Tensor | None = None) -> Tensor:
-        output: Tensor = self.layer(
-            hidden,
-            cu_seqlens=self.ends,
-            max_seqlen=self.longest,
-            position_embeddings=self.rotary,
-            tpprof=tpprof,
-        )
-        return output
-
-    def attend(self, hidden: Tensor, tpprof: Attention, bias: Tensor | None = None) -> Tensor:
-        attended: Tensor = self.layer.attn(
-            self.layer.norm1(hidden),
-            cu_seqlens=self.ends,
-            max_seqlen=self.longest,
-            position_embeddings=self.rotary,
-            tpprof=tpprof,
-        )
-        return hidden + attended
-
-    def feed_forward(self, hidden: Tensor) -> Tensor:
-        result: Tensor = hidden + self.layer.mlp(self.layer.norm2(hidden))
-        return result
-
-
 class Qwen2VLModel(Model):
     """See `Qwen2VL`."""
 
@@ -390,13 +345,7 @@ def text_options(text: Text) -> dict[str, Any]:
     """The text section of the transformers config."""
     published = is_published(text)
     return {
-        "vocab_size": text.vocabulary,
-        "hidden_size": text.hidden,
-        "intermediate_size": text.intermediate,
-        "num_hidden_layers": text.layers,
-        "num_attention_heads": text.heads,
-        "num_key_value_heads": text.kv_heads,
-        "max_position_embeddings": text.positions,
+        **text_keys(text),
         "rms_norm_eps": 1e-6,
         "bos_token_id": 151643 if published else 1,
         "eos_token_id": 151645 if published else 2,
@@ -453,31 +402,3 @@ def grid_of(pixels: dict[str, Tensor]) -> Tensor:
 def grids(shape: Shape, frames: int) -> int:
     """Grids of patches that so many frames become; what is left over makes one of its own."""
     return -(-frames // shape.vision.temporal)
-
-
-def dynamic_size(shape: Shape, height: int, width: int) -> Size:
-    """The size in pixels to which a picture is resized. Raises ShapeError for a picture that the
-    model does not take."""
-    return bounded_size(shape, (height, width), shape.vision.least_pixels, shape.vision.most_pixels)
-
-
-def bounded_size(shape: Shape, size: Size, least: int, most: int) -> Size:
-    """A size in pixels of whole tokens and bounded area. Raises ShapeError for a picture that the
-    model does not take."""
-    height, width = size
-    if max(height, width) > LONGEST * min(height, width):
-        raise ShapeError(
-            f"{shape.name} takes no picture of {width}x{height} (width x height): the longer side "
-            f"is at most {LONGEST} times the shorter one"
-        )
-    unit = shape.vision.unit
-    rows, columns = round(height / unit) * unit, round(width / unit) * unit
-    if rows * columns > most:
-        shrink = math.sqrt(height * width / most)
-        rows = max(unit, math.floor(height / shrink / unit) * unit)
-        columns = max(unit, math.floor(width / shrink / unit) * unit)
-    elif rows * columns < least:
-        grow = math.sqrt(least / (height * width))
-        rows = math.ceil(height * grow / unit) * unit
-        columns = math.ceil(width * grow / unit) * unit
-    return rows, columns

@@ -14,11 +14,10 @@ from ..errors import ModelError
 from ..model import Model
 from ..registry import register_architecture
 from ..shapes import Projector, Shape, ShapeError, Text, Vision
+from ..towers.qwen import QwenBlock, bounded_size, tower_options
 from .qwen2_vl import (
     Qwen2VL,
     Qwen2VLModel,
-    QwenBlock,
-    bounded_size,
     grid_of,
     layer_numbers,
     special_tokens,
@@ -134,14 +133,10 @@ class Qwen3VL(Qwen2VL):
                 },
             },
             vision_config={
-                "depth": vision.layers,
+                **tower_options(vision),
                 "hidden_size": vision.hidden,
                 "intermediate_size": vision.intermediate,
                 "out_hidden_size": text.hidden,
-                "num_heads": vision.heads,
-                "patch_size": vision.patch,
-                "spatial_merge_size": vision.merge,
-                "temporal_patch_size": vision.temporal,
                 "num_position_embeddings": vision.positions,
                 "deepstack_visual_indexes": list(vision.deepstack),
             },

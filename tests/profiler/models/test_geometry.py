@@ -25,12 +25,12 @@ import tpprof
 from tpprof.methods.contract.request import Segment
 from tpprof.profiler.models.architectures.llava_next import tile_grid
 from tpprof.profiler.models.architectures.llava_onevision import joined_size, scale_down
-from tpprof.profiler.models.architectures.qwen2_vl import dynamic_size
 from tpprof.profiler.models.configs import from_config
 from tpprof.profiler.models.geometry import rectangle, request
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.pictures import picture_size
 from tpprof.profiler.models.shapes import Shape
+from tpprof.profiler.models.towers.qwen import dynamic_size
 from tpprof.profiler.workload import plan_request
 from tpprof.reports.record.spec import Layout, Workload
 
