@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from . import (
     Budget,
@@ -32,10 +32,6 @@ from . import (
     tile_windows,
     units,
 )
-
-if TYPE_CHECKING:
-    pass
-
 
 LAYERS = (2, 6, 10, 14)
 WINDOW = 3  # side of the windows merged in the tower, in patches

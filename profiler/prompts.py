@@ -51,7 +51,7 @@ def tokenize(
     if ids.count(placeholder) != wanted:
         needed = "one is" if wanted == 1 else f"{wanted} are"
         raise WorkloadError(
-            f"{model.name}: its prompt holds {ids.count(placeholder)} image placeholders, "
+            f"{model.name}: its prompt holds {ids.count(placeholder)} {kind} placeholders, "
             f"{needed} needed; check its chat template"
         )
     places = [n for n, token in enumerate(ids) if token == placeholder]

@@ -257,7 +257,8 @@ class Preparation:
         if not workload.is_video:
             return parts
         before, after = self.model.video_start(parts[0]), parts[-1]
-        video = plan_request(self.model.shape, workload, texts=(len(before), len(after)))
+        planned = by_size(self.model.shape, workload, texts=(len(before), len(after)))
+        video = planned(self.whole_sizes)
         return [before, *self.model.video_text(video), after]
 
 

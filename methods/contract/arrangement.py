@@ -24,6 +24,13 @@ class Spread:
     texts: Tensor
     spans: Tensor
 
+    @functools.cached_property
+    def order(self) -> Tensor:
+        """int64 [B, S]: which of the texts, and behind them the visual tokens, stands where."""
+        import torch
+
+        return torch.cat([self.texts, self.places], 1).argsort(1)
+
 
 @dataclass(frozen=True)
 class Arrangement:
@@ -69,8 +76,7 @@ class Arrangement:
         import torch
 
         assert self.spread is not None
-        places = torch.cat([self.spread.texts, self.spread.places], 1)
-        return gathered(torch.cat([texts, visual], dim), places.argsort(1), dim)
+        return gathered(torch.cat([texts, visual], dim), self.spread.order, dim)
 
     def added(self, values: Tensor, visual: Tensor) -> Tensor:
         """Values [B, S, d] with `visual` [B, n, d] added to the visual tokens, in place."""

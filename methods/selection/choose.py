@@ -139,10 +139,9 @@ def greedy(worth: Tensor, count: int, after: Callable[[int, Tensor], Tensor]) ->
 
 def top_of_each(scores: Tensor, count: int, request: Request) -> Keep:
     """Keep the best by scores [N, V] of each picture of the prompt, together `count`, shared in
-    proportion to their tokens. Raises UnsupportedError where an earlier method took some."""
+    proportion to their tokens. All of them are there."""
     import torch
 
-    _ = request.grid
     index, first = [], 0
     sizes = [span.tokens for span in request.spans]
     for size, share in zip(sizes, quotas(count, sizes), strict=True):

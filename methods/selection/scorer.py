@@ -55,6 +55,8 @@ class Scorer(Method):
 
     def plan(self, request: Request) -> Plan:
         layer = request.layer(self.layer, published=2)
+        if self.per_picture:
+            _ = request.grid  # refused behind another method
         known = self.launches is not None and not self.per_picture
         launches = (self.launches or 0) + TOP if known else None
         stage = Stage(

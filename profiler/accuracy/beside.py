@@ -3,7 +3,9 @@ are lines of the run's journal."""
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +36,7 @@ def ask(journal: Journal, tell: Progress) -> None:
     if record.accuracy is None or not same_questions(record.accuracy, accuracy):
         journal.append(files.Asked(accuracy=accuracy))
         record = files.load_run(journal.path)
+    _give_back()
     task = AccuracyTask(out=str(journal.path), parent=os.getpid())
     command = python("from tpprof.profiler.accuracy.worker import main; main()")
     with _watched(journal.path, record, tell):
@@ -43,6 +46,14 @@ def ask(journal: Journal, tell: Progress) -> None:
         raise OutputError(failed)
     _note_unanswered(journal, failed or "the process that asks ended before all was answered")
     journal.append(files.Ended())
+
+
+def _give_back() -> None:
+    """The memory of the model that was timed: another process loads it now."""
+    gc.collect()
+    torch = sys.modules.get("torch")  # an isolated run has not loaded it
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def with_accuracy(record: Record) -> Record:
@@ -61,7 +72,7 @@ def wanted(record: Record) -> Accuracy:
     """What is asked of the rows of a record, before anything is answered."""
     spec = record.spec
     exam = set_exam(spec.accuracy, spec.model.name)
-    methods = list(dict.fromkeys(cell.method for cell in record.cells))
+    methods = list(dict.fromkeys(cell.method for cell in record.cells if cell.callable is None))
     listed = spec.cells.attention
     return blank_sheet(exam, methods, "rows" if "rows" in listed else listed[0])
 

@@ -53,8 +53,7 @@ class ResumableEvaluation:
             new_tokens=self.new_tokens,
             batch_size=self.batch_size,
         )
-        keys = [self._key(method) for method in self.methods]
-        self.files = AnswerFiles(self.folder / "answers", self.accuracy, keys)
+        self.files = AnswerFiles(self.folder / "answers", self.accuracy, self._keys())
 
     def run(self, tell: Progress) -> None:
         """Ask what is not answered yet. Raises InputError, and OutputError for a full disk; what
@@ -72,7 +71,7 @@ class ResumableEvaluation:
             backend=wanted.backend,
             seed=wanted.seed,
         )
-        self.files.require([self._key(method, model) for method in self.methods])
+        self.files.require(self._keys(model))
         self._ask(model, exam, tell)
 
     def _set_exam(self, *, pictures: bool = True) -> Exam:
@@ -96,17 +95,17 @@ class ResumableEvaluation:
         finally:
             self.files.close()
 
-    def _key(self, method: Method, model: Model | None = None) -> AnswerKey:
-        """model: once it is loaded."""
+    def _keys(self, model: Model | None = None) -> list[AnswerKey]:
+        """One for each row. model: once it is loaded."""
         spec, name = self.spec, self.spec.model.name or SEER
         key = AnswerKey(
             tpprof=own_version(),
             model=name,
             weights=weights_digest(_folder(name)),
             dtype=spec.model.dtype,
-            device=spec.model.device,
+            device=spec.model.device and spec.model.device.partition(":")[0],
             backend=spec.model.backend,
-            method=format_spec(method),
+            method="",
             attention=self.attention,
             layout=spec.workload.layout,
             plugins=contents(spec.cells.plugin),
@@ -114,11 +113,11 @@ class ResumableEvaluation:
             new_tokens=self.new_tokens,
             batch_size=self.batch_size,
         )
-        if model is None:
-            return key
-        return msgspec.structs.replace(
-            key, dtype=str(model.dtype).removeprefix("torch."), device=model.device.type
-        )
+        if model is not None:
+            dtype = str(model.dtype).removeprefix("torch.")
+            key = msgspec.structs.replace(key, dtype=dtype, device=model.device.type)
+        names = map(format_spec, self.methods)
+        return [msgspec.structs.replace(key, method=name) for name in names]
 
 
 def rows_of(spec: RunSpec) -> list[Method]:

@@ -105,7 +105,8 @@ def _pictures(
         for text, size in zip([0, *texts], sizes, strict=True)
     ]
     towers = [architecture.encoder(shape, size, layout, several=several) for size in sizes]
-    return spans, side_by_side(towers) if several else towers[0]
+    grids = [span.segments for span in spans]
+    return spans, side_by_side(towers, grids) if several else towers[0]
 
 
 def _joined(
@@ -119,11 +120,18 @@ def _joined(
     return tuple(segments), tuple(breaks)
 
 
-def side_by_side(towers: Sequence[Encoder]) -> Encoder:
+def side_by_side(towers: Sequence[Encoder], grids: Sequence[tuple[Segment, ...]]) -> Encoder:
     """The vision tower at work on several pictures: as many tiles, or where these are unlike, one
-    of several sequences. Nothing is merged there."""
-    first = replace(towers[0], mergeable=False, crops=(0, 0))
-    if len({(tower.patches, tower.windows) for tower in towers}) == 1:
+    of several sequences. Nothing is merged there. grids: the segments of each picture, which a
+    windowed tower orders its patches by."""
+    first = replace(towers[0], crops=(0, 0))
+    if first.mergeable:
+        first = replace(first, mergeable=False, held_by="the prompt holds several pictures")
+    alike = {
+        (tower.patches, tower.windows, grid if tower.windows else ())
+        for tower, grid in zip(towers, grids, strict=True)
+    }
+    if len(alike) == 1:
         return replace(first, tiles=sum(tower.tiles for tower in towers))
     apart = [tower for tower in towers for _ in range(tower.tiles)]
     sequences = tuple(length for one in apart for length in one.sequences or (one.patches,))

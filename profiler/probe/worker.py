@@ -82,7 +82,6 @@ class Worker:
                 f"its model is on {self.place}, and {self.device} is measured: move it there"
             )
         self.makes = self.target.makes_inputs(inputs)
-        self.moves = False
         self.watch = Stopwatch(self.device)
         gc.collect()
         return self._described()

@@ -81,6 +81,8 @@ class Comparison:
         load_plugins(spec.cells.plugin)
         self.spec = spec
         self.notes: list[str] = []  # what a user should know before anything is measured
+        if spec.accuracy.accuracy and not ours:
+            raise OptionError("accuracy", "asks a model of tpprof's: name a method or a model")
         if spec.accuracy.accuracy:
             set_exam(spec.accuracy, spec.model.name)
         self.model, reason = model, "given"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +78,6 @@ def measure(
                 traced = comparison.traced
                 comparison = None
             if record.spec.accuracy.accuracy:
-                gc.collect()  # the model that was timed: another process loads it now
                 ask(journal, tell)
     except KeyboardInterrupt as stopped:
         code = 143 if isinstance(stopped, Terminated) else 130

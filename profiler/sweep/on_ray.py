@@ -84,7 +84,6 @@ def _measure(given: bytes, begun: bytes) -> tuple[int, str, bytes]:
     """On a worker: the block in a process of its own, into the sweep's folder where that is the
     same one here; else into one that goes, and the record comes back."""
     task = msgspec.json.decode(given, type=BlockTask)
-    task.parent = os.getpid()
     journal = journal_of(Path(task.out).parent)
     if not is_empty(journal) and journal.read_bytes().startswith(begun):
         return *in_a_process(task, lambda step: None), b""

@@ -7,7 +7,6 @@ the memory of one model nor the end of one process is the next one's.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -67,14 +66,14 @@ def run(
     code: 0, 1 if a cell failed, 130 for Ctrl-C, 143 for SIGTERM. measure: one of them, in the place
     of a process. cluster: where they are spread over. Raises OutputError where the disk is full."""
     ended = [i for i in range(len(grid.blocks)) if files.is_finished(record_of(folder, i))]
-    steps, code, began = _Steps(grid, tell, skipped=ended), 0, now()
+    steps, code = _Steps(grid, tell, skipped=ended), 0
     tasks: list[Indexed] = []
     for index, block in enumerate(grid.blocks):
         if block.problem:
             journal.append(BlockLeft(index=index, reason=block.problem))
         elif index not in ended:
             out = str(record_of(folder, index))
-            task = BlockTask(spec=block.spec, out=out, parent=os.getpid(), command=grid.command)
+            task = BlockTask(spec=block.spec, out=out, command=grid.command)
             tasks.append((index, task))
     begun = encoded(GridBegun(grid=grid))
     try:
@@ -83,8 +82,7 @@ def run(
             for left in cluster.spread(tasks, begun) if cluster else one_by_one:
                 if left.code == UNWRITABLE:
                     raise OutputError(left.failed)
-                seconds = now() - began
-                journal.append(BlockLeft(index=left.index, reason=left.failed, seconds=seconds))
+                journal.append(BlockLeft(index=left.index, reason=left.failed))
                 steps.finish(left.index)
     except KeyboardInterrupt as stopped:
         code = 143 if isinstance(stopped, Terminated) else 130

@@ -20,11 +20,10 @@ __all__ = ["UNWRITABLE", "BlockStep", "BlockTask", "main"]
 
 
 class BlockTask(Struct):
-    """A comparison. out: its record. parent: PID of the process that asks."""
+    """A comparison. out: its record."""
 
     spec: RunSpec
     out: str
-    parent: int
     command: str = ""
 
 

@@ -211,7 +211,7 @@ def _limit(record: Record, counterparts: Counterparts, name: str, spent: float) 
     if name == "vision":
         share = flops_shares(counterparts.cell, counterparts.vanilla)[name, None]
         remedy = "Make the vision tower faster" if share < 1 else remedy
-    elif record.spec.workload.preprocess == "host":
+    elif record.spec.workload.preprocess == "host" and not record.spec.workload.is_video:
         remedy = ON_DEVICE
     return f"{remedy}: {_ms(spent)} of this request are {name}, outside the decoder."
 

@@ -63,7 +63,8 @@ def _panels(
     if not shown:
         return None
     colours = _colours(drawable)
-    entries = [(short(base, 26), colour) for base, colour in colours.items() if colour != OTHERS]
+    named = list(colours.items())[: len(SERIES) if len(colours) <= len(SERIES) else len(COLOURS)]
+    entries = [(short(base, 26), colour) for base, colour in named]
     if len(entries) < len(colours):
         entries.append((f"{len(colours) - len(entries)} others", OTHERS))
     entries.append(("outlined: on the front", MUTED))

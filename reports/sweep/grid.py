@@ -70,11 +70,10 @@ class GridBegun(Struct, tag="sweep"):
 
 
 class BlockLeft(Struct, tag="block"):
-    """A block has ended, well or not. seconds: that it took."""
+    """A block has ended, well or not."""
 
     index: Count
     reason: str = ""
-    seconds: Amount = 0.0
 
 
 class _GridOpening(msgspec.Struct):

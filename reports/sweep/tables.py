@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import units
 from ..analysis.intervals import Estimate
+from ..record.labels import runtime
 from ..text.table import Column, Table
 from .grid import Grid, GridBlock, GridCell, Sweep
 from .rows import Fastest, GridRow, best_by_budget, front, grid_rows, varied
@@ -40,7 +41,7 @@ def grid_table(sweep: Sweep, listed: Sequence[GridRow] | None = None) -> Table[G
         *_axes(sweep.grid, lambda row: row.axes),
         Column("method", lambda r: r.method, {"method": lambda r: r.method}, "", "words"),
         _own("attention", lambda r: r.attention, several),
-        _own("runtime", lambda r: r.row.cell.runtime if r.row else None, runtimes),
+        _own("runtime", lambda r: runtime(r.row.cell) if r.row else None, runtimes),
         Column(
             "visual\ntokens",
             lambda r: units.NA if r.tokens is None else f"{r.tokens:,.0f}",

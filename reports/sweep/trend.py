@@ -59,6 +59,8 @@ def series(
     newest, called = ordered[-1][0], ""
     found: list[tuple[str, Record, Estimate]] = []
     left_out = []
+    meant = _cell(newest, method, called)
+    called = name(meant) if meant else called
     for record, where in ordered:
         cell = _cell(record, method, called)
         why = _unlike(newest, record)
@@ -185,8 +187,9 @@ def _points(found: Sequence[tuple[str, Record, Estimate]]) -> list[Point]:
 def _cell(record: Record, method: str, called: str) -> Cell | None:
     """The cell that is meant: the one that was meant before, where it is known."""
     cells = [cell for cell in record.cells if not cell.error]
-    wanted = [called] if called else [method]
-    by_name = next((cell for cell in cells if name(cell) in wanted), None)
+    by_name = next((cell for cell in cells if name(cell) == (called or method)), None)
+    if called:
+        return by_name
     return by_name or next((cell for cell in cells if method in (cell.method, cell.name)), None)
 
 
@@ -199,12 +202,15 @@ def _value(record: Record, cell: Cell, measure: Measure) -> Estimate | None:
 
 def _unlike(newest: Record, record: Record) -> str:
     """Why times of a record do not stand beside those of the newest."""
-    if record.model.name != newest.model.name or record.model.dtype != newest.model.dtype:
-        return "another model"
+    model = ("name", "architecture", "dtype", "backend")
+    if any(getattr(record.model, part) != getattr(newest.model, part) for part in model):
+        return "another model, dtype or attention backend"
     own, wanted = record.request, newest.request
-    lengths = ("before", "visual", "after", "batch", "new_tokens")
+    lengths = ("before", "visual", "after", "batch", "new_tokens", "frames", "pictures")
     if any(getattr(own, part) != getattr(wanted, part) for part in lengths):
         return "another request"
+    if record.spec.workload != newest.spec.workload:
+        return "another picture, layout or way to process pictures"
     differs = [
         line for line in other_machine(newest, record) if not line.startswith(("packages", "cuda"))
     ]

@@ -214,14 +214,16 @@ class LlavaOnevisionModel(LlavaNextModel):
             return images
         return [images[first : first + each] for first in range(0, len(images), each)]
 
+    @functools.cached_property
+    def _frame_processor(self) -> Any:
+        settings = {name: getattr(self.image_processor, name) for name in RESIZING}
+        return transformers_class("SiglipImageProcessorPil")(**settings)
+
     def video_pixels(self, videos: list[list[Image.Image]]) -> dict[str, Tensor]:
         """Frames resized as pictures are, but not cut: what transformers' video processor does,
         which needs torchvision."""
-        processor = self.image_processor
-        settings = {name: getattr(processor, name) for name in RESIZING}
-        resize = transformers_class("SiglipImageProcessorPil")(**settings)
         frames = [frame for video in videos for frame in video]
-        made = resize(images=frames, return_tensors="pt")["pixel_values"]
+        made = self._frame_processor(images=frames, return_tensors="pt")["pixel_values"]
         return {VIDEO: made.unflatten(0, (len(videos), -1))}
 
     def visual_tokens(self, pixels: dict[str, Tensor], layout: Layout) -> list[int]:

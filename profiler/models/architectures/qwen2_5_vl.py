@@ -11,7 +11,7 @@ from ....reports.record.spec import Layout
 from ..checkpoint.reader import MOST, Reader
 from ..model import Model
 from ..registry import register_architecture
-from ..shapes import Projector, Shape, Text, Vision
+from ..shapes import Shape, Text, Vision
 from ..towers.qwen import QwenBlock, tower_options
 from .qwen2_vl import (
     MOST_PIXELS,
@@ -106,11 +106,6 @@ class Qwen25VL(Qwen2VL):
             whole_layers=whole_layers,
             frame_step=int(rate * SECONDS),
         )
-
-    def shape(self, name: str, text: Text, vision: Vision, about: str = "") -> Shape:
-        joined = vision.hidden * vision.merge**2
-        projector = Projector(joined, joined, text.hidden, normed=vision.hidden, norm_vectors=1)
-        return Shape(name, self, text, vision, projector, about=about)
 
     def config(self, shape: Shape) -> Any:
         from transformers import Qwen2_5_VLConfig

@@ -90,7 +90,9 @@ class Qwen2VL(Architecture):
     def shape(self, name: str, text: Text, vision: Vision, about: str = "") -> Shape:
         """A shape with the merger of this architecture."""
         joined = vision.hidden * vision.merge**2
-        projector = Projector(joined, joined, text.hidden, normed=vision.hidden)
+        projector = Projector(
+            joined, joined, text.hidden, normed=vision.hidden, norm_vectors=vision.norm_vectors
+        )
         return Shape(name, self, text, vision, projector, about=about)
 
     def config(self, shape: Shape) -> Any:

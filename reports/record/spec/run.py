@@ -125,6 +125,8 @@ class Workload(Spec, frozen=True):
             if self.is_video and getattr(self, other):
                 given = "video" if self.video is not None else "frames"
                 raise OptionError(given, f"and {other} exclude each other", other)
+        if self.is_video and self.preprocess == "device":
+            raise OptionError("preprocess", "device takes pictures, and no video")
         if self.is_video and len(self.image_size) > 1:
             raise OptionError("image_size", "has one size for all frames of a video")
         files, sizes = len(self.image), len(self.image_size)

@@ -12,7 +12,17 @@ from torch import Tensor
 
 import tpprof
 from tpprof import methods
-from tpprof.methods import Entering, Keep, Method, Plan, Request, Segment, Stage, View
+from tpprof.methods import (
+    Entering,
+    Keep,
+    Method,
+    Plan,
+    Request,
+    Segment,
+    Stage,
+    Tower,
+    View,
+)
 from tpprof.methods.contract.arrangement import Arrangement, arranged, gathered
 from tpprof.methods.contract.plan_checks import plan_for
 from tpprof.methods.engine.decoder import Inputs
@@ -244,3 +254,41 @@ def test_a_share_for_each_picture_is_the_best_of_each() -> None:
         best, _ = pruned_by_hand("of several sizes", 3, share, (a, b))
         inside = torch.stack([row[(row >= a) & (row < b)] for row in kept])
         assert torch.equal(inside, best)
+
+
+def test_a_windowed_tower_is_not_told_one_order_for_pictures_of_two_forms() -> None:
+    """A landscape and a portrait picture have as many patches and windows, in other orders."""
+    inputs = tpprof.inputs(load("qwen2.5-vl"), image_size=((168, 112), (112, 168)))
+    tower = inputs.request.encoder
+    assert tower is not None
+    assert (tower.tiles, tower.sequences) == (1, (96, 96))
+    with pytest.raises(methods.UnsupportedError, match="of several sizes"):
+        methods.parse("fastervlm").plan(inputs.request)
+    alike = tpprof.inputs(load("qwen2.5-vl"), image_size=((168, 112),) * 2).request
+    assert alike.tower.tiles == 2
+
+
+class InTower(Method):
+    """Drops tokens in the tower."""
+
+    name = "in-tower"
+
+    def plan(self, request: Request) -> Plan:
+        return Plan([Stage(Tower(1), 20)])
+
+    def decide(self, view: View, stage: Stage) -> Keep | None:
+        return None
+
+
+@pytest.mark.parametrize("name", ["llava", "llava-next"])
+def test_why_nothing_is_dropped_in_the_tower_is_said(name: str) -> None:
+    request = tpprof.inputs(load(name), image_size=((84, 84),) * 2).request
+    with pytest.raises(methods.InputError, match="the prompt holds several pictures"):
+        plan_for(InTower(), request)
+
+
+def test_shares_by_picture_behind_another_method_are_refused_when_planned() -> None:
+    inputs = tpprof.inputs(load("llava"), image_size=((84, 84),) * 2)
+    spec = "fastv:keep=40,layer=2+fastv:keep=20,layer=4,per_picture=true"
+    with pytest.raises(methods.UnsupportedError, match="every token"):
+        methods.parse(spec).plan(inputs.request)

@@ -9,9 +9,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from command import RUN, in_this_process
 from pope_files import save_checkpoint, write_pope
 
@@ -262,6 +264,14 @@ def test_what_was_answered_when_it_was_ended_is_kept(
     known = evaluation(out).files.known(0)
     assert known
     assert run(out) == evaluation(whole).accuracy
+
+
+def test_a_device_by_its_number_is_gone_on_with(whole: Path, tmp_path: Path) -> None:
+    """Answers of `cuda:1` are kept under `cuda`, which the model's device is of."""
+    named = evaluation(tmp_path / "named", device="cuda:1")
+    found = SimpleNamespace(dtype=torch.float32, device=torch.device("cuda", 1))
+    assert {key.device for key in named._keys(found)} == {"cuda"}  # type: ignore[arg-type]
+    assert {key.device for key in named._keys()} == {"cuda"}
 
 
 def test_nobody_else_writes_meanwhile(whole: Path, tmp_path: Path) -> None:

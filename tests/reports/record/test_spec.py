@@ -64,6 +64,7 @@ def test_every_option_says_what_it_is_for_and_has_a_keyword_of_its_own() -> None
         ({"image_size": (84, 0)}, "image_size must be a list of 2 values, each a whole number"),
         ({"image_size": (10**5, 10**5)}, "image_size must be"),
         ({"image_size": 672}, "image_size must be"),
+        ({"frames": 4, "preprocess": "device"}, "preprocess device takes pictures, and no video"),
         ({"text_tokens": (5, 0)}, "text_tokens must be 2 values"),
         ({"target_ci": float("nan")}, "target_ci must be a number above 0 and at most 1, not nan"),
         (

@@ -12,6 +12,7 @@ from record_builders import cell, record
 from tpprof.reports.record import files
 from tpprof.reports.record.base import RecordError
 from tpprof.reports.record.schema import Record
+from tpprof.reports.record.spec import changed
 from tpprof.reports.sweep.trend import series, steps, trend_table
 
 
@@ -70,6 +71,20 @@ def test_records_stand_by_date_and_those_of_another_machine_are_left_out() -> No
     assert gains.points[0].value.value == pytest.approx(2.0)
     with pytest.raises(RecordError, match="no record has 'dart'; known: vanilla, fastv:keep=9"):
         series(records, names, "dart")
+
+
+def test_another_cell_or_kernel_is_no_part_of_the_series() -> None:
+    """Of the newest record `fastv:keep=9 with rows` is meant, and not its maps."""
+    newest, other, kernel, host = (dated(day, 1.0) for day in (4, 1, 2, 3))
+    other.cells[1].attention = "maps"
+    kernel.model.backend = "flash_attention_2"
+    host.spec = changed(host.spec, layout="anyres")
+    found = series([newest, other, kernel, host], list("abcd"), "fastv")
+    assert [point.record for point in found.points] == ["a"]
+    left = " ".join(found.left_out)
+    assert "c: another model, dtype or attention backend" in left
+    assert "d: another picture, layout or way to process pictures" in left
+    assert "b: " in left
 
 
 def test_the_command_reads_a_folder(tmp_path: Path) -> None:
