@@ -6,7 +6,8 @@ no place in a process that measures.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,12 +89,12 @@ class PrunedModel(lmms):  # type: ignore[misc]
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """An answer to each request, in their order. Raises InputError."""
-        images: list[Image.Image] = []
+        images: list[Callable[[], Image.Image]] = []
         questions = []
         for request in requests:
             context, options, doc_to_visual, doc_id, task, split = request.args
-            visuals = doc_to_visual(self.task_dict[task][split][doc_id])
-            images.append(_only_picture(visuals, task, doc_id))
+            documents = self.task_dict[task][split]
+            images.append(functools.partial(_picture_of, doc_to_visual, documents, doc_id, task))
             questions.append(_question(context, options, len(images) - 1, task))
         found = self._answers(questions, images)
         for request, text in zip(requests, found, strict=True):
@@ -110,9 +111,11 @@ class PrunedModel(lmms):  # type: ignore[misc]
         """The base would take the model away, which may be asked again."""
 
     def _answers(
-        self, questions: Sequence[HarnessQuestion], images: Sequence[Image.Image]
+        self, questions: Sequence[HarnessQuestion], images: Sequence[Callable[[], Image.Image]]
     ) -> list[str]:
-        pictures = DrawnPictures(lambda number: images[int(number)].convert("RGB"), kept=1)
+        pictures = DrawnPictures(
+            lambda number: images[int(number)]().convert("RGB"), kept=self.batch_size
+        )
         found = [""] * len(questions)
         for new_tokens in sorted({question.new_tokens for question in questions}):
             places = [i for i, one in enumerate(questions) if one.new_tokens == new_tokens]
@@ -142,10 +145,13 @@ class PrunedModel(lmms):  # type: ignore[misc]
         ]
 
 
-def _only_picture(visuals: Any, task: str, doc_id: Any) -> Image.Image:
+def _picture_of(
+    doc_to_visual: Callable[[Any], Any], documents: Any, doc_id: Any, task: str
+) -> Image.Image:
+    """The only picture of a document, decoded when it is asked for."""
     from PIL import Image
 
-    listed = list(visuals or ())
+    listed = list(doc_to_visual(documents[doc_id]) or ())
     if len(listed) != 1 or not isinstance(listed[0], Image.Image):
         kinds = ", ".join(type(visual).__name__ for visual in listed) or "none"
         raise InputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from .errors import ModelError
 from .shapes import Shape
 
 PREPROCESSOR, VIDEO = "preprocessor_config.json", "video_preprocessor_config.json"
+PICTURE_PLACES = ((PREPROCESSOR, ""), ("processor_config.json", "image_processor"))
+VIDEO_PLACES = (("processor_config.json", "video_processor"), (VIDEO, ""), (PREPROCESSOR, ""))
 TELLING = (
     "aspect",
     "crop",
@@ -103,11 +105,14 @@ def image_processor(name: str, source: str, architecture: Architecture) -> Any |
         ) from error
 
 
-def _described(source: str) -> dict[str, Any] | None:
-    """What a checkpoint says of its image processor; None where it says nothing."""
+def _described(
+    source: str, places: Sequence[tuple[str, str]] = PICTURE_PLACES
+) -> dict[str, Any] | None:
+    """What a checkpoint says of its image processor, in the first of the places where transformers
+    looks for it, each a file and a section in it; None where it says nothing."""
     from transformers.utils.hub import cached_file
 
-    for file, section in ((PREPROCESSOR, ""), ("processor_config.json", "image_processor")):
+    for file, section in places:
         path = cached_file(
             source,
             file,
@@ -126,25 +131,9 @@ def _described(source: str) -> dict[str, Any] | None:
 
 
 def video_description(source: str) -> dict[str, Any]:
-    """What a checkpoint says of its video processor, in the first of the files in which
-    transformers looks for it: that of pictures speaks for both where no other does."""
-    from transformers.utils.hub import cached_file
-
-    places = (("processor_config.json", "video_processor"), (VIDEO, ""), (PREPROCESSOR, ""))
-    for file, section in places:
-        path = cached_file(
-            source,
-            file,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        if path is None:
-            continue
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-        described = found.get(section) if section and isinstance(found, dict) else found
-        if isinstance(described, dict):
-            return described
-    return {}
+    """What a checkpoint says of its video processor: that of pictures speaks for both where no
+    other does."""
+    return _described(source, VIDEO_PLACES) or {}
 
 
 def _require_understood(described: dict[str, Any], architecture: Architecture) -> None:

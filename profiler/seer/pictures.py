@@ -5,6 +5,7 @@ Every picture follows from its seed alone. Numpy and PIL, no torch.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,7 +87,8 @@ class Drawing:
         return Image.fromarray(self.pixels)
 
 
-def picture(seed: Sequence[int]) -> Drawing:
+@functools.lru_cache(maxsize=1024)
+def picture(seed: tuple[int, ...]) -> Drawing:
     """A picture of three to five objects."""
     rng = np.random.default_rng(list(seed))
     things: list[Thing] = []

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ....methods.contract.request import Encoder, Request, Segment, Size, VisualSpan
 from ....reports.record.kept import Region
 from ....reports.record.spec import Layout
-from ..architecture import Architecture, at_work, require_equal, text_keys, whole_picture
+from ..architecture import Architecture, at_work, require_equal, whole_picture
 from ..checkpoint.keys import ROTARY
 from ..checkpoint.reader import Reader
+from ..decoders.qwen2 import MICRO_QWEN2, SMALL_QWEN2, qwen2_config, qwen2_text
 from ..errors import ModelError
 from ..model import Model
 from ..registry import register_architecture
@@ -54,19 +55,37 @@ class InternVL(Architecture):
 
     def shapes(self) -> tuple[Shape, ...]:
         """Sizes of Qwen2.5's configs, the vocabulary of the conversion; no head shares weights."""
-        small = _text(16, 384, 1024, 6, 2, 8192)
+        small = SMALL_QWEN2
         return (
             self.tiled("tiny-internvl", small, SMALL_INTERNVIT, ABOUT),
-            self.tiled("internvl3-1b", _text(24, 896, 4864, 14, 2), INTERNVIT_300M, ABOUT),
-            self.tiled("internvl3-2b", _text(28, 1536, 8960, 12, 2), INTERNVIT_300M, ABOUT),
-            self.tiled("internvl3-8b", _text(28, 3584, 18944, 28, 4), INTERNVIT_300M, ABOUT),
-            self.tiled("internvl3-14b", _text(48, 5120, 13824, 40, 8), INTERNVIT_300M, ABOUT),
-            self.tiled("internvl3-38b", _text(64, 5120, 27648, 40, 8), INTERNVIT_6B, ABOUT),
-            self.tiled("internvl3-78b", _text(80, 8192, 29568, 64, 8), INTERNVIT_6B, ABOUT),
+            self.tiled(
+                "internvl3-1b", qwen2_text(24, 896, 4864, 14, 2, VOCABULARY), INTERNVIT_300M, ABOUT
+            ),
+            self.tiled(
+                "internvl3-2b", qwen2_text(28, 1536, 8960, 12, 2, VOCABULARY), INTERNVIT_300M, ABOUT
+            ),
+            self.tiled(
+                "internvl3-8b",
+                qwen2_text(28, 3584, 18944, 28, 4, VOCABULARY),
+                INTERNVIT_300M,
+                ABOUT,
+            ),
+            self.tiled(
+                "internvl3-14b",
+                qwen2_text(48, 5120, 13824, 40, 8, VOCABULARY),
+                INTERNVIT_300M,
+                ABOUT,
+            ),
+            self.tiled(
+                "internvl3-38b", qwen2_text(64, 5120, 27648, 40, 8, VOCABULARY), INTERNVIT_6B, ABOUT
+            ),
+            self.tiled(
+                "internvl3-78b", qwen2_text(80, 8192, 29568, 64, 8, VOCABULARY), INTERNVIT_6B, ABOUT
+            ),
         )
 
     def micro(self) -> Shape:
-        text = Text(8, 64, 112, 4, 2, 512, qkv_bias=True)
+        text = MICRO_QWEN2
         return self.tiled("micro-internvl", text, MICRO_INTERNVIT)
 
     def tiled(self, name: str, text: Text, vision: Vision, about: str = "") -> Shape:
@@ -77,15 +96,11 @@ class InternVL(Architecture):
         return Shape(name, self, text, vision, projector, pinpoints, about=about)
 
     def config(self, shape: Shape) -> Any:
-        from transformers import InternVLConfig, Qwen2Config
+        from transformers import InternVLConfig
 
         text = shape.text
         return InternVLConfig(
-            text_config=Qwen2Config(
-                **text_keys(text),
-                tie_word_embeddings=text.tied,
-                rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-            ),
+            text_config=qwen2_config(text),
             vision_config=internvit_config(shape.vision),
             image_token_id=min(IMAGE_TOKEN, text.vocabulary - 1),
             image_seq_length=(shape.vision.side // shape.vision.merge) ** 2,
@@ -199,7 +214,10 @@ class InternVLModel(Model):
     def video_text(self, request: Request) -> list[list[int]]:
         numbers = range(2, len(request.spans) + 1)
         texts = [f"</img>\nFrame{number}: <img>" for number in numbers]
-        return [self.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+        if not texts:
+            return []
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False).input_ids
+        return ids
 
     def video_pixels(self, videos: list[list[Image.Image]]) -> dict[str, Tensor]:
         frames = [frame for video in videos for frame in video]
@@ -276,16 +294,3 @@ def tile_count(shape: Shape, size: Size) -> int:
     """Tiles of a picture, the thumbnail included."""
     rows, columns = tile_grid(shape, *size)
     return rows * columns + (rows * columns > 1)
-
-
-def _text(
-    layers: int,
-    hidden: int,
-    intermediate: int,
-    heads: int,
-    kv_heads: int,
-    vocabulary: int = VOCABULARY,
-) -> Text:
-    return Text(
-        layers, hidden, intermediate, heads, kv_heads, vocabulary, qkv_bias=True, positions=32768
-    )

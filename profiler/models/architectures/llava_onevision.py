@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ....methods.contract.request import Encoder, Request, Segment, Size, VisualSpan
 from ....reports.record.kept import Region
 from ....reports.record.spec import Layout
-from ..architecture import text_keys, whole_picture
+from ..architecture import whole_picture
 from ..checkpoint.reader import Reader
+from ..decoders.qwen2 import MICRO_QWEN2, SMALL_QWEN2, qwen2_config, qwen2_text
 from ..model import Model
 from ..processors import transformers_class
 from ..registry import register_architecture
@@ -76,21 +77,28 @@ class LlavaOnevision(LlavaNext):
         tokens and fills up to a multiple of 64, but for LLaVA-Video, which is as released. Its own
         code pools frames to 13 x 13 with a newline a row; as LLaVA-OneVision it has 14 x 14."""
         return (
-            self.scaled("tiny-llava-onevision", _text(16, 384, 1024, 6, 2, 8192), SMALL_SIGLIP),
+            self.scaled("tiny-llava-onevision", SMALL_QWEN2, SMALL_SIGLIP),
             self.scaled(
                 "llava-onevision-0.5b",
-                dataclasses.replace(_text(24, 896, 4864, 14, 2, 152000), tied=True),
+                dataclasses.replace(qwen2_text(24, 896, 4864, 14, 2, 152000), tied=True),
                 SIGLIP_400M,
             ),
-            self.scaled("llava-onevision-7b", _text(28, 3584, 18944, 28, 4, 152128), SIGLIP_400M),
-            self.scaled("llava-onevision-72b", _text(80, 8192, 29568, 64, 8, 152128), SIGLIP_400M),
             self.scaled(
-                "llava-video-7b", _text(28, 3584, 18944, 28, 4, 152064), SIGLIP_400M, VIDEO_ABOUT
+                "llava-onevision-7b", qwen2_text(28, 3584, 18944, 28, 4, 152128), SIGLIP_400M
+            ),
+            self.scaled(
+                "llava-onevision-72b", qwen2_text(80, 8192, 29568, 64, 8, 152128), SIGLIP_400M
+            ),
+            self.scaled(
+                "llava-video-7b",
+                qwen2_text(28, 3584, 18944, 28, 4, 152064),
+                SIGLIP_400M,
+                VIDEO_ABOUT,
             ),
         )
 
     def micro(self) -> Shape:
-        text = Text(8, 64, 112, 4, 2, 512, qkv_bias=True)
+        text = MICRO_QWEN2
         pinpoints = grid_pinpoints(MICRO_SIGLIP.image, 4)
         shape = self.shape("micro-llava-onevision", text, MICRO_SIGLIP, pinpoints)
         return dataclasses.replace(shape, most_tiles=7)
@@ -102,16 +110,12 @@ class LlavaOnevision(LlavaNext):
         return dataclasses.replace(shape, most_tiles=MOST_TILES)
 
     def config(self, shape: Shape) -> Any:
-        from transformers import LlavaOnevisionConfig, Qwen2Config
+        from transformers import LlavaOnevisionConfig
 
         text = shape.text
         token = min(IMAGE_TOKEN, text.vocabulary - 2)
         return LlavaOnevisionConfig(
-            text_config=Qwen2Config(
-                **text_keys(text),
-                tie_word_embeddings=text.tied,
-                rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-            ),
+            text_config=qwen2_config(text),
             vision_config=siglip_config(shape.vision),
             image_token_index=token,
             video_token_index=token + 1,
@@ -340,11 +344,3 @@ def whole_tile(shape: Shape) -> tuple[Segment, ...]:
     """One of several pictures: a tile, and a newline behind it."""
     side = shape.vision.side
     return Segment(side, side), Segment(1, 1, newline=True)
-
-
-def _text(
-    layers: int, hidden: int, intermediate: int, heads: int, kv_heads: int, vocabulary: int
-) -> Text:
-    return Text(
-        layers, hidden, intermediate, heads, kv_heads, vocabulary, qkv_bias=True, positions=32768
-    )

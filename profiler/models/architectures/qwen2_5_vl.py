@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ....methods.contract.request import Encoder, Request, Size
 from ....reports.record.spec import Layout
 from ..checkpoint.reader import MOST, Reader
+from ..decoders.qwen2 import MICRO_QWEN2, SMALL_QWEN2, qwen2_text
 from ..model import Model
 from ..registry import register_architecture
 from ..shapes import Shape, Text, Vision
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 WINDOW = 112
 """Pixels along one side of a window, of all published models."""
+POSITIONS = 128000
 WHOLE_LAYERS = (7, 15, 23, 31)
 """The layers of the published towers that attend to the whole picture."""
 RATE = 2
@@ -56,26 +58,42 @@ class Qwen25VL(Qwen2VL):
     def shapes(self) -> tuple[Shape, ...]:
         small = self.windowed_tower(4, 256, 684, 4, (1, 3))
         return (
-            self.shape("tiny-qwen2.5-vl", _text(16, 384, 1024, 6, 2, 8192), small, ABOUT),
+            self.shape(
+                "tiny-qwen2.5-vl",
+                dataclasses.replace(SMALL_QWEN2, positions=POSITIONS),
+                small,
+                ABOUT,
+            ),
             self.shape(
                 "qwen2.5-vl-3b",
-                dataclasses.replace(_text(36, 2048, 11008, 16, 2, 151936), tied=True),
+                dataclasses.replace(
+                    qwen2_text(36, 2048, 11008, 16, 2, 151936, positions=POSITIONS), tied=True
+                ),
                 self.published(3420),
                 ABOUT,
             ),
             self.shape(
-                "qwen2.5-vl-7b", _text(28, 3584, 18944, 28, 4, 152064), self.published(3420), ABOUT
+                "qwen2.5-vl-7b",
+                qwen2_text(28, 3584, 18944, 28, 4, 152064, positions=POSITIONS),
+                self.published(3420),
+                ABOUT,
             ),
             self.shape(
-                "qwen2.5-vl-32b", _text(64, 5120, 27648, 40, 8, 152064), self.published(3456), ABOUT
+                "qwen2.5-vl-32b",
+                qwen2_text(64, 5120, 27648, 40, 8, 152064, positions=POSITIONS),
+                self.published(3456),
+                ABOUT,
             ),
             self.shape(
-                "qwen2.5-vl-72b", _text(80, 8192, 29568, 64, 8, 152064), self.published(3456), ABOUT
+                "qwen2.5-vl-72b",
+                qwen2_text(80, 8192, 29568, 64, 8, 152064, positions=POSITIONS),
+                self.published(3456),
+                ABOUT,
             ),
         )
 
     def micro(self) -> Shape:
-        text = Text(8, 64, 112, 4, 2, 512, qkv_bias=True)
+        text = MICRO_QWEN2
         return self.shape("micro-qwen2.5-vl", text, self.windowed_tower(4, 48, 64, 3, (1, 3)))
 
     def published(self, intermediate: int) -> Vision:
@@ -220,12 +238,4 @@ def windows_of(vision: Vision, rows: int, columns: int) -> tuple[int, ...]:
     heights, widths = cut(rows // vision.unit), cut(columns // vision.unit)
     return tuple(
         height * width * vision.merge**2 for height, width in itertools.product(heights, widths)
-    )
-
-
-def _text(
-    layers: int, hidden: int, intermediate: int, heads: int, kv_heads: int, vocabulary: int
-) -> Text:
-    return Text(
-        layers, hidden, intermediate, heads, kv_heads, vocabulary, qkv_bias=True, positions=128000
     )

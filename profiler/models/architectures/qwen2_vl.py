@@ -10,6 +10,7 @@ from ....reports.record.spec import Layout
 from ..architecture import Architecture, require_equal, text_keys
 from ..checkpoint.reader import MOST, Reader
 from ..checkpoint.rotary import require_mrope_section
+from ..decoders.qwen2 import MICRO_QWEN2, SMALL_QWEN2, qwen2_text
 from ..errors import ModelError
 from ..model import Model
 from ..registry import register_architecture
@@ -47,13 +48,15 @@ class Qwen2VL(Architecture):
             self.tower(32, 1280, 5120, 16, MOST_PUBLISHED),
         )
         return (
-            self.shape("tiny-qwen2-vl", _text(16, 384, 1024, 6, 2, 8192), small, ABOUT),
-            self.shape("qwen2-vl-7b", _text(28, 3584, 18944, 28, 4, 152064), published, ABOUT),
-            self.shape("qwen2-vl-72b", _text(80, 8192, 29568, 64, 8, 152064), published, ABOUT),
+            self.shape("tiny-qwen2-vl", SMALL_QWEN2, small, ABOUT),
+            self.shape("qwen2-vl-7b", qwen2_text(28, 3584, 18944, 28, 4, 152064), published, ABOUT),
+            self.shape(
+                "qwen2-vl-72b", qwen2_text(80, 8192, 29568, 64, 8, 152064), published, ABOUT
+            ),
         )
 
     def micro(self) -> Shape:
-        text = Text(8, 64, 112, 4, 2, 512, qkv_bias=True)
+        text = MICRO_QWEN2
         return self.shape("micro-qwen2-vl", text, self.tower(4, 48, 96, 3))
 
     def tower(
@@ -333,14 +336,6 @@ class Qwen2VLModel(Model):
         import torch
 
         return torch.arange(request.length).expand(3, request.batch, -1)
-
-
-def _text(
-    layers: int, hidden: int, intermediate: int, heads: int, kv_heads: int, vocabulary: int
-) -> Text:
-    return Text(
-        layers, hidden, intermediate, heads, kv_heads, vocabulary, qkv_bias=True, positions=32768
-    )
 
 
 def text_options(text: Text) -> dict[str, Any]:

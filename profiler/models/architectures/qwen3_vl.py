@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ....methods.contract.request import Request, Segment, Size, VisualSpan
@@ -246,14 +247,14 @@ class Qwen3VLModel(Qwen2VLModel):
         """The time of the first frames stands before the marker that opens them."""
         opening = int(self.module.config.vision_start_token_id)
         own = [*before[:-1]] if before[-1:] == [opening] else [*before]
-        return [*own, *self._stamp(0), opening]
+        return [*own, *self._stamps([0])[0], opening]
 
     def video_text(self, request: Request) -> list[list[int]]:
         given = self.module.config
         closing, opening = int(given.vision_end_token_id), int(given.vision_start_token_id)
-        texts = []
+        texts, stamps = [], self._stamps(range(1, len(request.spans)))
         for number, (_, planned) in enumerate(request.breaks, 1):
-            text = [closing, *self._stamp(number), opening]
+            text = [closing, *stamps[number - 1], opening]
             if len(text) != planned:
                 raise ModelError(
                     f"{self.name}: its tokenizer writes {stamp(number, self.shape)!r} in "
@@ -262,9 +263,11 @@ class Qwen3VLModel(Qwen2VLModel):
             texts.append(text)
         return texts
 
-    def _stamp(self, number: int) -> list[int]:
-        written = self.tokenizer(stamp(number, self.shape), add_special_tokens=False)
-        ids: list[int] = written.input_ids
+    def _stamps(self, numbers: Sequence[int]) -> list[list[int]]:
+        written = [stamp(number, self.shape) for number in numbers]
+        if not written:
+            return []
+        ids: list[list[int]] = self.tokenizer(written, add_special_tokens=False).input_ids
         return ids
 
     def _learned(self, inputs: Inputs) -> Tensor:
