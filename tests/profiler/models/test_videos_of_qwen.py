@@ -143,9 +143,9 @@ class Words:
     """A tokenizer that writes words and signs as its models do: letters and digits one by one, but
     for ` seconds`."""
 
-    def __call__(self, text: str, **_: Any) -> Any:
-        left = text.replace(" seconds", "S")
-        return SimpleNamespace(input_ids=[ord(sign) for sign in left])
+    def __call__(self, texts: list[str], **_: Any) -> Any:
+        written = [text.replace(" seconds", "S") for text in texts]
+        return SimpleNamespace(input_ids=[[ord(sign) for sign in text] for text in written])
 
 
 def test_times_are_what_its_processor_writes() -> None:
@@ -185,7 +185,7 @@ def _processor(frames: int) -> Any:
 
 def test_a_tokenizer_that_writes_times_otherwise_is_refused() -> None:
     model = copy.copy(load("qwen3-vl"))
-    model.tokenizer = lambda text, **_: SimpleNamespace(input_ids=[1, 2])
+    model.tokenizer = lambda texts, **_: SimpleNamespace(input_ids=[[1, 2] for _ in texts])
     asked: Request = request(model.shape, before=4, after=2, size=SIZE, frames=4)
     with pytest.raises(ModelError, match=r"writes '<1.2 seconds>' in 2 tokens, and 6 are planned"):
         model.video_text(asked)

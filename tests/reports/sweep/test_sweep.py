@@ -150,7 +150,7 @@ def test_the_page_holds_every_cell_and_loads_nothing(sweep: Sweep) -> None:
 
 def test_what_lies_in_a_folder_is_read_again(sweep: Sweep, tmp_path: Path) -> None:
     journal = Journal.begin(journal_of(tmp_path), GridBegun(grid=sweep.grid))
-    journal.append(BlockLeft(index=3, reason="ended by SIGKILL", seconds=1.0))
+    journal.append(BlockLeft(index=3, reason="ended by SIGKILL"))
     journal.close()
     for index in (0, 1):
         found = sweep.records[index]
