@@ -38,6 +38,10 @@ def test_the_wheel_holds_every_module_and_starts(tmp_path: Path) -> None:
         archive.extractall(tmp_path / "installed")
     assert expected <= held
     assert {"page.html.j2", "page.css", "page.js"} <= {Path(name).name for name in held}
+    seer = "tpprof/profiler/seer/"
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"):
+        assert f"{seer}checkpoint/{name}" in held
+    assert {f"{seer}MODEL_CARD.md", f"{seer}training/training.log"} <= held
     assert not {name for name in held if name.startswith("tpprof/tests")}
     program = "from tpprof.profiler.cli import main; import sys; sys.argv[1:] = ['models']; main()"
     done = subprocess.run(

@@ -44,11 +44,15 @@ def methods(
 
 
 def models() -> None:
-    """List the model shapes."""
+    """List the model shapes, and the trained models that come with tpprof."""
+    from ..models.checkpoint.embedded import EMBEDDED
     from ..models.registry import known_shapes
 
-    for shape in known_shapes().values():
-        size = shape.parameters / 1e6
+    named = known_shapes()
+    listed = [(s.name, s.architecture.name, s.parameters, s.about) for s in named.values()]
+    listed += [(name, m.architecture, m.parameters, m.about) for name, m in EMBEDDED.items()]
+    for name, architecture, parameters, about in listed:
+        size = parameters / 1e6
         text = f"{size / 1000:.1f} B" if size >= 1000 else f"{size:.0f} M"
-        print(f"{shape.name:16} {shape.architecture.name:11} {text:>7} parameters  {shape.about}")
+        print(f"{name:20} {architecture:15} {text:>7} parameters  {about}")
     print("\nalso: a checkpoint folder or a hub id of one of these architectures")

@@ -1,4 +1,5 @@
-"""Loading a model: a named shape with random weights, a local checkpoint, or a hub id."""
+"""Loading a model: a named shape with random weights, an embedded or local checkpoint, or a hub
+id."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from ...methods.engine.attention import interface_of
 from ...reports.sanitize import quoted
 from .architecture import Architecture
 from .backends import require_backend, require_kernel
+from .checkpoint.embedded import EMBEDDED, folder_of
 from .checkpoint.files import (
     BUFFERS,
     require_object,
@@ -55,9 +57,9 @@ def load(
 ) -> Model:
     """A model ready to run.
 
-    name: a shape (random weights by `seed`, made on `device` in `dtype`), a checkpoint folder or
-    a hub id. device: CUDA if there is one. dtype: bfloat16 on CUDA, float32 elsewhere.
-    backend: the attention kernel, one of `backends.BACKENDS`.
+    name: a shape (random weights by `seed`, made on `device` in `dtype`), an embedded checkpoint
+    (`seer`), a checkpoint folder or a hub id. device: CUDA if there is one. dtype: bfloat16 on
+    CUDA, float32 elsewhere. backend: the attention kernel, one of `backends.BACKENDS`.
     Raises ModelError with one clear line.
     """
     target = default_device(device)
@@ -193,7 +195,7 @@ def _read_config(name: str) -> tuple[Architecture, Any, str]:
     """Architecture, transformers config and source of a checkpoint; raises ModelError."""
     from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-    folder = Path(name).expanduser()
+    folder = folder_of(name)
     _check_name(name, folder)
     source = str(folder) if folder.is_dir() else name
     if folder.is_dir():
@@ -339,10 +341,11 @@ def _check_name(name: str, folder: Path) -> None:
             )
     looks_like_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
     if not folder.is_dir() and not looks_like_hub_id:
-        near = difflib.get_close_matches(name, known_shapes(), n=1)
+        known = (*known_shapes(), *EMBEDDED)
+        near = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ModelError(
-            f"unknown model {name!r}{hint}; known: {', '.join(known_shapes())}, "
+            f"unknown model {name!r}{hint}; known: {', '.join(known)}, "
             "a checkpoint folder, or a hub id (organisation/name)"
         )
 

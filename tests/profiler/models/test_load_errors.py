@@ -21,6 +21,7 @@ from transformers import BertConfig, MistralConfig, PreTrainedTokenizerFast, Sig
 
 import tpprof
 from tpprof.profiler.cost.planning import Planner
+from tpprof.profiler.models.checkpoint.embedded import EMBEDDED
 from tpprof.profiler.models.errors import ModelError
 from tpprof.profiler.models.load import shape_of
 from tpprof.profiler.models.model import Model
@@ -86,10 +87,15 @@ def edit(folder: Path, **changes: Any) -> None:
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("llava-next-7", "llava-next-7b"), ("qwen2-vl", "qwen2-vl-7b"), ("tinny", "tiny")],
+    [
+        ("llava-next-7", "llava-next-7b"),
+        ("qwen2-vl", "qwen2-vl-7b"),
+        ("tinny", "tiny"),
+        ("sear", "seer"),
+    ],
 )
 def test_unknown_name(name: str, near: str) -> None:
-    known = ("checkpoint folder", "hub id", *SHAPES)
+    known = ("checkpoint folder", "hub id", *SHAPES, *EMBEDDED)
     refused(name, f"unknown model {name!r} (did you mean {near!r}?)", *known)
     refusal(ModelError, lambda: shape_of(name), f"did you mean {near!r}?", *known)
 
