@@ -11,12 +11,14 @@ import torch
 
 import tpprof
 from tpprof.methods import parse
-from tpprof.profiler.models.model import Model
-from tpprof.profiler.seer.evaluation import answers, f1_with_interval
-from tpprof.profiler.seer.pictures import Drawing
-from tpprof.profiler.seer.questions import MORE, POPE, TEST, VALIDATION, Question, more, sample
+from tpprof.profiler.accuracy.drawn import asked_of, exam_about
+from tpprof.profiler.seer.questions import MORE, TEST, VALIDATION, more, sample
+from tpprof.reports.analysis.accuracy.rules import RULES
+from tpprof.reports.analysis.accuracy.scores import Score, scores
+from tpprof.reports.analysis.intervals import Estimate
 
 SPLITS = {"test": TEST, "validation": VALIDATION}
+MORE_SEEN = 100  # pictures of each of the other categories
 
 
 def main() -> None:
@@ -24,7 +26,7 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", default=["vanilla"])
     parser.add_argument("--model", default="seer", help="seer, or the folder of another training")
     parser.add_argument("--pictures", type=int, default=300)
-    parser.add_argument("--more", type=int, default=100, help="pictures of the other categories")
+    parser.add_argument("--more", type=int, default=MORE_SEEN, help="of the other categories")
     parser.add_argument("--split", choices=SPLITS, default="test")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -33,37 +35,32 @@ def main() -> None:
     drawn = {"POPE": sample(split, options.pictures)}
     if options.more:
         drawn |= {category: more(split, category, options.more) for category in MORE}
-    for method in options.methods:
-        for name, (pictures, questions) in drawn.items():
-            show(f"{method:24} {name:11}", model, method, pictures, questions)
+    for name, (pictures, questions) in drawn.items():
+        exam = exam_about(name, options.split, pictures, questions)
+        accuracy = asked_of(model, exam, [parse(method) for method in options.methods])
+        for score in scores(accuracy, RULES["strict"], beside=options.methods[0]):
+            print(f"{score.method:24} {name:11} {told(score)}", flush=True)
 
 
-def show(
-    label: str,
-    model: Model,
-    method: str,
-    pictures: Sequence[Drawing],
-    questions: Sequence[Question],
-) -> None:
-    texts = answers(model, pictures, questions, parse(method))
-    said = [text.startswith("Yes") for text in texts]
-    readable = sum(text in ("Yes</s>", "No</s>") for text in texts)
-    right = sum(a == question.yes for a, question in zip(said, questions, strict=True))
-    asked = [name for name in POPE if any(q.category == name for q in questions)]
-    parts = [f"F1 {name} {interval(questions, said, [name])}" for name in asked]
-    if asked:
-        parts.append(f"mean {interval(questions, said, asked)}")
-    parts += [
-        f"right {right / len(questions):.3f} of {len(questions)}",
-        f"yes {sum(said) / len(said):.3f}",
-        f"readable {readable}",
+def told(score: Score) -> str:
+    if score.reason:
+        return score.reason
+    parts: Sequence[str] = [
+        f"{category} F1 {one.f1:.3f}" for category, one in score.categories.items() if one.f1
     ]
-    print(f"{label} {', '.join(parts)}", flush=True)
+    return ", ".join(
+        [
+            *parts,
+            f"mean {interval(score.f1)}",
+            f"right {score.accuracy:.3f} of {score.questions}",
+            f"yes {score.yes_ratio:.3f}",
+            f"unreadable {score.unreadable}",
+        ]
+    )
 
 
-def interval(questions: Sequence[Question], said: Sequence[bool], names: Sequence[str]) -> str:
-    value, low, high = f1_with_interval(questions, said, names)
-    return f"{value:.3f} ({low:.3f} to {high:.3f})"
+def interval(value: Estimate | None) -> str:
+    return "n/a" if value is None else f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f})"
 
 
 if __name__ == "__main__":

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ...reports.record.accuracy import YesNoQuestion
+from ...methods import Method, format_spec
+from ...reports.record.accuracy import Accuracy, YesNoQuestion
 from ..seer.pictures import Drawing
 from ..seer.questions import SUFFIX, TEST, Question, sample
-from .exam import Exam
+from .exam import Exam, blank_sheet
 from .pictures import DrawnPictures
+
+if TYPE_CHECKING:
+    from ..models.model import Model
 
 A_PICTURE = 12
 """Questions about a picture at most, four in each category."""
@@ -39,5 +44,40 @@ def exam_about(
         )
         for number, question in enumerate(questions)
     ]
-
     return Exam(benchmark, source, asked, DrawnPictures(lambda name: pictures[int(name)].image))
+
+
+def asked_of(model: Model, exam: Exam, methods: Sequence[Method]) -> Accuracy:
+    """What a model answers to all questions of an exam under each method, in this process."""
+    from .asking import Examinee
+    from .evaluation import evaluate
+
+    sheet = blank_sheet(exam, [format_spec(method) for method in methods], "rows")
+    examinee = Examinee(
+        model,
+        exam.questions,
+        exam.pictures,
+        new_tokens=sheet.new_tokens,
+        batch_size=sheet.batch_size,
+    )
+    evaluate(examinee, methods, _InMemory(sheet), lambda label, done, total: None)
+    return sheet
+
+
+class _InMemory:
+    """The answers of an evaluation that nobody goes on with."""
+
+    def __init__(self, accuracy: Accuracy) -> None:
+        self.rows = accuracy.answers
+        for row in self.rows:
+            row.texts = [None] * len(accuracy.questions)
+
+    def known(self, row: int) -> set[int]:
+        return set()
+
+    def keep(self, row: int, places: Sequence[int], texts: Sequence[str]) -> None:
+        for place, text in zip(places, texts, strict=True):
+            self.rows[row].texts[place] = text
+
+    def fail(self, row: int, error: str) -> None:
+        self.rows[row].error = error

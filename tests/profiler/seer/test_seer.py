@@ -10,16 +10,18 @@ import torch
 
 import tpprof
 from tpprof.methods import parse
+from tpprof.profiler.accuracy.drawn import asked_of, exam_about
 from tpprof.profiler.models.checkpoint.embedded import EMBEDDED
 from tpprof.profiler.models.load import shape_of
 from tpprof.profiler.models.model import Model
-from tpprof.profiler.seer.evaluation import answers, f1, f1_with_interval
 from tpprof.profiler.seer.model import FOLDER, new_config, new_tokenizer
-from tpprof.profiler.seer.questions import POPE, SUFFIX, TEST, Question, sample
+from tpprof.profiler.seer.questions import SUFFIX, TEST, sample
+from tpprof.reports.analysis.accuracy.rules import RULES
+from tpprof.reports.analysis.accuracy.scores import scores
 
-FIRST, PICTURES = 10_000, 30
+FIRST, PICTURES = 10_000, 20
 """Of the sample here, which shares no picture with the card's."""
-LEAST_F1 = 0.9
+LEAST_F1 = 0.97
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def test_it_is_small() -> None:
 def test_it_is_shaped_like_llava_1_5(seer: Model) -> None:
     shape = shape_of("seer")
     assert shape == seer.shape
-    assert (shape.architecture, shape.text.layers, shape.vision.side**2) == ("llava", 12, 576)
+    assert (shape.architecture.name, shape.text.layers, shape.vision.side**2) == ("llava", 12, 576)
     assert shape.parameters == EMBEDDED["seer"].parameters
     assert seer.source == "checkpoint seer"
     assert seer.missing == {}
@@ -65,20 +67,17 @@ def test_it_knows_every_word_of_its_questions(seer: Model) -> None:
 
 def test_it_sees_what_it_was_not_trained_on(seer: Model) -> None:
     """A model without eyes is right half of the time and has at most 0.667 by saying yes. The bound
-    lies below the 95 % interval that 30 pictures have around the card's F1."""
-    pictures, questions = sample(TEST, PICTURES, FIRST)
-    said = answers(seer, pictures, questions, parse("vanilla"))
-    assert set(said) == {"Yes</s>", "No</s>"}
-    yes = [text == "Yes</s>" for text in said]
-    value, low, high = f1_with_interval(questions, yes, POPE)
-    assert low < value < high
-    assert value > LEAST_F1
-
-
-def test_it_answers_when_pruned(seer: Model) -> None:
-    pictures, questions = sample(TEST, 4, FIRST)
-    said = answers(seer, pictures, questions, parse("fastv:keep=64"))
-    assert set(said) <= {"Yes</s>", "No</s>"}
+    lies below the 95 % interval that 20 pictures have around the card's F1. Pruned to the tokens
+    that nothing looks at, it sees no more."""
+    exam = exam_about("POPE, drawn", "20 others", *sample(TEST, PICTURES, FIRST))
+    found = asked_of(seer, exam, [parse("vanilla"), parse("fastv-reverse:keep=16")])
+    assert {text for row in found.answers for text in row.texts} == {"Yes", "No"}
+    vanilla, reverse = scores(found, RULES["strict"])
+    assert vanilla.f1 is not None
+    assert reverse.difference is not None
+    assert reverse.difference.high is not None
+    assert vanilla.f1.value > LEAST_F1
+    assert reverse.difference.high < -0.1
 
 
 def test_the_whole_command_takes_it(seer: Model) -> None:
@@ -94,17 +93,6 @@ def test_it_is_what_transformers_makes_of_it(seer: Model) -> None:
     with torch.no_grad():
         expected = seer.module(**inputs).logits[:, -1]
     assert torch.allclose(tpprof.forward(seer, inputs).logits, expected, atol=1e-4)
-
-
-def test_f1_and_its_interval() -> None:
-    true = [True, True, False, False]
-    said = [True, False, True, False]
-    assert f1(said, true) == 0.5
-    questions = [Question(i % 2, "random", "", yes) for i, yes in enumerate(true)]
-    value, low, high = f1_with_interval(questions, said, ["random"])
-    assert value == 0.5
-    assert low <= 0.5 <= high
-    assert f1_with_interval(questions, true, ["random"])[0] == 1.0
 
 
 def test_the_card_says_what_was_measured() -> None:
