@@ -18,10 +18,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Trains seer from random weights.")
     parser.add_argument("--folder", type=Path, required=True, help="where checkpoints are kept")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw ahead")
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    compile_layers()
-    Trainer(given.folder, given.seed).run()
+    if given.device == "cpu":
+        torch.set_num_threads(1)
+        compile_layers()
+    torch.set_float32_matmul_precision("high")
+    Trainer(given.folder, given.seed, device=given.device, workers=given.workers).run()
 
 
 if __name__ == "__main__":

@@ -72,6 +72,10 @@ class PictureBatch:
     labels: dict[str, Tensor]
     kinds: Tensor
 
+    def to(self, device: torch.device) -> PictureBatch:
+        labels = {name: own.to(device) for name, own in self.labels.items()}
+        return PictureBatch(self.pixels.to(device), labels, self.kinds.to(device))
+
 
 @dataclass(frozen=True)
 class QuestionBatch:
@@ -82,6 +86,11 @@ class QuestionBatch:
     tokens: Tensor
     wanted: Tensor
     targets: Tensor
+
+    def to(self, device: torch.device) -> QuestionBatch:
+        return QuestionBatch(
+            *(given.to(device) for given in (self.tokens, self.wanted, self.targets))
+        )
 
 
 def pictures_of(stream: int, step: int, count: int) -> list[Drawing]:

@@ -6,6 +6,7 @@ the other.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -75,15 +76,16 @@ def answers(
     ahead = len(before)
     start = language.embed_tokens(before).expand(batch, ahead, -1)
     prefix = torch.cat([start, visual], 1)
-    prefix_places = torch.cat([torch.arange(ahead).expand(batch, ahead), places + ahead], 1)
+    counted = torch.arange(max(ahead, longest, count), device=visual.device)
+    prefix_places = torch.cat([counted[:ahead].expand(batch, ahead), places + ahead], 1)
     text = language.embed_tokens(tokens).flatten(1, 2)
-    text_places = (ahead + total + torch.arange(longest)).repeat(count).expand(batch, -1)
+    text_places = (ahead + total + counted[:longest]).repeat(count).expand(batch, -1)
     hidden = torch.cat([prefix, text], 1)
     seen = prefix.shape[1]
     cos, sin = language.rotary_emb(hidden, torch.cat([prefix_places, text_places], 1))
     cos, sin = cos[:, None], sin[:, None]
-    mask = _question_mask(count, longest, seen)
-    last = (wanted + torch.arange(count)[:, None] * longest).flatten(1)
+    mask = _question_mask(count, longest, seen, visual.device)
+    last = (wanted + counted[:count, None] * longest).flatten(1)
     for layer in language.layers[:-1]:
         hidden = decoder_layer(layer, hidden, cos, sin, mask, seen)
     answering = _last_layer(language.layers[-1], hidden, cos, sin, mask, seen, last)
@@ -91,12 +93,13 @@ def answers(
     return F.linear(normed, head).view(batch, count, wanted.shape[2], -1)
 
 
-def _question_mask(count: int, longest: int, seen: int) -> Tensor:
+@functools.lru_cache(maxsize=8)
+def _question_mask(count: int, longest: int, seen: int, device: torch.device) -> Tensor:
     """What is added to the scores of question tokens: [count * longest, seen + count * longest]."""
     causal = torch.ones(longest, longest).tril()
     own = torch.kron(torch.eye(count), causal) > 0
     allowed = torch.cat([torch.ones(count * longest, seen, dtype=torch.bool), own], 1)
-    return torch.zeros(allowed.shape).masked_fill(~allowed, -torch.inf)
+    return torch.zeros(allowed.shape).masked_fill(~allowed, -torch.inf).to(device)
 
 
 def decoder_layer(

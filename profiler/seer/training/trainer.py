@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,73 +17,49 @@ from ..pictures import KINDS
 from ..questions import POPE, VALIDATION, sample
 from . import forward
 from .batches import (
-    GRID,
     GROUPS,
     NONE,
     YES,
     PictureBatch,
     QuestionBatch,
     asked,
-    cropped,
     ids,
     pictures_of,
-    questions_about,
     seen,
 )
+from .stages import CACHED, STAGES, TOKENS, Given, TrainingStage, given_to
 from .start import starting_module
 
+Losses = tuple[Tensor, dict[str, Tensor]]
+"""What is learnt from, and what the log tells."""
+T = TypeVar("T")
+
 BEFORE = ids("<s>", "USER", ":")
-TOKENS = GRID * GRID
-SPARSE = 144  # visual tokens of a picture in the decoder's stage
-CACHED = 2048  # pictures of the decoder's stage
 EVERY = 150.0  # seconds between checkpoints
 TALK = 25  # steps between lines of the log
 VALIDATE = 200  # steps between validations
 
 
-@dataclass(frozen=True)
-class TrainingStage:
-    """rate: the highest rate of learning. It rises for `warm` steps, and falls along a cosine that
-    would reach `last` times itself after `curve` steps, or after all. tower: the tower's rate, as a
-    share of it. stream: of the pictures."""
-
-    name: str
-    steps: int
-    rate: float
-    last: float
-    pictures: int
-    stream: int
-    warm: int = 100
-    curve: int = 0
-    tower: float = 1.0
-
-    def rate_at(self, step: int) -> float:
-        if step < self.warm:
-            return self.rate * (step + 1) / self.warm
-        done = (step - self.warm) / max(1, max(self.curve, self.steps) - self.warm)
-        return self.rate * (self.last + (1 - self.last) * (1 + math.cos(math.pi * done)) / 2)
-
-
-STAGES = (
-    TrainingStage("crops", 1000, 2e-3, 0.2, pictures=32, stream=10),
-    TrainingStage("crops", 1000, 1.5e-3, 0.2, pictures=32, stream=14),
-    TrainingStage("whole", 700, 1.5e-3, 0.1, pictures=12, stream=11, curve=1000),
-    TrainingStage("decoder", 600, 2e-3, 0.1, pictures=16, stream=12),
-    TrainingStage("joint", 560, 8e-4, 0.02, pictures=8, stream=13, warm=60, tower=0.7),
-)
-
-
 class Trainer:
     """The model, what is thrown away behind it, and how far training has come."""
 
-    def __init__(self, folder: Path, seed: int, stages: tuple[TrainingStage, ...] = STAGES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        seed: int,
+        stages: tuple[TrainingStage, ...] = STAGES,
+        device: str = "cpu",
+        workers: int = 0,
+    ) -> None:
         self.folder, self.seed, self.stages = folder, seed, stages
-        self.module = starting_module(seed)
+        self.device, self.workers = torch.device(device), workers
+        self.module = starting_module(seed).to(self.device)
         self.vision = self.module.model.vision_tower
         self.projector = self.module.model.multi_modal_projector
         self.language = self.module.model.language_model
         self.kinds = nn.Linear(self.vision.config.hidden_size, len(KINDS))
         nn.init.zeros_(self.kinds.bias)
+        self.kinds.to(self.device)
         self.tokenizer = new_tokenizer()
         self.cache: Tensor | None = None
         self.begun = self.saved = time.monotonic()
@@ -106,20 +81,23 @@ class Trainer:
 
     def _stage(self, index: int, stage: TrainingStage, optimiser: Any, first: int) -> None:
         loss_of = getattr(self, f"_{stage.name}")
-        shown: dict[str, list[float]] = {}
-        for step in range(first, stage.steps):
+        shown: dict[str, list[Tensor]] = {}
+        drawn = given_to(stage, self.seed, first, self.workers)
+        for step, given in enumerate(drawn, first):
             for group in optimiser.param_groups:
                 group["lr"] = stage.rate_at(step) * group["share"]
-            losses, told = loss_of(stage, step)
+            losses, told = loss_of(stage, step, given.to(self.device))
             optimiser.zero_grad()
             losses.backward()
             weights = [w for group in optimiser.param_groups for w in group["params"]]
             nn.utils.clip_grad_norm_(weights, 1.0)
             optimiser.step()
-            for name, value in {"loss": float(losses.detach()), **told}.items():
+            for name, value in {"loss": losses.detach(), **told}.items():
                 shown.setdefault(name, []).append(value)
             if (step + 1) % TALK == 0:
-                means = "  ".join(f"{name} {np.mean(v):.3f}" for name, v in shown.items())
+                means = "  ".join(
+                    f"{name} {torch.stack(v).mean():.3f}" for name, v in shown.items()
+                )
                 self.say(f"{stage.name} {step + 1}/{stage.steps}  {means}")
                 shown = {}
             if stage.name in ("decoder", "joint") and (step + 1) % VALIDATE == 0:
@@ -127,63 +105,49 @@ class Trainer:
             if time.monotonic() - self.saved > EVERY or step + 1 == stage.steps:
                 self._keep(index, step + 1, optimiser)
 
-    def _crops(self, stage: TrainingStage, step: int) -> tuple[Tensor, dict[str, float]]:
+    def _crops(self, stage: TrainingStage, step: int, given: Given) -> Losses:
         """Patches look like their words: a piece of a quarter of each picture's size."""
-        rng = np.random.default_rng([self.seed, stage.stream, step])
-        given = seen(pictures_of(stage.stream, step, stage.pictures))
-        row, column = (int(place) for place in rng.integers(0, GRID // 2 + 1, 2))
-        cut = cropped(given, (row, column), GRID // 2)
-        patches, _ = forward.tower(self.vision, cut.pixels, (row, column))
-        return self._patch_loss(self.projector(patches), cut)
+        pictures = _there(given.pictures)
+        patches, _ = forward.tower(self.vision, pictures.pixels, given.corner)
+        return self._patch_loss(self.projector(patches), pictures)
 
-    def _whole(self, stage: TrainingStage, step: int) -> tuple[Tensor, dict[str, float]]:
+    def _whole(self, stage: TrainingStage, step: int, given: Given) -> Losses:
         """The same in whole pictures, and the class token knows which kinds are there."""
-        given = seen(pictures_of(stage.stream, step, stage.pictures))
-        patches, first = forward.tower(self.vision, given.pixels)
-        loss, told = self._patch_loss(self.projector(patches), given)
-        there = F.binary_cross_entropy_with_logits(self.kinds(first), given.kinds)
-        return loss + 10 * there, {**told, "kinds": 10 * float(there.detach())}
+        loss, told, _ = self._seen(_there(given.pictures))
+        return loss["patches"] + 10 * loss["kinds"], told
 
-    def _decoder(self, stage: TrainingStage, step: int) -> tuple[Tensor, dict[str, float]]:
+    def _decoder(self, stage: TrainingStage, step: int, given: Given) -> Losses:
         """Questions, answered from 144 of the patches; the tower is done with for now."""
         if self.cache is None:
             self.cache = self._features(stage)
-        batches = CACHED // stage.pictures
-        pictures = pictures_of(stage.stream, step % batches, stage.pictures)
-        rng = np.random.default_rng([self.seed, stage.stream, step])
-        places = torch.tensor(np.stack([_some(shown.owners, rng) for shown in pictures]))
-        start = step % batches * stage.pictures
+        places, text = _there(given.places), _there(given.text)
+        start = step % (CACHED // stage.pictures) * stage.pictures
         patches = self.cache[start : start + stage.pictures].float()
         index = places[..., None].expand(-1, -1, patches.shape[2])
-        text = asked(questions_about(pictures, rng), self.tokenizer, len(pictures), suffix=False)
         logits = self._answers(self.projector(patches.gather(1, index)), places, text)
         return _answer_loss(logits, text)
 
-    def _joint(self, stage: TrainingStage, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Everything together, from all patches; every other step with POPE's suffix."""
-        pictures = pictures_of(stage.stream, step, stage.pictures)
-        rng = np.random.default_rng([self.seed, stage.stream, step])
-        given = seen(pictures)
-        text = asked(
-            questions_about(pictures, rng), self.tokenizer, len(pictures), suffix=step % 2 == 1
-        )
-        patches, first = forward.tower(self.vision, given.pixels)
-        visual = self.projector(patches)
-        loss, told = self._patch_loss(visual, given)
-        there = F.binary_cross_entropy_with_logits(self.kinds(first), given.kinds)
-        places = torch.arange(TOKENS).expand(len(pictures), -1)
+    def _joint(self, stage: TrainingStage, step: int, given: Given) -> Losses:
+        """Everything together, from all patches."""
+        places, text = _there(given.places), _there(given.text)
+        loss, told, visual = self._seen(_there(given.pictures))
         answer, right = _answer_loss(self._answers(visual, places, text), text)
-        return answer + 0.3 * loss + 3 * there, {
-            **right,
-            "shape": told["shape"],
-            "kinds": 10 * float(there.detach()),
-        }
+        told = {**right, "shape": told["shape"], "kinds": told["kinds"]}
+        return answer + 0.3 * loss["patches"] + 3 * loss["kinds"], told
+
+    def _seen(self, pictures: PictureBatch) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """The tower's losses, what is told of them, and the visual tokens of whole pictures."""
+        patches, first = forward.tower(self.vision, pictures.pixels)
+        visual = self.projector(patches)
+        loss, told = self._patch_loss(visual, pictures)
+        there = F.binary_cross_entropy_with_logits(self.kinds(first), pictures.kinds)
+        return {"patches": loss, "kinds": there}, {**told, "kinds": 10 * there.detach()}, visual
 
     def _answers(self, visual: Tensor, places: Tensor, text: QuestionBatch) -> Tensor:
         return forward.answers(
             self.language,
             self.module.lm_head.weight,
-            BEFORE,
+            BEFORE.to(self.device),
             visual,
             places,
             text.tokens,
@@ -191,21 +155,21 @@ class Trainer:
             TOKENS,
         )
 
-    def _patch_loss(self, visual: Tensor, given: PictureBatch) -> tuple[Tensor, dict[str, float]]:
+    def _patch_loss(self, visual: Tensor, given: PictureBatch) -> Losses:
         """Cross entropy of each group of words, and how many patches of objects are right."""
         words = self.language.embed_tokens.weight
         loss, told = visual.new_zeros(()), {}
         for name, (group, weight) in GROUPS.items():
-            logits = visual @ words[group].T / math.sqrt(words.shape[1])
+            logits = visual @ words[group.to(self.device)].T / math.sqrt(words.shape[1])
             label, last = given.labels[name], len(group) - 1
-            balance = torch.ones(len(group))
+            balance = torch.ones(len(group), device=self.device)
             if name not in ("row", "column"):
                 balance[last] = 0.25
             loss = loss + weight * F.cross_entropy(logits.flatten(0, 1), label.flatten(), balance)
             if name in ("colour", "shape"):
                 objects = label != last
-                right = (logits.detach()[..., :last].argmax(-1) == label)[objects]
-                told[name] = float(right.float().mean())
+                right = logits.detach()[..., :last].argmax(-1) == label
+                told[name] = (right & objects).sum() / objects.sum()
         return loss, told
 
     def _features(self, stage: TrainingStage) -> Tensor:
@@ -214,7 +178,7 @@ class Trainer:
         parts = []
         with torch.no_grad():
             for step in range(CACHED // stage.pictures):
-                given = seen(pictures_of(stage.stream, step, stage.pictures))
+                given = seen(pictures_of(stage.stream, step, stage.pictures)).to(self.device)
                 parts.append(forward.tower(self.vision, given.pixels)[0].half())
         return torch.cat(parts)
 
@@ -227,9 +191,10 @@ class Trainer:
             some = pictures[start : start + 8]
             own = [q for q in questions if start <= q.picture < start + 8]
             local = [type(q)(q.picture - start, q.category, q.text, q.yes) for q in own]
-            text = asked(local, self.tokenizer, len(some), suffix=True)
-            visual = self.projector(forward.tower(self.vision, seen(some).pixels)[0])
-            places = torch.arange(TOKENS).expand(len(some), -1)
+            text = asked(local, self.tokenizer, len(some), suffix=True).to(self.device)
+            pixels = seen(some).to(self.device).pixels
+            visual = self.projector(forward.tower(self.vision, pixels)[0])
+            places = torch.arange(TOKENS, device=self.device).expand(len(some), -1)
             said = self._answers(visual, places, text)[:, :, 0].argmax(-1) == YES
             count_of = [0] * len(some)
             for question in local:
@@ -255,7 +220,13 @@ class Trainer:
         groups = [{"params": rest, "share": 1.0}]
         if stage.name != "decoder":
             groups.append({"params": tower, "share": stage.tower})
-        return torch.optim.AdamW(groups, lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.02)
+        return torch.optim.AdamW(
+            groups,
+            lr=stage.rate,
+            betas=(0.9, 0.98),
+            weight_decay=0.02,
+            fused=self.device.type == "cuda",
+        )
 
     def _keep(self, index: int, step: int, optimiser: Any) -> None:
         last = step == self.stages[index].steps
@@ -278,7 +249,7 @@ class Trainer:
         path = self.folder / "state.pt"
         if not path.is_file():
             return 0, 0, None
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location=self.device)
         self.module.load_state_dict(state["module"])
         self.kinds.load_state_dict(state["kinds"])
         self.before = state["seconds"]
@@ -297,15 +268,13 @@ class Trainer:
             file.write(text + "\n")
 
 
-def _some(owners: Any, rng: np.random.Generator) -> Any:
-    """144 of the 576 places in order, half of them from objects where there are so many."""
-    flat = owners.reshape(-1)
-    objects = rng.permutation(np.flatnonzero(flat >= 0))[: SPARSE // 2]
-    rest = rng.permutation(np.setdiff1d(np.arange(TOKENS), objects))[: SPARSE - len(objects)]
-    return np.sort(np.concatenate([objects, rest]))
+def _there(part: T | None) -> T:
+    """A part that the stage's steps are given."""
+    assert part is not None
+    return part
 
 
-def _answer_loss(logits: Tensor, text: QuestionBatch) -> tuple[Tensor, dict[str, float]]:
+def _answer_loss(logits: Tensor, text: QuestionBatch) -> Losses:
     """Cross entropy of the answers, a tenth of that of the end behind them, and half of that of
     the words in a question that say what is there, as a caption would."""
     words = logits.shape[-1]
@@ -318,11 +287,11 @@ def _answer_loss(logits: Tensor, text: QuestionBatch) -> tuple[Tensor, dict[str,
         for slots in (slice(0, 1), slice(1, 2), slice(2, 4))
     )
     counted = text.targets[:, :, 0] != NONE
-    right = (logits.detach()[:, :, 0].argmax(-1) == text.targets[:, :, 0])[counted]
+    right = logits.detach()[:, :, 0].argmax(-1) == text.targets[:, :, 0]
     return answer + 0.1 * end + 0.5 * named, {
-        "answer": float(answer.detach()),
-        "named": float(named.detach()),
-        "right": float(right.float().mean()),
+        "answer": answer.detach(),
+        "named": named.detach(),
+        "right": (right & counted).sum() / counted.sum(),
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tpprof.profiler.seer.pictures import PATCH
-from tpprof.profiler.seer.training import forward, trainer
+from tpprof.profiler.seer.training import forward, stages, trainer
 from tpprof.profiler.seer.training.batches import (
     GRID,
     NONE,
@@ -23,7 +23,7 @@ from tpprof.profiler.seer.training.batches import (
 
 STAGES = tuple(
     dataclasses.replace(stage, steps=2, pictures=2, warm=1)
-    for stage in trainer.STAGES
+    for stage in stages.STAGES
     if stage.name in ("crops", "whole")
 )[1:]
 
@@ -37,11 +37,11 @@ def test_answers_are_those_of_transformers(tmp_path: Path, suffix: bool) -> None
     text = asked(questions, trained.tokenizer, 2, suffix=suffix)
     with torch.no_grad():
         visual = trained.projector(forward.tower(trained.vision, given.pixels)[0])
-        places = torch.arange(trainer.TOKENS).expand(2, -1)
+        places = torch.arange(stages.TOKENS).expand(2, -1)
         found = trained._answers(visual, places, text)
         for index in (0, int((text.targets[0, :, 0] != NONE).sum()) - 1):
             length = int(text.wanted[0, index, 1]) + 1
-            image = torch.full((trainer.TOKENS,), trained.module.config.image_token_index)
+            image = torch.full((stages.TOKENS,), trained.module.config.image_token_index)
             ids = torch.cat([trainer.BEFORE, image, text.tokens[0, index, :length]])[None]
             whole = trained.module(input_ids=ids, pixel_values=given.pixels[:1]).logits
             assert torch.allclose(found[0, index, :2], whole[0, -2:], atol=1e-4)
@@ -73,7 +73,7 @@ def test_what_was_stopped_ends_as_if_it_had_not_been(
     monkeypatch.setattr(stopped, "_keep", keep_and_stop)
     with pytest.raises(KeyboardInterrupt):
         stopped.run()
-    again = trainer.Trainer(tmp_path / "stopped", 0, STAGES)
+    again = trainer.Trainer(tmp_path / "stopped", 0, STAGES, workers=1)  # draws the same
     again.run()
     weights = again.module.state_dict()
     for name, weight in whole.module.state_dict().items():
@@ -84,11 +84,13 @@ def test_what_was_stopped_ends_as_if_it_had_not_been(
 @pytest.mark.parametrize("name", ["decoder", "joint"])
 def test_every_stage_has_a_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(trainer, "CACHED", 4)
+    monkeypatch.setattr(stages, "CACHED", 4)
     trained = trainer.Trainer(tmp_path, 0)
     stage = dataclasses.replace(
-        next(stage for stage in trainer.STAGES if stage.name == name), pictures=4
+        next(stage for stage in stages.STAGES if stage.name == name), pictures=4
     )
-    loss, told = getattr(trained, f"_{name}")(stage, 0)
+    given = stages.Steps(stage, seed=0)[0]
+    loss, told = getattr(trained, f"_{name}")(stage, 0, given)
     loss.backward()
     assert 0 < float(loss.detach()) < 100
     assert 0 <= told["right"] <= 1
