@@ -25,6 +25,7 @@ from .hidden_state import ModelChangedError
 SETTLED = 0.02  # warm-up ends when the last three requests lie this close together
 FEWEST_WARMUPS = {"cpu": 1, "cuda": 4}
 MOST_WARMUPS = {"cpu": 1, "cuda": 20}
+LONGEST_WARMUP = 5.0  # seconds of requests behind the first, after which no more is asked for
 _freezers = 0
 
 
@@ -274,7 +275,7 @@ def steady() -> Iterator[None]:
 def _settled(times: list[float], most: int) -> bool:
     last = times[-3:]
     close = len(last) == 3 and max(last) - min(last) <= SETTLED * min(last)
-    return close or len(times) >= most - 1
+    return close or len(times) >= most - 1 or sum(times[1:]) >= LONGEST_WARMUP
 
 
 def _load() -> float | None:

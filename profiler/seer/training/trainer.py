@@ -178,7 +178,8 @@ class Trainer:
         parts = []
         with torch.no_grad():
             for step in range(CACHED // stage.pictures):
-                given = seen(pictures_of(stage.stream, step, stage.pictures)).to(self.device)
+                drawn = pictures_of(stage.stream, step, stage.pictures, stage.of_four)
+                given = seen(drawn).to(self.device)
                 parts.append(forward.tower(self.vision, given.pixels)[0].half())
         return torch.cat(parts)
 

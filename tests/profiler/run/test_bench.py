@@ -222,6 +222,8 @@ def test_a_sampler_without_a_reading_leaves_its_reason(bench: Bench, cell: Engin
         ([3.0, 1.0, 1.01, 1.0], True),
         ([1.0, 1.0, 1.1], False),
         ([1.0, 2.0] * 10, True),
+        ([30.0, 1.0, 2.0], False),
+        ([30.0, 2.0, 3.0], True),
     ],
     ids=str,
 )
