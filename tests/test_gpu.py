@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from callables import pruned_llava
 from micro_models import MICRO, PRUNING, SIZE, sharpen, skip_unsupported
 from torchvision_here import needs_torchvision
 
@@ -14,10 +15,12 @@ import tpprof
 from tpprof import methods
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.run.comparison import Comparison
+from tpprof.profiler.subjects.callables import Given
 from tpprof.profiler.workload import Preparation
 from tpprof.reports.analysis.phases import phase_rows
 from tpprof.reports.analysis.summary import rows
 from tpprof.reports.record.files import load, save
+from tpprof.reports.record.schema import Cell, Record
 from tpprof.reports.record.spec import RunSpec, Workload
 
 pytestmark = pytest.mark.gpu
@@ -137,3 +140,86 @@ def test_a_comparison_has_all_that_a_gpu_tells(on_gpu: Model, tmp_path: Path) ->
     assert record.processes[0].gpu_before is not None
     save(record, tmp_path / "run.json")
     assert load(tmp_path / "run.json") == record
+
+
+def counts(cell: Cell) -> tuple[object, ...]:
+    """What a patched model and the method that does the same have in common."""
+    assert not cell.error
+    flops = {n: cell.counted_flops[n] - cell.table_flops.get(n, 0) for n in cell.counted_flops}
+    return cell.tokens_per_layer, cell.kv_bytes_prefill, cell.kv_bytes_decode, flops
+
+
+def beside_fastv(record: Record) -> Cell:
+    """The callable, which counts as the method does where it computes the same."""
+    cells = {(cell.method.partition(":")[0], cell.attention): cell for cell in record.cells}
+    assert counts(cells["fork", "own"]) == counts(cells["fastv", "published"])
+    return cells["fork", "own"]
+
+
+def test_a_callable_has_all_that_a_gpu_tells() -> None:
+    model = tpprof.load(MICRO["llava"], device="cuda", dtype="float32", seed=1)
+    fork = pruned_llava.by_forward(
+        tpprof.load(MICRO["llava"], device="cuda", dtype="float32", seed=1).module,
+        pruned_llava.MICRO,
+    )
+    spec = RunSpec.of(
+        methods=["fastv:keep=18,layer=2"],
+        attention=["published"],
+        callable=["fork=m:f"],
+        rounds=6,
+        image_size=SIZE,
+        new_tokens=4,
+    )
+    found = beside_fastv(Comparison(spec, model=model, given=Given({"fork": fork})).run())
+    assert found.memory.allocator is not None
+    assert set(found.memory.allocator_by_phase) >= {"vision", "prefill", "head", "decode"}
+    for sample in found.samples:
+        assert 0 < sum(sample.parts) <= 1.02 * sample.latency
+        assert set(sample.host) >= {"vision", "prefill", "decode"}
+        assert not [mark for mark in sample.marks if "cuda" in mark]
+    assert sum(part.launches or 0 for part in found.activity) > 0
+    assert found.energy.joules is not None or found.energy.reason
+
+
+def test_measure_takes_functions_on_the_gpu() -> None:
+    def product(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return inputs["x"] @ inputs["x"]
+
+    record = tpprof.measure(
+        {"vanilla": product, "same": product},
+        inputs={"x": torch.ones(512, 512)},  # on the host: what they are given is moved
+        rounds=6,
+        device="cuda",
+        passes=["flops", "activity"],
+    )
+    for cell in record.cells:
+        assert not cell.error
+        assert cell.counted_flops == {"request": 2 * 512**3}
+        assert [(part.phase, part.part) for part in cell.parts] == [
+            ("transfer", "transfer"),
+            ("request", "call"),
+        ]
+        assert cell.memory.allocator is not None
+        assert cell.memory.allocator >= 2 * 512 * 512 * 4
+
+
+def test_a_7b_patched_in_its_own_process_counts_as_fastv_does() -> None:
+    spec = RunSpec.of(
+        methods=["fastv:keep=320,layer=2"],
+        attention=["rows", "published"],
+        model="llava-next-7b",
+        dtype="bfloat16",
+        device="cuda",
+        layout="anyres",
+        callable=[f"fork={pruned_llava.__file__}:of_7b"],
+        rounds=1,
+        passes=["flops"],
+    )
+    record = Comparison(spec).run()
+    fork = beside_fastv(record)
+    assert fork.callable is not None
+    assert fork.callable.dtype == "bfloat16"
+    assert fork.callable.process == "own"
+    assert fork.tokens_per_layer[2] == 320 + record.request.before + record.request.after
+    assert fork.memory.allocator is not None
+    assert len(fork.samples) >= 1

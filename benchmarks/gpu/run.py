@@ -76,6 +76,11 @@ def steps(folder: Path, *, dry: bool) -> list[Step]:
         flags = ["-p", "no:cacheprovider", "-q", "-ra", "--durations", "10"]
         return ["-m", "pytest", *flags, "-m", "gpu", "-k", chosen, *more, *counted, *marked]
 
+    def callables() -> list[str]:
+        size = ["--keep", "64", "--rounds", "1"] if dry else ["--keep", "320", "--seconds", "20"]
+        given = ["--model", full, "--device", device, "--out", str(folder / "callables.json")]
+        return [str(ROOT / "benchmarks" / "callables.py"), *given, *size]
+
     short = ("--min-rounds", "6", "--max-seconds", "10")
     both = ("--runtime", "eager,graph")
     policies = "rows" if dry else "rows,maps,published"
@@ -92,6 +97,7 @@ def steps(folder: Path, *, dry: bool) -> list[Step]:
         Step("timed", 40, 130, tests(MEASURES)),
         Step("flash", 40, 80, compare("flash", "fastv", *both, *short, "--backend", "sdpa-flash")),
         Step("tokens", 100, 240, compare("tokens", methods, *whole, *short, "--new-tokens", "16")),
+        Step("callables", 30, 60, callables()),
         Step("qwen", 40, 90, compare("qwen", "fastv", *both, *short, model=qwen)),
         Step("compiled", 60, 130, tests("compiled_for", *workers)),
         Step("compile", 60, 110, compare("compile", "fastv", *short, "--runtime", "eager,compile")),

@@ -1,11 +1,12 @@
 """LLaVA patched as forks patch it: the text model's forward prunes by a full attention map.
 
-Written for these tests: prompts of 35 tokens, 36 visual ones and 25 more, batch 1.
+Written for tests and benchmarks; batch 1.
 """
 
 from __future__ import annotations
 
 import types
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,9 +18,20 @@ from transformers.models.llama.modeling_llama import LlamaModel
 import tpprof
 from tpprof.profiler.models.registry import known_architectures
 
-START, VISUAL = 35, 36
+
+@dataclass(frozen=True)
+class Pruning:
+    """start: tokens of text before the picture. visual: its tokens, of which `keep` stay from
+    layer `layer` on."""
+
+    start: int
+    visual: int
+    keep: int
+    layer: int = 2
+
+
 KEEP, LAYER = 18, 2
-"""How many visual tokens stay, and the first layer that sees only them."""
+MICRO = Pruning(35, 36, KEEP, LAYER)
 
 
 def plain() -> Any:
@@ -28,78 +40,98 @@ def plain() -> Any:
 
 
 def fastv_way() -> Any:
-    """As FastV does: the forward of the text model is another one, and the last token decides."""
-    model = plain()
-    text = model.model.language_model
-    text.forward = types.MethodType(lambda self, **given: walked(self, by_last, **given), text)
-    return model
+    return by_forward(plain(), MICRO)
 
 
 def sparsevlm_way() -> Any:
-    """As SparseVLM does: the text model is a class of its own, and all text behind the picture
-    decides."""
-    model = plain()
-    model.model.language_model.__class__ = SparseLlamaModel
-    return model
+    return by_class(plain(), MICRO)
 
 
 def lengths_differ() -> Any:
     """A pruned model that keeps one token less in each request."""
-    model, text = plain(), None
-    text, left = model.model.language_model, [KEEP]
+    model, left = plain(), [KEEP]
+    text = model.model.language_model
 
     def forward(self: Any, **given: Any) -> Any:
         if given["inputs_embeds"].shape[1] > 1:
             left[0] -= 1
-        return walked(self, by_last, keep=left[0], **given)
+        return walked(self, by_last, Pruning(35, 36, left[0], LAYER), **given)
 
     text.forward = types.MethodType(forward, text)
     return model
 
 
-def by_last(attention: Tensor) -> Tensor:
+def of_tiny() -> Any:
+    return by_forward(*of("tiny", keep=320))
+
+
+def of_7b() -> Any:
+    """LLaVA-NeXT 7B that keeps 320 visual tokens FastV's way, on the device of the run."""
+    return by_forward(*of("llava-next-7b", keep=320))
+
+
+def of(name: str, keep: int) -> tuple[Any, Pruning]:
+    """A known model, and how it is pruned for the usual picture in transformers' own layout."""
+    model = tpprof.load(name)
+    request = tpprof.inputs(model, layout="anyres").request
+    return model.module, Pruning(request.before, request.visual, keep)
+
+
+def by_forward(model: Any, pruning: Pruning) -> Any:
+    """Patch it as FastV does: the forward of the text model is another one, and the last token
+    decides."""
+    text = model.model.language_model
+    text.forward = types.MethodType(
+        lambda self, **given: walked(self, by_last, pruning, **given), text
+    )
+    return model
+
+
+def by_class(model: Any, pruning: Pruning) -> Any:
+    """Patch it as SparseVLM does: the text model is a class of its own, and all text behind the
+    picture decides."""
+    text = model.model.language_model
+    text.__class__, text.pruning = SparseLlamaModel, pruning
+    return model
+
+
+def by_last(attention: Tensor, pruning: Pruning) -> Tensor:
     return attention.mean(1)[:, -1]
 
 
-def by_text(attention: Tensor) -> Tensor:
-    return attention.mean(1)[:, START + VISUAL :].mean(1)
+def by_text(attention: Tensor, pruning: Pruning) -> Tensor:
+    return attention.mean(1)[:, pruning.start + pruning.visual :].mean(1)
 
 
 class SparseLlamaModel(LlamaModel):
     def forward(self, **given: Any) -> Any:  # type: ignore[override]
-        return walked(self, by_text, **given)
+        return walked(self, by_text, self.pruning, **given)
 
 
 def walked(
     text: Any,
     score: Any,
+    pruning: Pruning,
     *,
     inputs_embeds: Tensor,
     attention_mask: Tensor | None = None,
     position_ids: Tensor | None = None,
     past_key_values: Any = None,
-    keep: int = KEEP,
     **given: Any,
 ) -> Any:
-    """The decoder layers, over fewer tokens from LAYER on. A decode step goes through them all."""
+    """The decoder layers, over fewer tokens from one of them on. A decode step goes through them
+    all."""
     given.pop("input_ids", None)
     hidden, prefill = inputs_embeds, inputs_embeds.shape[1] > 1
     if position_ids is None:
         start = past_key_values.get_seq_length()
-        position_ids = torch.arange(start, start + hidden.shape[1])[None]
+        position_ids = torch.arange(start, start + hidden.shape[1], device=hidden.device)[None]
     rotary = text.rotary_emb(hidden, position_ids=position_ids)
     for index, layer in enumerate(text.layers):
         shared = {"position_ids": position_ids, "past_key_values": past_key_values, **given}
-        if prefill and index == LAYER - 1:
+        if prefill and index == pruning.layer - 1:
             hidden, attention = with_map(text, layer, hidden, rotary, shared)
-            chosen = score(attention)[0, START : START + VISUAL].topk(keep).indices.sort().values
-            stay = torch.cat(
-                [
-                    torch.arange(START),
-                    START + chosen,
-                    torch.arange(START + VISUAL, hidden.shape[1]),
-                ]
-            )
+            stay = staying(score(attention, pruning)[0], pruning)
             hidden, position_ids = hidden[:, stay], position_ids[:, stay]
             rotary = tuple(table[:, stay] for table in rotary)
             continue
@@ -109,10 +141,19 @@ def walked(
     )
 
 
+def staying(scores: Tensor, pruning: Pruning) -> Tensor:
+    """The places of what stays: all text, and the best visual tokens in their order."""
+    start, stop = pruning.start, pruning.start + pruning.visual
+    chosen = start + scores[start:stop].topk(pruning.keep).indices.sort().values
+    before = torch.arange(start, device=scores.device)
+    return torch.cat([before, chosen, torch.arange(stop, len(scores), device=scores.device)])
+
+
 def with_map(text: Any, layer: Any, hidden: Tensor, rotary: Any, shared: Any) -> Any:
     """A layer under the eager kernel, and its attention [B, heads, queries, keys]."""
     seen: list[Tensor] = []
     handle = layer.self_attn.register_forward_hook(lambda *given: seen.append(given[2][1]))
+    own = text.config._attn_implementation
     text.config._attn_implementation = "eager"
     mask = create_causal_mask(
         config=text.config,
@@ -124,5 +165,5 @@ def with_map(text: Any, layer: Any, hidden: Tensor, rotary: Any, shared: Any) ->
     try:
         return layer(hidden, attention_mask=mask, position_embeddings=rotary, **shared), seen[0]
     finally:
-        text.config._attn_implementation = "sdpa"
+        text.config._attn_implementation = own
         handle.remove()
