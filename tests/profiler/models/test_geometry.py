@@ -287,6 +287,28 @@ def test_parameters_are_those_of_the_transformers_model(name: str) -> None:
     assert shape.text.parameters == sum(weight.numel() for weight in decoder.parameters())
 
 
+PUBLISHED = {
+    "internvl3-8b": 7_944_373_760,
+    "llava-1.5-7b": 7_063_427_072,
+    "qwen2-vl-7b": 8_291_375_616,
+    "qwen2-vl-72b": 73_405_560_320,
+    "qwen2.5-vl-3b": 3_754_622_976,
+    "qwen2.5-vl-7b": 8_292_166_656,
+    "qwen2.5-vl-32b": 33_452_718_336,
+    "qwen3-vl-2b": 2_127_532_032,
+    "qwen3-vl-4b": 4_437_815_808,
+    "qwen3-vl-8b": 8_767_123_696,
+}
+"""Counts of the checkpoints themselves, as others wrote them down in public repositories: the hub's
+`safetensors.total` (Qwen2.5-VL-3B and -7B, Qwen3-VL-2B and -8B), the shards' index (Qwen2.5-VL-32B
+and InternVL3-8B, of finetuned copies), parameters of the loaded model (the others)."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_are_those_of_the_published_weights(name: str) -> None:
+    assert SHAPES[name].parameters == PUBLISHED[name]
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_config_gives_its_shape_back(name: str) -> None:
     shape = SHAPES[name]
