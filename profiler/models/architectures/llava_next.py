@@ -167,11 +167,14 @@ class LlavaNextModel(LlavaModel):
         packed, _ = self.module.model.pack_image_features(
             [places.view(tiles, patches, 1)],
             size[None],
-            vision_feature_select_strategy="default",
             image_newline=torch.tensor([float(tiles * patches)], dtype=torch.float64),
+            **self._pack_options(),
         )
         order: Tensor = packed[0][:, 0].long()
         return order
+
+    def _pack_options(self) -> dict[str, Any]:
+        return {"vision_feature_select_strategy": "default"}
 
 
 def _sized(pixels: dict[str, Tensor], counts: list[int]) -> Iterator[tuple[Tensor, int]]:

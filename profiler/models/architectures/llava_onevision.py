@@ -285,18 +285,8 @@ class LlavaOnevisionModel(LlavaNextModel):
             after=(joined.height, joined.width - 1),
         )
 
-    def _packed(self, size: Tensor, tiles: int, patches: int) -> Tensor:
-        import torch
-
-        places = torch.arange(tiles * patches, dtype=torch.float64)
-        packed, _ = self.module.model.pack_image_features(
-            [places.view(tiles, patches, 1)],
-            size[None],
-            image_newline=torch.tensor([float(tiles * patches)], dtype=torch.float64),
-            vision_aspect_ratio=self.module.config.vision_aspect_ratio,
-        )
-        order: Tensor = packed[0][:, 0].long()
-        return order
+    def _pack_options(self) -> dict[str, Any]:
+        return {"vision_aspect_ratio": self.module.config.vision_aspect_ratio}
 
 
 def joined_size(shape: Shape, size: Size) -> Size:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.reader import MOST, Reader
 from ..shapes import Vision
+from .clip import feature_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,11 +109,10 @@ def internvit_from(name: str, given: Any) -> Vision:
     reader.require("use_mean_pooling", True)
     reader.require("use_absolute_position_embeddings", True)
     layers = reader.count("num_hidden_layers", MOST["layers"])
-    feature = given.vision_feature_layer
-    if type(feature) is not int or not -layers - 1 <= feature <= layers:
-        Reader(name, "config.json", given).refuse(
-            f"vision_feature_layer {feature!r} is not supported; known: one of {layers} layers"
-        )
+    whole = Reader(name, "config.json", given)
+    chosen = feature_layers(whole, layers)
+    if len(chosen) > 1:
+        whole.refuse(f"vision_feature_layer {list(chosen)!r} is not supported; known: one layer")
     patch = _side(reader, "patch_size")
     return internvit(
         layers,
@@ -121,7 +121,7 @@ def internvit_from(name: str, given: Any) -> Vision:
         reader.count("num_attention_heads", MOST["heads"]),
         patch=patch,
         image=_side(reader, "image_size", least=2 * patch),
-        feature_layers=(feature,),
+        feature_layers=chosen,
         qkv_bias=reader.flag("attention_bias"),
         qk_norm=reader.flag("use_qk_norm"),
         norm_vectors=NORM_VECTORS[config.norm_type],
