@@ -60,7 +60,7 @@ STAGES = (
     TrainingStage("whole", 700, 1.5e-3, 0.1, pictures=12, stream=11, curve=1000),
     TrainingStage("decoder", 600, 2e-3, 0.1, pictures=16, stream=12),
     TrainingStage("joint", 560, 8e-4, 0.02, pictures=8, stream=13, warm=60, tower=0.7),
-    TrainingStage("joint", 1000, 1e-3, 0.02, pictures=64, stream=17, warm=60, tower=0.7, of_four=4),
+    TrainingStage("joint", 600, 1e-3, 0.02, pictures=64, stream=17, warm=60, tower=0.7, of_four=4),
 )
 """Two cores do all but the last, which wants a GPU; what that one adds is places, attributes and
 which of four pictures."""
