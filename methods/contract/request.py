@@ -163,7 +163,8 @@ class Request:
 
     @property
     def frames(self) -> int:
-        """Frames of a video; 0 without one."""
+        """Segments of a video, one for each frame, or for those that the model joins into one (two
+        in Qwen's); 0 without a video."""
         return sum(segment.frame for segment in self.segments)
 
     @property

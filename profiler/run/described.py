@@ -58,7 +58,7 @@ def request_info(prepare: Preparation | None, workload: Workload) -> schema.Requ
         positions=prepare().next_position + request.new_tokens - 1,
         between=request.text - request.before - request.after,
         pictures=0 if request.frames else len(request.spans),
-        frames=request.frames,
+        frames=len(prepare.pictures) if request.frames else 0,
         picture=[list(size) for size in prepare.whole_sizes] or None,
         notes=[note for picture in prepare.pictures for note in picture.notes],
         preprocessing=prepare.preprocessing,

@@ -31,6 +31,10 @@ from tpprof.profiler.models.load import shape_of
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.shapes import Shape, ShapeError
 from tpprof.profiler.models.videos import load_frames
+from tpprof.profiler.run.described import request_info
+from tpprof.profiler.workload import Preparation
+from tpprof.reports.record.spec import Workload
+from tpprof.reports.text.sentences import lengths
 from tpprof.tests.profiler.cost.test_cost import flops_of, sides
 
 NAMES = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl")
@@ -47,6 +51,13 @@ def inputs_of(model: Model, frames: int, **more: Any) -> Any:
 def architecture(shape: Shape) -> Qwen2VL:
     assert isinstance(shape.architecture, Qwen2VL)
     return shape.architecture
+
+
+def test_a_record_counts_the_frames_that_were_given_and_no_pairs_of_them() -> None:
+    workload = Workload(frames=4, image_size=SIZE, text_tokens=(5, 4), new_tokens=1)
+    prepare = Preparation(load("qwen2-vl"), workload)
+    assert prepare.request.frames == 2
+    assert lengths(request_info(prepare, workload)).endswith("(4 frames)")
 
 
 @pytest.mark.parametrize("name", ["qwen2-vl-7b", "qwen2.5-vl-7b"])
