@@ -41,6 +41,7 @@ STAIRS = {
         "models",
         "prompts",
         "seer",
+        "smol_dino",
         "workload",
         "meters",
         "machine",

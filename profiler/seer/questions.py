@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -31,6 +32,8 @@ MORE = ("where", "which", "attributes")
 QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
 CLEAR = 6  # pixels that the centre of an object asked for is away from the lines between quadrants
 SUFFIX = "Answer the question using a single word or phrase."
+
+K = TypeVar("K", tuple[str, str], str)
 
 TRAIN, VALIDATION, TEST = 1, 2, 3
 """First number of the seeds of each: they share none."""
@@ -81,28 +84,50 @@ def pope(
 def _category(
     pictures: Sequence[Drawing], rng: np.random.Generator, category: str, limit: int
 ) -> list[Question]:
-    present = [(i, kind) for i, p in enumerate(pictures) for kind in sorted(p.kinds)]
-    held, missed = np.zeros(len(pictures), int), np.zeros(len(pictures), int)
-    taken: set[tuple[int, Kind]] = set()
     found: list[Question] = []
+    matched = pairs(
+        [shown.kinds for shown in pictures],
+        rng,
+        limit,
+        lambda kind, other: _absent(category, kind, pictures[other]),
+    )
+    for holder, other, kind in matched:
+        text = f"Is there {_noun(*kind)} in the image?"
+        found += [Question(holder, category, text, True), Question(other, category, text, False)]
+    return found
+
+
+def pairs(
+    kinds: Sequence[frozenset[K]],
+    rng: np.random.Generator,
+    limit: int,
+    fits: Callable[[K, int], bool],
+) -> list[tuple[int, int, K]]:
+    """Pairs of pictures that one question is asked of: one that holds the kind, and one that lacks
+    it. `limit` of either a picture, fewer where none is left that fits.
+
+    kinds: of things in each picture. fits: whether a kind can be asked of a picture that lacks it.
+    """
+    present = [(i, kind) for i, own in enumerate(kinds) for kind in sorted(own)]
+    held, missed = np.zeros(len(kinds), int), np.zeros(len(kinds), int)
+    taken: set[tuple[int, K]] = set()
+    found: list[tuple[int, int, K]] = []
     for position in rng.permutation(len(present)):
         holder, kind = present[position]
         if held[holder] >= limit:
             continue
-        order = rng.permutation(len(pictures))
-        fits = [
+        others = [
             int(i)
-            for i in order
-            if missed[i] < limit and (i, kind) not in taken and _absent(category, kind, pictures[i])
+            for i in rng.permutation(len(kinds))
+            if missed[i] < limit and (i, kind) not in taken and fits(kind, int(i))
         ]
-        if not fits:
+        if not others:
             continue
-        other = min(fits, key=lambda i: missed[i])
+        other = min(others, key=lambda i: missed[i])
         taken.add((other, kind))
         held[holder] += 1
         missed[other] += 1
-        text = f"Is there {_noun(*kind)} in the image?"
-        found += [Question(holder, category, text, True), Question(other, category, text, False)]
+        found.append((holder, other, kind))
     return found
 
 

@@ -84,7 +84,7 @@ def answers(
     seen = prefix.shape[1]
     cos, sin = language.rotary_emb(hidden, torch.cat([prefix_places, text_places], 1))
     cos, sin = cos[:, None], sin[:, None]
-    mask = _question_mask(count, longest, seen, visual.device)
+    mask = question_mask(count, longest, seen, visual.device)
     last = (wanted + counted[:count, None] * longest).flatten(1)
     for layer in language.layers[:-1]:
         hidden = decoder_layer(layer, hidden, cos, sin, mask, seen)
@@ -94,7 +94,7 @@ def answers(
 
 
 @functools.lru_cache(maxsize=8)
-def _question_mask(count: int, longest: int, seen: int, device: torch.device) -> Tensor:
+def question_mask(count: int, longest: int, seen: int, device: torch.device) -> Tensor:
     """What is added to the scores of question tokens: [count * longest, seen + count * longest]."""
     causal = torch.ones(longest, longest).tril()
     own = torch.kron(torch.eye(count), causal) > 0
@@ -130,24 +130,28 @@ def _last_layer(
 def _projected(
     layer: Any, hidden: Tensor, cos: Tensor, sin: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    attention = layer.self_attn
-    normed = _norm(hidden, layer.input_layernorm)
-    heads = attention.config.num_attention_heads
-    query, key, value = (
-        _heads(product(normed), heads)
-        for product in (attention.q_proj, attention.k_proj, attention.v_proj)
+    attention, config = layer.self_attn, layer.self_attn.config
+    normed = rms_norm(hidden, layer.input_layernorm)
+    query = _heads(attention.q_proj(normed), config.num_attention_heads)
+    key, value = (
+        _heads(product(normed), config.num_key_value_heads)
+        for product in (attention.k_proj, attention.v_proj)
     )
-    return _turned(query, cos, sin), _turned(key, cos, sin), value
+    query, key = _turned(query, cos, sin), _turned(key, cos, sin)
+    shared = config.num_attention_heads // config.num_key_value_heads
+    if shared == 1:
+        return query, key, value
+    return query, key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
 
 
 def _feed_forward(layer: Any, hidden: Tensor) -> Tensor:
-    normed = _norm(hidden, layer.post_attention_layernorm)
+    normed = rms_norm(hidden, layer.post_attention_layernorm)
     mlp = layer.mlp
     output: Tensor = hidden + mlp.down_proj(F.silu(mlp.gate_proj(normed)) * mlp.up_proj(normed))
     return output
 
 
-def _norm(hidden: Tensor, norm: Any) -> Tensor:
+def rms_norm(hidden: Tensor, norm: Any) -> Tensor:
     return F.rms_norm(hidden, (hidden.shape[-1],), norm.weight, norm.variance_epsilon)
 
 

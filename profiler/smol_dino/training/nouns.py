@@ -1,0 +1,233 @@
+"""What the cut-outs of Debian's `tuxpaint-stamps-default` show: the files of each noun.
+
+A noun names just what its files show, and no other noun's. Nouns of a group look somewhat alike.
+"""
+
+from __future__ import annotations
+
+STAMPS: dict[str, dict[str, str]] = {
+    "bird": {
+        "parrot": "animals/birds/adelaide-rosella animals/birds/rainbow-lorikeet",
+        "crow": "animals/birds/crow",
+        "crane": "animals/birds/crowned_crane",
+        "duck": "animals/birds/duck",
+        "heron": "animals/birds/heron_greatblue animals/birds/heron_greatblue_flying",
+        "penguin": "animals/birds/penguin animals/birds/little-penguin "
+        "animals/birds/magellanic_penguin",
+        "magpie": "animals/birds/magpie",
+        "ostrich": "animals/birds/ostrich",
+        "owl": "animals/birds/owl",
+        "peacock": "animals/birds/peacock",
+        "pelican": "animals/birds/pelican",
+        "pigeon": "animals/birds/pigeon",
+        "flamingo": "animals/birds/pink_flamingo",
+        "rooster": "animals/birds/rooster",
+        "seagull": "animals/birds/seagull animals/birds/silver-gull",
+        "toucan": "animals/birds/tucan",
+        "turkey": "animals/birds/turkey",
+        "vulture": "animals/birds/vulture",
+    },
+    "sea animal": {
+        "butterflyfish": "animals/fish/butterflyfish",
+        "clownfish": "animals/fish/clownfish",
+        "lionfish": "animals/fish/lionfish",
+        "lobster": "animals/fish/lobster",
+        "seahorse": "animals/fish/seahorse",
+        "shrimp": "animals/fish/shrimp",
+        "dolphin": "animals/mammals/aquatic/dolphin",
+        "orca": "animals/mammals/aquatic/orca",
+        "otter": "animals/mammals/aquatic/otter",
+        "sea lion": "animals/mammals/aquatic/sea_lion",
+        "whale": "animals/mammals/aquatic/whale",
+    },
+    "small animal": {
+        "frog": "animals/amphibians/frog animals/amphibians/frog-1",
+        "slug": "animals/insects/Brown_slug",
+        "bee": "animals/insects/bee",
+        "fly": "animals/insects/fly",
+        "grasshopper": "animals/insects/grasshopper",
+        "mantis": "animals/insects/mantis",
+        "iguana": "animals/lizards/iguana",
+        "hedgehog": "animals/mammals/hedgehog",
+        "echidna": "animals/mammals/echidna",
+        "beaver": "animals/mammals/rodents/beaver",
+        "marmot": "animals/mammals/rodents/marmot",
+        "mouse": "animals/mammals/rodents/mouse",
+        "rabbit": "animals/mammals/rodents/rabbit animals/mammals/rodents/rabbit-2 "
+        "animals/mammals/rabbit_little",
+        "rat": "animals/mammals/rodents/rat",
+        "squirrel": "animals/mammals/rodents/squirrel",
+        "ferret": "animals/mammals/ferret",
+        "spider": "seasonal/halloween/spider",
+        "butterfly": "seasonal/easter/butterfly",
+    },
+    "large animal": {
+        "chimpanzee": "animals/mammals/apes/chimp",
+        "gorilla": "animals/mammals/apes/gorilla",
+        "badger": "animals/mammals/badger",
+        "bear": "animals/mammals/bears/bear animals/mammals/bears/european-bear",
+        "bison": "animals/mammals/bovines/bison",
+        "bull": "animals/mammals/bovines/bull",
+        "cow": "animals/mammals/bovines/cow animals/mammals/bovines/cow_white",
+        "goat": "animals/mammals/bovines/goat",
+        "ram": "animals/mammals/bovines/ram",
+        "yak": "animals/mammals/bovines/yak",
+        "camel": "animals/mammals/camel/camel",
+        "lion": "animals/mammals/cats/lion animals/mammals/cats/lion-2",
+        "tiger": "animals/mammals/cats/tiger animals/mammals/cats/tiger_sumatran",
+        "deer": "animals/mammals/deer/deer",
+        "dog": "animals/mammals/dogs/dog",
+        "fox": "animals/mammals/dogs/fox",
+        "elephant": "animals/mammals/elephant",
+        "donkey": "animals/mammals/equines/donkey animals/mammals/equines/donkey_eating",
+        "horse": "animals/mammals/equines/horse",
+        "zebra": "animals/mammals/equines/zebra",
+        "giraffe": "animals/mammals/giraffe",
+        "hippopotamus": "animals/mammals/hippopotamus",
+        "pig": "animals/mammals/pig animals/mammals/pig_golden animals/mammals/pig_golden2",
+        "rhino": "animals/mammals/rhino_black",
+        "kangaroo": "animals/marsupials/kangaroo",
+        "koala": "animals/marsupials/koala",
+        "wombat": "animals/marsupials/wombat",
+    },
+    "clothing": {
+        "button": "clothes/button",
+        "fedora": "clothes/hats/blue_fedora clothes/hats/green_fedora",
+        "sombrero": "clothes/hats/sombrero",
+        "top hat": "clothes/hats/tophat",
+        "baseball cap": "clothes/t_baseballcap",
+        "glove": "clothes/t_glove",
+        "jacket": "clothes/t_jacket",
+        "scarf": "clothes/t_scarf",
+        "sock": "clothes/t_sock",
+    },
+    "fruit": {
+        "apricot": "food/fruit/Apricot_whole food/fruit/apricot",
+        "strawberry": "food/fruit/Strawberry2 food/fruit/strawberry",
+        "apple": "food/fruit/apple_fuji food/fruit/apple_granny_smith food/fruit/apple_green "
+        "food/fruit/apple_red food/fruit/apple_sierra_beauty",
+        "avocado": "food/fruit/avocado",
+        "banana": "food/fruit/banana",
+        "kiwi": "food/fruit/kiwi",
+        "lemon": "food/fruit/lemon",
+        "mango": "food/fruit/mango",
+        "pear": "food/fruit/pear",
+        "pineapple": "food/fruit/pineapple",
+        "pomegranate": "food/fruit/pomegranate",
+        "raspberry": "food/fruit/raspberry",
+        "walnut": "food/nuts/walnut food/nuts/walnut_shelled",
+        "almond": "food/nuts/almond",
+    },
+    "vegetable": {
+        "pizza": "food/pizza",
+        "carrot": "food/vegetables/carrot",
+        "eggplant": "food/vegetables/eggplant",
+        "lettuce": "food/vegetables/lettuce food/vegetables/redlettuce",
+        "mushroom": "food/vegetables/mushroom",
+        "onion": "food/vegetables/onion",
+        "potato": "food/vegetables/potato",
+        "pumpkin": "food/vegetables/pumpkin_small",
+        "tomato": "food/vegetables/tomato",
+        "yam": "food/vegetables/yam",
+    },
+    "instrument": {
+        "camera": "hobbies/camera_35mm",
+        "trumpet": "hobbies/music/brass/trumpet",
+        "cymbal": "hobbies/music/percussion/cymbal_crash",
+        "cello": "hobbies/music/string/cello",
+        "violin": "hobbies/music/string/violin",
+        "guitar": "hobbies/music/string/guitar_classical hobbies/music/string/guitar2 "
+        "hobbies/music/string/guitar_electric",
+        "bassoon": "hobbies/music/wind/bassoon",
+        "stethoscope": "medical/stethoscope",
+        "syringe": "medical/syringe",
+        "thermometer": "medical/mercurythermometer",
+    },
+    "household thing": {
+        "lightbulb": "household/Lightbulb",
+        "highlighter": "household/arttools/highlighter",
+        "mug": "household/dishes/mug",
+        "pitcher": "household/dishes/pitcher_small",
+        "teapot": "household/dishes/teapot",
+        "nutcracker": "household/dishes/utensils/nutcracker",
+        "kettle": "household/kettle",
+        "key": "household/key",
+        "toilet": "household/toilet",
+        "candle": "seasonal/candle",
+    },
+    "tool": {
+        "cement mixer": "household/tools/cementmixer",
+        "hammer": "household/tools/hammer",
+        "mallet": "household/tools/mallet_metal",
+        "paintbrush": "household/tools/paintbrush_large",
+        "saw": "household/tools/saw",
+        "spade": "household/tools/spade",
+        "toolbox": "household/tools/toolbox",
+        "wrench": "household/tools/wrench household/tools/wrench_adjustable "
+        "household/tools/wrench_plumbers",
+    },
+    "plant": {
+        "daffodil": "plants/flowers/daffodil seasonal/easter/daffodil",
+        "hibiscus": "plants/flowers/chemparathi plants/flowers/flower10",
+        "marigold": "plants/flowers/marigold",
+        "rose": "plants/flowers/rose",
+        "petunia": "plants/flowers/whitestar-petunia",
+        "palm tree": "plants/trees/liberia-palm",
+        "pinecone": "plants/trees/pinecone",
+        "birch": "plants/trees/birch",
+    },
+    "seasonal thing": {
+        "candy cane": "seasonal/christmas/Candy_cane_photo_1 seasonal/christmas/Candy_cane_photo_2 "
+        "seasonal/christmas/candy_cane",
+        "Christmas tree": "seasonal/christmas/Christmas_Tree_photo seasonal/christmas/tree",
+        "wreath": "seasonal/christmas/xmaswreath",
+        "stocking": "seasonal/christmas/stocking",
+        "ghost": "seasonal/halloween/ghost",
+        "skull": "seasonal/halloween/skull",
+        "dreidel": "seasonal/hanukkah/dreydl",
+        "bat": "seasonal/halloween/bat_left",
+    },
+    "ball": {
+        "basketball": "sports/basketball",
+        "cricket ball": "sports/cricketball",
+        "American football": "sports/football",
+        "soccer ball": "sports/soccer",
+        "tennis ball": "sports/tennis_ball",
+        "tennis racket": "sports/tennis_racket",
+        "trophy": "sports/trophy_cup",
+    },
+    "sign": {
+        "stop sign": "town/roadsigns/stop",
+        "traffic cone": "town/roadsigns/traffic_cone",
+        "traffic light": "town/roadsigns/stoplight_01_red town/roadsigns/stoplight_02_yellow "
+        "town/roadsigns/stoplight_03_green",
+        "mailbox": "town/usps_mailbox",
+        "post box": "town/uk_post_box",
+    },
+    "vehicle": {
+        "sedan": "vehicles/auto/sedan",
+        "pickup truck": "vehicles/auto/truck",
+        "tricycle": "vehicles/cycle/pink_tricycle",
+        "fire truck": "vehicles/emergency/firetruck",
+        "hot air balloon": "vehicles/flight/balloon360",
+        "airplane": "vehicles/flight/planes/747",
+        "garbage truck": "vehicles/garbagetruck",
+        "bus": "vehicles/masstransit/green_korean_bus",
+        "race car": "vehicles/race/indycar",
+        "sailing ship": "vehicles/ship/chineseJunk",
+    },
+}
+
+NOUNS = tuple(noun for group in STAMPS.values() for noun in group)
+GROUP = {noun: group for group, nouns in STAMPS.items() for noun in nouns}
+FILES = tuple(
+    (noun, file)
+    for nouns in STAMPS.values()
+    for noun, files in nouns.items()
+    for file in files.split()
+)
+"""Noun and file of each cut-out."""
+
+
+def with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeioAEIO' else 'a'} {noun}"
