@@ -67,7 +67,7 @@ which of four pictures."""
 
 
 @dataclass(frozen=True)
-class Given:
+class StepData:
     """What a step is given. pictures: none where features are kept. corner: row and column of the
     piece's first patch. places: [B, V], the visual tokens that are seen. text: none where nothing
     is asked."""
@@ -77,8 +77,8 @@ class Given:
     places: Tensor | None = None
     text: QuestionBatch | None = None
 
-    def to(self, device: torch.device) -> Given:
-        return Given(
+    def to(self, device: torch.device) -> StepData:
+        return StepData(
             None if self.pictures is None else self.pictures.to(device),
             self.corner,
             None if self.places is None else self.places.to(device),
@@ -86,7 +86,7 @@ class Given:
         )
 
 
-class Steps(Dataset[Given]):
+class Steps(Dataset[StepData]):
     """What each step of a stage is given; all of it follows from seed, stage and step."""
 
     def __init__(self, stage: TrainingStage, seed: int) -> None:
@@ -96,35 +96,35 @@ class Steps(Dataset[Given]):
     def __len__(self) -> int:
         return self.stage.steps
 
-    def __getitem__(self, step: int) -> Given:
+    def __getitem__(self, step: int) -> StepData:
         rng = np.random.default_rng([self.seed, self.stage.stream, step])
-        given: Given = getattr(self, f"_{self.stage.name}")(step, rng)
+        given: StepData = getattr(self, f"_{self.stage.name}")(step, rng)
         return given
 
     def _pictures(self, step: int) -> list[Drawing]:
         stage = self.stage
         return pictures_of(stage.stream, step, stage.pictures, stage.of_four)
 
-    def _crops(self, step: int, rng: np.random.Generator) -> Given:
+    def _crops(self, step: int, rng: np.random.Generator) -> StepData:
         row, column = (int(place) for place in rng.integers(0, GRID // 2 + 1, 2))
         whole = seen(self._pictures(step))
-        return Given(cropped(whole, (row, column), GRID // 2), (row, column))
+        return StepData(cropped(whole, (row, column), GRID // 2), (row, column))
 
-    def _whole(self, step: int, rng: np.random.Generator) -> Given:
-        return Given(seen(self._pictures(step)))
+    def _whole(self, step: int, rng: np.random.Generator) -> StepData:
+        return StepData(seen(self._pictures(step)))
 
-    def _decoder(self, step: int, rng: np.random.Generator) -> Given:
+    def _decoder(self, step: int, rng: np.random.Generator) -> StepData:
         """Of pictures whose features are kept: 144 of their patches."""
         pictures = self._pictures(step % (CACHED // self.stage.pictures))
         places = torch.tensor(np.stack([_some(shown.owners, rng) for shown in pictures]))
-        return Given(places=places, text=self._asked(pictures, rng, suffix=False))
+        return StepData(places=places, text=self._asked(pictures, rng, suffix=False))
 
-    def _joint(self, step: int, rng: np.random.Generator) -> Given:
+    def _joint(self, step: int, rng: np.random.Generator) -> StepData:
         """Every other step with POPE's suffix."""
         pictures = self._pictures(step)
         places = torch.arange(TOKENS).expand(len(pictures), -1)
         text = self._asked(pictures, rng, suffix=step % 2 == 1)
-        return Given(seen(pictures), places=places, text=text)
+        return StepData(seen(pictures), places=places, text=text)
 
     def _asked(
         self, pictures: list[Drawing], rng: np.random.Generator, *, suffix: bool
@@ -133,7 +133,7 @@ class Steps(Dataset[Given]):
         return asked(questions, self.tokenizer, len(pictures), suffix=suffix)
 
 
-def given_to(stage: TrainingStage, seed: int, first: int, workers: int) -> Iterable[Given]:
+def given_to(stage: TrainingStage, seed: int, first: int, workers: int) -> Iterable[StepData]:
     """Of the steps from `first` on. workers: processes that draw ahead; 0 for none."""
     steps = Subset(Steps(stage, seed), range(first, stage.steps))
     return DataLoader(steps, batch_size=None, num_workers=workers)

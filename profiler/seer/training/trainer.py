@@ -27,7 +27,7 @@ from .batches import (
     pictures_of,
     seen,
 )
-from .stages import CACHED, STAGES, TOKENS, Given, TrainingStage, given_to
+from .stages import CACHED, STAGES, TOKENS, StepData, TrainingStage, given_to
 from .start import starting_module
 
 Losses = tuple[Tensor, dict[str, Tensor]]
@@ -105,18 +105,18 @@ class Trainer:
             if time.monotonic() - self.saved > EVERY or step + 1 == stage.steps:
                 self._keep(index, step + 1, optimiser)
 
-    def _crops(self, stage: TrainingStage, step: int, given: Given) -> Losses:
+    def _crops(self, stage: TrainingStage, step: int, given: StepData) -> Losses:
         """Patches look like their words: a piece of a quarter of each picture's size."""
         pictures = _there(given.pictures)
         patches, _ = forward.tower(self.vision, pictures.pixels, given.corner)
         return self._patch_loss(self.projector(patches), pictures)
 
-    def _whole(self, stage: TrainingStage, step: int, given: Given) -> Losses:
+    def _whole(self, stage: TrainingStage, step: int, given: StepData) -> Losses:
         """The same in whole pictures, and the class token knows which kinds are there."""
         loss, told, _ = self._seen(_there(given.pictures))
         return loss["patches"] + 10 * loss["kinds"], told
 
-    def _decoder(self, stage: TrainingStage, step: int, given: Given) -> Losses:
+    def _decoder(self, stage: TrainingStage, step: int, given: StepData) -> Losses:
         """Questions, answered from 144 of the patches; the tower is done with for now."""
         if self.cache is None:
             self.cache = self._features(stage)
@@ -127,7 +127,7 @@ class Trainer:
         logits = self._answers(self.projector(patches.gather(1, index)), places, text)
         return _answer_loss(logits, text)
 
-    def _joint(self, stage: TrainingStage, step: int, given: Given) -> Losses:
+    def _joint(self, stage: TrainingStage, step: int, given: StepData) -> Losses:
         """Everything together, from all patches."""
         places, text = _there(given.places), _there(given.text)
         loss, told, visual = self._seen(_there(given.pictures))
