@@ -36,6 +36,7 @@ def main() -> None:
     given = parser.parse_args()
     begun = time.monotonic()
     given.output.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns in each worker
     torch.set_float32_matmul_precision("high")
     torch.backends.cuda.enable_cudnn_sdp(False)  # flash and the memory-efficient kernel do all
     language, tower, text = read(given.weights)
