@@ -31,8 +31,10 @@ from .contract.request import (
 from .contract.schedule import falling_counts, mean_visual, scaled_counts, scored_in_tower
 from .contract.spec import SpecError, format_spec, has_budget, parse, with_keep
 from .contract.view import View
+from .selection.by_data import keep_reaching, largest_rank
 from .selection.choose import (
     Part,
+    cosines,
     flag_top,
     greedy,
     group_rank,
@@ -43,17 +45,22 @@ from .selection.choose import (
     round_shares,
     shares,
     take,
-    threshold_for,
     top,
     top_in_groups,
     top_in_parts,
     unit,
     units,
 )
-from .selection.clusters import density_merge_flops, merge_by_density
+from .selection.clusters import (
+    component_weights,
+    density_merge_flops,
+    keep_and_merge,
+    sums_of_nearest,
+)
 from .selection.rotary import rotary_products
 from .selection.scorer import Scorer
-from .selection.windows import likeness_within, merge_windows, tile_windows
+from .selection.suppression import suppressed
+from .selection.windows import merge_alike, segment_windows
 
 __all__ = [
     "Budget",
@@ -81,6 +88,8 @@ __all__ = [
     "UnknownMethodError",
     "UnsupportedError",
     "View",
+    "component_weights",
+    "cosines",
     "density_merge_flops",
     "falling_counts",
     "flag_top",
@@ -89,12 +98,13 @@ __all__ = [
     "group_rank",
     "has_budget",
     "in_parts",
+    "keep_and_merge",
+    "keep_reaching",
     "knob",
-    "likeness_within",
+    "largest_rank",
     "load_plugins",
     "mean_visual",
-    "merge_by_density",
-    "merge_windows",
+    "merge_alike",
     "method_class",
     "min_max",
     "names",
@@ -106,10 +116,11 @@ __all__ = [
     "round_shares",
     "scaled_counts",
     "scored_in_tower",
+    "segment_windows",
     "shares",
+    "sums_of_nearest",
+    "suppressed",
     "take",
-    "threshold_for",
-    "tile_windows",
     "top",
     "top_in_groups",
     "top_in_parts",

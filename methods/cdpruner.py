@@ -42,20 +42,18 @@ class CDPruner(Method):
 
     Paper: https://arxiv.org/abs/2506.10967
     Code: Theia-4869/CDPruner
-    """
 
-    departures = (
-        "Relevance is the likeness to the embedded text, as for models without a text encoder of "
-        "their own; the released code runs CLIP's text encoder, and takes the negative, which its "
-        "authors saw to be better with CLIP alone.",
-        "Under anyres the joined tiles are one part beside the base tile, their newlines among "
-        "them; in the released code each tile is a part, and has none.",
-        "A token that adds less than a millionth of itself explains nothing of the others; in the "
-        "released code it may, by rounding, and then no score is a number.",
-        "Cosines are taken in float32, in half precision by the released code: ties fall "
-        "otherwise.",
-        "With M-RoPE kept tokens keep their positions; none of the released models has it.",
-    )
+    Departures:
+    - Relevance is the likeness to the embedded text, as for models without a text encoder of their
+      own; the released code runs CLIP's text encoder, and takes the negative, which its authors saw
+      to be better with CLIP alone.
+    - Under anyres the joined tiles are one part beside the base tile, their newlines among them; in
+      the released code each tile is a part, and has none.
+    - A token that adds less than a millionth of itself explains nothing of the others; in the
+      released code it may, by rounding, and then no score is a number.
+    - Cosines are taken in float32, in half precision by the released code: ties fall otherwise.
+    - With M-RoPE kept tokens keep their positions; none of the released models has it.
+    """
 
     keep: Budget = knob(Fraction(1, 9), "visual tokens that stay: a count or a share")
 
@@ -68,7 +66,7 @@ class CDPruner(Method):
             share, tokens = part.share, part.alike * part.size
             # A row of Cholesky's factor takes those before it from one of the kernel.
             flops += tokens * (2 * part.size * width + (share - 1) * (share - 2))
-            launches += 16 * share - 5 - 3 * (share > 1)
+            launches += 16 * share - 6 - 3 * (share > 1) + (part.alike > 1)
         return Plan(
             [Stage(Projected(), count, flops=flops, launches=launches)],
             positions="compact",
@@ -78,13 +76,12 @@ class CDPruner(Method):
     def decide(self, view: View, stage: Stage) -> Keep | None:
         import torch
 
-        assert stage.tokens is not None
         states, text = unit(view.states), unit(view.text.float().mean(1, keepdim=True))
         likeness = (states @ text.transpose(1, 2))[..., 0]
         low, high = likeness.amin(-1, keepdim=True), likeness.amax(-1, keepdim=True)
         relevance = (likeness - low + FLOOR) / (high - low).clamp_min(FLOOR)
         kept = []
-        for part in parts(view.request, stage.tokens):
+        for part in parts(view.request, stage.count):
             chosen = _most_volume(part.rows(states), part.rows(relevance), part.share)
             kept.append(part.places(chosen))
         return Keep(torch.cat(kept, 1).sort(-1).values)

@@ -37,18 +37,16 @@ class DART(Method):
 
     Paper: https://arxiv.org/abs/2502.11494
     Code: ZichenWen1/DART
-    """
 
-    departures = (
-        "Pivots take their turns by falling norm, those of the picture first; in the released code "
-        "the order is that of a Python set of their places.",
-        "The budget counts all that stays; the released code keeps its own, rounded down to a "
-        "multiple of 8, and 4 pivots besides: its 128 is keep=132.",
-        "What the pivots cannot share evenly goes to the first of them.",
-        "Cosines are taken in float32, in half precision by the released code: ties fall "
-        "otherwise.",
-        "Below 24 decoder layers, layer 2 of 32 becomes as deep in proportion.",
-    )
+    Departures:
+    - Pivots take their turns by falling norm, those of the picture first; in the released code the
+      order is that of a Python set of their places.
+    - The budget counts all that stays; the released code keeps its own, rounded down to a multiple
+      of 8, and 4 pivots besides: its 128 is keep=132.
+    - What the pivots cannot share evenly goes to the first of them.
+    - Cosines are taken in float32, in half precision by the released code: ties fall otherwise.
+    - Below 24 decoder layers, layer 2 of 32 becomes as deep in proportion.
+    """
 
     keep: Budget = knob(Fraction(1, 9), "visual tokens that stay: a count or a share")
     layer: int | None = knob(None, "first decoder layer that sees fewer tokens; auto: 2 of 32")
@@ -66,8 +64,7 @@ class DART(Method):
     def decide(self, view: View, stage: Stage) -> Keep | None:
         import torch
 
-        assert stage.tokens is not None
-        image, text = _pivots(stage.tokens, view.request)
+        image, text = _pivots(stage.count, view.request)
         chosen = view.keys.float().abs().sum((1, 3)).topk(image, -1).indices
         asking = view.text_keys.float().abs().sum((1, 3)).topk(text, -1).indices
         visual = unit(view.norm(view.states))
@@ -75,11 +72,11 @@ class DART(Method):
         likeness = pivots @ visual.transpose(1, 2)
         gone = torch.zeros_like(likeness[:, 0], dtype=torch.bool).scatter(1, chosen, True)
         turns = image + text
-        for pivot, share in enumerate(quotas(stage.tokens - image, [view.count] * turns)):
+        for pivot, share in enumerate(quotas(stage.count - image, [view.count] * turns)):
             if share:
                 left = likeness[:, pivot].masked_fill(gone, float("inf"))
                 gone = gone.scatter(1, left.topk(share, -1, largest=False).indices, True)
-        return Keep(gone.float().topk(stage.tokens, -1).indices.sort(-1).values)
+        return Keep(gone.float().topk(stage.count, -1).indices.sort(-1).values)
 
 
 def _pivots(count: int, request: Request) -> tuple[int, int]:

@@ -16,11 +16,11 @@ from . import (
     Request,
     Stage,
     View,
+    cosines,
     greedy,
     knob,
     register,
     take,
-    unit,
 )
 
 if TYPE_CHECKING:
@@ -37,15 +37,13 @@ class DivPrune(Method):
 
     Paper: https://arxiv.org/abs/2503.02175
     Code: vbdi/divprune
-    """
 
-    departures = (
-        "What is kept already is out, even where all that is left are its duplicates; the released "
-        "code may choose it again.",
-        "Cosines are taken in float32, in half precision by the released code: ties fall "
-        "otherwise.",
-        "With M-RoPE kept tokens keep their positions; none of the released models has it.",
-    )
+    Departures:
+    - What is kept already is out, even where all that is left are its duplicates; the released code
+      may choose it again.
+    - Cosines are taken in float32, in half precision by the released code: ties fall otherwise.
+    - With M-RoPE kept tokens keep their positions; none of the released models has it.
+    """
 
     keep: Budget = knob(Fraction(1, 9), "visual tokens that stay: a count or a share")
 
@@ -60,9 +58,7 @@ class DivPrune(Method):
     def decide(self, view: View, stage: Stage) -> Keep | None:
         import torch
 
-        assert stage.tokens is not None
-        states = unit(view.states)
-        distance = 1 - states @ states.transpose(1, 2)
+        distance = 1 - cosines(view.states)
         nearest = distance.topk(2, -1, largest=False).values[..., 1]  # the nearest is itself
 
         def after(step: int, place: Tensor) -> Tensor:
@@ -71,4 +67,4 @@ class DivPrune(Method):
             nearest = torch.minimum(nearest, row) if step else row
             return nearest
 
-        return Keep(greedy(nearest, stage.tokens, after).sort(-1).values)
+        return Keep(greedy(nearest, stage.count, after).sort(-1).values)

@@ -30,14 +30,13 @@ class Downsample(Method):
 
     Paper: https://arxiv.org/abs/2510.07143
     Code: Chenfei-Liao/VTC-Bench
-    """
 
-    departures = (
-        "The paper divides both sides by 2, 3, 4, 5 or 10, whatever tokens that leaves; here the "
-        "size follows from the budget.",
-        "The released code saves the smaller picture as JPEG, which is read again; here its pixels "
-        "are taken as they are.",
-    )
+    Departures:
+    - The paper divides both sides by 2, 3, 4, 5 or 10, whatever tokens that leaves; here the size
+      follows from the budget.
+    - The released code saves the smaller picture as JPEG, which is read again; here its pixels are
+      taken as they are.
+    """
 
     keep: Budget = knob(
         Fraction(1, 9), "most visual tokens of the smaller picture: a count or a share"

@@ -31,15 +31,13 @@ class FasterVLM(Method):
 
     Paper: https://arxiv.org/abs/2412.01818
     Code: Theia-4869/FasterVLM
-    """
 
-    departures = (
-        "Without a class token the score is what all patches attend to a patch on "
-        "average, and a token's that of its patches; the paper has no such tower.",
-        "Under anyres the joined tiles are one part beside the base tile, and newlines go first.",
-        "Heads are averaged in float32, in half precision by the released code: ties fall "
-        "otherwise.",
-    )
+    Departures:
+    - Without a class token the score is what all patches attend to a patch on average, and a
+      token's that of its patches; the paper has no such tower.
+    - Under anyres the joined tiles are one part beside the base tile, and newlines go first.
+    - Heads are averaged in float32, in half precision by the released code: ties fall otherwise.
+    """
 
     keep: Budget = knob(Fraction(1, 9), "visual tokens that stay: a count or a share")
 

@@ -18,15 +18,14 @@ class FastV(Scorer):
 
     Paper: https://arxiv.org/abs/2403.06764
     Code: pkunlp-icler/FastV
+
+    Departures:
+    - Heads are averaged in float32, in half precision by the released code: ties fall otherwise.
+    - Below 24 decoder layers, layer 2 of 32 becomes as deep in proportion.
     """
 
     reads = Rows("last")
     launches = 0
-    departures = (
-        "Heads are averaged in float32, in half precision by the released code: ties fall "
-        "otherwise.",
-        "Below 24 decoder layers, layer 2 of 32 becomes as deep in proportion.",
-    )
 
     def score(self, view: View) -> Tensor:
         return view.rows[:, 0]

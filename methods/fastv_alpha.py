@@ -20,20 +20,16 @@ class FastVAlpha(Scorer):
     visual tokens; hidden states as they enter the layer.
 
     Paper: https://arxiv.org/abs/2502.11501 (Eq. 6)
+
+    Departures:
+    - The paper does not say which states are compared: those that enter the layer are.
+    - Where all visual tokens score alike, stretching to [0, 1] gives 0 for each.
     """
 
     reads = Rows("last")
     launches = 23
-    departures = (
-        "The paper does not say which states are compared: those that enter the layer are.",
-        "Where all visual tokens score alike, stretching to [0, 1] gives 0 for each.",
-    )
 
-    alpha: float = knob(0.5, "weight of attention against dissimilarity, 0 to 1")
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha={self.alpha} is not between 0 and 1")
+    alpha: float = knob(0.5, "weight of attention against dissimilarity", least=0, most=1)
 
     def flops(self, request: Request) -> int:
         return 2 * request.visual * request.hidden  # the cosines

@@ -21,13 +21,13 @@ class FastVDagger(Scorer):
     shared with a merger that joins TACR patches into a token. Without a merger this is FastV.
 
     Paper: https://arxiv.org/abs/2502.11501 (Eq. 7 and 8)
+
+    Departures:
+    - Equations 7 and 8 can be read in two ways: `reading` chooses, and literal is the default.
     """
 
     reads = Rows("last")
     launches = 0
-    departures = (
-        "Equations 7 and 8 can be read in two ways: `reading` chooses, and literal is the default.",
-    )
 
     keep: Budget = knob(Fraction(1, 9), "visual tokens that would stay without the credit")
     reading: Literal["literal", "patches"] = knob(

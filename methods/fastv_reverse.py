@@ -17,13 +17,13 @@ class FastVReverse(Scorer):
     """On entering one layer, keep the visual tokens that the last token attends to least.
 
     Paper: https://arxiv.org/abs/2502.11501 (Algorithm 2, which as printed negates twice)
+
+    Departures:
+    - Algorithm 2 as printed negates the scores twice, which cancels; its text is followed.
     """
 
     reads = Rows("last")
     launches = 1
-    departures = (
-        "Algorithm 2 as printed negates the scores twice, which cancels; its text is followed.",
-    )
 
     def score(self, view: View) -> Tensor:
         return -view.rows[:, 0]

@@ -21,24 +21,19 @@ class FastVWindow(Scorer):
     is spread by largest remainder.
 
     Paper: https://arxiv.org/abs/2502.11501 (Algorithm 3)
+
+    Departures:
+    - Windows at the edge of a tile are smaller where its sides do not divide: a window's quota is
+      its share of the budget, by largest remainder, and not one number for all.
+    - Under anyres the newline at the end of each row is a column of the grid: windows hold it.
+    - The tiles of LLaVA-NeXT are windowed one by one; the paper windows one picture.
     """
 
     reads = Rows("last")
     launches = 6
-    departures = (
-        "Windows at the edge of a tile are smaller where its sides do not divide: a window's quota "
-        "is its share of the budget, by largest remainder, and not one number for all.",
-        "Under anyres the newline at the end of each row is a column of the grid: windows hold it.",
-        "The tiles of LLaVA-NeXT are windowed one by one; the paper windows one picture.",
-    )
 
-    height: int | None = knob(None, "window height in tokens; auto: one token a window stays")
-    width: int | None = knob(None, "window width in tokens; auto: as the height")
-
-    def __post_init__(self) -> None:
-        for name, side in (("height", self.height), ("width", self.width)):
-            if side is not None and side < 1:
-                raise ValueError(f"{name}={side} is not at least 1")
+    height: int | None = knob(None, "window height in tokens; auto: one of each stays", least=1)
+    width: int | None = knob(None, "window width in tokens; auto: as the height", least=1)
 
     def count(self, request: Request) -> int:
         _ = request.grid  # windows are of every token, or there is no plan

@@ -46,19 +46,18 @@ class GlobalCom2(Method):
 
     Paper: https://arxiv.org/abs/2501.05179
     Code: xuyang-liu16/GlobalCom2
-    """
 
-    departures = (
-        "The ratio follows from `keep`, newlines included; the released one is 0.25 of the patches "
-        "beside all newlines.",
-        "Crops share what the thumbnail leaves of the budget by their ratios and sizes, rounded by "
-        "largest remainder; the released code rounds each down, so that its count varies.",
-        "A crop whose ratio is above one keeps all, and the best tokens of the others fill up.",
-        "Kept tokens stay in their order and place; in the released code those of the thumbnail "
-        "stand by score, and where there is padding those of a crop slip among the newlines.",
-        "Newlines of rows of padding are not there to be kept; under flat there are none, padding "
-        "counts as tokens, and the released code prunes nothing.",
-    )
+    Departures:
+    - The ratio follows from `keep`, newlines included; the released one is 0.25 of the patches
+      beside all newlines.
+    - Crops share what the thumbnail leaves of the budget by their ratios and sizes, rounded by
+      largest remainder; the released code rounds each down, so that its count varies.
+    - A crop whose ratio is above one keeps all, and the best tokens of the others fill up.
+    - Kept tokens stay in their order and place; in the released code those of the thumbnail stand
+      by score, and where there is padding those of a crop slip among the newlines.
+    - Newlines of rows of padding are not there to be kept; under flat there are none, padding
+      counts as tokens, and the released code prunes nothing.
+    """
 
     keep: Budget = knob(Fraction(1, 4), "visual tokens that stay: a count or a share")
 

@@ -43,29 +43,24 @@ class HoloV(Method):
 
     Paper: https://arxiv.org/abs/2510.02912
     Code: obananas/HoloV
-    """
 
-    departures = (
-        "A crop that is given more than it has keeps all, and the best tokens of the others fill "
-        "up; the released code fills up with zeros.",
-        "Kept tokens stay in their order; in the released code for LLaVA, by attention in a crop.",
-        "The number of crops follows from the budget as in the released code for Qwen2.5-VL, which "
-        "gives the 16 for 64 of 576 tokens that its code for LLaVA has; no crop has one token.",
-        "Under anyres newlines go first; the released code drops them all.",
-        "Without a class token attention is what all patches attend to a patch on "
-        "average, and a token's that of its patches.",
-        "Cosines are float32, in half precision in the released code: ties fall otherwise.",
-    )
+    Departures:
+    - A crop that is given more than it has keeps all, and the best tokens of the others fill up;
+      the released code fills up with zeros.
+    - Kept tokens stay in their order; in the released code for LLaVA, by attention in a crop.
+    - The number of crops follows from the budget as in the released code for Qwen2.5-VL, which
+      gives the 16 for 64 of 576 tokens that its code for LLaVA has; no crop has one token.
+    - Under anyres newlines go first; the released code drops them all.
+    - Without a class token attention is what all patches attend to a patch on average, and a
+      token's that of its patches.
+    - Cosines are float32, in half precision in the released code: ties fall otherwise.
+    """
 
     keep: Budget = knob(Fraction(1, 9), "visual tokens that stay: a count or a share")
     crops: int | None = knob(
-        None, "crops that the tokens are cut into; auto: 1024/576 of all tokens over those kept"
+        None, "crops the tokens are cut into; auto: 1024/576 of all over those kept", least=1
     )
     alpha: float = knob(0.09, "weight of the variance beside the attention")
-
-    def __post_init__(self) -> None:
-        if self.crops is not None and self.crops < 1:
-            raise ValueError(f"crops={self.crops} is below 1")
 
     def plan(self, request: Request) -> Plan:
         budget = request.budget(self.keep)

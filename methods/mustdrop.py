@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
+import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
 
 from . import (
     Budget,
@@ -19,17 +18,14 @@ from . import (
     Rows,
     Stage,
     Tower,
-    UnsupportedError,
     View,
     falling_counts,
     flag_top,
+    keep_reaching,
     knob,
-    likeness_within,
     mean_visual,
-    merge_windows,
+    merge_alike,
     register,
-    threshold_for,
-    tile_windows,
     units,
 )
 
@@ -57,42 +53,36 @@ class MustDrop(Method):
 
     Paper: https://arxiv.org/abs/2411.10803
     Code: liuting20/MustDrop
-    """
 
-    departures = (
-        "By default thresholds are solved for the budget on the first request, and counts are "
-        "fixed; the published ones are constants for LLaVA-1.5.",
-        "Without a class token the keys are the tokens that all patches attend to most "
-        "on average, and no windows are merged; the paper has no such tower.",
-        "Under anyres no windows are merged: the rows and newlines need the grid.",
-        "With M-RoPE kept tokens keep their positions; the released code numbers them anew.",
-        "One count for all rows of a batch: the largest of them, and the fewest merged windows of "
-        "all tiles.",
-        "The newlines of anyres are never keys.",
-        "Below 24 decoder layers, the stages' layers become as deep in proportion.",
-    )
+    Departures:
+    - By default thresholds are solved for the budget on the first request, and counts are fixed;
+      the published ones are constants for LLaVA-1.5.
+    - Without a class token the keys are the tokens that all patches attend to most on average, and
+      no windows are merged; the paper has no such tower.
+    - Under anyres no windows are merged: the rows and newlines need the grid.
+    - With M-RoPE kept tokens keep their positions; the released code numbers them anew.
+    - One count for all rows of a batch: the largest of them, and the fewest merged windows of all
+      tiles.
+    - The newlines of anyres are never keys.
+    - Below 24 decoder layers, the stages' layers become as deep in proportion.
+    """
 
     keep: Budget = knob(Fraction(1, 9), "mean over layers of the visual tokens leaving a layer")
     merge: float | None = knob(
-        None, "share of 3x3 windows merged in the tower; auto: 0.5 if `keep` can be"
+        None, "share of 3x3 windows that are merged; auto: 0.5 if it can be", least=0, most=1
     )
     similarity: float | None = knob(None, "merge windows at least this alike (published: 0.8)")
     global_threshold: float | None = knob(
-        None, "share of the text's attention below which a token may go; auto: solved"
+        None, "share of the text's attention below which a token may go; auto: solved", least=0
     )
     individual_threshold: float | None = knob(
-        None, "largest attention weight below which a token may go; auto: as the global one"
+        None, "largest weight below which a token may go; auto: as the global one", least=1e-9
     )
 
     def __post_init__(self) -> None:
-        if self.merge is not None and not 0 <= self.merge <= 1:
-            raise ValueError(f"merge={self.merge} is not between 0 and 1")
+        super().__post_init__()
         if self.merge is not None and self.similarity is not None:
             raise ValueError("merge and similarity exclude each other")
-        if self.global_threshold is not None and self.global_threshold < 0:
-            raise ValueError("global_threshold must not be below 0")
-        if self.individual_threshold is not None and self.individual_threshold <= 0:
-            raise ValueError("individual_threshold must be above 0")
         if self.individual_threshold is not None and self.global_threshold is None:
             raise ValueError("individual_threshold needs a global_threshold")
 
@@ -102,139 +92,84 @@ class MustDrop(Method):
         return self.global_threshold is None and self.similarity is None
 
     def plan(self, request: Request) -> Plan:
-        if request.encoder is not None and request.encoder.resampled:
-            raise UnsupportedError(
-                "its key tokens are patches of the vision tower, and of such pictures this model "
-                "interpolates them to visual tokens, of which none is one patch"
-            )
         layers, budget = request.scale(LAYERS), request.budget(self.keep)
         released = Published(maps=range(layers[0], request.layers), host_mask=True)
         if self.fixed and budget == request.visual:
             return Plan(positions="compact", published=released)
-        solved = _solve(self, request)
+        merged = self._merged(request)
+        visual, counts = self._counts(request, merged)
         stages = [
             Stage(Leaving(layer), count if self.fixed else None, Rows("text"))
-            for layer, count in zip(layers, solved.counts, strict=True)
+            for layer, count in zip(layers, counts, strict=True)
         ]
-        note = ""
-        if self.fixed and abs(solved.mean - budget) > 0.05 * budget:
-            above = solved.mean > budget
-            bound = "key tokens are never dropped" if above else "windows were merged"
-            mean = f"{solved.mean:.0f} visual tokens leave a layer on average"
-            note = f"its {bound}: {mean}, not {budget}"
-        return Plan(
-            [*self._in_tower(request.encoder, solved.tokens), *stages],
-            note=note,
-            positions="compact",
-            compressed=range(layers[0], layers[-1] + 1),
-            published=released,
-        )
+        if request.encoder is not None:
+            stages = self._in_tower(request.tower_of_tokens, merged) + stages
+        mean, note = mean_visual(visual, counts, layers, request.layers), ""
+        if self.fixed and abs(mean - budget) > 0.05 * budget:
+            bound = "key tokens are never dropped" if mean > budget else "windows were merged"
+            note = f"its {bound}: {mean:.0f} visual tokens leave a layer on average, not {budget}"
+        compressed = range(layers[0], layers[-1] + 1)
+        return Plan(stages, "compact", compressed, released, note=note)
 
-    def _in_tower(self, encoder: Encoder | None, tokens: int) -> tuple[Stage, ...]:
-        if encoder is None:
-            return ()
-        left = None if self.similarity is not None and _merges(encoder) else tokens
-        keys = Stage(Tower(encoder.layers - 1), left, Rows(encoder.query))
-        return (keys,) if left == encoder.patches else (Stage(Tower(0), left), keys)
+    def _in_tower(self, tower: Encoder, merged: int) -> list[Stage]:
+        """Merging behind the first layer, where windows are merged; the keys behind the last."""
+        by_data = self.similarity is not None and tower.prunes_by_cls
+        left = None if by_data else tower.patches - SPARED * merged
+        keys = Stage(Tower(tower.layers - 1), left, Rows(tower.query))
+        return [keys] if left == tower.patches else [Stage(Tower(0), left), keys]
+
+    def _merged(self, request: Request) -> int:
+        """Windows of a tile that are merged: half of them, or as many as the budget needs."""
+        if request.encoder is None or not request.tower_of_tokens.prunes_by_cls:
+            return 0
+        tower, budget, depth = request.tower, request.budget(self.keep), request.layers
+        windows, first = (tower.side // WINDOW) ** 2, request.scale(LAYERS)[0]
+        if self.merge is not None:
+            return round(windows * self.merge)
+        merged = min(windows // 2, (request.visual - budget) // (SPARED * tower.tiles))
+        while merged < windows:
+            visual, keys = _entering(request, merged)
+            if visual * first + keys * (depth - first) <= budget * depth:  # with the keys alone
+                break
+            merged += 1
+        return merged
+
+    def _counts(self, request: Request, merged: int) -> tuple[int, tuple[int, ...]]:
+        """The visual tokens that enter the decoder, and those that leave each stage."""
+        visual, keys = _entering(request, merged)
+        layers, budget = request.scale(LAYERS), request.budget(self.keep)
+        floors = (keys,) * len(layers)
+        return visual, falling_counts(request, layers, budget, visual=visual, floors=floors)
 
     def decide(self, view: View, stage: Stage) -> Keep | None:
         if isinstance(stage.site, Leaving):
             return self._drop(view, stage)
         if not stage.rows:
-            return self._merge(view, stage)
+            return merge_alike(view, WINDOW, stage.tokens, self.similarity)
         scores = units(view.rows[:, 0], view.request)
-        view.set_tag("key", flag_top(scores, _share(scores.shape[-1])))  # never dropped
+        view.set_tag("key", flag_top(scores, math.ceil(KEY_SHARE * scores.shape[-1])))
         return None
 
-    def _merge(self, view: View, stage: Stage) -> Keep | None:
-        """Merge like windows in the tower."""
-        windows = tile_windows(view.request.tower.side, WINDOW, view.hidden.device)
-        alike = likeness_within(view.states, windows)
-        if self.similarity is None:
-            assert stage.tokens is not None
-            merged = (view.count - stage.tokens) // SPARED
-        else:  # one host read: the least count over the tiles, which all share
-            merged = int((alike >= self.similarity).sum(-1).amin().item())
-        return merge_windows(view.states, windows, alike, merged) if merged else None
-
     def _drop(self, view: View, stage: Stage) -> Keep:
-        """Drop what no text attends to in the decoder."""
-        import torch
+        """Drop what no text attends to in the decoder, but no keys."""
+        total, peak = view.rows.sum(1), view.rows.amax(1)
+        if self.global_threshold and self.individual_threshold:
+            peak = peak * (self.global_threshold / self.individual_threshold)
+        worth = peak.maximum(total / total.sum(-1, keepdim=True))  # goes if it is below
+        keys = view.tag("key") if view.has_tag("key") else total < 0  # none
 
-        total = view.rows.sum(1)
-        share = total / total.sum(-1, keepdim=True)
-        peak = view.rows.amax(1)
-        keys = view.tag("key") if view.has_tag("key") else None
-        worth = torch.maximum(share, peak / self._leniency())  # goes if it is below the threshold
-        ranked = worth
-        if keys is not None:  # above all others; where not all of them fit, by their own worth
-            ranked = worth + keys * (1 + worth.amax(-1, keepdim=True))
-            worth = worth.masked_fill(keys, float("inf"))
-        threshold, count = self.global_threshold, 0
-        if threshold is None:
-            layers = view.request.scale(LAYERS)
-            count = _solve(self, view.request).counts[layers.index(stage.layer)]
-            threshold = view.solved("threshold", lambda: threshold_for(ranked, count, keys))
-        if not self.fixed or view.published:  # the released code has the host read each count
-            read = int((worth >= threshold).sum(-1).amax().clamp_min(1).item())
-            count = count if self.fixed else read  # half precision has ties at a threshold
-        return Keep(ranked.topk(count, -1).indices.sort(-1).values)
+        def wanted() -> int:
+            _, counts = self._counts(view.request, self._merged(view.request))
+            return counts[view.request.scale(LAYERS).index(stage.layer)]
 
-    def _leniency(self) -> float:
-        """The individual threshold over the global one; 1 as published for most budgets."""
-        if not self.global_threshold or self.individual_threshold is None:
-            return 1.0
-        return self.individual_threshold / self.global_threshold
+        return keep_reaching(view, stage, worth, keys, self.global_threshold, wanted)
 
 
-class _Solved(NamedTuple):
-    """tokens: of a tile's patches after merging. counts: visual tokens after each decoder stage.
-    mean: over layers of the visual tokens leaving a layer."""
-
-    tokens: int
-    counts: tuple[int, ...]
-    mean: float
-
-
-@functools.lru_cache(maxsize=256)
-def _solve(method: MustDrop, request: Request) -> _Solved:
-    """Half of the windows are merged, or as many as the budget needs; then counts fall by one ratio
-    so that their mean meets it, as nearly as key tokens allow, which are never dropped."""
-    encoder = request.tower if request.encoder else None
-    budget = request.budget(method.keep)
-    if encoder is None or not _merges(encoder):
-        return _falling(request, budget, encoder.patches if encoder else 0, request.visual)
-    windows = (encoder.side // WINDOW) ** 2
-
-    def merging(count: int, budget: int) -> _Solved:
-        tokens = encoder.patches - SPARED * count
-        return _falling(request, budget, tokens, encoder.tiles * tokens)
-
-    if method.merge is not None:
-        return merging(round(windows * method.merge), budget)
-    merged = windows // 2
-    while merged and encoder.tiles * (encoder.patches - SPARED * merged) < budget:
-        merged -= 1  # too much for the budget
-    while merged < windows and merging(merged, 0).mean > budget:  # with the key tokens alone
-        merged += 1
-    return merging(merged, budget)
-
-
-def _falling(request: Request, budget: int, tokens: int, visual: int) -> _Solved:
-    """What the decoder's stages leave of `visual` tokens, `tokens` of a tile."""
-    layers, floor = request.scale(LAYERS), 1
-    if request.encoder is not None:
-        floor = max(1, request.encoder.tiles * _share(tokens // request.merger))
-    floors = (floor,) * len(layers)
-    counts = falling_counts(request, layers, budget, visual=visual, floors=floors)
-    return _Solved(tokens, counts, mean_visual(visual, counts, layers, request.layers))
-
-
-def _merges(encoder: Encoder) -> bool:
-    """Whether windows can be merged: a class token, and nothing after that needs the grid."""
-    return encoder.mergeable and encoder.has_cls
-
-
-def _share(units: int) -> int:
-    """How many of a tile's tokens are keys."""
-    return -(-units * KEY_SHARE.numerator // KEY_SHARE.denominator)
+def _entering(request: Request, merged: int) -> tuple[int, int]:
+    """Visual tokens that enter the decoder with so many windows of a tile merged, and how many of
+    them are keys."""
+    tower, spared = request.encoder, SPARED * merged
+    if tower is None:
+        return request.visual, 1
+    keys = math.ceil(KEY_SHARE * ((tower.patches - spared) // request.merger))
+    return request.visual - tower.tiles * spared, tower.tiles * keys

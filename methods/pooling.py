@@ -22,29 +22,26 @@ class Pooling(Method):
     are pooled one by one; windows at the edge may be smaller.
 
     Paper: https://arxiv.org/abs/2502.11501 (Algorithm 4)
-    """
 
-    departures = (
-        "By default a new token is the mean of its window; the last line of Algorithm 4 takes the "
-        "window's token of largest L1 norm: feature=argmax-l1.",
-        "The paper pools at the second layer of the language model; `layer` is FastV's, 2 counted "
-        "from 0.",
-        "Windows at the edge of a tile are smaller where its sides do not divide.",
-        "Under anyres the newline at the end of each row is a column of the grid: windows hold it.",
-    )
+    Departures:
+    - By default a new token is the mean of its window; the last line of Algorithm 4 takes the
+      window's token of largest L1 norm: feature=argmax-l1.
+    - The paper pools at the second layer of the language model; `layer` is FastV's, 2 counted from
+      0.
+    - Windows at the edge of a tile are smaller where its sides do not divide.
+    - Under anyres the newline at the end of each row is a column of the grid: windows hold it.
+    """
 
     keep: Budget = knob(Fraction(1, 9), "most visual tokens that may stay: a count or a share")
     layer: int | None = knob(
         None, "first decoder layer that sees fewer tokens; auto: FastV's, 2 of 32"
     )
-    window: int | None = knob(None, "side a of a window; auto: the smallest that meets `keep`")
+    window: int | None = knob(
+        None, "side a of a window; auto: the smallest that meets `keep`", least=1
+    )
     feature: Literal["mean", "argmax-l1"] = knob(
         "mean", "what the new token is: the window's mean, or its token of largest L1 norm"
     )
-
-    def __post_init__(self) -> None:
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window={self.window} is not at least 1")
 
     def plan(self, request: Request) -> Plan:
         layer = request.layer(self.layer, published=2)

@@ -20,11 +20,13 @@ from . import (
     Stage,
     Tower,
     View,
+    component_weights,
+    cosines,
     knob,
     parts,
     register,
+    suppressed,
     take,
-    unit,
 )
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 GROUP = 4  # tokens that stay to a group
 STEPS = 16  # of orthogonal iteration
 ROUNDS = 32  # of suppression: enough unless more tokens than that form a chain, each like the next
-OPERATORS = 55 + 2 * STEPS + 3 * ROUNDS  # that choosing the tokens of a part calls
+OPERATORS = 48 + 2 * STEPS + 2 * (ROUNDS - 1)  # that choosing the tokens of a part calls
 
 
 @register("prunesid")
@@ -49,25 +51,24 @@ class PruneSID(Method):
 
     Paper: https://arxiv.org/abs/2603.09480
     Code: ZhengyaoFang/PruneSID
-    """
 
-    departures = (
-        "Components come from 16 steps of orthogonal iteration from a fixed start, whose QR is not "
-        "among the FLOPs; those of the released code come from a random sketch and differ from run "
-        "to run.",
-        "Tokens stay in their order, the class token before them; in the released code they are in "
-        "the order of their groups, and the class tokens of all tiles but the first come last.",
-        "Suppression ends after 32 rounds, so that the host need not wait for the last: behind a "
-        "longer chain of tokens, each like the next, one may survive that should not.",
-        "On a tower with a class token, every tile keeps the same count, the nearest to its share "
-        "of the budget.",
-        "Under anyres it acts as on Qwen2-VL, on the base tile and on the joined tiles with their "
-        "newlines; the released code prunes them in the tower and leaves the newlines out.",
-        "The compression ratio is the same for every picture; the released code has it so as well, "
-        "the paper also lets it follow the picture.",
-        "On Qwen2-VL fewer than 16 tokens may stay, in the released code they may not.",
-        "With M-RoPE kept tokens keep their positions.",
-    )
+    Departures:
+    - Components come from 16 steps of orthogonal iteration from a fixed start, whose QR is not
+      among the FLOPs; those of the released code come from a random sketch and differ from run to
+      run.
+    - Tokens stay in their order, the class token before them; in the released code they are in the
+      order of their groups, and the class tokens of all tiles but the first come last.
+    - Suppression ends after 32 rounds, so that the host need not wait for the last: behind a longer
+      chain of tokens, each like the next, one may survive that should not.
+    - On a tower with a class token, every tile keeps the same count, the nearest to its share of
+      the budget.
+    - Under anyres it acts as on Qwen2-VL, on the base tile and on the joined tiles with their
+      newlines; the released code prunes them in the tower and leaves the newlines out.
+    - The compression ratio is the same for every picture; the released code has it so as well, the
+      paper also lets it follow the picture.
+    - On Qwen2-VL fewer than 16 tokens may stay, in the released code they may not.
+    - With M-RoPE kept tokens keep their positions.
+    """
 
     keep: Budget = knob(Fraction(1, 9), "visual tokens that stay: a count or a share")
 
@@ -79,14 +80,14 @@ class PruneSID(Method):
             width = request.hidden
             chosen = parts(request, count)
             flops = sum(p.alike * _flops(p.size, width, p.share) for p in chosen)
-            launches = len(chosen) * (OPERATORS + 2) + 2
+            launches = sum(OPERATORS + 1 + (p.alike > 1) for p in chosen) + 2
             stage = Stage(Projected(), count, flops=flops, launches=launches)
             return Plan([stage], positions="compact", published=Published())
         each = max(1, round(count / encoder.tiles))
         flops = _flops(encoder.patches, encoder.width, each)
         kept = each * encoder.tiles
         note = f"{kept} visual tokens stay, not {count}: all tiles keep {each}"
-        launches = OPERATORS + (7 if each > 1 else 1)
+        launches = OPERATORS + (5 if each > 1 else 1)
         return Plan(
             [Stage(Tower(encoder.feature_layer), each, Rows("cls"), flops, launches=launches)],
             positions="compact",
@@ -97,14 +98,13 @@ class PruneSID(Method):
     def decide(self, view: View, stage: Stage) -> Keep | None:
         import torch
 
-        assert stage.tokens is not None
         if isinstance(stage.site, Tower):
-            return _with_cls(view, stage.tokens)
+            return _with_cls(view, stage.count)
         kept = []
-        for part in parts(view.request, stage.tokens):
+        for part in parts(view.request, stage.count):
             start = view.random(part.size, _groups(part.share))
             states = part.rows(view.states)
-            weights, group = _components(states, start).max(-1)
+            weights, group = component_weights(states, start, STEPS).max(-1)
             # The mean of the triangle over all of the square, as in the released code.
             above = max(_ratio(part.share, part.size), 1.0) / 2 / part.size**2
             chosen = _choose(
@@ -115,7 +115,7 @@ class PruneSID(Method):
 
 
 def _in_tower(encoder: Encoder) -> bool:
-    return encoder.has_cls and encoder.mergeable and encoder.feature_layer >= 0
+    return encoder.prunes_by_cls and encoder.feature_layer >= 0
 
 
 def _groups(share: int) -> int:
@@ -137,45 +137,21 @@ def _with_cls(view: View, count: int) -> Keep:
     import torch
 
     size = view.count
-    group = _components(view.states, view.random(size, _groups(count))).argmax(-1)
+    start = view.random(size, _groups(count))
+    group = component_weights(view.states, start, STEPS).argmax(-1)
     above = _ratio(count, size) / (size * (size - 1))  # of the mean of distinct pairs
-    chosen = (
-        _choose(
-            view.rows[:, 0], group, view.states, above, -size, budget=count, count=max(1, count - 1)
-        )
-        .sort(-1)
-        .values
-    )
+    attention, left = view.rows[:, 0], max(1, count - 1)
+    chosen = _choose(attention, group, view.states, above, -size, budget=count, count=left)
+    chosen = chosen.sort(-1).values
     if count == 1:
         return Keep(chosen)
-    index = torch.cat([torch.zeros_like(chosen[:, :1]), chosen], 1)
+    index = torch.nn.functional.pad(chosen, (1, 0))
     features = torch.cat([view.cls, take(view.states, chosen)], 1)
-    return Keep(index, features, torch.arange(count, device=index.device) < 1)
-
-
-def _components(states: Tensor, start: Tensor) -> Tensor:
-    """How much each token weighs in each principal component [N, n, q]: tokens [N, n, d] are the
-    variables, and the dimensions of their states, squashed, the samples. start: [n, q]."""
-    import torch
-
-    squashed = states.float().sigmoid()
-    centred = squashed - squashed.mean(-1, keepdim=True)
-    covariance = centred @ centred.transpose(1, 2)
-    basis = start.expand(len(states), -1, -1)
-    for _ in range(STEPS):
-        basis = torch.linalg.qr(covariance @ basis).Q
-    return basis.abs()
+    return Keep(index, features, torch.eye(1, count, dtype=torch.bool, device=index.device)[0])
 
 
 def _choose(
-    scores: Tensor,
-    group: Tensor,
-    states: Tensor,
-    above: float,
-    more: int,
-    *,
-    budget: int,
-    count: int,
+    scores: Tensor, group: Tensor, states: Tensor, above: float, more: int, budget: int, count: int
 ) -> Tensor:
     """Places int64 [N, count], of each group its share: first what nothing better and alike
     suppresses, then the rest, both by falling score [N, n].
@@ -189,29 +165,25 @@ def _choose(
     """
     import torch
 
-    order = scores.argsort(dim=-1, descending=True, stable=True)
-    directions, group = take(unit(states), order), group.gather(1, order)
-    cosines = directions @ directions.transpose(1, 2)
-    alike = cosines > above * (cosines.sum((1, 2), keepdim=True) + more)
-    own, theirs = group[..., None], group[:, None]
-    same = own == theirs
-    rivals = (alike & same).tril(-1)  # better ones
-    survives = torch.ones_like(group, dtype=torch.bool)
-    for _ in range(ROUNDS):  # the first r of each chain are right after r rounds
-        survives = ~(rivals & survives[:, None]).any(-1)
-    size = group.shape[1]
-    turn = torch.arange(size, device=group.device).add(survives, alpha=-size)
-    rank = (same & (turn[:, None] < turn[..., None])).sum(-1)  # in its group
-    survivors = (same & survives[:, None]).sum(-1)  # of its group
-    upto = ((theirs <= own) & survives[:, None]).sum(-1)  # of the groups up to its own
-    others = count - (rank == 0).sum(-1, keepdim=True)  # beside the first of each group
-    ends = torch.stack([upto, upto - survivors])
-    ends = (others * ends / survives.sum(-1, keepdim=True)).round()
+    groups, size = _groups(budget), group.shape[1]
+    place = scores.argsort(dim=-1, descending=True, stable=True).argsort(-1)
+    same = group[..., None] == group[:, None]
+    better = same & (place[:, None] < place[..., None])
+    beyond = cosines(states)
+    beyond = beyond.sub(beyond.sum((1, 2), keepdim=True), alpha=above)
+    dropped = suppressed(better & (beyond > above * more), ROUNDS)
+    turn = place.add(dropped, alpha=size)
+    rank = (same & (turn[:, None] < turn[..., None])).sum(-1)  # in its group, survivors first
+    member = group[:, None] == torch.arange(-1, groups, device=group.device)[:, None]
+    survivors = (member > dropped[:, None]).sum(-1)  # of each group, behind one without tokens
+    upto = survivors.cumsum(-1)
+    others = count - survivors.count_nonzero(-1)[:, None]  # beside the first of each group
+    share = (others * upto / upto[:, -1:]).round().diff(dim=-1).gather(1, group)
+    survivors = survivors[:, 1:].gather(1, group)
     over = rank - survivors.clamp_max(5 * math.ceil(budget / 64))
     allowed = over <= over.sort(-1).values[:, budget - 1 : budget].clamp_min(-1)
-    first = allowed & (rank <= ends[0] - ends[1])
-    # Then those of the group with most survivors; of several such, of the first.
-    steps = _groups(budget) * size
+    # First the shares, then those of the group with most survivors; of several such, of the first.
+    steps = groups * size
     last = rank.add(group, alpha=size).add(survivors, alpha=-steps)
-    last = last.add(allowed, alpha=-2 * steps * size).add(first, alpha=-2 * steps * size)
-    return order.gather(1, last.topk(count, -1, largest=False).indices)
+    last = last.add(rank <= share, alpha=-2 * steps * size).add(allowed, alpha=-4 * steps * size)
+    return last.topk(count, -1, largest=False).indices

@@ -34,16 +34,15 @@ class PyramidDrop(Method):
 
     Paper: https://arxiv.org/abs/2410.17247
     Code: Cooperx521/PyramidDrop
-    """
 
-    departures = (
-        "The counts fall by one ratio that is solved for `keep`; published are halves at each "
-        "stage, a mean of 15/32: keep=15/32.",
-        "Queries, keys and values of all tokens are computed twice at a stage, as in the released "
-        "code; its mask of all tokens is not built.",
-        "With M-RoPE kept tokens keep their positions; the released code numbers them anew.",
-        "Below 24 decoder layers, the stages' layers become as deep in proportion.",
-    )
+    Departures:
+    - The counts fall by one ratio that is solved for `keep`; published are halves at each stage, a
+      mean of 15/32: keep=15/32.
+    - Queries, keys and values of all tokens are computed twice at a stage, as in the released code;
+      its mask of all tokens is not built.
+    - With M-RoPE kept tokens keep their positions; the released code numbers them anew.
+    - Below 24 decoder layers, the stages' layers become as deep in proportion.
+    """
 
     keep: Budget = knob(Fraction(15, 32), "mean over layers of the visual tokens entering a layer")
 
@@ -59,5 +58,4 @@ class PyramidDrop(Method):
         return Plan(stages, positions="compact", published=Published())
 
     def decide(self, view: View, stage: Stage) -> Keep | None:
-        assert stage.tokens is not None
-        return top(view.rows[:, 0], stage.tokens)
+        return top(view.rows[:, 0], stage.count)

@@ -17,14 +17,13 @@ class Random(Scorer):
     """On entering one layer, keep visual tokens drawn at random without replacement.
 
     Paper: https://arxiv.org/abs/2502.11501 (section 4)
+
+    Departures:
+    - The paper names no layer for it: FastV's is taken.
+    - All rows of a batch keep the same places: one draw by `seed` serves every request.
     """
 
     launches = 1
-
-    departures = (
-        "The paper names no layer for it: FastV's is taken.",
-        "All rows of a batch keep the same places: one draw by `seed` serves every request.",
-    )
 
     seed: int = knob(0, "seed of the draw")
 

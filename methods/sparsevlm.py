@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
@@ -20,8 +19,9 @@ from . import (
     Stage,
     View,
     density_merge_flops,
+    keep_and_merge,
     knob,
-    merge_by_density,
+    largest_rank,
     register,
     rotary_products,
     scaled_counts,
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 
 LAYERS = {"1.0": (2, 6, 15, 19), "1.5": (2, 6, 15), "2.0": (2, 6, 15)}
-# Kept of 576 at the three layers of later versions, for mean budgets 192, 128, 96, 64.
-COUNTS = {
+# Kept of 576 at these layers, for mean budgets 192, 128, 96, 64; by 1.0 equally many at each.
+COUNTS: dict[str, dict[int, tuple[int, ...]]] = {
+    "1.0": {0: (1, 1, 1, 1)},
     "1.5": {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)},
     "2.0": {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)},
 }
@@ -57,25 +58,24 @@ class SparseVLM(Method):
 
     Paper: https://arxiv.org/abs/2410.04417
     Code: Gumpest/SparseVLMs
-    """
 
-    departures = (
-        "1.0: by default the counts follow from the budget, so that they are known before it runs; "
-        "the released code takes rank * scale + bias: adaptive=true.",
-        "1.5 and 2.0: counts are published for 576 visual tokens and mean budgets of 192, 128, 96 "
-        "and 64; for others those of the nearest share are scaled.",
-        "2.0: of fewer than 28 heads half are heard, not 14; what positions alone would give is "
-        "computed for the rows that are read, in the released code for all tokens and heads.",
-        "With M-RoPE kept tokens keep their positions, and a merged one has that of its best "
-        "scored member; the released code, which knows no M-RoPE, numbers them anew.",
-        "One count for all rows of a batch: with adaptive=true the largest rank of them decides; "
-        "the released code takes one sample.",
-        "Raters are marked in one mask over all text tokens, where the released code picks rows.",
-        "All words of a question rate where the picture resembles them alike; in the released code "
-        "none does, and no score is a number.",
-        "The noise that breaks ties between equally dense tokens is drawn by a fixed seed.",
-        "Below 24 decoder layers, the stages' layers become as deep in proportion.",
-    )
+    Departures:
+    - 1.0: by default the counts follow from the budget, so that they are known before it runs; the
+      released code takes rank * scale + bias: adaptive=true.
+    - 1.5 and 2.0: counts are published for 576 visual tokens and mean budgets of 192, 128, 96 and
+      64; for others those of the nearest share are scaled.
+    - 2.0: of fewer than 28 heads half are heard, not 14; what positions alone would give is
+      computed for the rows that are read, in the released code for all tokens and heads.
+    - With M-RoPE kept tokens keep their positions, and a merged one has that of its best scored
+      member; the released code, which knows no M-RoPE, numbers them anew.
+    - One count for all rows of a batch: with adaptive=true the largest rank of them decides; the
+      released code takes one sample.
+    - Raters are marked in one mask over all text tokens, where the released code picks rows.
+    - All words of a question rate where the picture resembles them alike; in the released code none
+      does, and no score is a number.
+    - The noise that breaks ties between equally dense tokens is drawn by a fixed seed.
+    - Below 24 decoder layers, the stages' layers become as deep in proportion.
+    """
 
     keep: Budget = knob(Fraction(1, 9), "mean over layers of the visual tokens leaving a layer")
     version: Literal["1.0", "1.5", "2.0"] = knob(
@@ -87,6 +87,7 @@ class SparseVLM(Method):
     bias: float = knob(0.0, "1.0, adaptive: tokens added to rank * scale")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.version != "1.0" and self.adaptive:
             raise ValueError(f"version={self.version} has fixed counts; adaptive=true is of 1.0")
 
@@ -97,24 +98,23 @@ class SparseVLM(Method):
 
     def plan(self, request: Request) -> Plan:
         released = Published(maps=range(request.layers), host_mask=True, decode=True)
-        plan = Plan(positions="keep" if self.plus else "compact", published=released)
-        if request.budget(self.keep) == request.visual and not self.adaptive:
-            return plan
-        raters = 2 * request.visual * request.after * request.hidden
-        stages = [Stage(Entering(0), request.visual, flops=raters)]
+        whole = request.budget(self.keep) == request.visual and not self.adaptive
+        stages = [] if whole else self._stages(request)
+        return Plan(stages, "keep" if self.plus else "compact", published=released)
+
+    def _stages(self, request: Request) -> list[Stage]:
+        before, layers = request.visual, self.layers(request)
+        raters = Stage(Entering(0), before, flops=2 * before * request.after * request.hidden)
         if self.adaptive:
-            stages += [Stage(Leaving(layer), None, Rows("text")) for layer in self.layers(request)]
-            return replace(plan, stages=stages)
-        before = request.visual
-        for layer, kept in zip(self.layers(request), self.counts(request), strict=True):
-            pool, clusters = self.recycled(before - kept)
-            flops = density_merge_flops(request.hidden, pool, clusters)
+            return [raters, *(Stage(Leaving(layer), None, Rows("text")) for layer in layers)]
+        rows, stages = Rows("text", heads="each" if self.plus else "mean"), [raters]
+        for layer, kept in zip(layers, self.counts(request), strict=True):
+            flops = density_merge_flops(request.hidden, *self.recycled(before - kept))
             if self.plus:
                 flops = (2 * before * request.after * request.head_dim,) * 2
-            before = kept + clusters
-            rows = Rows("text", heads="each" if self.plus else "mean")
+            before = self._left(before, kept)
             stages.append(Stage(Leaving(layer), before, rows, *flops))
-        return replace(plan, stages=stages)
+        return stages
 
     def decide(self, view: View, stage: Stage) -> Keep | None:
         if not stage.rows:
@@ -125,29 +125,20 @@ class SparseVLM(Method):
         kept = self._count(view, stage, raters)
         if kept >= view.count:
             return None
-        ranked = scores.argsort(dim=-1, descending=True, stable=True)
-        stay = ranked[:, :kept].sort(-1).values
-        pool, clusters = self.recycled(view.count - kept)
-        if not clusters:
-            return Keep(stay)
-        rest, ranks = ranked[:, kept : kept + pool].sort(-1)
-        return merge_by_density(view, stay, rest, ranks, clusters, by_difference=view.published)
+        return keep_and_merge(view, scores, kept, *self.recycled(view.count - kept))
 
     def layers(self, request: Request) -> tuple[int, ...]:
         """The layers whose output is pruned."""
         return request.scale(LAYERS[self.version])
 
-    @functools.lru_cache(maxsize=256)  # noqa: B019 - methods are few, small and frozen
     def counts(self, request: Request) -> tuple[int, ...]:
         """Visual tokens kept at each stage, merged ones not counted."""
         budget, layers, visual = request.budget(self.keep), self.layers(request), request.visual
-        published = COUNTS.get(self.version)
-        if published is None:
-            return scaled_counts(request, layers, budget, (1, 1, 1, 1), self._left)
-        weights = published[min(published, key=lambda of: abs(of / 576 - budget / visual))]
-        scaled = scaled_counts(request, layers, budget, weights, self._left)
-        exact = layers == LAYERS[self.version] and visual == 576 and budget in published
-        return weights if exact else scaled
+        published = COUNTS[self.version]
+        nearest = min(published, key=lambda of: abs(of / 576 - budget / visual))
+        if nearest == budget and visual == 576 and layers == LAYERS[self.version]:
+            return published[nearest]
+        return scaled_counts(request, layers, budget, published[nearest], self._left)
 
     def recycled(self, pruned: int) -> tuple[int, int]:
         """Pool and clusters that `pruned` tokens are recycled into."""
@@ -162,27 +153,18 @@ class SparseVLM(Method):
 
     def _count(self, view: View, stage: Stage, raters: Tensor) -> int:
         """How many stay; the data tells where it is adaptive."""
-
-        def planned() -> int:
-            return self.counts(view.request)[self.layers(view.request).index(stage.layer)]
-
-        if self.version != "1.0" or not (self.adaptive or view.published):
-            return planned()
-        # Zero rows do not change a rank. Its SVD and the read make the host wait, as in the
-        # released code, which waits more often still.
-        import torch
-
-        seen = view.rows * (raters > 0)[..., None]
-        rank = int(torch.linalg.matrix_rank(seen).amax().item())
+        layers, rank = self.layers(view.request), 0
+        if self.version == "1.0" and (self.adaptive or view.published):
+            # Zero rows do not change a rank. The released code waits for the host more often still.
+            rank = largest_rank(view.rows * (raters > 0)[..., None])
         if not self.adaptive:
-            return planned()
-        if rank == view.count:
-            return view.count
+            return self.counts(view.request)[layers.index(stage.layer)]
         scale = self.scale
         if scale is None:
-            first = self.layers(view.request)[0]
-            scale = view.solved("scale", lambda: planned() / max(rank, 1), layer=first)
-        return max(1, min(int(rank * scale + self.bias), view.count - 1))
+            kept = self.counts(view.request)[layers.index(stage.layer)]
+            scale = view.solved("scale", lambda: kept / max(rank, 1), layer=layers[0])
+        wanted = max(1, min(int(rank * scale + self.bias), view.count - 1))
+        return view.count if rank == view.count else wanted
 
 
 def _raters(view: View) -> Tensor:

@@ -42,14 +42,13 @@ class ToMe(Method):
 
     Paper: https://arxiv.org/abs/2210.09461
     Code: facebookresearch/ToMe
-    """
 
-    departures = (
-        "The paper merges r tokens a block; here the pairs of all blocks follow from `keep`, the "
-        "remainder in the first ones.",
-        "Merging before the decoder (where=projected) is a common baseline and not the paper's.",
-        "The class token is no candidate from the start, in place of a pair that never wins.",
-    )
+    Departures:
+    - The paper merges r tokens a block; here the pairs of all blocks follow from `keep`, the
+      remainder in the first ones.
+    - Merging before the decoder (where=projected) is a common baseline and not the paper's.
+    - The class token is no candidate from the start, in place of a pair that never wins.
+    """
 
     keep: Budget = knob(Fraction(1, 2), "visual tokens that stay: a count or a share")
     where: Literal["tower", "projected"] = knob(
@@ -65,7 +64,7 @@ class ToMe(Method):
             flops = sum(_match_flops(n, width) for n, _ in _halvings(request.visual, budget))
             return Plan([Stage(Projected(), budget, flops=flops)])
         tower = request.tower
-        if not tower.has_cls or not tower.mergeable:
+        if not tower.prunes_by_cls:
             raise UnsupportedError(
                 "tokens cannot be merged in this vision tower, for what follows needs its grid: "
                 "where=projected merges before the decoder"
@@ -99,10 +98,9 @@ class ToMe(Method):
         sizes = view.sizes
         if sizes is None:
             sizes = view.states.new_ones(view.states.shape[:2]).float()
-        assert stage.tokens is not None
         if self.where == "tower":
-            return _merge(view.keys.mean(1), view.states, sizes, view.count - stage.tokens)
-        return _merge_to(view.states, sizes, stage.tokens)
+            return _merge(view.keys.mean(1), view.states, sizes, view.count - stage.count)
+        return _merge_to(view.states, sizes, stage.count)
 
 
 def _halvings(count: int, wanted: int) -> list[tuple[int, int]]:

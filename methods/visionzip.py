@@ -25,6 +25,7 @@ from . import (
     register,
     scored_in_tower,
     shares,
+    sums_of_nearest,
     take,
     unit,
     units,
@@ -46,30 +47,27 @@ class VisionZip(Method):
 
     Paper: https://arxiv.org/abs/2412.04467
     Code: dvlab-research/VisionZip
+
+    Departures:
+    - Published are 54 dominant and 10 contextual tokens of 64, and so in proportion; other budgets
+      round to the nearest contextual count, the rest are dominant.
+    - A budget that the tiles cannot share equally is rounded down.
+    - The tower's layers behind the one that feeds the projector run on what is kept; in the
+      released code, which drops behind the tower, on all tokens.
+    - Under anyres it acts behind the projector: the joined tiles are one part beside the base tile,
+      newlines go first, and the class token, which is not projected, is none of the dominant ones;
+      the released code drops all newlines and leaves the padding in.
+    - Without a class token the score is what all patches attend to a patch on average, and tokens
+      are merged behind the model's own merger: a token's score and key are the means of its
+      patches', and a contextual token has its target's position.
+    - Scores, keys and means are float32, in half precision in the released code: ties fall
+      otherwise.
     """
 
-    departures = (
-        "Published are 54 dominant and 10 contextual tokens of 64, and so in proportion; other "
-        "budgets round to the nearest contextual count, the rest are dominant.",
-        "A budget that the tiles cannot share equally is rounded down.",
-        "The tower's layers behind the one that feeds the projector run on what is kept; in the "
-        "released code, which drops behind the tower, on all tokens.",
-        "Under anyres it acts behind the projector: the joined tiles are one part beside the base "
-        "tile, newlines go first, and the class token, which is not projected, is none of the "
-        "dominant ones; the released code drops all newlines and leaves the padding in.",
-        "Without a class token the score is what all patches attend to a patch on "
-        "average, and tokens are merged behind the model's own merger: a token's score and key "
-        "are the means of its patches', and a contextual token has its target's position.",
-        "Scores, keys and means are float32, in half precision in the released code: ties fall "
-        "otherwise.",
-    )
-
     keep: Budget = knob(Fraction(1, 9), "visual tokens that stay, merged ones included")
-    contextual: Fraction = knob(Fraction(5, 32), "share of `keep` that are merged tokens")
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.contextual < 1:
-            raise ValueError(f"contextual={self.contextual} is not from 0 to below 1")
+    contextual: Fraction = knob(
+        Fraction(5, 32), "share of `keep` that are merged tokens", least=0, most=1
+    )
 
     def plan(self, request: Request) -> Plan:
         tower, budget = request.tower, request.budget(self.keep)
@@ -78,7 +76,7 @@ class VisionZip(Method):
         reads = (Rows(tower.query), Keys())
         site, released = Tower(tower.feature_layer), Published(tower_maps=range(tower.layers))
         key_width = tower.width // tower.heads
-        if not (tower.mergeable and tower.has_cls):
+        if not tower.prunes_by_cls:
             flops = sum(
                 self._flops(part.patches, count, 0, key_width + request.hidden)
                 for part, count in zip(request.segments, shares(request, budget), strict=True)
@@ -164,8 +162,6 @@ def _contextual(states: Tensor, keys: Tensor, target: Tensor, given: Tensor) -> 
     """Targets [N, c], each plus the mean of those `given` [N, m] whose keys resemble its own most:
     [N, c, d]."""
     likeness = unit(take(keys, given)) @ unit(take(keys, target)).transpose(1, 2)
-    nearest = likeness.argmax(-1, keepdim=True)
-    member = likeness.new_zeros(likeness.shape).scatter(2, nearest, 1.0)
-    count = member.sum(1).clamp_min(1)[..., None]
-    means = (member.transpose(1, 2) @ take(states, given).float()) / count
+    sums, counts = sums_of_nearest(likeness, take(states, given))
+    means = sums / counts.clamp_min(1)[..., None]
     return (take(states, target) + means).to(states.dtype)

@@ -43,25 +43,21 @@ class VisPruner(Method):
 
     Paper: https://arxiv.org/abs/2412.01818
     Code: Theia-4869/VisPruner
+
+    Departures:
+    - Fewer than eight tokens are removed where a side has fewer, and an odd number is dealt with
+      one more on the first side; the released code ends with an error at both.
+    - Without a class token attention is what all patches attend to a patch on average, and a
+      token's attention and state are the means of its patches'.
+    - Under anyres the joined tiles are one part beside the base tile, and newlines go first; the
+      released code works tile by tile, drops the newlines and leaves the padding in.
+    - Scores and likeness are float32, in half precision in the released code: ties fall otherwise.
     """
 
-    departures = (
-        "Fewer than eight tokens are removed where a side has fewer, and an odd number is dealt "
-        "with one more on the first side; the released code ends with an error at both.",
-        "Without a class token attention is what all patches attend to a patch on "
-        "average, and a token's attention and state are the means of its patches'.",
-        "Under anyres the joined tiles are one part beside the base tile, and newlines go first; "
-        "the released code works tile by tile, drops the newlines and leaves the padding in.",
-        "Scores and likeness are float32, in half precision in the released code: ties fall "
-        "otherwise.",
-    )
-
     keep: Budget = knob(Fraction(1, 9), "visual tokens that stay: a count or a share")
-    important: Fraction = knob(Fraction(1, 2), "share of `keep` that is chosen by attention")
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.important <= 1:
-            raise ValueError(f"important={self.important} is not between 0 and 1")
+    important: Fraction = knob(
+        Fraction(1, 2), "share of `keep` that is chosen by attention", least=0, most=1
+    )
 
     def plan(self, request: Request) -> Plan:
         tower, budget = request.tower, request.budget(self.keep)

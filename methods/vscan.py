@@ -27,7 +27,9 @@ from . import (
     in_parts,
     knob,
     register,
+    segment_windows,
     shares,
+    sums_of_nearest,
     take,
     top,
     unit,
@@ -54,34 +56,29 @@ class VScan(Method):
 
     Paper: https://arxiv.org/abs/2505.22654
     Code: Tencent/SelfEvolvingAgent (VScan)
-    """
 
-    departures = (
-        "Tokens before and after the cut are three to one, as published (96 and 32, a mean of 64); "
-        "a budget above two thirds cuts in the decoder alone.",
-        "Where windows cannot share equally, each has the next whole number at most, and the best "
-        "of all are kept, as in the released code for Qwen2.5-VL; its code for LLaVA keeps fewer.",
-        "The cut is at half the decoder's depth, as published for 32 and 28 layers, and the local "
-        "scan at 5/24 of the tower's: layer 5 of CLIP, 7 of 32 layers.",
-        "Under anyres the joined tiles are one part beside the base tile, with windows and merging "
-        "of its own, and newlines go first; the released code scans tile by tile and keeps them.",
-        "Without a class token attention is what all patches attend to a patch on "
-        "average, and a token's that of its patches, as in the released code for Qwen2.5-VL.",
-        "At the cut queries and keys are rotated; in the released code for Qwen2.5-VL they are "
-        "not. With M-RoPE kept tokens keep their positions, as there.",
-        "Likeness is a matrix product in float32, in the released code and under `published` one "
-        "element by element; what is merged is summed by a matrix product, there by scattering.",
-    )
+    Departures:
+    - Tokens before and after the cut are three to one, as published (96 and 32, a mean of 64); a
+      budget above two thirds cuts in the decoder alone.
+    - Where windows cannot share equally, each has the next whole number at most, and the best of
+      all are kept, as in the released code for Qwen2.5-VL; its code for LLaVA keeps fewer.
+    - The cut is at half the decoder's depth, as published for 32 and 28 layers, and the local scan
+      at 5/24 of the tower's: layer 5 of CLIP, 7 of 32 layers.
+    - Under anyres the joined tiles are one part beside the base tile, with windows and merging of
+      its own, and newlines go first; the released code scans tile by tile and keeps them.
+    - Without a class token attention is what all patches attend to a patch on average, and a
+      token's that of its patches, as in the released code for Qwen2.5-VL.
+    - At the cut queries and keys are rotated; in the released code for Qwen2.5-VL they are not.
+      With M-RoPE kept tokens keep their positions, as there.
+    - Likeness is a matrix product in float32, in the released code and under `published` one
+      element by element; what is merged is summed by a matrix product, there by scattering.
+    """
 
     keep: Budget = knob(Fraction(1, 9), "mean over layers of the visual tokens entering a layer")
     layer: int | None = knob(None, "decoder layer that is cut before; auto: half the depth")
     window: int | None = knob(
-        None, "side of the windows, in tokens; auto: 6 with a class token, else 4"
+        None, "side of the windows, in tokens; auto: 6 with a class token, else 4", least=1
     )
-
-    def __post_init__(self) -> None:
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window={self.window} is below 1")
 
     def plan(self, request: Request) -> Plan:
         tower, budget = request.tower, request.budget(self.keep)
@@ -97,15 +94,15 @@ class VScan(Method):
         if first == request.visual:
             return Plan([cut], positions="compact", published=Published())
         rows = Rows(tower.query)
-        sums = likeness = 0
-        for part, count in zip(request.segments, shares(request, first), strict=True):
-            likeness += 2 * max(part.patches - count, 0) * count * request.hidden
-            sums += 2 * max(part.patches - count, 0) * count * request.hidden
+        sums = sum(  # of what is merged, and as many FLOPs its likeness
+            2 * max(part.patches - count, 0) * count * request.hidden
+            for part, count in zip(request.segments, shares(request, first), strict=True)
+        )
         return Plan(
             [
                 Stage(Tower(_shallow(tower)), tower.patches, rows),
                 Stage(Tower(tower.feature_layer), tower.patches, rows),
-                Stage(Projected(), first, flops=likeness + sums, published_flops=sums),
+                Stage(Projected(), first, flops=2 * sums, published_flops=sums),
                 cut,
             ],
             positions="compact",
@@ -115,8 +112,7 @@ class VScan(Method):
     def decide(self, view: View, stage: Stage) -> Keep | None:
         request = view.request
         if isinstance(stage.site, Entering):
-            assert stage.tokens is not None
-            return top(view.rows[:, 0], stage.tokens)
+            return top(view.rows[:, 0], stage.count)
         if isinstance(stage.site, Tower):
             name = "local" if stage.layer == _shallow(request.tower) else "global"
             view.set_tag(name, units(view.rows[:, 0], request), newline=NEWLINE)
@@ -142,48 +138,26 @@ def _shallow(tower: Encoder) -> int:
 
 
 def _scan(
-    side: int,
-    published: bool,
-    part: Segment,
-    count: int,
-    early: Tensor,
-    late: Tensor,
-    states: Tensor,
+    side: int, plain: bool, part: Segment, count: int, early: Tensor, late: Tensor, states: Tensor
 ) -> Keep:
     """`count` of the tokens of a part by their early and late attention [N, n], the patches that
-    go averaged into those that stay."""
+    go averaged into those that stay; plain: whose likeness is taken element by element."""
     import torch
 
     local = min(count, part.patches) // 2
-    window, windows = _windows(part, side, early)
-    full = group_rank(early, window, windows) >= -(-local // windows)
-    scanned = (early - full.float()).topk(local, -1).indices  # of a full window last
+    window, windows = segment_windows(part, side, early.device)
+    full = group_rank(early, window.expand_as(early), windows) >= -(-local // windows)
+    scanned = early.add(full, alpha=-1).topk(local, -1).indices  # of a full window last
     others = late.scatter(1, scanned, float("-inf")).topk(count - local, -1).indices
     stay = torch.cat([scanned, others], 1).sort(-1).values
     ranked = late.scatter(1, stay, float("inf")).argsort(-1, descending=True)
-    gone = ranked[:, count : part.patches].sort(-1).values
-    kept, merged = take(states, stay), take(states, gone)
-    size = kept.new_ones(stay.shape, dtype=torch.float32)
-    if not gone.shape[1]:
-        return Keep(stay, kept, sizes=size)
-    if published:
+    kept, merged = take(states, stay), take(states, ranked[:, count : part.patches])
+    if not merged.shape[1]:
+        return Keep(stay, kept, sizes=torch.ones_like(stay, dtype=torch.float32))
+    if plain:
         likeness = torch.cosine_similarity(merged[:, :, None], kept[:, None], dim=-1)
     else:
         likeness = unit(merged) @ unit(kept).transpose(1, 2)
-    member = torch.zeros_like(likeness, dtype=torch.float32)
-    member = member.scatter(2, likeness.argmax(-1, keepdim=True), 1.0)
-    size = size + member.sum(1)
-    mean = (kept + member.transpose(1, 2) @ merged.float()) / size[..., None]
-    return Keep(stay, mean.to(states.dtype), sizes=size)
-
-
-def _windows(part: Segment, side: int, like: Tensor) -> tuple[Tensor, int]:
-    """The window int64 [N, n] of each token of a part, and how many there are. What is left over
-    at an edge belongs to the last one."""
-    import torch
-
-    place = torch.arange(part.tokens, device=like.device)
-    rows, columns = (max(n // side, 1) for n in (part.height, part.width - part.newline))
-    row = (place // part.width // side).clamp_max(rows - 1)
-    column = (place % part.width // side).clamp_max(columns - 1)
-    return (row * columns + column).expand(like.shape), rows * columns
+    sums, counts = sums_of_nearest(likeness, merged)
+    sizes = counts + 1
+    return Keep(stay, ((kept + sums) / sizes[..., None]).to(states.dtype), sizes=sizes)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
 import runpy
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +63,7 @@ STAIRS = {
 """The folders of each floor, and the modules that lie beside them, from the lowest step up: each
 imports what stands below it. A method is no step: it imports its floor's own `__init__` alone."""
 MOST_MODULES = 15  # in one folder
+MOST_LINES = 120  # of code in a method's file
 SOURCES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))
 MODULES = {path.relative_to(ROOT).with_suffix("").parts: path for path in SOURCES}
 PYTHON = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), *sorted(ROOT.glob("benchmarks/*.py"))]
@@ -177,6 +180,31 @@ def test_no_method_imports_another() -> None:
     for path in (ROOT / "methods").glob("*.py"):
         if path.name != "__init__.py":
             assert imported(path) == {("methods",)}, path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "methods").glob("*.py")), ids=lambda p: p.stem)
+def test_methods_stay_short(path: Path) -> None:
+    if path.name != "__init__.py":
+        assert code_lines(path) <= (20 if path.stem == "fastv" else MOST_LINES)
+
+
+def code_lines(path: Path) -> int:
+    """Lines of code, imports and knobs among them: all but blank lines, comments and docstrings."""
+    blank = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    text, lines = path.read_text(), set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in blank and token.string:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            lines -= set(range(node.lineno, (node.end_lineno or 0) + 1))
+    return len(lines)
+
+
+def test_code_is_counted_without_what_is_said_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "some.py"
+    path.write_text('"""What it\nis."""\n\nimport os  # why\n\n# how\nNAME = (\n    "a",\n)\n')
+    assert code_lines(path) == 4
 
 
 def test_only_the_clock_reads_time() -> None:

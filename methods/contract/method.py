@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +18,14 @@ if TYPE_CHECKING:
     from .view import View
 
 
-def knob(default: Any, about: str) -> Any:
-    """A knob of a method: its default, and its meaning with its unit."""
-    return dataclasses.field(default=default, metadata={"about": about})
+BOUNDS = ("least", "most")  # of what a knob may be
+
+
+def knob(default: Any, about: str, *, least: float | None = None, most: float | None = None) -> Any:
+    """A knob of a method: its default, its meaning with its unit, and the least and the most that
+    it may be."""
+    metadata = {"about": about, "least": least, "most": most}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,19 @@ class Method:
     """
 
     name: ClassVar[str] = ""
-    departures: ClassVar[tuple[str, ...]] = ()
-    """Where it does something else than its paper or its released code, a sentence each."""
 
     tag: str = dataclasses.field(
         default="", kw_only=True, metadata={"about": "a name of its own, to measure it twice"}
     )
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a knob out of bounds. A method that adds checks calls this too."""
+        for knob in self.knobs():
+            value, least, most = getattr(self, knob.name), *map(knob.metadata.get, BOUNDS)
+            if value is not None and least is not None and value < least:
+                raise ValueError(f"{knob.name}={value} is below {least}")
+            if value is not None and most is not None and value > most:
+                raise ValueError(f"{knob.name}={value} is above {most}")
 
     def resized(self, size: Size, request_for: Callable[[Size], Request]) -> Size:
         """The size that the picture is resized to, for this method, before the model's image
@@ -93,6 +106,13 @@ class Method:
         """What the docstring names as `Paper:` or `Code:`."""
         found = re.search(rf"^\s*{label}:\s*(.+)$", cls.__doc__ or "", re.MULTILINE)
         return found.group(1).strip() if found else ""
+
+    @classmethod
+    def departures(cls) -> tuple[str, ...]:
+        """Where it does something else than its paper or its released code, a sentence each: what
+        the docstring lists under `Departures:`."""
+        _, _, listed = inspect.cleandoc(cls.__doc__ or "").partition("\nDepartures:\n- ")
+        return tuple(" ".join(item.split()) for item in re.split(r"\n- ", listed) if item)
 
     @classmethod
     def knobs(cls) -> tuple[dataclasses.Field[Any], ...]:

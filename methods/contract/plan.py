@@ -114,6 +114,13 @@ class Stage:
         return -1 if isinstance(self.site, Projected) else self.site.layer
 
     @property
+    def count(self) -> int:
+        """`tokens` of a stage that plans them."""
+        if self.tokens is None:
+            raise RuntimeError(f"the plan leaves it to the data what remains {self.site}")
+        return self.tokens
+
+    @property
     def rows(self) -> Rows | None:
         return self._read(Rows)
 

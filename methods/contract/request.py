@@ -111,6 +111,11 @@ class Encoder:
         return "cls" if self.has_cls else "all"
 
     @property
+    def prunes_by_cls(self) -> bool:
+        """Whether patches can go inside it by what its class token attends to."""
+        return self.has_cls and self.mergeable
+
+    @property
     def feature_layer(self) -> int:
         """The layer whose output the projector is given; of several, the first."""
         return self.layers - 1 if self.last_layer is None else self.last_layer
@@ -200,6 +205,17 @@ class Request:
                 "give pictures of one size"
             )
         return self.encoder
+
+    @property
+    def tower_of_tokens(self) -> Encoder:
+        """The vision tower, where its patches are the visual tokens, or parts of them; raises
+        UnsupportedError as `tower`, and where they are interpolated to others."""
+        if self.encoder is not None and self.encoder.resampled:
+            raise UnsupportedError(
+                "it marks patches of the vision tower, and of such pictures this model "
+                "interpolates them to visual tokens, of which none is one patch"
+            )
+        return self.tower
 
     @property
     def length(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -50,22 +51,29 @@ def falling_counts(
     which the budget is met as nearly as can be. Without them, raises BudgetError where even the
     least is more than 5 % above it.
     """
-    first = request.visual if visual is None else visual
+    first, depth = request.visual if visual is None else visual, request.layers
     least = tuple(floors) or (1,) * len(layers)
+    counts = _falling(depth, tuple(layers), budget, first, least)
+    if not floors and mean_visual(first, counts, layers, depth) > 1.05 * budget:
+        raise _unmet(budget, first, layers, depth, mean_visual(first, least, layers, depth))
+    return counts
+
+
+@functools.lru_cache(maxsize=256)  # a plan is made in every request
+def _falling(
+    depth: int, layers: tuple[int, ...], budget: int, first: int, least: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Bisects the ratio by which `first` falls at each of `layers`, down to `least`."""
 
     def counts(ratio: float) -> tuple[int, ...]:
         falling = (round(first * ratio ** (stage + 1)) for stage in range(len(layers)))
         return tuple(map(max, least, falling))
 
-    def mean(ratio: float) -> float:
-        return mean_visual(first, counts(ratio), layers, request.layers)
-
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (low, middle) if mean(middle) >= budget else (middle, high)
-    if not floors and mean(high) > 1.05 * budget:
-        raise _unmet(budget, first, layers, request.layers, mean(0.0))
+        enough = mean_visual(first, counts(middle), layers, depth) >= budget
+        low, high = (low, middle) if enough else (middle, high)
     return counts(high)
 
 
@@ -83,19 +91,45 @@ def scaled_counts(
     merges. Raises BudgetError where that mean is more than 5 % off.
     """
 
-    def mean(counts: Sequence[int]) -> float:
-        onward = list(itertools.accumulate(counts, left, initial=request.visual))[1:]
-        return mean_visual(request.visual, onward, layers, request.layers)
+    visual, depth, least = request.visual, request.layers, (1,) * len(layers)
+    best = _scaled(depth, tuple(layers), budget, visual, tuple(weights), left)
+    if abs(_mean_left(best, left, visual, layers, depth) - budget) > 0.05 * budget:
+        mean = _mean_left(least, left, visual, layers, depth)
+        raise _unmet(budget, visual, layers, depth, mean)
+    return best
 
+
+@functools.lru_cache(maxsize=256)  # a plan is made in every request
+def _scaled(
+    depth: int,
+    layers: tuple[int, ...],
+    budget: int,
+    visual: int,
+    weights: tuple[float, ...],
+    left: Callable[[int, int], int],
+) -> tuple[int, ...]:
+    """Tries every count of the first of `layers`."""
     scaled = (
         tuple(max(1, round(first * weight / weights[0])) for weight in weights)
-        for first in range(1, request.visual)
+        for first in range(1, visual)
     )
-    least = (1,) * len(layers)
-    best = min(scaled, key=lambda counts: abs(mean(counts) - budget), default=least)
-    if abs(mean(best) - budget) > 0.05 * budget:
-        raise _unmet(budget, request.visual, layers, request.layers, mean(least))
-    return best
+    return min(
+        scaled,
+        key=lambda counts: abs(_mean_left(counts, left, visual, layers, depth) - budget),
+        default=(1,) * len(layers),
+    )
+
+
+def _mean_left(
+    counts: Sequence[int],
+    left: Callable[[int, int], int],
+    visual: int,
+    layers: Sequence[int],
+    depth: int,
+) -> float:
+    """The mean over layers where what goes on of `counts` is what `left` says."""
+    onward = list(itertools.accumulate(counts, left, initial=visual))[1:]
+    return mean_visual(visual, onward, layers, depth)
 
 
 def _unmet(

@@ -44,12 +44,10 @@ def group_rank(scores: Tensor, group: Tensor, groups: int) -> Tensor:
     import torch
 
     falling = scores.argsort(dim=-1, descending=True, stable=True)
-    falling = falling.gather(1, group.gather(1, falling).argsort(dim=-1, stable=True))
-    numbers = torch.arange(groups, device=group.device)
-    size = (group[:, None] == numbers[:, None]).sum(-1)
-    first = (size.cumsum(-1) - size).gather(1, group.gather(1, falling))
-    places = torch.arange(scores.shape[1], device=group.device)
-    return torch.zeros_like(falling).scatter(1, falling, places - first)
+    group = group.gather(1, falling)
+    member = group[:, None] == torch.arange(groups, device=group.device)[:, None]
+    rank = member.cumsum(-1).gather(1, group[:, None])[:, 0] - 1
+    return torch.zeros_like(falling).scatter(1, falling, rank)
 
 
 def top_in_groups(scores: Tensor, group: Tensor, quota: Tensor, count: int) -> Keep:
@@ -58,19 +56,6 @@ def top_in_groups(scores: Tensor, group: Tensor, quota: Tensor, count: int) -> K
     Both are int64. The order is that of the sequence."""
     within = group_rank(scores, group, quota.shape[1]) < quota.gather(1, group)
     return top(scores.masked_fill(within, float("inf")), count)
-
-
-def threshold_for(ranked: Tensor, count: int, above_all: Tensor | None = None) -> float:
-    """A threshold that `count` of the first row of ranked [N, n] reach: midway to the next one
-    below; just above the others, where those that reach it are flagged in above_all, bool [N, n].
-    Makes the host wait."""
-    flagged = 0 if above_all is None else int(above_all[0].sum().item())
-    falling = ranked[0].sort(descending=True).values
-    if max(count, flagged) >= len(falling):
-        return 0.0
-    if count <= flagged:
-        return float(falling[flagged].item()) * (1 + 1e-6) + 1e-12
-    return (float(falling[count - 1].item()) + float(falling[count].item())) / 2
 
 
 def round_shares(shares: Tensor, total: int, ranked: Tensor) -> Tensor:
@@ -183,6 +168,8 @@ class Part(NamedTuple):
         [N * alike, share]."""
         import torch
 
+        if self.alike == 1:
+            return chosen + self.start
         stop = self.start + self.alike * self.size
         first = torch.arange(self.start, stop, self.size, device=chosen.device)
         return (chosen.view(-1, self.alike, self.share) + first[:, None]).flatten(1)
@@ -244,6 +231,12 @@ def unit(states: Tensor) -> Tensor:
     wide = states.float()
     scaled: Tensor = wide / wide.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     return scaled
+
+
+def cosines(states: Tensor) -> Tensor:
+    """The cosines float32 [N, n, n] of all pairs of states [N, n, d]."""
+    directions = unit(states)
+    return directions @ directions.transpose(1, 2)
 
 
 def take(states: Tensor, index: Tensor) -> Tensor:

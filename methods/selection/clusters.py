@@ -14,15 +14,19 @@ if TYPE_CHECKING:
     from ..contract.view import View
 
 
-def merge_by_density(
-    view: View, stay: Tensor, pool: Tensor, ranks: Tensor, clusters: int, *, by_difference: bool
-) -> Keep:
-    """Cluster a pool of tokens by density peaks; the means of its clusters follow those that stay.
+def keep_and_merge(view: View, scores: Tensor, count: int, points: int, clusters: int) -> Keep:
+    """Keep the `count` highest of scores [N, n]; behind them follow the means of `clusters` of the
+    next `points` tokens, by density peaks, if there are any.
 
-    stay [N, k] and pool [N, M]: places in ascending order. ranks [N, M]: the order of the pool by
-    falling score. A merged token has the place of its member of best rank. by_difference: how
-    released code takes distances.
+    A merged token has the place of its best scored member. Under `published` distances are taken as
+    in released code.
     """
+    ranked = scores.argsort(dim=-1, descending=True, stable=True)
+    stay = ranked[:, :count].sort(-1).values
+    if not clusters:
+        return Keep(stay)
+    pool, ranks = ranked[:, count : count + points].sort(-1)
+    by_difference = view.published
     pooled = take(view.states, pool)
     states = pooled.float()
     distance = _distances_by_difference(pooled) if by_difference else _distances(states)
@@ -34,8 +38,33 @@ def merge_by_density(
     return replace(_followed_by(view.states, stay, pool.gather(1, best), means), flops=flops)
 
 
+def component_weights(states: Tensor, start: Tensor, steps: int) -> Tensor:
+    """How much each token weighs in each principal component [N, n, q]: tokens [N, n, d] are the
+    variables, and the dimensions of their states, squashed, the samples. By orthogonal iteration
+    from `start` [n, q]."""
+    import torch
+
+    squashed = states.float().sigmoid()
+    centred = squashed - squashed.mean(-1, keepdim=True)
+    covariance = centred @ centred.transpose(1, 2)
+    basis = start.expand(len(states), -1, -1)
+    for _ in range(steps):
+        basis = torch.linalg.qr(covariance @ basis).Q
+    return basis.abs()
+
+
+def sums_of_nearest(likeness: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+    """Each of states [N, m, d] goes to the one of c tokens that it is most like, by likeness
+    [N, m, c]: the sums of what each is given, float32 [N, c, d], and of how many [N, c]."""
+    import torch
+
+    member = torch.zeros_like(likeness, dtype=torch.float32)
+    member = member.scatter(2, likeness.argmax(-1, keepdim=True), 1.0)
+    return member.transpose(1, 2) @ states.float(), member.sum(1)
+
+
 def density_merge_flops(width: int, points: int, clusters: int) -> tuple[int, int]:
-    """Matrix products of `merge_by_density`, and of it by difference: the clusters' means, and
+    """Matrix products of `keep_and_merge`, and of it by difference: the clusters' means, and
     inner products of all pairs of points, which distances by difference do without."""
     sums = 2 * clusters * points * width
     return sums + 2 * points * points * width, sums

@@ -11,9 +11,41 @@ from .choose import take, unit
 if TYPE_CHECKING:
     from torch import Tensor, device
 
+    from ..contract.request import Segment
+    from ..contract.view import View
+
+
+def merge_alike(view: View, side: int, tokens: int | None, at_least: float | None) -> Keep | None:
+    """In the tower, merge the windows of side x side patches that are most alike inside, each to
+    one token, so that `tokens` of each tile are left.
+
+    at_least: instead, those whose patches have at least this mean cosine; in all tiles as many as
+    in the one that has the fewest, for which the host waits.
+    """
+    windows = _windows(view.request.tower.side, side, view.hidden.device)
+    alike = _likeness(view.states, windows)
+    if at_least is not None:
+        merged = int((alike >= at_least).sum(-1).amin().item())
+    else:
+        merged = (view.count - (tokens or 0)) // (side**2 - 1)
+    return _merge(view.states, windows, alike, merged) if merged else None
+
 
 @functools.lru_cache(maxsize=16)
-def tile_windows(side: int, window: int, where: device) -> Tensor:
+def segment_windows(segment: Segment, side: int, where: device) -> tuple[Tensor, int]:
+    """The window int64 [n], side x side, of each token of a rectangle, and how many there are. What
+    is left over at an edge belongs to the last one, newlines too."""
+    import torch
+
+    place = torch.arange(segment.tokens, device=where)
+    rows, columns = (max(n // side, 1) for n in (segment.height, segment.width - segment.newline))
+    row = (place // segment.width // side).clamp_max(rows - 1)
+    column = (place % segment.width // side).clamp_max(columns - 1)
+    return row * columns + column, rows * columns
+
+
+@functools.lru_cache(maxsize=16)
+def _windows(side: int, window: int, where: device) -> Tensor:
     """Patches of each whole window of window x window patches of a tile with `side` of them, int64
     [windows, window^2], in raster order inside."""
     import torch
@@ -23,7 +55,7 @@ def tile_windows(side: int, window: int, where: device) -> Tensor:
     return rows.reshape(-1, window**2).to(where)
 
 
-def likeness_within(patches: Tensor, windows: Tensor) -> Tensor:
+def _likeness(patches: Tensor, windows: Tensor) -> Tensor:
     """Mean cosine similarity [N, windows] over the ordered pairs of patches [N, n, d] in each of
     windows [windows, m].
 
@@ -34,7 +66,7 @@ def likeness_within(patches: Tensor, windows: Tensor) -> Tensor:
     return pairs / (size * (size - 1))
 
 
-def merge_windows(patches: Tensor, windows: Tensor, alike: Tensor, count: int) -> Keep:
+def _merge(patches: Tensor, windows: Tensor, alike: Tensor, count: int) -> Keep:
     """The `count` most alike of windows [windows, m], by `alike` [N, windows], as one token each,
     which stands at its last patch, most alike first; then all other patches [N, n, d]."""
     import torch

@@ -37,7 +37,7 @@ def methods(
             default = "auto" if knob.default is None else knob.default
             about = knob.metadata.get("about", "")
             print(one_line(f"      {knob.name}={default}  {about}"))
-        for departure in cls.departures:
+        for departure in cls.departures():
             text = one_line(departure)
             print(textwrap.fill(text, WIDTH, initial_indent=BULLET, subsequent_indent=INDENT))
         print()

@@ -39,12 +39,12 @@ ANYRES = (168, 140)  # height and width of a picture of 2 x 2 tiles with padding
 def test_a_method_names_its_source_and_its_departures(name: str) -> None:
     cls = methods.method_class(name)
     assert cls.reference("Paper")
-    assert bool(cls.departures) == (name != "vanilla")
-    for sentence in cls.departures:
+    assert bool(cls.departures()) == (name != "vanilla")
+    for sentence in cls.departures():
         assert sentence[0].isupper() or sentence[0].isdigit()
         assert sentence.endswith(".")
     for words in SAID.get(name, []):
-        assert any(words in sentence for sentence in cls.departures), words
+        assert any(words in sentence for sentence in cls.departures()), words
     if name in ("pooling", "random"):
         assert not any("published" in knob.metadata.get("about", "") for knob in cls.knobs())
 
@@ -54,7 +54,7 @@ def test_the_command_prints_them(tmp_path: Path) -> None:
     assert told.returncode == 0
     printed = " ".join(told.stdout.split())
     for name in ("pooling", "fastv-vis"):
-        for sentence in methods.method_class(name).departures:
+        for sentence in methods.method_class(name).departures():
             assert f"- {sentence}" in printed
     assert "sparsevlm" not in printed
     unknown = command("methods", "poolin", cwd=tmp_path)

@@ -17,7 +17,6 @@ from torch.nn.functional import cosine_similarity
 
 import tpprof
 from tpprof import methods
-from tpprof.methods.prunesid import _components
 from tpprof.profiler.models.geometry import request
 from tpprof.profiler.models.model import Model
 from tpprof.tests.methods.reference import (
@@ -225,7 +224,7 @@ def test_components_are_the_principal_ones() -> None:
     axes = torch.linalg.qr(torch.randn(40, 4, generator=torch.Generator().manual_seed(3))).Q
     samples = torch.randn(64, 4, generator=torch.Generator().manual_seed(4))
     tokens = 0.1 * axes @ torch.diag(torch.tensor([16.0, 8.0, 4.0, 2.0])) @ samples.T
-    found = _components(tokens[None], torch.rand(40, 4))[0]
+    found = methods.component_weights(tokens[None], torch.rand(40, 4), 16)[0]
     squashed = tokens.double().sigmoid()
     covariance = torch.cov(squashed)
     largest = torch.linalg.eigh(covariance).eigenvectors[:, -4:].flip(1).abs()

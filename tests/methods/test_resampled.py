@@ -75,7 +75,7 @@ def test_a_tag_of_joined_patches_is_said_to_be_one() -> None:
 
 def test_mustdrop_needs_tokens_that_are_patches() -> None:
     model = load("llava-onevision")
-    with pytest.raises(UnsupportedError, match="its key tokens are patches"):
+    with pytest.raises(UnsupportedError, match="it marks patches"):
         parse("mustdrop").plan(tpprof.inputs(model, image_size=SIZE).request)
     inputs = tpprof.inputs(model, image_size=(80, 168))
     assert not inputs.request.tower.resampled

@@ -98,7 +98,9 @@ def test_knobs_are_typed() -> None:
     for spec, told in (
         ("fastv:layer=2.5", "not a whole number or 'auto'"),
         ("sparsevlm:recycle=maybe", "not true or false"),
-        ("fastv-alpha:alpha=2", "not between 0 and 1"),
+        ("fastv-alpha:alpha=2", "alpha=2.0 is above 1"),
+        ("vscan:window=0", "window=0 is below 1"),
+        ("mustdrop:individual_threshold=0.1", "needs a global_threshold"),
         ("mustdrop:merge=0.5,similarity=0.8", "exclude each other"),
         ("sparsevlm:version=1.5,adaptive=true", "is of 1.0"),
         ("fastv:keep=3,keep=4", "given twice"),

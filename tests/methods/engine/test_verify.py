@@ -20,7 +20,7 @@ from tpprof.methods import (
     Request,
     Stage,
     View,
-    merge_by_density,
+    keep_and_merge,
     parse,
 )
 from tpprof.methods.contract.arrangement import Arrangement
@@ -137,8 +137,7 @@ def test_recycled_duplicates_stay_what_they_are() -> None:
     original = torch.arange(12)[None]
     whole = Arrangement(0, 12)
     view = View(Leaving(2), request, states, whole, original, Notes(), norm=lambda x: x)
-    stay, pool, ranks = torch.arange(3)[None], torch.arange(3, 12)[None], torch.arange(9)[None]
-    keep = merge_by_density(view, stay, pool, ranks, 3, by_difference=False)
+    keep = keep_and_merge(view, -torch.arange(12.0)[None], 3, 9, 3)
     assert keep.features is not None
     assert torch.equal(keep.features, torch.full((1, 6, 8), 0.25))
 

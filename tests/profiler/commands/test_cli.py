@@ -162,8 +162,8 @@ def test_what_a_plug_in_says_of_itself_is_no_terminal_code(tmp_path: Path) -> No
         "@register('loud')\n"
         "@dataclass(frozen=True)\n"
         "class Loud(Vanilla):\n"
-        "    '''In \x1b[31m red.\n\n    Paper: \x1b[2J\n    '''\n"
-        "    departures = ('from \x1b[5m',)\n"
+        "    '''In \x1b[31m red.\n\n    Paper: \x1b[2J\n\n"
+        "    Departures:\n    - from \x1b[5m.\n    '''\n"
     )
     listed = tpprof("methods", "loud", "--plugin", "loud.py", cwd=tmp_path).stdout
     assert "\x1b" not in listed
