@@ -52,11 +52,15 @@ from .selection.choose import (
     units,
 )
 from .selection.clusters import (
+    cluster_each,
     component_weights,
     density_merge_flops,
+    distances,
     keep_and_merge,
+    peak_scores,
     sums_of_nearest,
 )
+from .selection.frames import Frames, frames_of, scenes
 from .selection.rotary import rotary_products
 from .selection.scorer import Scorer
 from .selection.suppression import suppressed
@@ -67,6 +71,7 @@ __all__ = [
     "BudgetError",
     "Encoder",
     "Entering",
+    "Frames",
     "InputError",
     "Keep",
     "Keys",
@@ -88,12 +93,15 @@ __all__ = [
     "UnknownMethodError",
     "UnsupportedError",
     "View",
+    "cluster_each",
     "component_weights",
     "cosines",
     "density_merge_flops",
+    "distances",
     "falling_counts",
     "flag_top",
     "format_spec",
+    "frames_of",
     "greedy",
     "group_rank",
     "has_budget",
@@ -110,11 +118,13 @@ __all__ = [
     "names",
     "parse",
     "parts",
+    "peak_scores",
     "quotas",
     "register",
     "rotary_products",
     "round_shares",
     "scaled_counts",
+    "scenes",
     "scored_in_tower",
     "segment_windows",
     "shares",

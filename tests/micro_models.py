@@ -10,7 +10,7 @@ import torch
 import tpprof
 from tpprof import methods
 from tpprof.methods import Encoder, Segment, Size
-from tpprof.profiler.authoring.micro import SIZE, affordable
+from tpprof.profiler.authoring.micro import SIZE, affordable, shown_to
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.registry import known_architectures, known_shapes
 from tpprof.profiler.models.shapes import Shape
@@ -23,6 +23,7 @@ __all__ = [
     "SHAPES",
     "SIZE",
     "THOROUGH",
+    "VIDEO",
     "config",
     "encoder",
     "load",
@@ -30,6 +31,7 @@ __all__ = [
     "rope",
     "segments",
     "sharpen",
+    "shown",
     "skip_unsupported",
 ]
 
@@ -42,10 +44,15 @@ of them alone: what differs by policy differs in the engine."""
 
 _LOADED: dict[str, Model] = {}
 
+VIDEO = [name for name in methods.names() if methods.method_class(name).video]
+"""Methods for videos alone."""
 PRUNING = [
-    name for name in methods.names() if methods.method_class(name).resized is methods.Method.resized
+    name
+    for name in methods.names()
+    if methods.method_class(name).resized is methods.Method.resized and name not in VIDEO
 ]
-"""Methods that prune in the model; the others only change the picture that it is given."""
+"""Methods that prune pictures in the model; the others only change the picture that it is given, or
+are for videos."""
 
 
 ROPE_FACTORS: dict[str, dict[str, Any]] = {
@@ -93,11 +100,18 @@ def load(architecture: str) -> Model:
     return _LOADED[architecture]
 
 
+def shown(model: Model, method: methods.Method) -> dict[str, Any]:
+    """What a method is shown on a model: a picture, or the frames of a video."""
+    frames = shown_to(method, model.shape.architecture.name)
+    return {"image_size": SIZE} if frames is None else {"image_size": SIZE, "frames": frames}
+
+
 def skip_unsupported(model: Model, spec: str, **options: Any) -> None:
     """Skip where the method says that it cannot run on the model, as test_support.py lists."""
     method = affordable(methods.parse(spec))
     try:
-        method.plan(tpprof.inputs(model, method=method, image_size=SIZE, **options).request)
+        given = {**shown(model, method), **options}
+        method.plan(tpprof.inputs(model, method=method, **given).request)
     except methods.UnsupportedError as error:
         pytest.skip(str(error))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from callables import pruned_llava
-from micro_models import MICRO, PRUNING, SIZE, sharpen, skip_unsupported
+from micro_models import MICRO, PRUNING, SIZE, VIDEO, sharpen, skip_unsupported
 from torchvision_here import needs_torchvision
 
 import tpprof
@@ -69,6 +69,20 @@ def test_fixed_counts_never_wait_for_the_device(spec: str, no_syncs: None) -> No
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     tpprof.forward(model, inputs, method, solved=solved, verify=False)
+
+
+@pytest.mark.parametrize("spec", VIDEO)
+def test_nor_do_those_for_videos(spec: str, no_syncs: None) -> None:
+    torch.cuda.set_sync_debug_mode("default")
+    model = tpprof.load(MICRO["llava-onevision"], device="cuda", dtype="bfloat16")
+    inputs = tpprof.inputs(model, frames=8)
+    method = methods.with_keep(methods.parse(spec), "1/2")
+    once = tpprof.forward(model, inputs, method)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    again = tpprof.forward(model, inputs, method, verify=False)
+    torch.cuda.set_sync_debug_mode("default")
+    assert all(map(torch.equal, once.kept, again.kept))
 
 
 @needs_torchvision

@@ -65,6 +65,8 @@ class Method:
     """
 
     name: ClassVar[str] = ""
+    video: ClassVar[bool] = False
+    """Whether it works on the frames of a video, and on nothing else."""
 
     tag: str = dataclasses.field(
         default="", kw_only=True, metadata={"about": "a name of its own, to measure it twice"}

@@ -29,7 +29,7 @@ def keep_and_merge(view: View, scores: Tensor, count: int, points: int, clusters
     by_difference = view.published
     pooled = take(view.states, pool)
     states = pooled.float()
-    distance = _distances_by_difference(pooled) if by_difference else _distances(states)
+    distance = _distances_by_difference(pooled) if by_difference else distances(states)
     noise = view.random(distance.shape[-1]) * 1e-6  # breaks ties between equally dense tokens
     member = _density_peaks(distance, clusters, noise)
     means = (member.float() @ states) / member.sum(-1, keepdim=True).clamp_min(1)
@@ -70,7 +70,7 @@ def density_merge_flops(width: int, points: int, clusters: int) -> tuple[int, in
     return sums + 2 * points * points * width, sums
 
 
-def _distances(states: Tensor) -> Tensor:
+def distances(states: Tensor) -> Tensor:
     """Euclidean distances [N, M, M] over sqrt(d) between states [N, M, d], by inner products."""
     centred = states - states.mean(1, keepdim=True)
     squares = (centred**2).sum(-1)
@@ -78,6 +78,59 @@ def _distances(states: Tensor) -> Tensor:
     squared = squares[:, :, None] + squares[:, None] - 2 * inner
     euclidean: Tensor = squared.clamp_min(0).sqrt()
     return euclidean.div(states.shape[-1] ** 0.5)
+
+
+def peak_scores(distance: Tensor, nearest: Tensor, noise: Tensor, among: Tensor) -> Tensor:
+    """How much a point is the peak of a cluster [N, M], the more the better: its density by so many
+    `nearest` int64 [N] points, itself one of them and as many there at least, times its distance
+    to the nearest denser one.
+
+    distance: [N, M, M]. noise: [M], as in `keep_and_merge`. among: bool [N, M], the points that
+    there are; the others have -1.
+    """
+    import torch
+
+    there = distance.where(among[:, :, None] & among[:, None], -1.0)
+    farthest = there.flatten(1).amax(-1)[:, None, None]
+    apart = there.where(there >= 0, farthest + 1)
+    places = torch.arange(distance.shape[-1], device=distance.device)
+    counted = places < nearest[:, None, None]
+    squares = apart.sort(-1).values.square() * counted
+    density = (-squares.sum(-1) / nearest[:, None].clamp_min(1)).exp() + noise
+    return _peaks(apart, density.where(among, -1.0), farthest).where(among, -1.0)
+
+
+def cluster_each(
+    states: Tensor, clusters: Tensor, noise: Tensor, among: Tensor, most: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cluster the points `among` bool [N, M] of states [N, M, d], each row into so many `clusters`
+    int64 [N], at most as many as it has points. Density counts as many nearest points as there are
+    clusters, at most `most`.
+
+    Returns flags bool [N, M] on the centres and, at their places, means [N, M, d] and sizes [N, M]
+    of their clusters, float32.
+    """
+    import torch
+
+    distance = distances(states)
+    scores = peak_scores(distance, clusters.clamp_max(most), noise, among)
+    centre = scores.argsort(-1, descending=True).argsort(-1) < clusters[:, None]
+    nearest = distance.where(centre[:, None], distance.amax() + 1).argmin(-1)
+    places = torch.arange(states.shape[1], device=states.device)
+    cluster = places.where(centre, nearest)
+    member = (cluster[..., None] == places) & among[..., None] & centre[:, None]
+    sizes = member.sum(1).float()
+    means = member.float().transpose(1, 2) @ states / sizes.clamp_min(1)[..., None]
+    return centre, means, sizes
+
+
+def _peaks(distance: Tensor, density: Tensor, farthest: Tensor | None = None) -> Tensor:
+    """Densities [N, M] times the distance to the nearest denser point, to the `farthest` [N, 1, 1]
+    where there is none."""
+    if farthest is None:
+        farthest = distance.flatten(1).amax(-1)[:, None, None]
+    denser = density[:, None, :] > density[:, :, None]
+    return distance.where(denser, farthest).amin(-1) * density
 
 
 def _distances_by_difference(states: Tensor) -> Tensor:
@@ -99,10 +152,7 @@ def _density_peaks(distance: Tensor, clusters: int, noise: Tensor) -> Tensor:
 
     nearest = distance.topk(clusters, -1, largest=False).values
     density = (-(nearest**2).mean(-1)).exp() + noise
-    denser = density[:, None, :] > density[:, :, None]
-    farthest = distance.flatten(1).amax(-1)[:, None, None]
-    gap = distance.where(denser, farthest).amin(-1)
-    centres = (gap * density).topk(clusters, -1).indices
+    centres = _peaks(distance, density).topk(clusters, -1).indices
     to_centre = distance.gather(1, centres[..., None].expand(-1, -1, distance.shape[-1]))
     numbers = torch.arange(clusters, device=distance.device)[:, None]
     cluster = to_centre.argmin(1).scatter(1, centres, numbers.T.expand_as(centres))

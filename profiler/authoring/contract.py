@@ -29,7 +29,7 @@ from ..meters import flop_counter
 from ..meters.host_waits import HostWaits
 from ..models.model import Model
 from ..workload import Preparation
-from .micro import SIZE, affordable, case_name, every_case, micro_model
+from .micro import SIZE, affordable, case_name, every_case, micro_model, shown_to
 
 NEW_TOKENS = 3
 
@@ -56,6 +56,10 @@ class _Case:
     method: Method
     model: Model
     workload: Workload
+
+    def shown(self, frames: int | None) -> _Case:
+        """The case with so many frames of a video; with a picture, where there are none."""
+        return replace(self, workload=msgspec.structs.replace(self.workload, frames=frames))
 
     def inputs(self, batch: int = 1) -> Inputs:
         """A request as the method is given it."""
@@ -93,6 +97,7 @@ def _findings(method: Method, cases: Sequence[tuple[str, Layout]]) -> Iterator[F
         workload = Workload(image_size=(SIZE,), new_tokens=NEW_TOKENS, layout=layout)
         case = _Case(_affordable(method), loaded[architecture], workload)
         try:
+            case = case.shown(shown_to(method, architecture))
             case.plan(case.inputs())
         except UnsupportedError as error:
             yield Finding(name, "plan", unsupported=str(error))

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...methods import BudgetError, InputError, Method, Plan, Request, with_keep
+from ...methods import (
+    BudgetError,
+    InputError,
+    Method,
+    Plan,
+    Request,
+    UnsupportedError,
+    with_keep,
+)
 from ...methods.contract.plan_checks import plan_for, resized_for
 from ...reports.record.spec import Layout, Workload
 from ..models.registry import known_architectures
@@ -15,6 +23,8 @@ if TYPE_CHECKING:
 
 SIZE = (168, 168)
 """Height and width in pixels of a picture of 2 x 2 tiles, or of 6 x 6 merged tokens."""
+FRAMES = 8
+"""Of such pictures, in the video that a method for videos is given."""
 SHARES = ("1/2", "2/3")
 """Budgets, of which a method is given the first that it can meet on all models here."""
 
@@ -50,10 +60,21 @@ def _affords(method: Method) -> bool:
     return True
 
 
+def shown_to(method: Method, architecture: str) -> int | None:
+    """How many frames of a video a method is given on an architecture, None for a picture; raises
+    UnsupportedError for a method for videos where the architecture takes none."""
+    if not method.video:
+        return None
+    if not known_architectures()[architecture].takes_video:
+        raise UnsupportedError("it compares the frames of a video, and this model takes none")
+    return FRAMES
+
+
 def planned_on(method: Method, architecture: str, layout: Layout) -> tuple[Plan, Request]:
     """The plan of a method, and the request that it is given; raises as `plan_for`."""
     shape = known_architectures()[architecture].micro()
-    by_picture = by_size(shape, Workload(layout=layout))
+    frames = shown_to(method, architecture)
+    by_picture = by_size(shape, Workload(layout=layout, frames=frames))
     _, request = resized_for(method, (SIZE,), by_picture)
     return plan_for(method, request), request
 

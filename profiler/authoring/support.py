@@ -39,8 +39,9 @@ def table() -> str:
             if plan not in reasons:
                 reasons.append(plan)
             cells.append(f"no ({reasons.index(plan) + 1})")
+        sites = "video: " * method_class(name).video + _sites(made)
         backends = BIASED if any(plan.proportional for plan, _ in made) else "all"
-        lines.append(f"| `{name}` | {_sites(made)} | {' | '.join(cells)} | {backends} |")
+        lines.append(f"| `{name}` | {sites} | {' | '.join(cells)} | {backends} |")
     notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
     return "\n".join([*lines, "", *notes]).rstrip() + "\n"
 

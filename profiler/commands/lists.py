@@ -30,6 +30,8 @@ def methods(
 
     for cls in [method_class(wanted) for wanted in name or names()]:
         print(f"{one_line(cls.name)}\n    {one_line(cls.summary())}")
+        if cls.video:
+            print("    For videos alone: --video or --frames")
         for label in ("Paper", "Code"):
             if reference := cls.reference(label):
                 print(f"    {label}: {one_line(reference)}")

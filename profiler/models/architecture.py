@@ -79,6 +79,11 @@ class Architecture(ABC):
     ) -> Encoder:
         """The vision tower at work on a picture of `size` in pixels."""
 
+    @property
+    def takes_video(self) -> bool:
+        """Whether the architecture takes the frames of a video."""
+        return type(self).video is not Architecture.video
+
     def video(self, shape: Shape, frames: int, size: Size) -> tuple[VisualSpan, ...]:
         """The spans of a video of `frames` frames of `size` in pixels, each frame a segment; the
         first has no text before it. Raises ShapeError where the architecture takes no video."""

@@ -71,6 +71,8 @@ class Worker:
             torch.set_num_threads(threads)
         self.device = torch.device(device)
         if self.device.type == "cuda":
+            if self.device.index is None:
+                self.device = torch.device("cuda", torch.cuda.current_device())
             torch.cuda.set_device(self.device)
         self.given = inputs
         self.target = Target(found, name, new_tokens)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from micro_models import SIZE
+from micro_models import shown
 from operator_counter import FREE
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -36,11 +36,12 @@ def budgeted(spec: str, keep: str | None = None) -> methods.Method:
 
 
 def inputs_for(model: Model, spec: str, keep: str | None = None, **options: Any) -> Inputs:
-    """A request for a method; skips where the method says that it cannot run on the model, as
-    `tests/methods/test_support.py` lists."""
+    """A request for a method, of a video for those for videos; skips where the method says that it
+    cannot run on the model, as `tests/methods/test_support.py` lists."""
     try:
-        inputs = tpprof.inputs(model, method=budgeted(spec, keep), image_size=SIZE, **options)
-        budgeted(spec, keep).plan(inputs.request)
+        method = budgeted(spec, keep)
+        inputs = tpprof.inputs(model, method=method, **shown(model, method), **options)
+        method.plan(inputs.request)
     except methods.UnsupportedError as error:
         pytest.skip(str(error))
     return inputs
@@ -84,7 +85,7 @@ def test_text_and_order_survive(model: Model, spec: str) -> None:
     for tokens, visual, kept in zip(
         trace.ledger.tokens, trace.visual_per_layer, trace.kept, strict=True
     ):
-        assert tokens - visual == request.before + request.after
+        assert tokens - visual == request.text
         for row in kept:
             real = row[row >= 0]
             assert torch.equal(real, real.sort().values)
@@ -181,7 +182,7 @@ class _Launches(TorchDispatchMode):
 PRICED = {
     *("vanilla", "fastv", "fastv-alpha", "fastv-dagger", "fastv-reverse", "fastv-vis"),
     *("fastv-window", "random", "pyramiddrop", "fastervlm", "dart", "divprune", "cdpruner"),
-    *("downsample", "prunesid"),
+    *("downsample", "prunesid", "evs", "fastvid", "flashvid", "vidcom2"),
 }
 """Methods that say how many operators their decisions call; of the others only a run tells."""
 

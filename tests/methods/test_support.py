@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from micro_models import SIZE
+from micro_models import VIDEO, shown
 
 import tpprof
 from tpprof import methods
@@ -11,6 +11,7 @@ from tpprof.profiler.authoring.micro import affordable
 from tpprof.profiler.models.model import Model
 
 UNSUPPORTED: set[tuple[str, str]] = {
+    *((name, model) for name in VIDEO for model in ("llava", "llava-next")),
     ("downsample", "llava"),
     ("globalcom2", "internvl"),
     ("globalcom2", "llava"),
@@ -33,10 +34,19 @@ def test_what_goes_together(model: Model, name: str) -> None:
     method = affordable(methods.parse(name))
 
     def plan() -> methods.Plan:
-        return method.plan(tpprof.inputs(model, method=method, image_size=SIZE).request)
+        return method.plan(tpprof.inputs(model, method=method, **shown(model, method)).request)
 
     if (name, model.shape.architecture.name) not in UNSUPPORTED:
         assert isinstance(plan(), methods.Plan)
         return
     with pytest.raises(methods.UnsupportedError):
         plan()
+
+
+def test_what_works_on_videos_alone(model: Model) -> None:
+    """On a picture it says so, whatever the model."""
+    assert VIDEO == ["evs", "fastvid", "flashvid", "vidcom2"]
+    request = tpprof.inputs(model, image_size=(168, 168)).request
+    for name in VIDEO:
+        with pytest.raises(methods.UnsupportedError, match="frames of a video, and there are none"):
+            affordable(methods.parse(name)).plan(request)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from micro_models import MICRO, SHAPES, SIZE, skip_unsupported
+from micro_models import MICRO, SHAPES, SIZE, shown, skip_unsupported
 from operator_counter import MAPPING, Counting, Key, Seen
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -96,7 +96,8 @@ def test_analytic_flops_are_the_counted_ones(
     """Operator class by operator class, layer by layer, to the unit."""
     skip_unsupported(model, spec)
     method = affordable(methods.parse(spec))
-    inputs = tpprof.inputs(model, method=method, image_size=SIZE, batch_size=batch, new_tokens=3)
+    given = shown(model, method)
+    inputs = tpprof.inputs(model, method=method, **given, batch_size=batch, new_tokens=3)
     both = sides(model, inputs, spec, policy)
     assert flops_of(both.derived) == flops_of(both.shown)
     assert sum(flops_of(both.derived).values()) == both.counted
