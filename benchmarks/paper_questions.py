@@ -8,6 +8,8 @@ gone on with. What it prints is about this model and drawn pictures, and about n
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,8 +93,11 @@ def main() -> None:
     options = parser.parse_args()
     for budget in options.budgets:
         for question in questions(options.questions, budget):
-            accuracy = ask(question, budget, options.model, options.output)
             print(f"### {question.title}, {budget} of 576 visual tokens\n")
+            if blind := by_chance_alone(question, budget, options):
+                print(f"{blind}\n")
+                continue
+            accuracy = ask(question, budget, options.model, options.output)
             print(accuracy_table(accuracy, RULE).to_markdown())
             print(differences(accuracy, question.pairs).to_markdown())
     for budget in options.budgets:
@@ -130,12 +135,33 @@ def questions(most: int, budget: int) -> list[Question]:
             [("fastv-vis", "fastv"), ("sparsevlm", "fastv"), ("random", "fastv")],
         ),
         Question(
+            "Size and texture of an object",
+            kind("attributes", "attributes, drawn"),
+            (*spatial, "fastv-vis"),
+            [("random", "fastv"), ("fastv-vis", "fastv"), ("fastv-window", "fastv")],
+        ),
+        Question(
             "Table 6: attention against dissimilarity (alpha), POPE",
             pope,
             alphas,
             [(alphas[0], alphas[-1]), (alphas[2], alphas[-1]), (alphas[2], alphas[0])],
         ),
     ]
+
+
+def by_chance_alone(question: Question, budget: int, options: argparse.Namespace) -> str:
+    """Why no method is compared: the unpruned model is right no more often than by chance; "" where
+    it is."""
+    unpruned = dataclasses.replace(question, methods=("vanilla",))
+    accuracy = ask(unpruned, budget, options.model, options.output)
+    (score,) = scores(accuracy, RULES[RULE], beside=accuracy.answers[0].method)
+    most = 0.5 + 1.96 * math.sqrt(0.25 / score.questions)  # 95 % of who says yes to half of them
+    if score.accuracy > most:
+        return ""
+    return (
+        f"Not asked: unpruned, the model is right {score.accuracy:.3f} of {score.questions}, as by "
+        f"chance (up to {most:.3f}), so that pruning can take nothing from it."
+    )
 
 
 def ask(question: Question, budget: int, model: str, folder: Path) -> Accuracy:

@@ -26,6 +26,7 @@ from ..pictures import (
 from ..questions import POPE, SUFFIX, TRAIN, Question, attributes, pope, where, which
 
 GRID = SIDE // PATCH
+OF_FOUR = 8  # one picture in so many is four in one
 EACH = {"random": 1, "popular": 1, "adversarial": 2}
 MOST = 16  # questions about a picture
 LONGEST, LONGEST_WITH_SUFFIX = 17, 29  # tokens of a question and the answer
@@ -92,12 +93,11 @@ class QuestionBatch:
         )
 
 
-def pictures_of(stream: int, step: int, count: int, of_four: int = 8) -> list[Drawing]:
-    """Pictures of a step of training. stream: another for each stage. of_four: one picture in so
-    many is four in one."""
+def pictures_of(stream: int, step: int, count: int) -> list[Drawing]:
+    """Pictures of a step of training. stream: another for each stage."""
     seeds = [(TRAIN, stream, step * count + index) for index in range(count)]
     return [
-        four_pictures(seed) if index % of_four == of_four - 1 else picture(seed)
+        four_pictures(seed) if index % OF_FOUR == OF_FOUR - 1 else picture(seed)
         for index, seed in enumerate(seeds)
     ]
 

@@ -34,7 +34,7 @@ CACHED = 2048  # pictures of the decoder's stage
 class TrainingStage:
     """rate: the highest rate of learning. It rises for `warm` steps, and falls along a cosine that
     would reach `last` times itself after `curve` steps, or after all. tower: the tower's rate, as a
-    share of it. stream: of the pictures. of_four: one picture in so many is four in one."""
+    share of it. stream: of the pictures."""
 
     name: str
     steps: int
@@ -45,7 +45,6 @@ class TrainingStage:
     warm: int = 100
     curve: int = 0
     tower: float = 1.0
-    of_four: int = 8
 
     def rate_at(self, step: int) -> float:
         if step < self.warm:
@@ -60,10 +59,7 @@ STAGES = (
     TrainingStage("whole", 700, 1.5e-3, 0.1, pictures=12, stream=11, curve=1000),
     TrainingStage("decoder", 600, 2e-3, 0.1, pictures=16, stream=12),
     TrainingStage("joint", 560, 8e-4, 0.02, pictures=8, stream=13, warm=60, tower=0.7),
-    TrainingStage("joint", 600, 1e-3, 0.02, pictures=64, stream=17, warm=60, tower=0.7, of_four=4),
 )
-"""Two cores do all but the last, which wants a GPU; what that one adds is places, attributes and
-which of four pictures."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +98,7 @@ class Steps(Dataset[StepData]):
         return given
 
     def _pictures(self, step: int) -> list[Drawing]:
-        stage = self.stage
-        return pictures_of(stage.stream, step, stage.pictures, stage.of_four)
+        return pictures_of(self.stage.stream, step, self.stage.pictures)
 
     def _crops(self, step: int, rng: np.random.Generator) -> StepData:
         row, column = (int(place) for place in rng.integers(0, GRID // 2 + 1, 2))

@@ -178,7 +178,7 @@ class Trainer:
         parts = []
         with torch.no_grad():
             for step in range(CACHED // stage.pictures):
-                drawn = pictures_of(stage.stream, step, stage.pictures, stage.of_four)
+                drawn = pictures_of(stage.stream, step, stage.pictures)
                 given = seen(drawn).to(self.device)
                 parts.append(forward.tower(self.vision, given.pixels)[0].half())
         return torch.cat(parts)
