@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import (
     Budget,
@@ -17,6 +18,7 @@ from . import (
     Published,
     Request,
     Rows,
+    Segment,
     Stage,
     Tower,
     UnsupportedError,
@@ -29,7 +31,7 @@ from . import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device
 
 TEMPERATURE = 10.0
 
@@ -88,19 +90,20 @@ class GlobalCom2(Method):
         thumbnail, own = scores[:, :base], scores[:, base:]
         kept = self._thumbnail(request)
         rest = request.budget(self.keep) - kept
-        crop, row, column, size = _places(view, tower)
+        crops = _crops(request.grid[-1], tower, scores.device)
         wide = thumbnail.view(-1, 1, tower.side, tower.side)
+        size = crops.height, crops.width
         large = torch.nn.functional.interpolate(wide, size, mode="bilinear", align_corners=False)
-        seen = large.flatten(1).gather(1, row * size[1] + column)
-        groups = tower.crops[0] * tower.crops[1] + 1  # the last are the newlines
-        member = crop[:, None] == torch.arange(groups, device=crop.device)[:, None]
-        worth = _of_length_one(own, member, crop) + _of_length_one(seen, member, crop)
+        both = torch.stack([own, large.flatten(1)[:, crops.place]], 1)
+        length = (both[:, :, None] * crops.member).norm(dim=-1).clamp_min(1e-12)
+        worth = (both / length[..., crops.number]).sum(1)
         newlines = request.segments[-1].tokens - request.segments[-1].patches
-        shares = member.sum(-1)[:, :-1] * _ratios(thumbnail, tower)
-        shares = shares * ((rest - newlines) / shares.sum(-1, keepdim=True))
-        counts = round_shares(shares, rest - newlines, shares - shares.floor())
-        quota = torch.nn.functional.pad(counts, (0, 1), value=newlines)
-        in_crops = base + top_in_groups(worth, crop, quota, rest).index
+        shares = crops.size * _ratios(thumbnail, crops.weight)
+        shares = shares / shares.sum(-1, keepdim=True) * (rest - newlines)
+        quota = round_shares(shares, rest - newlines)
+        if newlines:
+            quota = torch.nn.functional.pad(quota, (0, 1), value=newlines)
+        in_crops = base + top_in_groups(worth, crops.number.expand_as(own), quota, rest).index
         in_thumbnail = top(thumbnail, kept).index if kept else in_crops[:, :0]
         return Keep(torch.cat([in_thumbnail, in_crops], 1))
 
@@ -117,46 +120,51 @@ class GlobalCom2(Method):
         return request.tower.patches * left // patches
 
 
-def _places(view: View, tower: Encoder) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
-    """Of each token behind the base tile its crop, or their number for a newline, and its row and
-    column in the joined crops; and the height and width of these."""
-    rows, columns = tower.crops
-    side, joined = tower.side, view.request.segments[-1]
-    segment, row, column = (
-        places[:, tower.patches :] for places in (view.segment, view.row, view.column)
-    )
-    if not joined.newline:  # one crop behind another
-        crop = segment - 1
-        row, column = crop // columns * side + row, crop % columns * side + column
-        return crop, row, column, (rows * side, columns * side)
-    height, width = joined.height, joined.width - 1
-    above, beside = (rows * side - height) // 2, (columns * side - width) // 2  # padding, cut away
-    crop = (row + above) // side * columns + (column + beside) // side
-    newline = view.newline[:, tower.patches :]
-    return (
-        crop.masked_fill(newline, rows * columns),
-        row,
-        column.clamp_max(width - 1),
-        (height, width),
-    )
+class _Crops(NamedTuple):
+    """The crops of a picture, C of them.
+
+    height, width: of all joined, in patches. number: int64 [n], the crop of each token behind the
+    thumbnail, C of a newline. place: int64 [n], where each stands among the joined patches.
+    member: bool [C + 1, n]. size: int64 [C], the patches of each. weight: [C, patches], of
+    the thumbnail's scores in what the softmax over crops takes.
+    """
+
+    height: int
+    width: int
+    number: Tensor
+    place: Tensor
+    member: Tensor
+    size: Tensor
+    weight: Tensor
 
 
-def _ratios(thumbnail: Tensor, tower: Encoder) -> Tensor:
-    """The ratios of the crops [N, crops] over the mean one, by the thumbnail's scores [N, n]."""
+@functools.lru_cache(maxsize=16)
+def _crops(last: Segment, tower: Encoder, where: device) -> _Crops:
+    """By the last segment of a picture: its last crop, or all joined, their padding cut away."""
     import torch
 
     (rows, columns), side = tower.crops, tower.side
-    line = torch.arange(side, device=thumbnail.device)
+    count, joined = rows * columns, last.newline
+    height = last.height if joined else rows * side
+    width = last.width - 1 if joined else columns * side
+    above, beside = (rows * side - height) // 2, (columns * side - width) // 2
+    row, column = torch.meshgrid(torch.arange(height), torch.arange(width + joined), indexing="ij")
+    number = (row + above) // side * columns + (column + beside) // side
+    number = number.masked_fill(column == width, count).flatten()
+    place = (row * width + column.clamp_max(width - 1)).flatten()
+    if not joined:  # one crop behind another
+        place = place.gather(0, number.argsort(stable=True))
+        number = number.sort(stable=True).values
+    member = number == torch.arange(count + 1)[:, None]
+    line = torch.arange(side)
     upper = (line // max(side // rows, 1)).clamp_max(rows - 1)
     left = (line // max(side // columns, 1)).clamp_max(columns - 1)
-    cell = (upper[:, None] * columns + left).flatten()
-    cells = torch.arange(rows * columns, device=thumbnail.device)[:, None]
-    sums = thumbnail[:, None].where(cell == cells, 0).sum(-1)
-    share = (sums / TEMPERATURE).softmax(-1)
-    return 1 + share - share.mean(-1, keepdim=True)
+    cell = (upper[:, None] * columns + left).flatten() == torch.arange(count)[:, None]
+    found = (number, place, member, member.sum(-1)[:-1], cell / TEMPERATURE)
+    return _Crops(height, width, *(tensor.to(where) for tensor in found))
 
 
-def _of_length_one(values: Tensor, member: Tensor, crop: Tensor) -> Tensor:
-    """values [N, n] over their length in their crop, by member [N, crops, n] and crop [N, n]."""
-    squares = (values[:, None] * member).square().sum(-1)
-    return values / squares.sqrt().clamp_min(1e-12).gather(1, crop)
+def _ratios(thumbnail: Tensor, weight: Tensor) -> Tensor:
+    """The ratios of the crops [N, C] over the mean one, by the thumbnail's scores [N, n]."""
+    share = (thumbnail[:, None] * weight).sum(-1).softmax(-1)
+    return share + (1 - 1 / len(weight))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from . import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device
 
 DENSITY = Fraction(1024, 576)  # crops times tokens kept, over all tokens
 EPSILON = 1e-6
@@ -76,28 +77,28 @@ class HoloV(Method):
         if stage.rows:
             view.set_tag("attention", units(view.rows[:, 0], request))
             return None
-        attention = view.tag("attention")
         budget, patches = request.budget(self.keep), _patches(request)
-        places = view.newline.int().argsort(dim=-1, stable=True)  # the newlines behind all others
-        inside = places[:, :patches]
-        attention, states = attention.gather(1, inside), take(view.states, inside)
-        worth, crop, start = [], [], 0
+        attention, states, inside = view.tag("attention"), view.states, None
+        if patches < view.count:  # the newlines behind all others
+            places = view.newline.byte().argsort(dim=-1, stable=True)
+            inside = places[:, :patches]
+            attention, states = attention.gather(1, inside), take(states, inside)
+        worth, start = [], 0
         for count, size in self._cuts(request):
-            stop = start + count * size
-            shape = (-1, count, size)
-            seen = attention[:, start:stop].view(shape)
-            worth.append(self._worth(seen, states[:, start:stop].view(*shape, states.shape[-1])))
-            first = sum(part.shape[1] for part in worth[:-1])
-            crop.append(first + torch.arange(count * size, device=inside.device) // size)
-            start = stop
+            part = slice(start, start + count * size)
+            shape = (-1, count, size, states.shape[-1])
+            worth.append(self._worth(attention[:, part], states[:, part].reshape(shape)))
+            start += count * size
         weights = torch.cat(worth, 1)
         weights = weights / (weights.sum(-1, keepdim=True) + EPSILON)
         kept = min(budget, patches)
         quota = round_shares(weights * kept, kept, weights)
-        group = torch.cat(crop).expand_as(inside)
-        chosen = inside.gather(1, top_in_groups(attention, group, quota, kept).index)
+        crop = _crops(tuple(self._cuts(request)), weights.device).expand_as(attention)
+        chosen = top_in_groups(attention, crop, quota, kept)
+        if inside is None:
+            return chosen
         newlines = places[:, patches : patches + budget - kept]
-        return Keep(torch.cat([chosen, newlines], 1).sort(-1).values)
+        return Keep(torch.cat([inside.gather(1, chosen.index), newlines], 1).sort(-1).values)
 
     def _cuts(self, request: Request) -> list[tuple[int, int]]:
         """Crops and the tokens of each: first those with one more, if the sizes differ."""
@@ -108,21 +109,30 @@ class HoloV(Method):
         return [(n, length) for n, length in ((longer, size + 1), (crops - longer, size)) if n]
 
     def _worth(self, attention: Tensor, states: Tensor) -> Tensor:
-        """What crops count [N, c], by attention [N, c, m] and states [N, c, m, d]."""
+        """What crops count [N, c], by attention [N, c * m] and states [N, c, m, d]."""
         import torch
 
-        others = states.shape[2] - 1
+        others = max(states.shape[2] - 1, 1)
         wide = states.float()
         directions = wide / (wide.norm(dim=-1, keepdim=True) + EPSILON)
         cosines = directions @ directions.transpose(2, 3)
-        own = torch.eye(others + 1, dtype=torch.bool, device=states.device)
-        cosines = cosines.masked_fill(own, 0)
-        mean = cosines.sum(-1, keepdim=True) / max(others, 1)
-        variance = (cosines - mean).square().sum(-1) / max(others, 1)
-        seen = 1e3 * attention
-        scale = seen.abs().mean(-1) / (variance.abs().mean(-1) + EPSILON)
-        worth: Tensor = (seen + self.alpha * variance * scale[..., None]).mean(-1)
-        return worth
+        cosines.diagonal(dim1=2, dim2=3).zero_()
+        mean = cosines.sum(-1, keepdim=True) / others
+        variance = (cosines - mean).square().sum(-1) / others
+        seen = 1e3 * attention.view(variance.shape)
+        scale = seen.mean(-1, keepdim=True) / (variance.mean(-1, keepdim=True) + EPSILON)
+        return torch.addcmul(seen, variance, scale, value=self.alpha).mean(-1)
+
+
+@functools.lru_cache(maxsize=16)
+def _crops(cuts: tuple[tuple[int, int], ...], where: device) -> Tensor:
+    """The crop int64 [n] of each patch, by how many crops of which size there are."""
+    import torch
+
+    sizes = [size for count, size in cuts for _ in range(count)]
+    return torch.tensor(
+        [crop for crop, size in enumerate(sizes) for _ in range(size)], device=where
+    )
 
 
 def _patches(request: Request) -> int:

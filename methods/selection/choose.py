@@ -41,30 +41,38 @@ def top_in_parts(scores: Tensor, sizes: list[int], counts: list[int]) -> Keep:
 def group_rank(scores: Tensor, group: Tensor, groups: int) -> Tensor:
     """The rank int64 [N, n] of each score among those of its group, 0 for the highest; group:
     int64 [N, n], below `groups`."""
+    falling, _, turn = _by_turns(scores, group, groups)
+    return falling.scatter(1, falling, turn - 1)  # back to where they stand
+
+
+def top_in_groups(scores: Tensor, group: Tensor, quota: Tensor, count: int) -> Keep:
+    """Of scores [N, n] whose tokens are in `group` int64 [N, n] of G, keep the highest of each, as
+    many as `quota` [N, G] says; where a group has fewer, the highest of all others make up `count`.
+    The order is that of the sequence."""
+    falling, group, turn = _by_turns(scores, group, quota.shape[1])
+    within = turn <= quota.gather(1, group)
+    chosen = within.argsort(dim=-1, descending=True, stable=True)[:, :count]
+    return Keep(falling.gather(1, chosen).sort(-1).values)
+
+
+def _by_turns(scores: Tensor, group: Tensor, groups: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Places by falling score, the group of each, and which of its group it is, from 1 on; int64
+    [N, n], the groups below `groups`."""
     import torch
 
     falling = scores.argsort(dim=-1, descending=True, stable=True)
     group = group.gather(1, falling)
     member = group[:, None] == torch.arange(groups, device=group.device)[:, None]
-    rank = member.cumsum(-1).gather(1, group[:, None])[:, 0] - 1
-    return torch.zeros_like(falling).scatter(1, falling, rank)
+    return falling, group, member.cumsum(-1).gather(1, group[:, None])[:, 0]
 
 
-def top_in_groups(scores: Tensor, group: Tensor, quota: Tensor, count: int) -> Keep:
-    """Of scores [N, n] whose tokens are in `group` [N, n] of G, keep the highest of each, as many
-    as `quota` [N, G] says; where a group has fewer, the highest of all others make up `count`.
-    Both are int64. The order is that of the sequence."""
-    within = group_rank(scores, group, quota.shape[1]) < quota.gather(1, group)
-    return top(scores.masked_fill(within, float("inf")), count)
-
-
-def round_shares(shares: Tensor, total: int, ranked: Tensor) -> Tensor:
+def round_shares(shares: Tensor, total: int, ranked: Tensor | None = None) -> Tensor:
     """Shares [N, G] that add up to about `total`, as whole numbers that do: rounded down, and one
-    more where `ranked` [N, G] is highest."""
+    more where `ranked` [N, G] is highest; by largest remainder, if it is None."""
     whole = shares.floor()
-    rank = ranked.argsort(dim=-1, descending=True, stable=True).argsort(-1)
-    counts: Tensor = (whole + (rank < total - whole.sum(-1, keepdim=True))).long()
-    return counts
+    behind = shares - whole if ranked is None else ranked
+    rank = behind.argsort(dim=-1, descending=True, stable=True).argsort(-1)
+    return whole + (rank < total - whole.sum(-1, keepdim=True))
 
 
 def in_parts(
