@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 GROUP = 4  # tokens that stay to a group
 STEPS = 16  # of orthogonal iteration
 ROUNDS = 32  # of suppression: enough unless more tokens than that form a chain, each like the next
-OPERATORS = 48 + 2 * STEPS + 2 * (ROUNDS - 1)  # that choosing the tokens of a part calls
+OPERATORS = 49 + 2 * STEPS + 2 * (ROUNDS - 1)  # that choosing the tokens of a part calls
 
 
 @register("prunesid")
