@@ -29,7 +29,7 @@ from tpprof.reports.record.spec import RunSpec
 
 sys.path.append(str(Path(__file__).parent.parent / "tests" / "callables"))
 
-from pruned_llava import Pruning, by_class, by_forward
+from pruned_llava import Pruning, by_class, by_forward  # type: ignore[import-not-found]
 
 UNSEEN = "unseen"
 """transformers' own model behind a function that does not name it: no hooks."""

@@ -156,6 +156,7 @@ def by_chance_alone(question: Question, budget: int, options: argparse.Namespace
     accuracy = ask(unpruned, budget, options.model, options.output)
     (score,) = scores(accuracy, RULES[RULE], beside=accuracy.answers[0].method)
     most = 0.5 + 1.96 * math.sqrt(0.25 / score.questions)  # 95 % of who says yes to half of them
+    assert score.accuracy is not None
     if score.accuracy > most:
         return ""
     return (
