@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from fake_capture import Captures
-from micro_models import VIDEO, load
+from micro_models import PRUNING, SIZE, VIDEO, affordable, load
 from torch import Tensor
 from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
 from transformers.vision_utils import get_vision_window_index
@@ -20,6 +20,7 @@ from transformers.vision_utils import get_vision_window_index
 import tpprof
 from tpprof.methods import BudgetError, UnsupportedError, View, parse
 from tpprof.methods.engine.decoder import Inputs
+from tpprof.methods.engine.ledger import planned
 from tpprof.methods.engine.run import run
 from tpprof.methods.engine.runtimes.graph import GraphRuntime
 from tpprof.profiler.models.model import Model
@@ -436,3 +437,21 @@ def test_it_comes_first_in_a_composition(spec: str) -> None:
     assert composed.plan(inputs.request).planned
     with pytest.raises(UnsupportedError, match="comes behind another"):
         parse(f"divprune:keep=1/2+{spec}:keep=1/2").plan(inputs.request)
+
+
+@on_each
+def test_methods_for_pictures_take_the_videos_of_models_whose_pictures_they_take(name: str) -> None:
+    """All frames together, as planned."""
+    model, inputs = shown(name)
+    picture = tpprof.inputs(model, image_size=SIZE).request
+    for method in (affordable(parse(spec)) for spec in PRUNING):
+        try:
+            method.plan(picture)
+        except UnsupportedError:
+            with pytest.raises(UnsupportedError):
+                method.plan(inputs.request)
+            continue
+        plan = method.plan(inputs.request)
+        trace = tpprof.forward(model, inputs, method, new_tokens=2)
+        if plan.planned:
+            assert trace.ledger == planned(plan, inputs.request, "rows"), method.name
