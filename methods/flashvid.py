@@ -56,8 +56,8 @@ class FlashVID(Method):
     Code: Fanziyang-v/FlashVID
 
     Departures:
-    - Tokens before and after the cut are ten to three, as published; their mean over layers is
-      `keep`, so that a fifth more than `keep` of 28 layers enters, or what the depth asks for.
+    - Tokens before and after the cut are ten to three, as published, and their mean over layers is
+      `keep`: with 28 layers a quarter more enters, as published, else what that takes.
     - Clusters are shared among frames by largest remainder; the released code rounds up each,
       so that its count varies.
     - A scene of one frame clusters what was not chosen, as others do; in the released code all

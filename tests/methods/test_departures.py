@@ -50,10 +50,11 @@ def test_a_method_names_its_source_and_its_departures(name: str) -> None:
 
 
 def test_the_command_prints_them(tmp_path: Path) -> None:
-    told = command("methods", "pooling", "fastv-vis", cwd=tmp_path)
+    told = command("methods", "pooling", "fastv-vis", "evs", cwd=tmp_path)
     assert told.returncode == 0
     printed = " ".join(told.stdout.split())
-    for name in ("pooling", "fastv-vis"):
+    assert printed.count("For videos alone: --video or --frames") == 1
+    for name in ("pooling", "fastv-vis", "evs"):
         for sentence in methods.method_class(name).departures():
             assert f"- {sentence}" in printed
     assert "sparsevlm" not in printed

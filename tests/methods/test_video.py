@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from fake_capture import Captures
-from micro_models import PRUNING, SIZE, VIDEO, affordable, load
+from micro_models import PRUNING, SHAPES, SIZE, VIDEO, affordable, load
 from torch import Tensor
 from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
 from transformers.vision_utils import get_vision_window_index
@@ -23,6 +23,7 @@ from tpprof.methods.engine.decoder import Inputs
 from tpprof.methods.engine.ledger import planned
 from tpprof.methods.engine.run import run
 from tpprof.methods.engine.runtimes.graph import GraphRuntime
+from tpprof.profiler.models.geometry import request
 from tpprof.profiler.models.model import Model
 from tpprof.tests.methods.reference import ATTENTION, blocks_of, eager, entering_states
 
@@ -455,3 +456,15 @@ def test_methods_for_pictures_take_the_videos_of_models_whose_pictures_they_take
         trace = tpprof.forward(model, inputs, method, new_tokens=2)
         if plan.planned:
             assert trace.ledger == planned(plan, inputs.request, "rows"), method.name
+
+
+def test_flashvid_has_the_published_counts() -> None:
+    """A quarter above the mean enters 28 layers, and three tenths of that the last eight."""
+    lengths = request(SHAPES["qwen2.5-vl-7b"], before=9, after=9, size=(448, 448), frames=40)
+    assert (lengths.layers, lengths.visual) == (28, 20 * 256)
+    for keep in (Fraction(1, 10), Fraction(1, 4)):
+        plan = parse(f"flashvid:keep={keep}").plan(lengths)
+        first, second = (stage.tokens for stage in plan.stages[1:])
+        assert [stage.layer for stage in plan.decoder] == [20]
+        assert first == pytest.approx(1.25 * keep * lengths.visual, abs=0.5)
+        assert second == pytest.approx(0.3 * first, abs=1.5)

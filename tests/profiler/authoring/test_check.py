@@ -64,6 +64,15 @@ def test_what_is_right_holds(tmp_path: Path) -> None:
     assert broken(tmp_path) == {}
 
 
+def test_a_method_for_videos_is_shown_one() -> None:
+    found = list(findings(parse("evs"), [("internvl", "flat"), *LLAVA]))  # type: ignore[list-item]
+    assert [(f.model, f.check, f.fault) for f in found[:-1]] == [
+        ("internvl", check, "") for check in ("plan", *CHECKS)
+    ]
+    assert not any(f.unsupported for f in found[:-1])
+    assert found[-1].unsupported.endswith("frames of a video, and this model takes none")
+
+
 BROKEN = {
     "counts": (
         PLAN,
