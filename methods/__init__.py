@@ -44,6 +44,7 @@ from .selection.choose import (
     quotas,
     round_shares,
     shares,
+    spread_out,
     take,
     top,
     top_in_groups,
@@ -64,6 +65,7 @@ from .selection.frames import Frames, frames_of, scenes
 from .selection.rotary import rotary_products
 from .selection.scorer import Scorer
 from .selection.suppression import suppressed
+from .selection.trees import hang_on_trees, share_by_scene
 from .selection.windows import merge_alike, segment_windows
 
 __all__ = [
@@ -104,6 +106,7 @@ __all__ = [
     "frames_of",
     "greedy",
     "group_rank",
+    "hang_on_trees",
     "has_budget",
     "in_parts",
     "keep_and_merge",
@@ -127,7 +130,9 @@ __all__ = [
     "scenes",
     "scored_in_tower",
     "segment_windows",
+    "share_by_scene",
     "shares",
+    "spread_out",
     "sums_of_nearest",
     "suppressed",
     "take",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 from . import (
     Budget,
@@ -17,14 +16,10 @@ from . import (
     Stage,
     View,
     cosines,
-    greedy,
     knob,
     register,
-    take,
+    spread_out,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @register("divprune")
@@ -56,15 +51,4 @@ class DivPrune(Method):
         return Plan([stage], positions="compact", published=Published())
 
     def decide(self, view: View, stage: Stage) -> Keep | None:
-        import torch
-
-        distance = 1 - cosines(view.states)
-        nearest = distance.topk(2, -1, largest=False).values[..., 1]  # the nearest is itself
-
-        def after(step: int, place: Tensor) -> Tensor:
-            nonlocal nearest
-            row = take(distance, place)[:, 0]
-            nearest = torch.minimum(nearest, row) if step else row
-            return nearest
-
-        return Keep(greedy(nearest, stage.count, after).sort(-1).values)
+        return Keep(spread_out(1 - cosines(view.states), stage.count).sort(-1).values)

@@ -69,16 +69,12 @@ class FastVID(Method):
     video = True
 
     keep: Budget = knob(Fraction(1, 10), "visual tokens that stay: a count or a share")
-    gathered: Fraction = knob(Fraction(2, 5), "share of them that others are gathered into")
-    scenes: int = knob(8, "scenes that a video has at least")
+    gathered: Fraction = knob(
+        Fraction(2, 5), "share of them that others are gathered into", least=0, most=1
+    )
+    scenes: int = knob(8, "scenes that a video has at least", least=1)
     threshold: float = knob(0.9, "cosine to the frame before, below which another scene begins")
-    step: int = knob(4, "frames from one with targets to the next")
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.gathered < 1:
-            raise ValueError(f"gathered={self.gathered} is not from 0 to below 1")
-        if min(self.scenes, self.step) < 1:
-            raise ValueError(f"scenes={self.scenes} and step={self.step} are from 1")
+    step: int = knob(4, "frames from one with targets to the next", least=1)
 
     def plan(self, request: Request) -> Plan:
         frames = frames_of(request)
@@ -87,7 +83,7 @@ class FastVID(Method):
             return Plan()
         targets = self._targets(frames, left) * frames.count
         flops = 2 * frames.tokens * request.hidden * (frames.size + 2 * targets)
-        launches = 166 + bool(request.breaks) if targets else 11
+        launches = 160 + bool(request.breaks) if targets else 11
         reading = int(request.merger > 1)
         plan = scored_in_tower(
             request,

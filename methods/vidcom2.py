@@ -63,7 +63,7 @@ class VidCom2(Method):
         left = frames.budget(request, self.keep)
         if left == frames.tokens:
             return Plan()
-        launches = 97 + bool(request.breaks)
+        launches = 91 + bool(request.breaks)
         stage = Stage(Projected(), left + frames.others, launches=launches)
         return Plan([stage], published=Published())
 

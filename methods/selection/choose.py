@@ -130,6 +130,23 @@ def greedy(worth: Tensor, count: int, after: Callable[[int, Tensor], Tensor]) ->
     return torch.cat(chosen, 1)
 
 
+def spread_out(distance: Tensor, count: int) -> Tensor:
+    """Choose `count` places one after another, each the farthest from those chosen: int64
+    [N, count], in the order of choice. distance: [N, n, n], of each chosen one (row) to the others;
+    the first is the one whose nearest other is farthest."""
+    import torch
+
+    nearest = distance.topk(2, 1, largest=False).values[:, -1]  # the nearest is itself
+
+    def after(step: int, place: Tensor) -> Tensor:
+        nonlocal nearest
+        row = take(distance, place)[:, 0]
+        nearest = torch.minimum(nearest, row) if step else row
+        return nearest
+
+    return greedy(nearest, count, after)
+
+
 def top_of_each(scores: Tensor, count: int, request: Request) -> Keep:
     """Keep the best by scores [N, V] of each picture of the prompt, together `count`, shared in
     proportion to their tokens. All of them are there."""

@@ -103,25 +103,26 @@ def peak_scores(distance: Tensor, nearest: Tensor, noise: Tensor, among: Tensor)
 def cluster_each(
     states: Tensor, clusters: Tensor, noise: Tensor, among: Tensor, most: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cluster the points `among` bool [N, M] of states [N, M, d], each row into so many `clusters`
-    int64 [N], at most as many as it has points. Density counts as many nearest points as there are
-    clusters, at most `most`.
+    """Cluster the points `among` bool [N, F, M] of states [N, F, M, d], those of each frame into so
+    many `clusters` int64 [N, F], at most as many as they are. Density counts as many nearest points
+    as there are clusters, at most `most`.
 
-    Returns flags bool [N, M] on the centres and, at their places, means [N, M, d] and sizes [N, M]
-    of their clusters, float32.
+    Returns flags bool [N, F, M] on the centres and, at their places, means [N, F, M, d] and sizes
+    [N, F, M] of their clusters, float32.
     """
     import torch
 
-    distance = distances(states)
-    scores = peak_scores(distance, clusters.clamp_max(most), noise, among)
-    centre = scores.argsort(-1, descending=True).argsort(-1) < clusters[:, None]
+    points, wanted, there = states.flatten(0, 1), clusters.flatten(), among.flatten(0, 1)
+    distance = distances(points)
+    scores = peak_scores(distance, wanted.clamp_max(most), noise, there)
+    centre = scores.argsort(-1, descending=True).argsort(-1) < wanted[:, None]
     nearest = distance.where(centre[:, None], distance.amax() + 1).argmin(-1)
-    places = torch.arange(states.shape[1], device=states.device)
+    places = torch.arange(points.shape[1], device=states.device)
     cluster = places.where(centre, nearest)
-    member = (cluster[..., None] == places) & among[..., None] & centre[:, None]
+    member = (cluster[..., None] == places) & there[..., None] & centre[:, None]
     sizes = member.sum(1).float()
-    means = member.float().transpose(1, 2) @ states / sizes.clamp_min(1)[..., None]
-    return centre, means, sizes
+    means = member.float().transpose(1, 2) @ points / sizes.clamp_min(1)[..., None]
+    return centre.view_as(among), means.view_as(states), sizes.view_as(among)
 
 
 def _peaks(distance: Tensor, density: Tensor, farthest: Tensor | None = None) -> Tensor:
