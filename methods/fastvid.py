@@ -83,7 +83,7 @@ class FastVID(Method):
             return Plan()
         targets = self._targets(frames, left) * frames.count
         flops = 2 * frames.tokens * request.hidden * (frames.size + 2 * targets)
-        launches = 160 + bool(request.breaks) if targets else 11
+        launches = 157 + bool(request.breaks) if targets else 11
         reading = int(request.merger > 1)
         plan = scored_in_tower(
             request,

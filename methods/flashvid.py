@@ -89,7 +89,7 @@ class FlashVID(Method):
         layer, first, second = self._counts(request)
         mapped = range(0 if request.merger == 1 else tower.layers - 1, tower.layers)
         released = Published(maps=range(layer - 1, layer), tower_maps=mapped)
-        cut = Stage(Entering(layer), second, Rows("last"), launches=2 + 6 * bool(frames.others))
+        cut = Stage(Entering(layer), second, Rows("last"), launches=4)
         if first == request.visual:
             return Plan([cut], published=released)
         each, clusters = self._split(frames, first - frames.others)
@@ -104,15 +104,15 @@ class FlashVID(Method):
         return Plan([seen, merged, cut], published=released)
 
     def decide(self, view: View, stage: Stage) -> Keep | None:
+        frames = frames_of(view.request)
         if isinstance(stage.site, Entering):
-            scores = view.rows[:, 0]
-            if frames_of(view.request).others:
-                scores = scores.masked_fill(view.newline, 2.0)  # above any weight
-            return top(scores, stage.count)
+            first = view.count - frames.others
+            best = top(view.rows[:, 0, :first], stage.count - frames.others)
+            return Keep(frames.with_others(best.index, first))
         if stage.rows:
             view.set_tag("attention", units(view.rows[:, 0], view.request))
             return None
-        frames, states = frames_of(view.request), view.states
+        states = view.states
         tokens = frames.inside(states).float()
         each, clusters = self._split(frames, stage.count - frames.others)
         scene = scenes(tokens.mean(2), self.scenes, self.cut)
@@ -150,7 +150,7 @@ def _launches(frames: int, each: int, clusters: int) -> int:
     choosing = 5 * each + (each == 1)
     if not clusters:
         return choosing + 39
-    return choosing + 2 * frames - (frames == 1) + (186 if each else 172)
+    return choosing + 2 * frames - (frames == 1) + (184 if each else 170)
 
 
 def _picked(tokens: Tensor, attention: Tensor, scene: Tensor, each: int) -> Tensor:

@@ -63,7 +63,7 @@ class VidCom2(Method):
         left = frames.budget(request, self.keep)
         if left == frames.tokens:
             return Plan()
-        launches = 91 + bool(request.breaks)
+        launches = 86 + bool(request.breaks)
         stage = Stage(Projected(), left + frames.others, launches=launches)
         return Plan([stage], published=Published())
 
@@ -83,7 +83,7 @@ class VidCom2(Method):
         unlike = (-of_video.mean(-1) / TEMPERATURE).softmax(-1)
         shares = left / frames.count * (1 + unlike - unlike.mean(-1, keepdim=True))
         shares = shares.clamp_max(frames.size)
-        quota = round_shares(shares, left, shares - shares.floor())
+        quota = round_shares(shares, left)
         frame = torch.arange(frames.tokens, device=tokens.device) // frames.size
         worth = -(of_video + of_frame).flatten(1)
         best = top_in_groups(worth, frame.expand_as(worth), quota, left)

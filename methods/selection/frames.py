@@ -46,11 +46,13 @@ class Frames:
         inside = values[:, : self.tokens]
         return inside.reshape(len(values), self.count, self.size, *values.shape[2:])
 
-    def with_others(self, index: Tensor) -> Tensor:
-        """Places int64 [N, k] in the frames, and behind them those of the others."""
+    def with_others(self, index: Tensor, first: int | None = None) -> Tensor:
+        """Places int64 [N, k] in the frames, and behind them those of the others: from `first` on,
+        where not all tokens of the frames are there."""
         import torch
 
-        behind = torch.arange(self.tokens, self.tokens + self.others, device=index.device)
+        start = self.tokens if first is None else first
+        behind = torch.arange(start, start + self.others, device=index.device)
         return torch.cat([index, behind.expand(len(index), -1)], 1)
 
     def keep(

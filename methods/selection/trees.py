@@ -60,4 +60,5 @@ def share_by_scene(pool: Tensor, scene: Tensor, total: int) -> Tensor:
     tokens = pool.sum(-1)
     whole = (together * tokens[:, None]).sum(-1).clamp_min(1) * scene.shape[1]
     share = (tokens * together.sum(-1) * total).double() / whole  # equal ones are so to the bit
-    return round_shares(share, total, share - share.floor())
+    counts: Tensor = round_shares(share, total).long()
+    return counts
