@@ -83,8 +83,11 @@ def measure(task: dict[str, Any]) -> bytes:
 
     load(task["plugins"])
     given = {name: value for name, value in task["options"].items() if value is not None}
-    if "passes" in inspect.signature(tpprof.compare).parameters:
+    known = inspect.signature(tpprof.compare).parameters
+    if "passes" in known:
         given["passes"] = task["passes"]
+    if "fresh" in known:  # this process is: those of its callables live as long
+        given["fresh"] = False
     record = tpprof.compare(task["methods"], rounds=task["requests"], **given)
     ran = callables(record)
     engine = [cell.name for cell in record.cells if cell.method not in ran]

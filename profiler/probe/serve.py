@@ -14,14 +14,18 @@ import traceback
 from typing import Any, TextIO
 
 PROTOCOL = 1
+BEGUN = "tpprof-probe"
+"""The first line that the probe writes: what stands before it is not its own."""
+MOST_PRINTED = 2**20
+"""Bytes of what was printed that are kept on disk from one question to the next."""
 QUESTIONS = ("timed", "counted", "untimed", "kept", "peak", "flops", "trace")
 
 
 def main() -> None:
     """Answer until there are no more questions."""
-    questions, answers = _own_pipes()
+    questions, answers, printed = _own_pipes()
     own = os.getpid()
-    server = _Server()
+    server = _Server(printed)
     for line in questions:
         asked = json.loads(line)
         try:
@@ -32,11 +36,34 @@ def main() -> None:
             os._exit(0)  # a child that the callable forked and left to run on here
         answers.write(json.dumps(said) + "\n")
         answers.flush()
+        printed.forget()
     os._exit(0)  # whatever it still runs
 
 
+class _Printed:
+    """The file that stderr is, and stdout goes to: the callable may close its own."""
+
+    def __init__(self, file: int) -> None:
+        self.file = file
+
+    def size(self) -> int:
+        """Bytes that were printed so far."""
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):  # it closed or replaced it
+                continue
+        return os.fstat(self.file).st_size
+
+    def forget(self) -> None:
+        """Give the disk back what was printed, if that is much."""
+        if self.size() > MOST_PRINTED:
+            os.ftruncate(self.file, 0)
+
+
 class _Server:
-    def __init__(self) -> None:
+    def __init__(self, printed: _Printed) -> None:
+        self.printed = printed
         self.worker: Any = None
         self.file = ""
 
@@ -60,7 +87,7 @@ class _Server:
         inputs, reference = given.pop("inputs"), given.pop("reference")
         folder = given.pop("folder")
         self.file = reference.rpartition(":")[0]
-        self.worker = Worker(_printed)
+        self.worker = Worker(self.printed.size)
         if inputs is not None:
             inputs = torch.load(inputs)
         described = self.worker.load(
@@ -83,15 +110,18 @@ def _hello(protocol: int) -> dict[str, Any]:
     return {"protocol": PROTOCOL, "python": version, "torch": str(torch.__version__)}
 
 
-def _own_pipes() -> tuple[TextIO, TextIO]:
+def _own_pipes() -> tuple[TextIO, TextIO, _Printed]:
     """stdin and stdout, for questions and answers alone: the callable reads nothing, and what it
     prints is counted with what it complains of. No process that it starts holds them."""
+    printed = _Printed(os.dup(2))
     questions = os.fdopen(os.dup(0), "r", encoding="utf-8")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
     os.dup2(2, 1)
+    answers.write(BEGUN + "\n")
+    answers.flush()
 
     def in_a_child() -> None:
         for pipe in (questions, answers):
@@ -99,14 +129,7 @@ def _own_pipes() -> tuple[TextIO, TextIO]:
 
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=in_a_child)
-    return questions, answers
-
-
-def _printed() -> int:
-    """Bytes that were printed so far: stderr is a file, and stdout goes there too."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return os.fstat(2).st_size
+    return questions, answers, printed
 
 
 def _told(error: BaseException) -> str:

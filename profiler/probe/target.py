@@ -41,6 +41,11 @@ class Target:
         if not callable(found):
             raise TargetError(f"{name} is {type(found).__name__}: give a function or a model")
         self.takes_none = _takes_nothing(found)
+        if not (self.takes_none or _takes_one(found)):
+            raise TargetError(
+                f"{name}{inspect.signature(found)} is called with one argument, the inputs of a "
+                "request: let others have defaults"
+            )
         self.call = (lambda inputs: found()) if self.takes_none else found
         if not hasattr(self.model, "named_modules"):
             self.model = None
@@ -132,6 +137,17 @@ def _takes_nothing(found: Any) -> bool:
         return not inspect.signature(found).parameters
     except (TypeError, ValueError):
         return False
+
+
+def _takes_one(found: Any) -> bool:
+    """Whether it can be called with one argument, as far as it says."""
+    try:
+        inspect.signature(found).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # it does not say
+        return True
+    return True
 
 
 def _is_model(found: Any) -> bool:

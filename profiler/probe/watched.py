@@ -141,8 +141,9 @@ class Watch:
                 self.seen.passes += 1
             if self.seen.answers:
                 return
-            if given and hasattr(given[0], "shape"):
-                self.seen.tokens[index] = int(given[0].shape[1])
+            tokens = _tokens_in(given[0]) if given else None
+            if tokens is not None:
+                self.seen.tokens[index] = tokens
             if index == 0:
                 self.lap("embed", "embed")
             else:
@@ -155,8 +156,9 @@ class Watch:
             if self.seen.answers:
                 return
             if index not in self.seen.tokens:  # entered by keyword: as many left as entered
-                states = output[0] if isinstance(output, (tuple, list)) else output
-                self.seen.tokens[index] = int(states.shape[1])
+                tokens = _tokens_in(output[0] if isinstance(output, (tuple, list)) else output)
+                if tokens is not None:
+                    self.seen.tokens[index] = tokens
             self.lap("prefill", "layer", index)
 
         return hook
@@ -175,3 +177,9 @@ class Watch:
         if found and not self.seen.answers:
             self.seen.kv_prefill = found
         self.seen.kv_decode = found or self.seen.kv_decode
+
+
+def _tokens_in(states: Any) -> int | None:
+    """Tokens of hidden states [B, S, d], or [S, d] where no batch is kept apart; None of others."""
+    dimensions = len(getattr(states, "shape", ()))
+    return int(states.shape[dimensions - 2]) if dimensions in (2, 3) else None

@@ -9,8 +9,9 @@ import gc
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ class Worker:
         self.target = Target(found, name, new_tokens)
         model = self.target.model
         self.parts = parts_of(model) if model is not None else Parts()
-        self.place = _device_of(model) or self.device
+        weight = _weight(model)
+        self.place = self.device if weight is None else weight.device
         if self.place.type != self.device.type:
             raise TargetError(
                 f"its model is on {self.place}, and {self.device} is measured: move it there"
@@ -91,6 +93,7 @@ class Worker:
     def timed(self) -> dict[str, Any]:
         """One request on the clock: seconds, and what must be the same in each request."""
         asked, printed, forked = allocations(self.device), self._printed(), _forked[0]
+        threads = threading.active_count()
         with _no_collection(), watching(self.parts, self.watch.lap) as watch:
             self.watch.start()
             result = self._run(watch)
@@ -104,14 +107,19 @@ class Worker:
             "marks": [f"{what} in the window" for what in now if now[what] > asked[what]],
             "printed": self._printed() - printed,
             "forked": _forked[0] - forked,
+            "threads": threading.active_count() - threads,
             "looks": self._looks(result, watch),
         }
 
     def counted(self) -> dict[str, Any]:
-        """One request whose cache is looked at: tokens, bytes, and what it gave."""
+        """One request whose cache and results are looked at: tokens, bytes, and what it gave."""
+        held = [] if self.makes else tensors_in(self.target.inputs(self.given))
+        versions = versions_of(held)
         result, watch = self._watched(no_lap, caches=True)
         seen = watch.seen
+        changed = versions != versions_of(held)
         return {
+            "faults": [*(["inputs"] if changed else []), *faults_in(result)],
             "looks": self._looks(result, watch),
             "kv_prefill": seen.kv_prefill,
             "kv_decode": seen.kv_decode,
@@ -184,6 +192,11 @@ class Worker:
             watch.lap("transfer", "transfer")
         result = self.target.call(moved)
         watch.end()
+        if isinstance(result, (Iterator, Awaitable)):
+            raise TargetError(
+                f"it returned {type(result).__name__}, of which nothing has run yet: return what "
+                "comes of it"
+            )
         return result
 
     def _watched(self, lap: LapFunction, *, caches: bool = False) -> tuple[Any, Watch]:
@@ -197,6 +210,7 @@ class Worker:
         """What must be the same in each request: else its times are of different things."""
         seen = watch.seen
         return {
+            "dtype of its weights": _dtype_of(self.target.model),
             "tokens entering the decoder layers": [seen.tokens[i] for i in sorted(seen.tokens)],
             "tokens generated": seen.answers or None,
             "what it returned": form_of(result),
@@ -239,7 +253,7 @@ class Worker:
             "model_class": type(model).__name__ if model is not None else "",
             "parameters": sum(weight.numel() for weight in weights) if weights else None,
             "layers": len(self.parts.layers) or None,
-            "dtype": str(weights[0].dtype).partition(".")[2] if weights else "",
+            "dtype": _dtype_of(model),
             "own_inputs": self.target.own_inputs is not None or self.target.takes_none,
         }
 
@@ -259,6 +273,31 @@ def form_of(result: Any, depth: int = 3) -> str:
     return type(result).__name__
 
 
+def tensors_in(value: Any, depth: int = 3) -> list[Any]:
+    """The tensors in what is given or returned."""
+    if hasattr(value, "is_floating_point"):
+        return [value]
+    if not depth or not isinstance(value, (Mapping, list, tuple)):
+        return []
+    parts = list(value.values()) if isinstance(value, Mapping) else value
+    return [tensor for part in parts[:1000] for tensor in tensors_in(part, depth - 1)]
+
+
+def faults_in(result: Any) -> list[str]:
+    """What makes its figures doubtful: "nan" among its numbers; "gradients" that it keeps."""
+    found = tensors_in(result)
+    faults = ["gradients"] if any(tensor.requires_grad for tensor in found) else []
+    with suppress(RuntimeError):  # some dtypes of eight bits cannot be asked
+        if any(bool(tensor.isnan().any()) for tensor in found if tensor.is_floating_point()):
+            faults.append("nan")
+    return faults
+
+
+def versions_of(tensors: list[Any]) -> list[int]:
+    """How often each was written to in place; torch does not count it of inference tensors."""
+    return [tensor._version for tensor in tensors if not tensor.is_inference()]
+
+
 def _moved(value: Any, device: Any) -> Any:
     """A tensor on the device, which is itself where it is there already."""
     if hasattr(value, "to") and hasattr(value, "shape"):
@@ -266,9 +305,14 @@ def _moved(value: Any, device: Any) -> Any:
     return value
 
 
-def _device_of(model: Any) -> Any:
-    weight = next(iter(model.parameters()), None) if model is not None else None
-    return weight.device if weight is not None else None
+def _weight(model: Any) -> Any:
+    """The first weight of a model; None where it has none, or there is no model."""
+    return next(iter(model.parameters()), None) if model is not None else None
+
+
+def _dtype_of(model: Any) -> str:
+    weight = _weight(model)
+    return str(weight.dtype).partition(".")[2] if weight is not None else ""
 
 
 def _version(name: str) -> str:

@@ -66,9 +66,11 @@ class Comparison:
         model: Model | None = None,
         given: Given | None = None,
         command: str = "",
+        fresh: bool = True,
     ) -> None:
         """Loads torch, the plug-ins and the model. model: in the place of the one that the
         specification names. given: callables of this program, which the specification lists.
+        fresh: whether each round of a callable begins in a fresh process.
         Raises InputError for what does not exist or does not fit."""
         for policy in spec.cells.attention:
             check_policy(policy)
@@ -79,7 +81,7 @@ class Comparison:
         if ours and spec.workload.preprocess == "device":
             require_device_processor(spec.model.name if model is None else None)
         load_plugins(spec.cells.plugin)
-        self.spec = spec
+        self.spec, self.fresh = spec, fresh
         self.notes: list[str] = []  # what a user should know before anything is measured
         if spec.accuracy.accuracy and not ours:
             raise OptionError("accuracy", "asks a model of tpprof's: name a method or a model")
@@ -217,7 +219,7 @@ class Comparison:
             tell,
             lambda cell, number: name(cell),
             steady,
-            lambda number: fresh_processes(self.cells, bench.renew, number),
+            lambda number: fresh_processes(self.cells, bench.renew, number) if self.fresh else 1,
         )
 
     def _sample(self, bench: Bench, index: int, number: int, turn: int, process: int) -> None:
@@ -292,14 +294,16 @@ def compare(
     *,
     model: str | Model | None = None,
     passes: bool | Sequence[str] = True,
+    fresh: bool = True,
     **options: Any,
 ) -> schema.Record:
     """Measure methods side by side and return the record that `tpprof compare` saves.
 
     methods: spec strings or Methods; vanilla is always measured, first. model: a name, or a model
     that is loaded. passes: what is measured behind the rounds (`("energy", "flops")`), True for
-    all, False for times alone. options: those of `tpprof compare`, by keyword (`rounds=6`,
-    `attention=["rows"]`, `image_size=(336, 336)`).
+    all, False for times alone. fresh: whether each round of a callable begins in a fresh process;
+    needless where this program is one of several. options: those of `tpprof compare`, by keyword
+    (`rounds=6`, `attention=["rows"]`, `image_size=(336, 336)`).
     Raises InputError or OptionError for what does not exist or does not fit.
     """
     listed = [methods] if isinstance(methods, (str, Method)) else methods
@@ -313,7 +317,7 @@ def compare(
         raise OptionError(
             "accuracy", "is asked for in a process of its own, which loads the model: name it"
         )
-    record = Comparison(spec, model=loaded).run()
+    record = Comparison(spec, model=loaded, fresh=fresh).run()
     return with_accuracy(record) if spec.accuracy.accuracy else record
 
 

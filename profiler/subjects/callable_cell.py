@@ -18,6 +18,12 @@ from ..subprocesses import temporary_folder
 from ..workload import Preparation
 from .bench_cell import BenchCell, Instruments
 
+FAULTS = {
+    "inputs": "changes its inputs in place: each request is given what the one before left",
+    "nan": "returns numbers that are none (nan)",
+    "gradients": "keeps what gradients need: call it under torch.no_grad()",
+}
+"""What one request showed that makes its figures doubtful."""
 OWN_LENGTHS = "only the engine makes a request longer"
 ALONE = {
     "claimed": "what FLOPs promise needs the engine's formulas, which know no callable",
@@ -147,11 +153,10 @@ class CallableCell(BenchCell):
         told = "image features and image tokens do not match" in str(error).lower()
         return " (transformers itself knows --layout anyres alone)" if told else ""
 
-    def release(self) -> None:
-        self.worker.close()
-
     def close(self) -> None:
         self.worker.close()
+
+    release = close  # its process ends with the run, or with its first failure
 
     @property
     def _own_inputs(self) -> bool:
@@ -202,6 +207,9 @@ class CallableCell(BenchCell):
         looks = found["looks"]
         self._require_alike(looks)
         generated = looks["tokens generated"]
+        for fault in found["faults"]:
+            self._note(FAULTS[fault])
+        info.dtype = looks["dtype of its weights"]
         info.returned = looks["what it returned"][:600]
         info.vision = found["vision"] if info.model_class else None
         if info.kind == "model" and generated not in (None, self.new_tokens):
@@ -242,6 +250,8 @@ class CallableCell(BenchCell):
             self._note("prints in each request, on the clock")
         if found["forked"]:
             self._note("forks processes in each request, which take time of their own")
+        if found["threads"] > 0:
+            self._note("leaves threads running, whose work is not on the clock")
 
     def _note(self, text: str) -> None:
         notes = [note for note in self.saved.note.split("; ") if note]

@@ -11,15 +11,27 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ...methods.contract.errors import InputError
-from ..probe.serve import PROTOCOL, QUESTIONS
+from ...reports.sanitize import quoted
+from ..meters.clock import now
+from ..probe.serve import BEGUN, PROTOCOL, QUESTIONS
 from ..subprocesses import python
 from .bundle import PROGRAM, write_bundle
 
 LONGEST = 600
 """Characters of a failure that are kept."""
+STARTING = 60.0
+"""Seconds within which a Python is to say that it runs the probe."""
+PATIENCE = 1800.0
+"""Seconds after which a question that is not answered has failed: it hangs."""
+MOST_LINES = 1000
+"""That a Python may print before the probe begins."""
+MOST_BYTES = 2**26
+"""Of one answer."""
+SLOWER = 20
+"""Times as long as the longest answer before it may take a question at any rate."""
 
 
 class ProbeError(InputError):
@@ -38,7 +50,7 @@ class Probe:
         self.reference, self.executable = reference, executable or sys.executable
         self._alone = bool(executable)
         self._process: subprocess.Popen[bytes] | None = None
-        self._answers: IO[bytes] | None = None
+        self._unread, self._longest = b"", 0.0
 
     def load(self, name: str, *, inputs: Any = None, **given: Any) -> dict[str, Any]:
         """Start the process and load the callable there; see `Worker.load`. A function that makes
@@ -46,6 +58,7 @@ class Probe:
         self.close()
         inputs = inputs() if callable(inputs) else inputs
         self._start()
+        self._await_begin()
         self.ask("hello", protocol=PROTOCOL)
         saved = None
         if inputs is not None:
@@ -73,7 +86,10 @@ class Probe:
             process.stdin.flush()
         except OSError:
             raise ProbeError(self._end()) from None
-        return self._read(self._line())
+        began = now()
+        answer = self._read(self._line(max(PATIENCE, SLOWER * self._longest)))
+        self._longest = max(self._longest, now() - began)
+        return answer
 
     def close(self) -> None:
         """End the process, if it runs."""
@@ -93,6 +109,7 @@ class Probe:
 
     def _start(self) -> None:
         """Raises InputError where the Python cannot be started."""
+        self._unread, self._longest = b"", 0.0
         self._temporary = tempfile.TemporaryDirectory(prefix="tpprof-probe-")
         self._folder = Path(self._temporary.name)
         bundle = self._folder / "probe.zip"
@@ -116,23 +133,45 @@ class Probe:
             reason = error.strerror or error
             raise InputError(f"{self.executable} cannot be started ({reason})") from error
 
-    def _line(self) -> bytes:
+    def _await_begin(self) -> None:
+        """Read on to the line with which the probe begins: before it stands whatever this Python
+        prints as it starts. Raises ProbeError where none comes."""
+        lines: list[str] = []
+        ends = now() + STARTING
+        while not (lines and lines[-1].endswith(BEGUN)):
+            try:
+                if len(lines) > MOST_LINES:
+                    raise ProbeError("it writes on and on")
+                lines.append(self._line(ends - now()).decode(errors="replace").strip())
+            except ProbeError as error:
+                self.close()
+                wrote = f" (it wrote {quoted(lines[0])})" if lines else ""
+                raise ProbeError(
+                    f"{self.executable} does not run the probe{wrote}: {error}"
+                ) from None
+
+    def _line(self, seconds: float) -> bytes:
         """The next line that the probe writes. It may be gone while something that it started still
-        holds the pipe."""
-        process = self._process
+        holds the pipe. Raises ProbeError where it ends, or takes longer than so many seconds."""
+        process, begun = self._process, now()
         assert process is not None
         assert process.stdout is not None
-        found = b""
-        while not found.endswith(b"\n"):
+        while b"\n" not in self._unread:
+            if now() - begun > seconds:
+                self.close()
+                raise ProbeError(f"no answer for {max(seconds, 0):.0f} s: it hangs")
             if not select.select([process.stdout], [], [], 1.0)[0]:
-                if process.poll() is None:
-                    continue
-                raise ProbeError(self._end())
+                if process.poll() is not None:
+                    raise ProbeError(self._end())
+                continue
             more = os.read(process.stdout.fileno(), 2**16)
             if not more:
                 raise ProbeError(self._end())
-            found += more
-        return found
+            self._unread += more
+            if len(self._unread) > MOST_BYTES:
+                raise ProbeError(self._unreadable())
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
 
     def _read(self, line: bytes) -> Any:
         try:
@@ -141,9 +180,12 @@ class Probe:
                 return said["answer"]
             failed = str(said["failed"])
         except (ValueError, TypeError, KeyError):
-            self.close()
-            raise ProbeError("its answers cannot be read: it writes where they go") from None
+            raise ProbeError(self._unreadable()) from None
         raise ProbeError(failed[:LONGEST])
+
+    def _unreadable(self) -> str:
+        self.close()
+        return "its answers cannot be read: it writes where they go"
 
     def _end(self) -> str:
         """How the process ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -35,6 +36,22 @@ def longer_each_time(inputs: dict[str, torch.Tensor]) -> list[int]:
 def prints(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     print('{"answer": {"latency": 0}}')
     os.write(1, b"on the pipe itself\n")
+    return inputs["x"]
+
+
+def closes_its_streams(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    sys.stdout.close()
+    with contextlib.suppress(OSError):  # of an earlier request
+        os.close(2)
+    return inputs["x"]
+
+
+def hangs(inputs: dict[str, torch.Tensor]) -> None:
+    time.sleep(600)
+
+
+def floods(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    print("x" * 2**21)
     return inputs["x"]
 
 

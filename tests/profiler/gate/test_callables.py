@@ -11,17 +11,20 @@ import msgspec
 import pytest
 from callables import small_decoder
 from command import in_this_process
-from record_builders import cell, record
+from record_builders import cell, counted, record, sample
 
 from tpprof.profiler.gate.arms import Arm, MissingError, callables_in
 from tpprof.profiler.gate.pairs import Session
 from tpprof.profiler.gate.pytest_plugin import GateResults
-from tpprof.profiler.gate.timing import begun
+from tpprof.profiler.gate.timing import GateOptions, begun, run_ab
 from tpprof.reports.gate.baseline import Counts, load_baseline
 from tpprof.reports.gate.counts import compare_counts
 from tpprof.reports.gate.rules import Rules
-from tpprof.reports.gate.verdicts import Judged, Verdict
+from tpprof.reports.gate.verdicts import Gate, Judged, Verdict
+from tpprof.reports.record.cell import CallableInfo
+from tpprof.reports.record.environment import Environment
 from tpprof.reports.record.journal import Journal
+from tpprof.reports.record.schema import Span
 from tpprof.reports.record.spec import Subject
 from tpprof.reports.record.spec_files import relative, rooted, with_file
 
@@ -171,3 +174,60 @@ def test_each_side_has_the_callable_of_its_own_tree(tmp_path: Path) -> None:
     (tmp_path / "theirs" / "fork.py").unlink()
     with pytest.raises(MissingError, match="has no file of the callable"):
         callables_in(theirs, listed)
+
+
+def timed(fork: Path, tmp_path: Path, *, head: float, error: str = "") -> Gate:
+    """The timing gate of a callable whose requests take `head` times as long in the head, or fail
+    there; its processes are made up."""
+    calls: list[str] = []
+
+    def run(arm: Arm, task: dict[str, Any]) -> tuple[int, str, bytes]:
+        calls.append(arm.name)
+        assert task["options"]["callable"] == [f"fork={fork}:f"]
+        ours, wobble = arm.name == "head", 1 + 0.002 * (len(calls) % 3)
+        seconds = (head if ours else 1.0) * wobble
+        taken = [sample(n, seconds, parts=[seconds]) for n in range(task["requests"])]
+        info = CallableInfo(reference=f"{fork}:f", process="own")
+        theirs = counted(0) | {
+            "callable": info,
+            "cost": [],
+            "parts": [Span(phase="request", part="call")],
+            "samples": taken,
+            "error": error if ours else "",
+        }
+        whole = record(
+            cell("vanilla", "rows", 1.0, 10, **counted(10)), cell("fork", "own", 1, 0, **theirs)
+        )
+        whole.environment = Environment(device="a machine", device_type="cpu")
+        return 0, "", msgspec.json.encode(whole)
+
+    options = GateOptions(
+        base=str(fork),
+        head=str(fork),
+        subject=Subject.of(callable=[f"fork={fork}:f"]),
+        rules=Rules(metrics=["latency"], tolerance={"latency": 0.05}, requests=3),
+        out=tmp_path / "gate.jsonl",
+        allow_same=True,
+    )
+    return run_ab(options, lambda label, done, total: None, run)
+
+
+@pytest.mark.parametrize(
+    ("head", "error", "verdict"),
+    [
+        (1.0, "", Verdict.PASS),
+        (1.2, "", Verdict.FAIL),
+        (0.8, "", Verdict.IMPROVED),
+        (1.0, "ValueError: no such kernel", Verdict.FAIL),
+    ],
+    ids=["equal", "slower", "faster", "fails"],
+)
+def test_the_timing_gate_judges_a_callable(
+    head: float, error: str, verdict: Verdict, tmp_path: Path
+) -> None:
+    fork = tmp_path / "plugin.py"
+    fork.write_text("")
+    gate = timed(fork, tmp_path, head=head, error=error)
+    judged = {row.cell: row.verdict for row in gate.rows if row.metric == "latency"}
+    assert judged.get("fork", gate.verdict) is verdict, [vars(row) for row in gate.rows]
+    assert gate.verdict is verdict

@@ -20,6 +20,7 @@ from tpprof.reports.record.schema import Record
 from tpprof.reports.record.spec import RunSpec
 
 LOOKS = {
+    "dtype of its weights": "",
     "tokens entering the decoder layers": [],
     "tokens generated": None,
     "what it returned": "int",
@@ -46,9 +47,25 @@ class Simulated:
         seconds *= 1 + 0.05 * math.sin(Simulated.clock / 40)
         seconds *= 2 if self.source.random() < 0.03 else 1
         Simulated.clock += seconds
-        habits = {"printed": 0, "forked": 0, "marks": [], "host": {}, "began": Simulated.clock}
+        habits = {"printed": 0, "forked": 0, "threads": 0, "marks": [], "host": {}}
         parts = [["request", "call", None, seconds]]
-        return {"latency": seconds, "parts": parts, "looks": LOOKS, **habits}
+        return {
+            "latency": seconds,
+            "began": Simulated.clock,
+            "parts": parts,
+            "looks": LOOKS,
+            **habits,
+        }
+
+    def counted(self) -> dict[str, Any]:
+        found = {"kv_prefill": [], "kv_decode": [], "vision": False, "lacking": "a function"}
+        return {"looks": LOOKS, "faults": [], **found}
+
+    def kept(self) -> dict[str, int]:
+        return {"tensors": 0, "resident": 0}
+
+    def peak(self) -> dict[str, Any]:
+        return {"resident": None}
 
     def close(self) -> None:
         pass
@@ -152,3 +169,18 @@ def test_a_process_that_fails_to_start_again_ends_its_row_alone() -> None:
         cells[1].worker.load = fails  # type: ignore[method-assign]
         bench.renew(cells[1])
     assert [cell.error for cell in record.cells] == ["", "ValueError: no memory for it"]
+
+
+@pytest.mark.parametrize(("fresh", "starts"), [(True, 4), (False, 1)])
+def test_where_this_process_is_one_of_several_theirs_live_as_long(fresh: bool, starts: int) -> None:
+    """A gate's: its own process is the unit, and each of its requests one sample."""
+    spec = RunSpec.of(callable=["one=m:f"], device="cpu", rounds=4, passes=[])
+    run = Comparison(spec, given=Given({}), fresh=fresh)
+    (cell,) = run.cells
+    assert isinstance(cell, CallableCell)
+    cell.worker = worker = Simulated()  # type: ignore[assignment]
+    run.run()
+    assert not cell.saved.error
+    assert worker.started == starts
+    assert {sample.round for sample in cell.saved.samples} == set(range(4))
+    assert fresh or len(cell.saved.samples) == 4

@@ -27,6 +27,7 @@ NOTED = {
     "prints": "prints in each request, on the clock",
     "forks": "forks processes in each request",
     "reads": "",
+    "closes_its_streams": "",
 }
 
 

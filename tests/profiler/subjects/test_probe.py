@@ -119,8 +119,10 @@ def imported(node: ast.Import | ast.ImportFrom, name: str) -> list[str]:
 @pytest.mark.parametrize(
     ("program", "said"),
     [
-        (LINES, "its answers cannot be read"),
+        (LINES, "(it wrote 'nothing that a probe would say'): no answer for 1 s: it hangs"),
         ("import sys; sys.exit('no licence')", "ended with exit code 1: no licence"),
+        ("print('y\\n' * 10**6)", "does not run the probe (it wrote 'y'): it writes on and on"),
+        ("", "does not run the probe: its process ended with exit code 0"),
         ("import sys; exec(sys.argv[2])", "has no torch"),
         (
             "import sys; sys.version_info = (3, 6, 15); exec(sys.argv[2])",
@@ -128,13 +130,59 @@ def imported(node: ast.Import | ast.ImportFrom, name: str) -> list[str]:
         ),
     ],
 )
-def test_a_python_that_cannot_run_it_says_why(program: str, said: str, tmp_path: Path) -> None:
+def test_a_python_that_cannot_run_it_says_why(
+    program: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if program == LINES:
+        monkeypatch.setattr(remote, "STARTING", 1.0)
     probe = Probe("hostile.py:good", python(tmp_path, program))
     with pytest.raises(ProbeError) as told:
         probe.load("good", device="cpu", new_tokens=1)
     assert said in str(told.value)
     assert "\n" not in str(told.value)
     probe.close()
+
+
+def test_what_a_python_prints_as_it_starts_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(FOLDER)
+    packages = [sysconfig.get_path("purelib"), str(Path(torch.__file__).parent.parent)]
+    greeting = "print('{}', 'welcome', sep=chr(10), end='', flush=True)"
+    start = f"import sys; sys.path += {packages}; {greeting}; exec(sys.argv[2])"
+    probe = Probe("hostile.py:good", python(tmp_path, start))
+    try:
+        assert probe.load("good", device="cpu", new_tokens=1)["kind"] == "function"
+    finally:
+        probe.close()
+
+
+def test_one_that_hangs_is_told_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(FOLDER)
+    probe = Probe("hostile.py:hangs")
+    try:
+        probe.load("hangs", device="cpu", new_tokens=1)
+        probe._longest = 0.0
+        monkeypatch.setattr(remote, "PATIENCE", 1.0)
+        with pytest.raises(ProbeError, match="no answer for 1 s: it hangs"):
+            probe.timed()
+        with pytest.raises(ProbeError, match="its process has ended"):
+            probe.timed()
+    finally:
+        probe.close()
+
+
+def test_what_it_prints_does_not_fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(FOLDER)
+    probe = Probe("hostile.py:floods")
+    try:
+        probe.load("floods", device="cpu", new_tokens=1)
+        assert [probe.timed()["printed"] > 2**21 for _ in range(3)] == [True] * 3
+        probe.kept()
+        file = os.fstat(probe._complaints.fileno())
+        assert file.st_blocks * 512 <= 2**21
+    finally:
+        probe.close()
 
 
 def test_another_protocol_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

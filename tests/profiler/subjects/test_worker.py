@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +13,8 @@ import torch
 
 from tpprof.profiler.probe.caches import layer_bytes
 from tpprof.profiler.probe.target import Target, TargetError, find
-from tpprof.profiler.probe.watched import parts_of
-from tpprof.profiler.probe.worker import form_of
+from tpprof.profiler.probe.watched import parts_of, watching
+from tpprof.profiler.probe.worker import Worker, form_of, no_lap
 
 KEYS = [torch.zeros(1, 2, tokens, 4) for tokens in (5, 3)]
 BYTES = [2 * 2 * 5 * 4 * 4, 2 * 2 * 3 * 4 * 4]
@@ -120,3 +123,98 @@ def test_layers_of_the_vision_tower_are_not_the_decoders() -> None:
     assert parts.decoder is model.text
     assert parts.vision is model.vision_tower
     assert parts.head is model.lm_head
+
+
+def worker(found: Any, inputs: Any = None) -> Worker:
+    made = Worker()
+    given = {"x": torch.ones(2, 2)} if inputs is None else inputs
+    made.load(found, "m:f", device="cpu", new_tokens=1, inputs=given)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("call", "faults"),
+    [
+        (lambda inputs: inputs["x"] @ inputs["x"], []),
+        (lambda inputs: {"logits": [inputs["x"] * float("nan")]}, ["nan"]),
+        (lambda inputs: (inputs["x"] * torch.ones(2, requires_grad=True),), ["gradients"]),
+        (lambda inputs: inputs["x"].add_(1), ["inputs"]),
+        (lambda inputs: None, []),
+    ],
+    ids=["none", "nan", "gradients", "inputs", "nothing returned"],
+)
+def test_one_request_shows_what_makes_figures_doubtful(
+    call: Callable[[Any], Any], faults: list[str]
+) -> None:
+    assert worker(call).counted()["faults"] == faults
+
+
+def test_inputs_that_are_made_anew_may_be_changed() -> None:
+    found = worker(lambda inputs: inputs["x"].add_(1), lambda: {"x": torch.ones(2)})
+    assert found.counted()["faults"] == []
+
+
+def test_inputs_need_not_be_tensors() -> None:
+    found = worker(lambda inputs: [inputs["n"]] * len(inputs["s"]), {"n": 1, "s": "abc"})
+    assert found.counted()["looks"]["what it returned"] == "list of 3 (int, int, int)"
+
+
+async def later(inputs: Any) -> Any:
+    return inputs
+
+
+@pytest.mark.parametrize("lazy", [lambda inputs: map(len, "ab"), later], ids=["iterator", "async"])
+@pytest.mark.filterwarnings("ignore:coroutine")
+def test_what_has_not_run_yet_is_not_measured(lazy: Any) -> None:
+    with pytest.raises(TargetError, match="of which nothing has run yet: return what comes of it"):
+        worker(lazy).timed()
+
+
+@pytest.mark.parametrize("call", [lambda a, b: a, lambda **inputs: inputs], ids=["two", "keywords"])
+def test_it_is_called_with_one_argument(call: Any) -> None:
+    with pytest.raises(TargetError, match=r"m:f\(.*\) is called with one argument, the inputs"):
+        worker(call)
+
+
+def test_the_clock_is_not_the_one_that_it_replaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    def call(inputs: Any) -> None:
+        for name in ("perf_counter", "perf_counter_ns", "time"):
+            monkeypatch.setattr(time, name, lambda: 0)
+
+    assert worker(call).timed()["latency"] > 0
+
+
+def test_threads_that_it_leaves_are_counted() -> None:
+    enough = threading.Event()
+
+    def call(inputs: Any) -> None:
+        thread = threading.Thread(target=enough.wait, daemon=True)
+        thread.start()
+        if enough.is_set():
+            thread.join()
+
+    found = worker(call)
+    assert found.timed()["threads"] == 1
+    enough.set()
+    assert found.timed()["threads"] <= 0
+
+
+def test_a_dtype_that_changes_shows() -> None:
+    model = torch.nn.Linear(2, 2)
+    call: Any = lambda inputs: model.double() and None  # noqa: E731
+    call.model = model
+    found = worker(call)
+    assert found.untimed()["looks"]["dtype of its weights"] == "float64"
+
+
+@pytest.mark.parametrize(
+    ("shape", "tokens"), [((2, 5, 4), {0: 5}), ((5, 4), {0: 5}), ((4,), {}), ((1, 2, 5, 4), {})]
+)
+def test_tokens_are_read_of_hidden_states_of_a_known_form(
+    shape: tuple[int, ...], tokens: dict[int, int]
+) -> None:
+    model = torch.nn.Module()
+    model.layers = torch.nn.ModuleList([torch.nn.Identity()])
+    with watching(parts_of(model), no_lap) as watch:
+        model.layers[0](torch.zeros(shape))
+    assert watch.seen.tokens == tokens
