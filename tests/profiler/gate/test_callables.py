@@ -228,6 +228,6 @@ def test_the_timing_gate_judges_a_callable(
     fork = tmp_path / "plugin.py"
     fork.write_text("")
     gate = timed(fork, tmp_path, head=head, error=error)
-    judged = {row.cell: row.verdict for row in gate.rows if row.metric == "latency"}
-    assert judged.get("fork", gate.verdict) is verdict, [vars(row) for row in gate.rows]
+    judged = [row.verdict for row in gate.rows if row.cell.startswith("fork")]
+    assert verdict in judged, [vars(row) for row in gate.rows]
     assert gate.verdict is verdict

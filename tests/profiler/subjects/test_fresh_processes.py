@@ -71,6 +71,11 @@ class Simulated:
         pass
 
 
+@pytest.fixture(autouse=True)
+def same_luck_for_each_test() -> None:
+    Simulated.source, Simulated.clock = random.Random(11), 0
+
+
 def simulated(slower: float = 1.0) -> tuple[Record, list[CallableCell]]:
     """A record of two callables of the same code, of which the second is so much slower."""
     spec = RunSpec.of(callable=["one=m:f", "other=m:f"], device="cpu", rounds=12)
