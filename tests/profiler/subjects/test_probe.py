@@ -8,6 +8,8 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -71,14 +73,9 @@ def test_one_code_in_two_environments(alone: str) -> None:
     assert origin(second).startswith("same@python: small_decoder.py:model, Decoder in a process of")
 
 
-def test_tpprof_is_not_there(alone: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(FOLDER)
-    probe = Probe("hostile.py:where_tpprof_is", alone)
-    try:
-        probe.load("where", device="cpu", new_tokens=1)
+def test_tpprof_is_not_there(alone: str) -> None:
+    with started("where_tpprof_is", alone) as probe:
         assert probe.counted()["looks"]["what it returned"] == "str of 0"
-    finally:
-        probe.close()
 
 
 def test_the_bundle_needs_torch_alone(tmp_path: Path) -> None:
@@ -143,46 +140,42 @@ def test_a_python_that_cannot_run_it_says_why(
     probe.close()
 
 
-def test_what_a_python_prints_as_it_starts_is_no_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(FOLDER)
+def test_what_a_python_prints_as_it_starts_is_no_answer(tmp_path: Path) -> None:
     packages = [sysconfig.get_path("purelib"), str(Path(torch.__file__).parent.parent)]
     greeting = "print('{}', 'welcome', sep=chr(10), end='', flush=True)"
     start = f"import sys; sys.path += {packages}; {greeting}; exec(sys.argv[2])"
-    probe = Probe("hostile.py:good", python(tmp_path, start))
-    try:
-        assert probe.load("good", device="cpu", new_tokens=1)["kind"] == "function"
-    finally:
-        probe.close()
+    with started("good", python(tmp_path, start)) as probe:
+        assert probe.counted()["looks"]["what it returned"] == "Tensor[8, 8]"
+
+
+@contextmanager
+def started(name: str, executable: str = "") -> Iterator[Probe]:
+    """The probe of a hostile callable, loaded."""
+    probe = Probe(f"hostile.py:{name}", executable)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(FOLDER)
+        try:
+            probe.load(name, device="cpu", new_tokens=1)
+            yield probe
+        finally:
+            probe.close()
 
 
 def test_one_that_hangs_is_told_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(FOLDER)
-    probe = Probe("hostile.py:hangs")
-    try:
-        probe.load("hangs", device="cpu", new_tokens=1)
+    with started("hangs") as probe:
         probe._longest = 0.0
         monkeypatch.setattr(remote, "PATIENCE", 1.0)
         with pytest.raises(ProbeError, match="no answer for 1 s: it hangs"):
             probe.timed()
         with pytest.raises(ProbeError, match="its process has ended"):
             probe.timed()
-    finally:
-        probe.close()
 
 
-def test_what_it_prints_does_not_fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(FOLDER)
-    probe = Probe("hostile.py:floods")
-    try:
-        probe.load("floods", device="cpu", new_tokens=1)
+def test_what_it_prints_does_not_fill_the_disk() -> None:
+    with started("floods") as probe:
         assert [probe.timed()["printed"] > 2**21 for _ in range(3)] == [True] * 3
         probe.kept()
-        file = os.fstat(probe._complaints.fileno())
-        assert file.st_blocks * 512 <= 2**21
-    finally:
-        probe.close()
+        assert os.fstat(probe._complaints.fileno()).st_blocks * 512 <= 2**21
 
 
 def test_another_protocol_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
