@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,10 +15,12 @@ from tpprof.profiler.authoring.micro import SIZE, affordable, shown_to
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.registry import known_architectures, known_shapes
 from tpprof.profiler.models.shapes import Shape
+from tpprof.profiler.models.towers.dinov2 import MICRO_DINOV2
 from tpprof.reports.record.spec import Layout
 
 __all__ = [
     "MICRO",
+    "MICRO_DINO",
     "PRUNING",
     "ROPE_FACTORS",
     "SHAPES",
@@ -36,6 +39,8 @@ __all__ = [
 ]
 
 MICRO = {name: each.micro() for name, each in known_architectures().items()}
+MICRO_DINO = replace(MICRO["llava"], name="micro-dino", vision=MICRO_DINOV2)
+"""A LLaVA with another tower."""
 SHAPES = known_shapes()
 
 THOROUGH = ("llava", "llava-next", "qwen2-vl")

@@ -15,6 +15,10 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.module_tracker import ModuleTracker
 
 aten = torch.ops.aten
+PROJECTIONS = (
+    *("q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "qkv", "projection_layer"),
+    *("query", "key", "value", "dense"),  # DINOv2 in transformers 5.17
+)
 PRODUCTS = (aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.convolution)
 KERNEL = aten._scaled_dot_product_flash_attention_for_cpu
 FREE = (aten.detach, aten._unsafe_view, aten.lift_fresh, aten.empty, aten.empty_like)
@@ -94,7 +98,7 @@ class Counting(TorchDispatchMode):
             return "attention"
         if not product:
             return "elementwise"
-        if leaf in ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "qkv", "projection_layer"):
+        if leaf in PROJECTIONS:
             return "projections"
         if leaf in ("proj", "patch_embedding", "projection"):
             return "projections" if home.endswith("attn.proj") else "patch embedding"

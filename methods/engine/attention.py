@@ -117,7 +117,7 @@ class Attention:
     `use_map`: build the full softmax map instead of calling the backend. `host_mask`: build the
     map's mask on the host and copy it. `reading`: rows to read; `lap` is told "layer" before that
     and "score" after. lengths: of all that attends to itself in a tower, if it is handed over in
-    one call.
+    one call. bias: added to the scaled products, of a layer that takes no mask to pass on.
     """
 
     backend: str
@@ -126,6 +126,7 @@ class Attention:
     reading: Reading | None = None
     lap: Callable[[str], None] | None = None
     lengths: tuple[int, ...] = ()
+    bias: Tensor | None = None
     masks: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict)
 
     def mask(self, query: Tensor, keys: int) -> Tensor | None:
@@ -196,6 +197,8 @@ def attend(
     if tpprof is None:
         tpprof = vars(module)[NAME]
     assert tpprof is not None
+    if attention_mask is None:
+        attention_mask = tpprof.bias
     reading = tpprof.reading
     if "cu_seq_lens_q" in options and (tpprof.use_map or reading is not None):
         return _attend_apart(module, (query, key, value), tpprof, options)

@@ -1,4 +1,4 @@
-"""LLaVA-1.5: CLIP tower, two-layer projector, Llama decoder."""
+"""LLaVA-1.5: CLIP tower, or DINOv2's, two-layer projector, Llama decoder."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from ....methods.contract.request import Encoder, Request, Segment, Size
 from ....reports.record.kept import Region
 from ....reports.record.spec import Layout
 from ..architecture import Architecture, at_work, require_equal, text_keys, whole_picture
+from ..checkpoint.reader import Reader
 from ..model import Model
 from ..registry import register_architecture
 from ..shapes import Projector, Shape, Text, Vision
 from ..towers.clip import CLIP_LARGE, MICRO_CLIP, SMALL_CLIP, ClipBlock, clip_config, clip_from
+from ..towers.dinov2 import DINOV2, Dinov2Block, dinov2_config, dinov2_from
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +25,7 @@ VICUNA_7B = Text(32, 4096, 11008, 32, 32, VICUNA_VOCABULARY)
 VICUNA_13B = Text(40, 5120, 13824, 40, 40, VICUNA_VOCABULARY)
 SMALL_TEXT = Text(16, 320, 864, 5, 5, 12288)
 MICRO_TEXT = Text(8, 64, 112, 4, 4, 512)
+TOWERS = {"clip_vision_model": clip_from, DINOV2: dinov2_from}
 
 
 @register_architecture
@@ -71,20 +74,26 @@ class Llava(Architecture):
         """Sections and keys of the transformers config."""
         from transformers import LlamaConfig
 
-        text = shape.text
+        text, vision = shape.text, shape.vision
+        tower = dinov2_config if vision.scaled else clip_config
         return {
             "text_config": LlamaConfig(
                 **text_keys(text),
                 rms_norm_eps=1e-5,
             ),
-            "vision_config": clip_config(shape.vision),
+            "vision_config": tower(vision),
             "image_token_index": min(32000, text.vocabulary - 1),
-            "image_seq_length": shape.vision.side**2,
+            "image_seq_length": vision.side**2,
         }
 
     def shape_from(self, name: str, given: Any, text: Text) -> Shape:
+        kind = given.vision_config.model_type
+        if kind not in TOWERS:
+            Reader(name, "vision_config", given.vision_config).refuse(
+                f"the tower {kind!r} is not supported; known: {', '.join(TOWERS)}"
+            )
         bias = bool(given.multimodal_projector_bias)
-        return self.shape(name, text, clip_from(name, given), bias=bias)
+        return self.shape(name, text, TOWERS[kind](name, given), bias=bias)
 
     def segments(
         self, shape: Shape, size: Size, layout: Layout, *, several: bool = False
@@ -136,7 +145,7 @@ class LlavaModel(Model):
     def encode(self, inputs: Inputs, tower: BlockRunner) -> Tensor:
         import torch
 
-        layers = self.module.model.vision_tower.encoder.layers
+        layers = self.tower_layers
         pixels = self.tiles_of(inputs)
         if pixels.dim() == 5:
             pixels = pixels.flatten(0, 1)
@@ -161,12 +170,20 @@ class LlavaModel(Model):
     def patch_embeddings(self, pixels: Tensor) -> Tensor:
         """What the first layer of the tower is given of pixels [tiles, 3, side, side]."""
         vision = self.module.model.vision_tower
-        embedded: Tensor = vision.pre_layrnorm(vision.embeddings(pixels))
+        embedded: Tensor = vision.embeddings(pixels)
+        if self.vision_config.model_type != DINOV2:
+            embedded = vision.pre_layrnorm(embedded)
         return embedded
+
+    @property
+    def tower_layers(self) -> Any:
+        """The layers of the tower, first to last."""
+        encoder = self.module.model.vision_tower.encoder
+        return encoder.layer if self.vision_config.model_type == DINOV2 else encoder.layers
 
     def block(self, layer: Any) -> TowerBlock:
         """A layer of the tower as the engine runs it."""
-        return ClipBlock(layer)
+        return (Dinov2Block if self.vision_config.model_type == DINOV2 else ClipBlock)(layer)
 
     def patches(self, hidden: Tensor) -> Tensor:
         """Tower states [tiles, tokens, width] without the class token."""

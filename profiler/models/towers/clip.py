@@ -86,9 +86,6 @@ def clip_from(name: str, given: Any) -> Vision:
         reader.refuse(f"the tower {config.model_type!r} is not supported; known: clip_vision_model")
     reader.activation("hidden_act")
     reader.require("num_channels", 3)
-    whole = Reader(name, "config.json", given)
-    whole.require("vision_feature_select_strategy", "default")
-    whole.activation("projector_hidden_act")
     layers = reader.count("num_hidden_layers", MOST["layers"])
     patch = reader.count("patch_size", MOST["pixels"])
     return clip_vision(
@@ -98,8 +95,16 @@ def clip_from(name: str, given: Any) -> Vision:
         reader.count("num_attention_heads", MOST["heads"]),
         patch=patch,
         image=reader.count("image_size", MOST["pixels"], least=patch),
-        feature_layers=feature_layers(whole, layers),
+        feature_layers=selected_layers(name, given, layers),
     )
+
+
+def selected_layers(name: str, given: Any, layers: int) -> tuple[int, ...]:
+    """The layers whose patches the projector of a LLaVA is given, without the class token."""
+    whole = Reader(name, "config.json", given)
+    whole.require("vision_feature_select_strategy", "default")
+    whole.activation("projector_hidden_act")
+    return feature_layers(whole, layers)
 
 
 def feature_layers(reader: Reader, layers: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from micro_models import MICRO, SHAPES, SIZE, shown, skip_unsupported
+from micro_models import MICRO, MICRO_DINO, SHAPES, SIZE, shown, skip_unsupported
 from operator_counter import MAPPING, Counting, Key, Seen
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -101,6 +101,20 @@ def test_analytic_flops_are_the_counted_ones(
     both = sides(model, inputs, spec, policy)
     assert flops_of(both.derived) == flops_of(both.shown)
     assert sum(flops_of(both.derived).values()) == both.counted
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    "spec", ["vanilla", "fastervlm", "visionzip", "vispruner", "tome", "fastv"]
+)
+def test_dinov2s_tower_is_counted_to_the_unit(spec: str, policy: Policy) -> None:
+    model = tpprof.load(MICRO_DINO, device="cpu", seed=1)
+    both = sides(model, tpprof.inputs(model, image_size=SIZE, batch_size=2), spec, policy)
+    assert flops_of(both.derived) == flops_of(both.shown)
+    assert sum(flops_of(both.derived).values()) == both.counted
+    for key, work in regrouped(both.derived, Work()).items():
+        seen = regrouped(both.shown, Seen())[key]
+        assert (work.read_bytes, work.written_bytes) <= (seen.read, seen.written), key
 
 
 @pytest.mark.parametrize("options", [{"layout": "anyres"}, {"visual_tokens": 77}])
