@@ -40,10 +40,10 @@ STAIRS = {
     "profiler": (
         "subprocesses",
         "git",
-        "models",
-        "prompts",
         "seer",
         "smol_dino",
+        "models",
+        "prompts",
         "workload",
         "meters",
         "machine",

@@ -42,6 +42,9 @@ def test_the_wheel_holds_every_module_and_starts(tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"):
         assert f"{seer}checkpoint/{name}" in held
     assert {f"{seer}MODEL_CARD.md", f"{seer}training/training.log"} <= held
+    smol_dino = "tpprof/profiler/smol_dino/"
+    assert {f"{smol_dino}MODEL_CARD.md", f"{smol_dino}trained.safetensors"} <= held
+    assert f"{smol_dino}training/training.log" in held
     assert not {name for name in held if name.startswith("tpprof/tests")}
     program = "from tpprof.profiler.cli import main; import sys; sys.argv[1:] = ['models']; main()"
     done = subprocess.run(

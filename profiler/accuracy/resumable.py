@@ -16,6 +16,7 @@ from ...reports.record.accuracy import Accuracy
 from ...reports.record.spec import RunSpec
 from ...reports.sanitize import say
 from ..machine.environment import own_version
+from ..models.checkpoint.embedded import folder_of
 from .answer_files import AnswerFiles, AnswerKey, weights_digest
 from .exam import SEER, Exam, Progress, blank_sheet, set_exam
 
@@ -139,11 +140,7 @@ def _policy(spec: RunSpec) -> Policy:
 
 def _folder(name: str) -> Path | None:
     """Where the files of a checkpoint lie on this machine, if they do."""
-    if name == SEER:
-        from ..seer.model import FOLDER
-
-        return FOLDER
-    folder = Path(name).expanduser()
+    folder = folder_of(name)
     if folder.is_dir():
         return folder
     if name.count("/") != 1:

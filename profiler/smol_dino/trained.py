@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-FILE = Path(__file__).parent / "trained.safetensors"
 RANKS = {
     "self_attn.q_proj": 12,
     "self_attn.k_proj": 12,

@@ -1,8 +1,13 @@
-"""The cut-outs and photographs that pictures are composed of: read from where Debian's packages
-put them, or from one file made of them."""
+"""The cut-outs and photographs that pictures are composed of, in one file made of what Debian's
+packages and others hold.
+
+    python -m tpprof.profiler.smol_dino.training.bank --output bank.npz \\
+        --stamps /usr/share/tuxpaint/stamps --train PHOTO... --test PHOTO...
+"""
 
 from __future__ import annotations
 
+import argparse
 import io
 from collections.abc import Iterable
 from pathlib import Path
@@ -70,3 +75,17 @@ def _bytes(image: Image.Image, kind: str, **options: Any) -> NDArray[np.uint8]:
 
 def _pixels(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(Image.open(io.BytesIO(data.tobytes())))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Packs cut-outs and photographs.")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--stamps", type=Path, required=True, help="tuxpaint's folder of stamps")
+    for split in ("train", "test"):
+        parser.add_argument(f"--{split}", type=Path, nargs="+", required=True, help="photographs")
+    given = parser.parse_args()
+    pack(given.output, given.stamps, {"train": given.train, "test": given.test})
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from ...seer.questions import POPE
 from .. import trained
+from ..packages import TRAINED
 from . import forward, lora
 from .batches import AskedTokens, Batches, Prompts, SceneBatch, put
 from .nouns import NOUNS
@@ -156,7 +157,7 @@ class ChangesTrainer:
         self.log.say(event="test", pictures=self.test, **self.scores(3, self.test))
 
     def save(self) -> None:
-        trained.save(self.folder / trained.FILE.name, self.projector, lora.changes(self.language))
+        trained.save(self.folder / TRAINED.name, self.projector, lora.changes(self.language))
 
     def _settle(self) -> None:
         if self.device.type == "cuda":
