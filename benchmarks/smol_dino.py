@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from seer import told
 
 import tpprof
 from tpprof.methods import parse
@@ -29,6 +28,8 @@ from tpprof.reports.record.accuracy import YesNoQuestion
 
 
 def main() -> None:
+    from seer import told  # beside this script
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("methods", nargs="*", default=["vanilla"])
     parser.add_argument("--bank", type=Path, required=True)

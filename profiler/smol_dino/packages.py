@@ -97,11 +97,12 @@ def _digest(path: Path) -> str:
 def _build(language_file: Path, tower_file: Path, folder: Path) -> None:
     """Save the whole model as transformers does, in half precision."""
     import torch
-    from transformers.utils import logging
+    import transformers
 
     from . import language, tower, trained
     from .build import assembled, new_image_processor
 
+    logging: Any = transformers.utils.logging
     logging.disable_progress_bar()
     reader = language.read(language_file)
     module = assembled(language.weights(reader), tower.weights(tower_file))
