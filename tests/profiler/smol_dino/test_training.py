@@ -6,12 +6,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tpprof.profiler.seer.questions import POPE
 from tpprof.profiler.smol_dino import trained
-from tpprof.profiler.smol_dino.training import forward, lora
+from tpprof.profiler.smol_dino.training import bank as cut_outs
+from tpprof.profiler.smol_dino.training import forward, lora, packed
 from tpprof.profiler.smol_dino.training.nouns import FILES, GROUP, NOUNS
 from tpprof.profiler.smol_dino.training.questions import sample
 from tpprof.profiler.smol_dino.training.scenes import Bank, render, scene
@@ -139,3 +142,30 @@ def test_a_patch_belongs_to_the_thing_that_covers_it(bank: Bank) -> None:
             assert owners[index, row, column] == place
             middle = pixels[index, :, int(thing.y), int(thing.x)]
             assert (middle - 200 * thing.gain).abs().max() <= 1
+
+
+def test_cut_outs_and_photographs_come_back_from_their_file(tmp_path: Path) -> None:
+    """A cut-out fills its square whatever lies around it, and no colour of what is transparent
+    shows."""
+    drawn = Image.new("RGBA", (40, 30), (0, 255, 0, 0))
+    drawn.paste((200, 10, 10, 255), (10, 10, 30, 20))
+    for _, file in FILES:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        drawn.save(tmp_path / f"{file}.png")
+    Image.new("RGB", (60, 50), (9, 90, 200)).save(tmp_path / "photo.png")
+    packed_file = tmp_path / "bank.npz"
+    cut_outs.pack(packed_file, tmp_path, {"train": [], "test": [tmp_path / "photo.png"]})
+    loaded = cut_outs.load(packed_file, "test")
+    assert loaded.stamps.shape == (len(FILES), 4, 160, 160)
+    assert loaded.photos.shape == (1, 3, 448, 448)
+    assert loaded.stamps[7, :, 80, 80].tolist() == [200, 10, 10, 255]
+    assert loaded.stamps[7, 3, 80].bool().sum() >= 156
+    assert loaded.stamps[7, 3, 20].sum() == 0
+
+
+@pytest.mark.parametrize(("kind", "number"), [("F16", np.float16), ("F32", np.float32)])
+def test_packed_numbers_come_back(kind: str, number: Any) -> None:
+    given = np.random.default_rng(0).normal(size=(4, 6)).astype(number)
+    name, found = packed._restored(packed._compressed("some", kind, given))
+    assert name == "some"
+    assert (found == given).all()
