@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import secrets
 import shutil
@@ -34,6 +36,13 @@ if os.getppid() != {parent}:
 """
 """The child goes when its parent does, however that ends."""
 _CLEAN_UP = "import shutil, sys; sys.stdin.buffer.read(); shutil.rmtree(sys.argv[1], True)"
+
+
+def dies_with_its_parent() -> None:
+    """This process goes when its parent does, however that ends, where the system has such a
+    thing."""
+    with contextlib.suppress(Exception):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG, of Linux alone
 
 
 def python(program: str, executable: str = sys.executable) -> list[str]:

@@ -70,9 +70,11 @@ class Die(Misbehaving):
     """End the process by a signal, as a crash or the kernel would."""
 
     signal: int = knob(int(signal.SIGKILL), "number of the signal")
+    rank: int = knob(-1, "the rank of tensor parallelism that ends; -1 for any process")
 
     def misbehave(self) -> None:
-        os.kill(os.getpid(), self.signal)
+        if self.rank in (-1, int(os.environ.get("RANK", -1))):
+            os.kill(os.getpid(), self.signal)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ STAIRS = {
         "accuracy",
         "probe",
         "subjects",
+        "tensor_parallel",
         "run",
         "sweep",
         "api",

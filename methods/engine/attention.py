@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contract.arrangement import gathered
+from .ranks import Ranks
 
 NAME = "tpprof"
 PACKED = f"{NAME}-flash"
@@ -48,7 +49,8 @@ class Reading:
     released code does. `with_keys`: the keys as well. `ahead`: the layer is run for this alone, and
     no further than to its attention. lengths: of what attends to itself inside a tile, called one
     by one; () where all tiles are called at once, or each as a whole. A mean over all rows is one
-    over those of the whole tile: outside its own length a row gives nothing.
+    over those of the whole tile: outside its own length a row gives nothing. ranks: those over
+    which the heads are spread; what is read is that of all heads.
 
     values: float32 [N, rows, columns], or [N, H, rows, columns] with each head. keys: [N, heads of
     keys, tokens, head_dim].
@@ -65,6 +67,7 @@ class Reading:
     with_keys: bool = False
     ahead: bool = False
     lengths: tuple[int, ...] = ()
+    ranks: Ranks | None = None
     parts: list[Tensor] = field(default_factory=list)
     key_parts: list[Tensor] = field(default_factory=list)
 
@@ -91,7 +94,15 @@ class Reading:
             rows = gathered(rows, self.columns, 3)
         if not self.each_head:
             rows = rows.mean(1)
-        self.parts.append(rows.mean(-2, keepdim=True) if self.mean_rows else rows)
+        if self.mean_rows:
+            rows = rows.mean(-2, keepdim=True)
+        if self.ranks is not None:
+            rows = self.ranks.gathered(rows, 1) if self.each_head else self.ranks.mean(rows)
+        self.parts.append(rows)
+
+    def take_keys(self, keys: Tensor) -> None:
+        """Store keys [N, heads of keys, tokens, head_dim]."""
+        self.key_parts.append(self.ranks.gathered(keys, 1) if self.ranks is not None else keys)
 
 
 def _joined(parts: list[Tensor], shares: list[float], dim: int) -> Tensor | None:
@@ -255,7 +266,7 @@ def _read(
     """Read keys, and rows beside the kernel where the map does not hold them; raises AheadError
     where the layer is run for no more than that."""
     if reading.with_keys:
-        reading.key_parts.append(key)
+        reading.take_keys(key)
     if reading.rows and rows:
         _timed(attention, lambda: reading.take(attention_rows(query, key, scale, reading, bias)))
     if reading.ahead:

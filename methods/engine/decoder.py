@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..contract.request import Request
 from .attention import Attention
+from .ranks import Ranks
 
 Resample = Callable[[Tensor], Tensor]
 """From values [B, n, c] on the projected patches of samples to those [B, m, c] on what is made of
@@ -125,9 +126,14 @@ class BlockRunner(Protocol):
 
 
 class Decoder(Protocol):
-    """A multimodal model as the engine sees it; `profiler/models/` adapts each architecture."""
+    """A multimodal model as the engine sees it; `profiler/models/` adapts each architecture.
+
+    backend: its attention kernel. ranks: the processes over which the heads of its decoder layers
+    are spread; None where this one has them all.
+    """
 
     backend: str
+    ranks: Ranks | None
 
     @property
     def dtype(self) -> torch.dtype:

@@ -129,6 +129,7 @@ class Prefill:
         columns = sequence.arrangement.columns
         reading = Reading(start, stop, columns, with_keys=stage.keys is not None)
         reading.whole_map = self.context.published
+        reading.ranks = self.context.decoder.ranks
         if stage.rows is not None:
             reading.each_head = stage.rows.heads == "each"
             reading.softmax = stage.rows.softmax

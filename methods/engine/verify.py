@@ -184,6 +184,8 @@ def _verified(context: Context, view: View, stage: Stage) -> Keep | None:
         fault = f"it writes to the {written[0]} of its view, which are the model's own"
     if fault:
         raise DecisionError(f"{fault} ({where_defined(deciding(method, stage))})")
+    if keep is not None and context.decoder.ranks is not None:
+        context.decoder.ranks.require_same(keep.index)
     return keep
 
 

@@ -32,7 +32,7 @@ JournalOption = Annotated[
 ]
 Result = TypeVar("Result")
 USUAL = {"model": "tiny", "attention": ("rows",)}
-OMITTED = ("equalize",)
+OMITTED = ("equalize", "tensor_parallel")
 MOST_LOOKS = 10
 ToleranceOption = Annotated[
     str | None, typer.Option(help="A share for all metrics (5%), or latency=5%,decode=7%.")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 OMITTED = (
     "equalize",
+    "tensor_parallel",
     "callable",
     "python",
     "runtime",

@@ -124,7 +124,8 @@ class _Cost:
 
 class Planner:
     """Plans methods on one shape (a name, a checkpoint folder or a hub id) and request, perhaps for
-    a device. Raises InputError for what does not exist."""
+    a device. tensor_parallel: over how many ranks, of one of which all figures are then. Raises
+    InputError for what does not exist."""
 
     def __init__(
         self,
@@ -135,30 +136,37 @@ class Planner:
         dtype: str = "bfloat16",
         peaks: Peaks | None = None,
         conventions: Sequence[Convention] = (),
+        tensor_parallel: int = 1,
     ) -> None:
         if dtype not in ITEMSIZES:
             raise InputError(f"unknown dtype {dtype!r}; known: {', '.join(ITEMSIZES)}")
         if "," in attention:
             raise InputError(f"--attention {attention}: a plan takes one policy, rows or another")
         self.policy: Policy = check_policy(attention)
-        self.shape = _shape(model, pictures=workload.visual_tokens is None)
+        whole = _shape(model, pictures=workload.visual_tokens is None)
+        self.shape, self.ranks = whole.share(tensor_parallel), tensor_parallel
         self.sizes = request_sizes(workload)
-        self.by_size = functools.cache(by_size(self.shape, workload))
+        self.by_size = functools.cache(by_size(whole, workload))
         self.request = self.by_size(self.sizes)
         files = workload.pictures if workload.image else ()
         self.pictures = [load_picture(*given) for given in files]
         self.dtype, self.itemsize = dtype, ITEMSIZES[dtype]
         self.peaks, self.conventions = peaks, conventions
-        whole = parse("vanilla").plan(self.request)
-        ledger = planned(whole, self.request, self.policy)
-        self.vanilla = self._cost(self.request, whole, ledger)
+        bare = parse("vanilla").plan(self.request)
+        ledger = planned(bare, self.request, self.policy)
+        self.vanilla = self._cost(self.request, bare, ledger)
 
     @property
     def warnings(self) -> list[str]:
         """What a run of this request would say above its table."""
         notes = [note for picture in self.pictures for note in picture.notes]
+        shared = (
+            f"of one of {self.ranks} ranks: equal shares of heads and FFN, the vision tower, the "
+            "embedding and the head whole; what ranks tell each other takes time on top."
+        )
         used, most = positions(self.shape, self.request), self.shape.text.positions
-        return [f"picture {note}." for note in notes] + past_positions(used, most, self.shape.name)
+        told = [f"picture {note}." for note in notes] + [shared] * (self.ranks > 1)
+        return told + past_positions(used, most, self.shape.name)
 
     @property
     def bound(self) -> float | None:

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 class Timing:
     """One timed request. `latency`: seconds on the host's clock, waiting included. `parts`:
     seconds of each part, in the order of their first end; a part that ends twice is summed.
-    `host`: seconds until the host had queued each phase (GPU only). `began`: see `now`."""
+    `host`: seconds until the host had queued each phase (GPU only). `began`: see `now`. `ranks`:
+    the latency on each rank, where a request runs over several."""
 
     latency: float
     parts: dict[SpanKey, float]
     host: dict[str, float]
     began: float
+    ranks: tuple[float, ...] = ()
 
     @property
     def ended(self) -> float:

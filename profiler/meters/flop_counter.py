@@ -18,7 +18,16 @@ KERNELS = (
 )
 """torch's attention operators, all of which take queries, keys and values first."""
 LIBRARIES = ("aten", "mkldnn", "quantized", "prims")
-HARMLESS = ("prim", "profiler", "debugprims", "image", "torchvision", "rngprims", "c10d")
+HARMLESS = (
+    "prim",
+    "profiler",
+    "debugprims",
+    "image",
+    "torchvision",
+    "rngprims",
+    "c10d",
+    "_c10d_functional",
+)
 PRODUCTS = frozenset(
     [
         "mm",

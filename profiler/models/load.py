@@ -14,6 +14,7 @@ import torch
 
 from ...methods.contract.errors import first_line
 from ...methods.engine.attention import interface_of
+from ...methods.engine.ranks import Ranks
 from ...reports.sanitize import quoted
 from .architecture import Architecture
 from .backends import require_backend, require_kernel
@@ -42,6 +43,8 @@ from .processors import (
 )
 from .registry import by_model_type, known_shapes
 from .shapes import Shape
+from .weights.drawn import drawn
+from .weights.spread import Spread
 
 WEIGHTS = (".safetensors", ".bin")
 POINTER = b"version https://git-lfs"
@@ -54,12 +57,14 @@ def load(
     dtype: str | torch.dtype | None = None,
     backend: str = "sdpa",
     seed: int = 0,
+    ranks: Ranks | None = None,
 ) -> Model:
     """A model ready to run.
 
     name: a shape (random weights by `seed`, made on `device` in `dtype`), an embedded checkpoint
     (`seer`), a checkpoint folder or a hub id. device: CUDA if there is one. dtype: bfloat16 on
-    CUDA, float32 elsewhere. backend: the attention kernel, one of `backends.BACKENDS`.
+    CUDA, float32 elsewhere. backend: the attention kernel, one of `backends.BACKENDS`. ranks: the
+    processes over which it is spread, of which this is one; torch.distributed has begun.
     Raises ModelError with one clear line.
     """
     target = default_device(device)
@@ -67,8 +72,8 @@ def load(
     require_backend(backend, target, precision)
     shape = known_shapes().get(name) if isinstance(name, str) else name
     if shape is not None:
-        return _from_shape(shape, target, precision, backend, seed)
-    return _from_checkpoint(str(name), target, precision, backend)
+        return _from_shape(shape, target, precision, backend, seed, ranks)
+    return _from_checkpoint(str(name), target, precision, backend, ranks)
 
 
 def default_name(
@@ -117,26 +122,36 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype
 
 
 def _from_shape(
-    shape: Shape, device: torch.device, dtype: torch.dtype, backend: str, seed: int
+    shape: Shape,
+    device: torch.device,
+    dtype: torch.dtype,
+    backend: str,
+    seed: int,
+    ranks: Ranks | None,
 ) -> Model:
-    require_weights_fit(shape.name, shape.parameters, device, dtype)
+    size = ranks.size if ranks else 1
+    require_weights_fit(shape.name, shape.parameters // size, device, dtype)
     require_kernel(backend, device, dtype, shape)
     architecture = shape.architecture
-    given = architecture.config(shape)
-    devices = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=devices), device:
-            torch.manual_seed(seed)
-            module = transformers_class(architecture.class_name)._from_config(
-                given, dtype=dtype, attn_implementation=interface_of(backend)
-            )
+        module = drawn(
+            transformers_class(architecture.class_name),
+            architecture.config(shape),
+            device=device,
+            dtype=dtype,
+            attention=interface_of(backend),
+            seed=seed,
+            spread=None if ranks is None else Spread(shape, ranks),
+        )
     except RuntimeError as error:  # torch has no class of its own for a CPU without memory
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         reason = f"{device} has not that much free"
         raise no_room(shape.name, shape.parameters, device, dtype, reason) from error
     processor = default_processor(shape)
-    return architecture.adapter()(module, shape, backend=backend, image_processor=processor)
+    return architecture.adapter()(
+        module, shape, backend=backend, image_processor=processor, ranks=ranks
+    )
 
 
 def shape_of(name: str, *, pictures: bool = True) -> Shape:
@@ -233,9 +248,9 @@ def _require_known(name: str, kind: Any) -> None:
         )
 
 
-def _require_makeable(name: str, shape: Shape, given: Any) -> None:
-    """See that transformers makes a model of a config, without memory for its weights, and that it
-    is as large as the formulas say. Raises ModelError."""
+def _require_makeable(name: str, shape: Shape, given: Any) -> Any:
+    """The model that transformers makes of a config, without memory for its weights; see that it is
+    as large as the formulas say. Raises ModelError."""
     try:
         with torch.device("meta"), _quiet():
             made = transformers_class(shape.architecture.class_name)
@@ -244,13 +259,19 @@ def _require_makeable(name: str, shape: Shape, given: Any) -> None:
         why = first_line(error)
         raise ModelError(f"{name}: transformers makes no model of its config ({why})") from error
     _check_size(name, shape, module)
+    return module
 
 
-def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backend: str) -> Model:
+def _from_checkpoint(
+    name: str, device: torch.device, dtype: torch.dtype, backend: str, ranks: Ranks | None
+) -> Model:
     architecture, given, source = _read_config(name)
     shape = from_config(name, architecture, given)
-    _require_makeable(name, shape, given)
-    require_weights_fit(name, shape.parameters, device, dtype)
+    planned = _require_makeable(name, shape, given)
+    spread = None if ranks is None else Spread(shape, ranks)
+    if spread is not None:
+        spread.require_plan(planned)
+    require_weights_fit(name, shape.parameters // (ranks.size if ranks else 1), device, dtype)
     require_kernel(backend, device, dtype, shape)
     try:
         with _quiet():  # what is wrong is one line of ours
@@ -262,6 +283,7 @@ def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backen
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 trust_remote_code=False,
+                distributed_config=None if spread is None else spread.config,
             )
     except Exception as error:
         raise ModelError(f"{name}: no readable weights ({first_line(error)})") from error
@@ -275,6 +297,7 @@ def _from_checkpoint(name: str, device: torch.device, dtype: torch.dtype, backen
         shape,
         backend=backend,
         source=f"checkpoint {name}",
+        ranks=ranks,
         **vars(brought),
     )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...methods.contract.request import Request
 from ...reports.record.spec import Layout
 from .shapes import Shape, ShapeError
+from .weights.spread import spreads_words
 
 if TYPE_CHECKING:
     import torch
@@ -16,13 +17,15 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ...methods.engine.decoder import BlockRunner, Inputs
+    from ...methods.engine.ranks import Ranks
 
 
 class Model(ABC):
     """Implements the engine's Decoder protocol over a transformers model, `module`.
 
     `tokenizer` and `chat_template` are None for shapes with random weights; where a checkpoint
-    lacks one, or its image processor, `missing` says why.
+    lacks one, or its image processor, `missing` says why. `ranks`: the processes over which its
+    decoder is spread; `share` is the shape of what this one has and computes.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class Model(ABC):
         chat_template: str | None = None,
         missing: dict[str, str] | None = None,
         source: str = "random weights",
+        ranks: Ranks | None = None,
     ) -> None:
         self.module = module.eval()
         self.shape = shape
@@ -45,6 +49,10 @@ class Model(ABC):
         self.chat_template = chat_template
         self.missing = missing or {}
         self.source = source
+        self.ranks = ranks
+        self.share = shape
+        if ranks is not None:
+            self.share = shape.share(ranks.size, words=spreads_words(module))
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ...methods.contract.errors import InputError
@@ -216,6 +216,32 @@ class Shape:
         """The projector, and those of the tower's `deepstack` layers."""
         deep = (self.deep_projector,) * len(self.vision.deepstack) if self.deep_projector else ()
         return (self.projector, *deep)
+
+    def share(self, ranks: int, *, words: bool = False) -> Shape:
+        """What one of `ranks` has and computes of it under tensor parallelism: equal shares of
+        heads and FFN, the rest whole. words: whether embedding and head are spread too.
+
+        Raises ShapeError where the shares cannot be equal."""
+        text = self.text
+        for what, count in (
+            ("heads of queries", text.heads),
+            ("heads of keys and values", text.kv_heads),
+            ("features of the FFN", text.intermediate),
+            ("words", text.vocabulary),
+        ):
+            if count % ranks:
+                raise ShapeError(
+                    f"{self.name} has {count:,} {what}, which {ranks} ranks cannot share evenly"
+                )
+        own = replace(
+            text,
+            heads=text.heads // ranks,
+            kv_heads=text.kv_heads // ranks,
+            intermediate=text.intermediate // ranks,
+            head_size=text.head_dim,
+            vocabulary=text.vocabulary // ranks if words else text.vocabulary,
+        )
+        return replace(self, text=own)
 
     @property
     def parameters(self) -> int:

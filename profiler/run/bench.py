@@ -20,6 +20,7 @@ from ..meters.gpu_sampler import Sampler, throttling
 from ..meters.nvml import Gpu
 from ..subjects.bench_cell import BenchCell, Instruments
 from ..subjects.callable_cell import CallableCell
+from ..tensor_parallel.lockstep import LostRankError
 from .hidden_state import ModelChangedError
 
 SETTLED = 0.02  # warm-up ends when the last three requests lie this close together
@@ -202,6 +203,7 @@ class Bench:
             latency=timing.latency,
             parts=list(timing.parts.values()),
             host=timing.host,
+            ranks=list(timing.ranks),
             marks=marks,
             telemetry=telemetry,
         )
@@ -227,7 +229,7 @@ class Bench:
         """What fails inside ends this cell, not the run; what it held is given back."""
         try:
             yield
-        except (KeyboardInterrupt, ModelChangedError):
+        except (KeyboardInterrupt, LostRankError, ModelChangedError):
             raise
         except BaseException as error:  # a method that asks for the end (SystemExit) fails, too
             self._fail(cell, error)

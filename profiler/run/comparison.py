@@ -37,6 +37,8 @@ from ..subjects.callables import (
     require_callables,
 )
 from ..subjects.renewal import fresh_processes
+from ..tensor_parallel.lockstep import Lockstep
+from ..tensor_parallel.spread_cell import SpreadCell
 from ..workload import Preparation
 from . import rounds
 from .bench import Bench, steady
@@ -67,15 +69,23 @@ class Comparison:
         given: Given | None = None,
         command: str = "",
         fresh: bool = True,
+        lockstep: Lockstep | None = None,
     ) -> None:
         """Loads torch, the plug-ins and the model. model: in the place of the one that the
         specification names. given: callables of this program, which the specification lists.
-        fresh: whether each round of a callable begins in a fresh process.
+        fresh: whether each round of a callable begins in a fresh process. lockstep: this process
+        among the ranks over which the model is spread.
         Raises InputError for what does not exist or does not fit."""
         for policy in spec.cells.attention:
             check_policy(policy)
         for runtime in spec.cells.runtime:
             check_runtime(runtime)
+        self.lockstep = lockstep
+        if spec.model.tensor_parallel > 1 and lockstep is None:
+            raise OptionError(
+                "tensor_parallel",
+                "starts processes of its own: use `tpprof compare` or `tpprof sweep`",
+            )
         ours = model is not None or _wants_model(spec)
         require_callables(spec.cells.callables, spec.cells.python, beside_engine=ours)
         if ours and spec.workload.preprocess == "device":
@@ -89,7 +99,7 @@ class Comparison:
             set_exam(spec.accuracy, spec.model.name)
         self.model, reason = model, "given"
         if model is None:
-            self.model, reason = _load(spec) if ours else (None, NO_MODEL)
+            self.model, reason = _load(spec, lockstep) if ours else (None, NO_MODEL)
         self.prepare: Preparation | None = None
         self.cells: list[BenchCell] = []
         if self.model is not None:
@@ -118,7 +128,12 @@ class Comparison:
             chosen = equalize(chosen, prepare)
         policies: Any = spec.cells.attention
         runtimes: Any = spec.cells.runtime
-        self.cells += make_cells(chosen, policies, runtimes, prepare)
+        cells = make_cells(chosen, policies, runtimes, prepare)
+        lockstep = self.lockstep
+        self.cells += [
+            cell if lockstep is None else SpreadCell(cell, index, lockstep)
+            for index, cell in enumerate(cells)
+        ]
 
     def _add_callables(self, given: Given | None) -> None:
         import torch
@@ -163,6 +178,17 @@ class Comparison:
             self.record.complete = True
             self._write(files.Ended())
         return self.record
+
+    def follow(self) -> None:
+        """On another rank than the first: do what that one does, until it is done."""
+        assert self.lockstep is not None
+        with Bench(self.device, tokens=False) as bench:
+            self.lockstep.follow(lambda what, index: self._act(bench, what, index))
+
+    def _act(self, bench: Bench, what: str, index: int) -> None:
+        cell = self.cells[index]
+        assert isinstance(cell, SpreadCell)
+        cell.act(what, bench.tools)
 
     def run_cell(
         self, index: int, number: int, turn: int, wanted: Callable[[], bool] = lambda: True
@@ -282,7 +308,7 @@ class Comparison:
             cells=[cell.saved for cell in self.cells],
         )
         if model is not None and prepare is not None:
-            work = cost.text_only(model.shape, prepare.request, model.dtype.itemsize)
+            work = cost.text_only(model.share, prepare.request, model.dtype.itemsize)
             record.text_only = cost.as_record(work)
             record.peaks = calibration.cached(model.device)
             record.picture = picture(model, prepare) if self.spec.extras.tokens else None
@@ -369,7 +395,7 @@ def _wants_model(spec: RunSpec) -> bool:
     return bool(named) or not spec.cells.callables
 
 
-def _load(spec: RunSpec) -> tuple[Model, str]:
+def _load(spec: RunSpec, lockstep: Lockstep | None) -> tuple[Model, str]:
     """The model, and why it is this one."""
     wanted = spec.model
     name, reason = wanted.name, "chosen"
@@ -380,10 +406,11 @@ def _load(spec: RunSpec) -> tuple[Model, str]:
         name, reason = default_name(wanted.device, wanted.dtype)
     loaded = load(
         name,
-        device=wanted.device,
+        device=wanted.device if lockstep is None else lockstep.device,
         dtype=wanted.dtype,
         backend=wanted.backend,
         seed=wanted.seed,
+        ranks=None if lockstep is None else lockstep.ranks,
     )
     return loaded, reason
 

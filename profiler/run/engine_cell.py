@@ -290,7 +290,7 @@ def keep_counts(cell: EngineCell, trace: Trace, prepare: Preparation) -> None:
         raise MethodFaultError(
             "it keeps other numbers of visual tokens in this process than in the first"
         )
-    items = cost.items(model.shape, request, plan, trace.ledger, model.dtype.itemsize)
+    items = cost.items(model.share, request, plan, trace.ledger, model.dtype.itemsize)
     saved.fallback = cell.runtime.fallback
     saved.eager_prefill = cell.runtime.eager_prefill
     saved.visual_per_layer = list(trace.visual_per_layer)

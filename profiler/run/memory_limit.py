@@ -20,7 +20,7 @@ def require_room(model: Model, workload: Workload) -> None:
     length is not in it."""
     request = plan_request(model.shape, workload)
     ledger = planned(parse("vanilla").plan(request), request, "rows")
-    needed = peak_bytes(model.shape, request, ledger, model.dtype.itemsize)
+    needed = peak_bytes(model.share, request, ledger, model.dtype.itemsize)
     there = device_memory(model.device)
     if needed > ERRS_HIGH * there:
         raise InputError(

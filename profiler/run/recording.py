@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...methods import load_plugins, parse
 from ...methods.contract.errors import InputError
+from ...reports.outputs import OutputError
 from ...reports.record import files
 from ...reports.record.base import RecordError
 from ...reports.record.compatibility import differences
 from ...reports.record.journal import Journal, in_use, is_empty
+from ...reports.record.labels import name
 from ...reports.record.schema import Record
 from ...reports.record.spec import RunSpec
 from ...reports.sanitize import say
 from ..accuracy.beside import ask
+from ..subprocesses import UNWRITABLE
+from ..tensor_parallel.launch import RanksEnded, RankTask, on_ranks, require_alone
 from . import isolated
 from .interrupts import Terminated, terminable
 from .rounds import Progress
 
 if TYPE_CHECKING:
+    from ..tensor_parallel.lockstep import Lockstep
     from .comparison import Comparison
 
 
@@ -43,22 +49,29 @@ def measure(
     resume: bool = False,
     trace: Path | None = None,
     overwrite: bool = False,
+    lockstep: Lockstep | None = None,
+    begun: Callable[[Path], None] = lambda path: None,
 ) -> Outcome:
     """Run it. Every sample is in the journal beside the record as soon as it is taken; the
     record takes the journal's place when the run ends, by itself, by Ctrl-C or by SIGTERM.
 
     trace: where the Chrome trace of one request goes; not with isolated cells. overwrite: whether
-    a finished file that tpprof did not make is replaced.
+    a finished file that tpprof did not make is replaced. lockstep: this process as the first of the
+    ranks of a model; without it, they are started here. begun: told where the record will be.
     Exit codes: 0, 1 if a cell failed, 130 for Ctrl-C, 143 for SIGTERM. Raises InputError, and
     OutputError where the disk is full; what was measured until then is in the journal.
     """
+    if spec.model.tensor_parallel > 1 and lockstep is None:
+        given = None if trace is None else str(trace)
+        task = RankTask(spec, str(out), command, resume, given, overwrite)
+        return _measured_on_ranks(task, tell)
     comparison = None
     if out.suffix == ".json":
         _require_free(out, overwrite=overwrite, resume=resume)
     if spec.stopping.isolate:  # this process loads neither torch nor the model
         record = isolated.empty_record(spec, command)
     else:
-        comparison = _begun(spec, command)
+        comparison = _begun(spec, command, lockstep)
         record = comparison.record
     path, earlier = _path(record, out), None
     if resume:
@@ -66,6 +79,7 @@ def measure(
     journal = _journal(path, record, earlier, overwrite=overwrite)
     record = earlier or record
     say(f"measuring {record.model.name}: {record.model.reason}")
+    begun(path)
     code, traced = 0, False
     try:
         with terminable():
@@ -93,7 +107,38 @@ def measure(
     return Outcome(record, path, code or int(failed))
 
 
-def _begun(spec: RunSpec, command: str) -> Comparison:
+def _measured_on_ranks(task: RankTask, tell: Progress) -> Outcome:
+    """The same by processes of their own. Where one of them dies, the cell that was being measured
+    ends with the reason, and --resume goes on. Raises as `measure`."""
+    require_alone(task.spec)
+    ended = on_ranks(task, tell)
+    if ended.path is None:
+        raise InputError(ended.lost or "its processes ended before anything was measured")
+    if ended.code == UNWRITABLE:
+        raise OutputError(ended.lost)
+    record = files.load_run(ended.path)
+    if ended.code is not None:
+        return Outcome(record, ended.path, ended.code)
+    journal = Journal.begin(files.journal_of(ended.path), files.Begun(record=record))
+    _end_cell(journal, record, ended)
+    journal.close()
+    say(f"{ended.lost}; --resume goes on")
+    return Outcome(record, ended.path, 1)
+
+
+def _end_cell(journal: Journal, record: Record, ended: RanksEnded) -> None:
+    """Say of the cell that was measured last, by the label of that step, why it ended."""
+    named = [cell for cell in record.cells if name(cell) in ended.label]
+    for cell in sorted(named, key=lambda cell: len(name(cell)))[-1:]:
+        cell.error = cell.error or ended.lost
+        journal.append(files.Known.of(record.cells.index(cell), cell))
+    for index, process in enumerate(record.processes):
+        if process.seconds is None:
+            process.outcome = ended.lost
+            journal.append(files.Joined(index=index, process=process))
+
+
+def _begun(spec: RunSpec, command: str, lockstep: Lockstep | None) -> Comparison:
     """A comparison in this process, ready to measure; what a user should know is said."""
     for note in load_plugins(spec.cells.plugin):  # at once: torch takes seconds to load
         say(note)
@@ -101,7 +146,7 @@ def _begun(spec: RunSpec, command: str) -> Comparison:
         parse(method, spec.cells.keep)
     from .comparison import Comparison
 
-    comparison = Comparison(spec, command=command)
+    comparison = Comparison(spec, command=command, lockstep=lockstep)
     for note in comparison.notes:
         say(note)
     comparison.calibrate()
@@ -111,10 +156,10 @@ def _begun(spec: RunSpec, command: str) -> Comparison:
 def _path(record: Record, out: Path) -> Path:
     """Where the record goes: in a folder, under a name that is free."""
     stamp = "".join(c for c in record.created[:19] if c.isdigit() or c == "T").replace("T", "-")
-    name = re.sub(r"[^\w.-]+", "_", record.model.name)
+    model = re.sub(r"[^\w.-]+", "_", record.model.name)
     if out.suffix == ".json":
         return out
-    stem = f"{stamp}-{name}"[:200]
+    stem = f"{stamp}-{model}"[:200]
     tried = (out / f"{stem}{number}.json" for number in ("", *(f"-{n}" for n in range(2, 1000))))
     return next(p for p in tried if not p.exists() and not files.journal_of(p).exists())
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,8 @@ from ...reports.record.base import RecordError, Struct
 from ...reports.record.journal import Journal
 from ...reports.record.spec import OptionError, RunSpec
 from ...reports.sanitize import say
-from ..subprocesses import UNWRITABLE
+from ..subprocesses import UNWRITABLE, dies_with_its_parent
+from ..tensor_parallel.launch import LOST, RankStep, RankTask
 
 
 class Task(Struct):
@@ -68,3 +70,57 @@ def main() -> None:
         except OutputError as error:
             say(str(error))
             raise SystemExit(UNWRITABLE) from None
+
+
+def rank_main() -> None:
+    """One rank of a model that is spread, as torchrun starts it; its task is in the file that is
+    named. The first one measures, and says so on stdout; the others do what it does."""
+    dies_with_its_parent()
+    task = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=RankTask)
+    steps = sys.stdout.buffer
+
+    def tell(step: RankStep) -> None:
+        if lead:
+            steps.write(msgspec.json.encode(step) + b"\n")
+            steps.flush()
+
+    lead = os.environ["RANK"] == "0"
+    try:
+        tell(RankStep(code=_rank(task, tell)))
+    except OutputError as error:
+        tell(RankStep(wrong=str(error), code=UNWRITABLE))
+    except (InputError, RecordError) as error:
+        wrong = error.as_flag if isinstance(error, OptionError) else str(error)
+        tell(RankStep(wrong=wrong, code=2))
+    except BaseException as error:
+        if type(error).__name__ != "LostRankError":
+            raise
+        say(str(error))
+        os._exit(LOST)  # the groups of torch.distributed would wait for the lost one
+
+
+def _rank(task: RankTask, tell: Callable[[RankStep], None]) -> int:
+    from ..tensor_parallel.lockstep import Lockstep, rank_device
+
+    lockstep = Lockstep.begun(rank_device(task.spec.model))
+    if not lockstep.leads:
+        from .comparison import Comparison
+
+        Comparison(task.spec, lockstep=lockstep).follow()
+        return 0
+    from .recording import measure
+
+    outcome = measure(
+        task.spec,
+        Path(task.out),
+        lambda label, done, total: tell(RankStep(label=label, done=done, total=total)),
+        command=task.command,
+        resume=task.resume,
+        trace=None if task.trace is None else Path(task.trace),
+        overwrite=task.overwrite,
+        lockstep=lockstep,
+        begun=lambda path: tell(RankStep(path=str(path))),
+    )
+    if outcome.code < 128:
+        lockstep.end()
+    return outcome.code

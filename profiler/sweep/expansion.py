@@ -65,6 +65,7 @@ def plan(grid: Grid) -> None:
                 attention=block.spec.cells.attention[0],
                 dtype=dtype,
                 peaks=peaks,
+                tensor_parallel=block.spec.model.tensor_parallel,
             )
         except (InputError, ValueError, OSError) as error:
             block.problem = str(error)

@@ -35,7 +35,8 @@ class Cluster:
     per_host: int = 1
 
     def spread(self, tasks: Sequence[Indexed], begun: bytes) -> Iterator[BlockEnded]:
-        """Measure these blocks, each on one GPU where the cluster has any; what ended, as it ends.
+        """Measure these blocks, each on a GPU where the cluster has any, or as many as its model is
+        spread over; what ended, as it ends.
         begun: the first line of the sweep's journal, by which a worker knows its folder.
 
         A worker that dies is the end of its block. Raises InputError where Ray is not there.
@@ -55,7 +56,9 @@ class Cluster:
             options = self._options(ray)
             remote = ray.remote(max_calls=1, max_retries=0, **options)(_measure)
             for index, task in tasks:
-                waiting[remote.remote(msgspec.json.encode(task), begun)] = index
+                gpus = options["num_gpus"] * task.spec.model.tensor_parallel
+                placed = remote.options(num_gpus=gpus)
+                waiting[placed.remote(msgspec.json.encode(task), begun)] = index
             paths = {index: Path(task.out) for index, task in tasks}
             while waiting:
                 (done,), _ = ray.wait([*waiting])

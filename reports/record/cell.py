@@ -41,6 +41,10 @@ class Sample(Struct):
             "the phase itself."
         ),
     ] = {}
+    ranks: Annotated[
+        list[Amount],
+        about("Seconds on each rank of tensor parallelism; latency is that of the slowest one."),
+    ] = []
     marks: Annotated[list[str], about("Why it is suspect; empty for a good one.")] = []
     telemetry: Annotated[Telemetry | None, about("What the GPU did meanwhile.")] = None
 
@@ -60,6 +64,20 @@ class Memory(Struct):
         Count | None, about("Bytes in use on the whole GPU after the request, from NVML.")
     ] = None
     reasons: Annotated[dict[str, str], about("Why a field is unknown, by name.")] = {}
+
+
+class RankFigures(Struct):
+    """What one rank of tensor parallelism held."""
+
+    kv_bytes_prefill: Annotated[
+        list[Count], about("Bytes of its KV cache of each decoder layer after prefill.")
+    ]
+    kv_bytes_decode: Annotated[
+        list[Count], about("Bytes of its KV cache of each decoder layer after decode.")
+    ]
+    peak_bytes: Annotated[
+        int | None, about("Its peak memory, as `memory.allocator` or, on a CPU, `resident`.")
+    ] = None
 
 
 class Activity(Struct):
@@ -182,6 +200,13 @@ class Cell(Struct):
     kv_bytes_decode: Annotated[
         list[Count],
         about("Bytes of the KV cache of each decoder layer after decode, whole batch."),
+    ] = []
+    ranks: Annotated[
+        list[RankFigures],
+        about(
+            "What each rank of tensor parallelism held. KV caches of the row are those of all, its "
+            "memory, FLOPs and counts those of the first."
+        ),
     ] = []
     generated_tokens: Annotated[Count, about("Tokens that each sequence generates.")] = 0
     cost: Annotated[list[Cost], about("Analytic work, by part and operator class.")] = []

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from .accuracy import Accuracy
 from .base import Amount, Count, Struct, about
-from .cell import Activity, Cell, Decision, Energy, Memory, NewLength, Sample, Span
+from .cell import Activity, Cell, Decision, Energy, Memory, NewLength, RankFigures, Sample, Span
 from .cost import Bandwidth, Cost, Peaks
 from .environment import Environment
 from .gpu import GpuDescription, GpuProcess, GpuState, Telemetry
@@ -34,6 +34,7 @@ __all__ = [
     "Peaks",
     "Preprocessing",
     "Process",
+    "RankFigures",
     "Record",
     "RequestInfo",
     "Sample",

@@ -56,11 +56,17 @@ def header(record: Record) -> list[str]:
             f"{environment.device or 'unknown device'}; {request.new_tokens} new tokens{state}",
         ]
     tokens = f"{lengths(request)} tokens"
+    ranks = record.spec.model.tensor_parallel
+    spread = (
+        f"over {ranks} ranks: a request takes as long as on the slowest; KV caches are those of "
+        "all, FLOPs and memory those of the first"
+    )
     return [
         f"{model.name} ({model.reason}), {model.source}, "
         f"{model.parameters / 1e6:,.0f} M parameters, {model.dtype}, {model.backend}",
         f"{environment.device or 'unknown device'}; {tokens}, batch {request.batch}, "
         f"{request.new_tokens} new tokens{state}",
+        *[spread] * (ranks > 1),
     ]
 
 

@@ -55,6 +55,9 @@ class ModelSpec(Spec, frozen=True):
         ),
     ] = "sdpa"
     seed: Annotated[int, option("Seed of random weights and text.", ge=0, le=2**32 - 1)] = 0
+    tensor_parallel: Annotated[
+        int, option("Devices over which each decoder layer is spread.", ge=1, le=2**10)
+    ] = 1
 
 
 def _several(given: Any) -> Any:

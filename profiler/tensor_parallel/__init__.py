@@ -1,0 +1,1 @@
+"""One request over several devices: processes that torchrun starts run it in step."""
