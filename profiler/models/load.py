@@ -44,7 +44,7 @@ from .processors import (
 from .registry import by_model_type, known_shapes
 from .shapes import Shape
 from .weights.drawn import drawn
-from .weights.spread import Spread
+from .weights.spread import Sharding
 
 WEIGHTS = (".safetensors", ".bin")
 POINTER = b"version https://git-lfs"
@@ -141,7 +141,7 @@ def _from_shape(
             dtype=dtype,
             attention=interface_of(backend),
             seed=seed,
-            spread=None if ranks is None else Spread(shape, ranks),
+            spread=None if ranks is None else Sharding(shape, ranks),
         )
     except RuntimeError as error:  # torch has no class of its own for a CPU without memory
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
@@ -268,7 +268,7 @@ def _from_checkpoint(
     architecture, given, source = _read_config(name)
     shape = from_config(name, architecture, given)
     planned = _require_makeable(name, shape, given)
-    spread = None if ranks is None else Spread(shape, ranks)
+    spread = None if ranks is None else Sharding(shape, ranks)
     if spread is not None:
         spread.require_plan(planned)
     require_weights_fit(name, shape.parameters // (ranks.size if ranks else 1), device, dtype)

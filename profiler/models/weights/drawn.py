@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .spread import Spread, shard_of
+from .spread import Sharding, shard_of
 
 
 def drawn(
@@ -20,7 +20,7 @@ def drawn(
     dtype: torch.dtype,
     attention: str,
     seed: int,
-    spread: Spread | None = None,
+    spread: Sharding | None = None,
 ) -> Any:
     """A model of the transformers class `kind` with the weights that `seed` draws: the same, shard
     by shard, over however many ranks they are spread. attention: as transformers names it."""

@@ -17,7 +17,7 @@ ATTENTION = "layers.*.self_attn.k_proj"
 
 
 @dataclass(frozen=True)
-class Spread:
+class Sharding:
     """A model of this shape over ranks: this process is one of `ranks`, and torch.distributed has
     begun."""
 
@@ -32,7 +32,7 @@ class Spread:
         return DistributedConfig(tp_size=self.ranks.size)
 
     def apply(self, module: Any) -> None:
-        """Spread a model that has no memory yet, as transformers does when it loads one. Raises as
+        """Sharding a model that has no memory yet, as transformers does when it loads one. Raises as
         `require_plan`."""
         self.require_plan(module)
         kind = type(module)
