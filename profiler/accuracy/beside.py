@@ -20,7 +20,7 @@ from ...reports.record.journal import Journal
 from ...reports.record.schema import Record
 from ..subprocesses import UNWRITABLE, finish, python, temporary_folder
 from .exam import Progress, blank_sheet, set_exam
-from .worker import ANSWERED, AccuracyTask
+from .worker import AccuracyTask
 
 LOOK = 0.5  # seconds between two looks at how far it is
 
@@ -86,6 +86,14 @@ def _note_unanswered(journal: Journal, reason: str) -> None:
             journal.append(files.Answered(row=row, error=reason))
 
 
+def answers_in(line: bytes) -> int:
+    """How many answers a line of the journal holds."""
+    try:
+        return len(msgspec.json.decode(line, type=files.Answered).places)
+    except msgspec.ValidationError:  # a line of another kind
+        return 0
+
+
 @contextmanager
 def _watched(path: Path, record: Record, tell: Progress) -> Iterator[None]:
     """Tell how many questions are answered, while another process answers them."""
@@ -99,10 +107,10 @@ def _watched(path: Path, record: Record, tell: Progress) -> Iterator[None]:
         answered = done
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)
+            rest = b""
             while not ended.wait(LOOK):
-                for line in file.read().splitlines():
-                    if line.startswith(ANSWERED):
-                        answered += line.count(b",", line.find(b"places"), line.find(b"]")) + 1
+                *lines, rest = (rest + file.read()).split(b"\n")
+                answered += sum(map(answers_in, lines))
                 tell("accuracy, answers", min(answered, total), total)
 
     tell("accuracy, answers", done, total)

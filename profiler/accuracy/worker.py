@@ -24,9 +24,6 @@ from ...reports.record.journal import Journal
 from ...reports.sanitize import say
 from ..subprocesses import UNWRITABLE
 
-ANSWERED = b'{"type":"answered"'
-"""How a line with answers begins."""
-
 
 class AccuracyTask(Struct):
     """out: the journal. parent: PID of the process that asks for it."""

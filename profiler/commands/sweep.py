@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ...reports.outputs import Output, require_folder
-from ...reports.record.spec import Cells, Extras, ModelSpec, RunSpec, Stopping, Workload
+from ...reports.record.spec import (
+    AccuracySpec,
+    Cells,
+    Extras,
+    ModelSpec,
+    RunSpec,
+    Stopping,
+    Workload,
+)
 from ...reports.sanitize import say
 from ...reports.sweep.grid import AXES, journal_of
 from .compare import ConfigOption, ResumeOption
@@ -52,7 +60,7 @@ DryRunOption = Annotated[
 ]
 
 
-@takes(Cells, ModelSpec, Workload, Stopping, Extras, several=AXES)
+@takes(Cells, ModelSpec, Workload, Stopping, Extras, AccuracySpec, several=AXES)
 @guarded
 def sweep(
     typed: Typed,

@@ -6,6 +6,8 @@ Ray places a block and waits for it; what measures is the same process as withou
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,13 +19,14 @@ import msgspec
 from ...methods.contract.errors import InputError
 from ...reports.outputs import add_whole, beside
 from ...reports.record import files
-from ...reports.record.journal import is_empty
+from ...reports.record.journal import is_empty, read_lines
 from ...reports.sweep.grid import journal_of
 from ..subprocesses import temporary_folder
 from .blocks import BlockEnded, Indexed, in_a_process
 from .worker import BlockTask
 
 HERE = "local"
+AHEAD = 4  # blocks handed over for each that can be measured at once
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,15 @@ class Cluster:
         try:
             options = self._options(ray)
             remote = ray.remote(max_calls=1, max_retries=0, **options)(_measure)
-            for index, task in tasks:
-                gpus = options["num_gpus"] * task.spec.model.tensor_parallel
-                placed = remote.options(num_gpus=gpus)
-                waiting[placed.remote(msgspec.json.encode(task), begun)] = index
+            mark, coming, most = _mark(begun), iter(tasks), AHEAD * self._slots(ray)
             paths = {index: Path(task.out) for index, task in tasks}
-            while waiting:
+            while True:
+                for index, task in itertools.islice(coming, most - len(waiting)):
+                    gpus = options["num_gpus"] * task.spec.model.tensor_parallel
+                    placed = remote.options(num_gpus=gpus)
+                    waiting[placed.remote(msgspec.json.encode(task), mark)] = index
+                if not waiting:
+                    break
                 (done,), _ = ray.wait([*waiting])
                 index = waiting.pop(done)
                 yield _ended(ray, done, index, paths[index])
@@ -69,6 +75,13 @@ class Cluster:
                 with contextlib.suppress(Exception):
                     ray.cancel(left, force=True)
             ray.shutdown()
+
+    def _slots(self, ray: Any) -> int:
+        """How many blocks the cluster can measure at once, about: handed over are no more than a
+        few times as many, so that the driver's work grows with their number and no faster."""
+        hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus = sum(int(host.get("GPU", 0)) for host in hosts)
+        return max(1, len(hosts) * self.per_host, gpus)
 
     def _options(self, ray: Any) -> dict[str, Any]:
         """What a block asks for: its share of the CPUs of the smallest host that can run it, and a
@@ -83,12 +96,18 @@ class Cluster:
         }
 
 
-def _measure(given: bytes, begun: bytes) -> tuple[int, str, bytes]:
+def _mark(line: bytes) -> str:
+    """What tells a sweep from others: of the first line of its journal, which is as long as the
+    grid, and goes to no worker."""
+    return hashlib.sha256(line).hexdigest()
+
+
+def _measure(given: bytes, mark: str) -> tuple[int, str, bytes]:
     """On a worker: the block in a process of its own, into the sweep's folder where that is the
     same one here; else into one that goes, and the record comes back."""
     task = msgspec.json.decode(given, type=BlockTask)
     journal = journal_of(Path(task.out).parent)
-    if not is_empty(journal) and journal.read_bytes().startswith(begun):
+    if not is_empty(journal) and _mark(read_lines(journal)[0] + b"\n") == mark:
         return *in_a_process(task, lambda step: None), b""
     with temporary_folder() as folder:
         task.out = str(folder / "block.json")

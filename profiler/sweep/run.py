@@ -7,7 +7,7 @@ the memory of one model nor the end of one process is the next one's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from ...methods.contract.errors import InputError
@@ -25,7 +25,7 @@ from ...reports.sweep.grid import (
     load,
     record_of,
 )
-from ...reports.sweep.rows import title
+from ...reports.sweep.rows import titles
 from ..meters.clock import now
 from ..run.interrupts import Terminated, terminable
 from ..run.rounds import Progress
@@ -65,7 +65,7 @@ def run(
     """Measure all blocks that have not come to their end; the sweep as it is then, and the exit
     code: 0, 1 if a cell failed, 130 for Ctrl-C, 143 for SIGTERM. measure: one of them, in the place
     of a process. cluster: where they are spread over. Raises OutputError where the disk is full."""
-    ended = [i for i in range(len(grid.blocks)) if files.is_finished(record_of(folder, i))]
+    ended = {i for i in range(len(grid.blocks)) if files.is_finished(record_of(folder, i))}
     steps, code = _Steps(grid, tell, skipped=ended), 0
     tasks: list[Indexed] = []
     for index, block in enumerate(grid.blocks):
@@ -106,22 +106,23 @@ class _Steps:
     """How far a sweep is, in cells, and how long it will take: from the blocks that were measured
     by now, and the warm-ups and rounds of the one that runs."""
 
-    def __init__(self, grid: Grid, tell: Progress, skipped: Sequence[int]) -> None:
-        self.grid, self.tell = grid, tell
+    def __init__(self, grid: Grid, tell: Progress, skipped: Collection[int]) -> None:
+        self.grid, self.tell, self.titles = grid, tell, titles(grid)
         self.sizes = [
             0 if block.problem else 1 + len(block.cells) for block in grid.blocks
         ]  # with vanilla
+        self.total = sum(self.sizes)
         self.skipped = sum(self.sizes[index] for index in skipped)
         self.began, self.done = now(), 0.0
 
     def finish(self, index: int) -> None:
         self.done += self.sizes[index]
-        label = f"{title(self.grid, index)}: done{self._left(self.done)}"
-        self.tell(label, round(self.skipped + self.done), sum(self.sizes))
+        label = f"{self.titles[index]}: done{self._left(self.done)}"
+        self.tell(label, round(self.skipped + self.done), self.total)
 
     def of(self, index: int) -> Callable[[BlockStep], None]:
         """What is told of a block as it runs."""
-        part, name = 0.0, title(self.grid, index)
+        part, name = 0.0, self.titles[index]
         warm = WARM / (WARM + self.grid.blocks[index].spec.stopping.least)
 
         def told(step: BlockStep) -> None:
@@ -129,14 +130,14 @@ class _Steps:
             share = min(step.done / step.total, 1.0) if step.total else 0.0
             warming = step.label.startswith("warm-up")
             part = max(part, warm * share if warming else warm + (1 - warm) * share)
-            done, total = self.done + part * self.sizes[index], sum(self.sizes)
+            done = self.done + part * self.sizes[index]
             label = f"{name}: {step.label}{self._left(done)}"
-            self.tell(label, round(self.skipped + done), total)
+            self.tell(label, round(self.skipped + done), self.total)
 
         return told
 
     def _left(self, done: float) -> str:
-        to_come = sum(self.sizes) - self.skipped - done
+        to_come = self.total - self.skipped - done
         if done <= 0 or to_come <= 0:
             return ""
         minutes = (now() - self.began) * to_come / done / 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..record.schema import Cell, Record
@@ -133,3 +134,15 @@ def _per_token(cell: Cell) -> Estimate | None:
         return None
     whole = seconds_in([number for number, part in enumerate(cell.parts) if part.phase == "decode"])
     return median_interval(list(by_round(cell, lambda sample: whole(sample) / steps).values()))
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """The Pareto front: places of the points that no other is at least as good as in both numbers,
+    the more the better, and better in one; by the first falling, of equal ones all."""
+    chosen: list[int] = []
+    falling = sorted(range(len(points)), key=lambda n: (-points[n][0], -points[n][1]))
+    for place in falling:
+        best = points[chosen[-1]] if chosen else None
+        if best is None or points[place] == best or points[place][1] > best[1]:
+            chosen.append(place)
+    return chosen

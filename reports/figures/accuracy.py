@@ -8,7 +8,7 @@ from .. import units
 from ..analysis.accuracy.scores import Score
 from ..analysis.intervals import Estimate
 from ..analysis.run_view import RunView
-from ..analysis.summary import Row
+from ..analysis.summary import Row, front
 from ..record.labels import name, ran
 from .canvas import GRID, MUTED, Chart, blank, key, key_lines, place_axes
 from .promise import FILLS, MARKS, TICKS, colours_of, key_entries
@@ -56,18 +56,9 @@ def _points(subject: RunView) -> list[Point]:
     return found
 
 
-def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points, by falling speed-up and rising F1, that no other is at least as good as in both
-    and better in one."""
-    best: list[tuple[float, float]] = []
-    for point in sorted(set(points), key=lambda point: (-point[0], -point[1])):
-        if not best or point[1] > best[-1][1]:
-            best.append(point)
-    return best
-
-
 def _front(axes: Axes, points: list[Point]) -> None:
-    best = front([(gain.value, f1.value) for _, gain, f1 in points])
+    places = [(gain.value, f1.value) for _, gain, f1 in points]
+    best = [places[place] for place in front(places)]
     axes.plot(*zip(*best, strict=True), color=MUTED, linewidth=1, dashes=(4, 3), zorder=1)
 
 

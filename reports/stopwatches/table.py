@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from .. import units
 from ..analysis.intervals import Estimate
 from ..record.schema import Cell, Record
-from ..text.cells import attention_column, method_column, over_text
+from ..text.cells import attention_column, ends, method_column, over_text
 from ..text.table import Column, Table
 from ..text.table7 import LATENCY, MEASURED
 from .known import FieldStopwatch
@@ -54,13 +54,13 @@ def stopwatches_table(record: Record, watches: Sequence[FieldStopwatch]) -> Tabl
             Column(
                 "latency\nms",
                 lambda r: units.milliseconds(r.latency.value if r.latency else None),
-                _three("latency_seconds", "latency"),
+                ends("latency_seconds", lambda r: r.latency),
                 LATENCY,
             ),
             Column(
                 "speed-up\nmeasured",
                 lambda r: over_text(r.gain) if r.cell.name != "vanilla" else _times(r.gain),
-                _three("speedup", "gain"),
+                ends("speedup", lambda r: r.gain),
                 MEASURED,
             ),
         ],
@@ -76,17 +76,6 @@ def _notes(watch: FieldStopwatch) -> list[str]:
         return []
     line = f"{watch.name} ({watch.whose}) times {watch.times}: {watch.fault}."
     return [line + (f" Not in the figure: {watch.besides}." if watch.besides else "")]
-
-
-def _three(name: str, field: str) -> dict[str, Callable[[StopwatchReading], float | None]]:
-    def part(attribute: str) -> Callable[[StopwatchReading], float | None]:
-        def value(row: StopwatchReading) -> float | None:
-            estimate: Estimate | None = getattr(row, field)
-            return getattr(estimate, attribute) if estimate is not None else None
-
-        return value
-
-    return {name: part("value"), f"{name}_low": part("low"), f"{name}_high": part("high")}
 
 
 def _times(gain: Estimate | None) -> str:

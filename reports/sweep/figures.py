@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .. import units
 from ..figures.canvas import INK, MUTED, SERIES, Chart, blank, key, key_lines, left_out, short
 from .grid import Sweep
-from .rows import GridRow, front, title
+from .rows import GridRow, Worth, by_f1, by_tokens, front_of, titles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 MOST_PANELS = 12
 COLOURS, OTHERS = SERIES[:7], SERIES[7]
 PANEL = 1.75  # inches
-Worth = Callable[[GridRow], float | None]
 
 
 def speedups(sweep: Sweep, listed: Sequence[GridRow]) -> Chart | None:
@@ -47,6 +47,33 @@ def memory(sweep: Sweep, listed: Sequence[GridRow]) -> Chart | None:
     )
 
 
+def accuracy(sweep: Sweep, listed: Sequence[GridRow]) -> Chart | None:
+    """Measured speed-up over F1."""
+    return _panels(
+        sweep,
+        listed,
+        "accuracy",
+        "Speed-up and F1",
+        "speed-up",
+        lambda row: row.speedup,
+        lambda row: row.speedup,
+        units.times,
+        Across("F1", by_f1, lambda f1: f"F1 {f1:.3f}"),
+    )
+
+
+@dataclass(frozen=True)
+class Across:
+    """What the panels run over. name: of the axis. of: its figure of a row. text: one in words."""
+
+    name: str
+    of: Worth
+    text: Callable[[float], str]
+
+
+TOKENS = Across("visual tokens", by_tokens, lambda tokens: f"{tokens:,.0f} visual tokens")
+
+
 def _panels(
     sweep: Sweep,
     listed: Sequence[GridRow],
@@ -56,8 +83,9 @@ def _panels(
     height: Worth,
     worth: Worth,
     text: Callable[[float], str],
+    across: Across = TOKENS,
 ) -> Chart | None:
-    drawable = [row for row in listed if row.tokens is not None and height(row) is not None]
+    drawable = [r for r in listed if across.of(r) is not None and height(r) is not None]
     blocks = list(dict.fromkeys(row.block for row in drawable))
     shown = blocks[:MOST_PANELS]
     if not shown:
@@ -79,7 +107,8 @@ def _panels(
     )
     key(figure, entries, top=0.14)
     width, full = figure.get_size_inches()
-    chosen = {id(drawable[place]) for place in front(drawable, worth)}
+    chosen = {id(drawable[place]) for place in front_of(drawable, worth, across.of)}
+    named_blocks = titles(sweep.grid)
     for number, block in enumerate(shown):
         line, column = divmod(number, 2)
         top = head + line * (PANEL + 0.55)
@@ -91,13 +120,14 @@ def _panels(
             (PANEL - 0.1) / full,
         )
         axes = figure.add_axes(box)
-        axes.set_title(short(title(sweep.grid, block), 30), loc="left", fontsize=9.2, color=INK)
+        axes.set_title(short(named_blocks[block], 30), loc="left", fontsize=9.2, color=INK)
         axes.grid(visible=True)
         axes.locator_params(nbins=4)
         axes.set_ylabel(unit, fontsize=8.5, color=MUTED)
         if line == lines - 1 or number >= len(shown) - 2:
-            axes.set_xlabel("visual tokens", fontsize=8.5)
-        _draw(drawn, axes, [r for r in drawable if r.block == block], colours, height, chosen, text)
+            axes.set_xlabel(across.name, fontsize=8.5)
+        own = [row for row in drawable if row.block == block]
+        _draw(drawn, axes, own, colours, height, chosen, text, across)
     return drawn
 
 
@@ -109,18 +139,19 @@ def _draw(
     height: Worth,
     chosen: set[int],
     text: Callable[[float], str],
+    across: Across,
 ) -> None:
     """The cells of a block, those of a method joined."""
     for base in dict.fromkeys(row.base for row in listed):
         own = sorted((r for r in listed if r.base == base), key=lambda row: row.tokens or 0.0)
-        xs, ys = [row.tokens or 0.0 for row in own], [height(row) or 0.0 for row in own]
+        xs, ys = [across.of(row) or 0.0 for row in own], [height(row) or 0.0 for row in own]
         colour = colours.get(base, MUTED)
         if len({row.attention for row in own}) == 1:
             axes.plot(xs, ys, "-", color=colour, linewidth=0.8)
         for row, x, y in zip(own, xs, ys, strict=True):
             edge = INK if id(row) in chosen else colour
             (point,) = axes.plot([x], [y], "o", color=colour, markersize=4.5, markeredgecolor=edge)
-            drawn.tip(point, f"{row.label}: {x:,.0f} visual tokens, {text(y)}")
+            drawn.tip(point, f"{row.label}: {across.text(x)}, {text(y)}")
 
 
 def _colours(listed: Sequence[GridRow]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..figures.canvas import style
 from ..page.blocks import Figure, Section, TableBlock
 from ..page.render import render_sections
-from .figures import memory, speedups
+from .figures import accuracy, memory, speedups
 from .grid import Sweep
 from .rows import grid_rows
 from .tables import best_table, grid_table
@@ -16,7 +16,7 @@ def render_sweep(sweep: Sweep, name: str) -> str:
     listed = grid_rows(sweep)
     table = grid_table(sweep, listed)
     with style():
-        charts = [chart for draw in (speedups, memory) if (chart := draw(sweep, listed))]
+        charts = [chart for draw in (speedups, memory, accuracy) if (chart := draw(sweep, listed))]
         figures = [Figure.of(chart, "sweep") for chart in charts]
     best = best_table(sweep, listed)
     sections = [

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from ..analysis.accuracy.scores import Score, of_record
 from ..analysis.intervals import Estimate
-from ..analysis.summary import Row, rows
+from ..analysis.summary import Row, front, rows
 from ..record.schema import Record
 from .grid import Grid, GridBlock, GridCell, Sweep
 
 NOT_YET = "not measured yet"
+Worth = Callable[["GridRow"], "float | None"]
 
 
 @dataclass(frozen=True)
 class GridRow:
     """A cell of the grid. block: the index of the block that it is compared in. axes: where that
     stands. base, keep: the method as it was named, and its budget. row: what was measured, None
-    where nothing was, for which `reason` says why."""
+    where nothing was, for which `reason` says why. score: what it answered, where it was asked."""
 
     block: int
     axes: dict[str, str]
@@ -26,6 +28,7 @@ class GridRow:
     keep: str | None
     row: Row | None = None
     reason: str = ""
+    score: Score | None = None
 
     @property
     def is_vanilla(self) -> bool:
@@ -62,6 +65,11 @@ class GridRow:
         return self.row.peak_bytes if self.row else None
 
     @property
+    def f1(self) -> Estimate | None:
+        """F1 of its answers."""
+        return self.score.f1 if self.score else None
+
+    @property
     def label(self) -> str:
         """The cell as figures name it."""
         return f"{self.method}, {self.attention}" if self.attention else self.method
@@ -86,12 +94,15 @@ def varied(grid: Grid) -> list[str]:
     return [name for name in names if len({block.axes.get(name) for block in grid.blocks}) > 1]
 
 
-def title(grid: Grid, index: int) -> str:
-    """A block by what tells it from the others."""
-    axes = grid.blocks[index].axes
-    return ", ".join(words(name, axes[name]) for name in varied(grid) if name in axes) or (
-        axes.get("model") or f"block {index}"
-    )
+def titles(grid: Grid) -> list[str]:
+    """The blocks by what tells each from the others."""
+    names = varied(grid)
+    return [
+        ", ".join(words(name, block.axes[name]) for name in names if name in block.axes)
+        or block.axes.get("model")
+        or f"block {index}"
+        for index, block in enumerate(grid.blocks)
+    ]
 
 
 def words(axis: str, value: str) -> str:
@@ -107,7 +118,7 @@ def _wanted(index: int, block: GridBlock, reason: str) -> list[GridRow]:
 
 
 def _measured(index: int, block: GridBlock, record: Record, why: str) -> list[GridRow]:
-    known = {cell.method: cell for cell in block.cells}
+    known, scored = {cell.method: cell for cell in block.cells}, of_record(record)
     found = []
     for row in rows(record):
         cell = row.cell
@@ -116,27 +127,34 @@ def _measured(index: int, block: GridBlock, record: Record, why: str) -> list[Gr
             keep = None if cell.name == "vanilla" else block.spec.cells.keep
             asked = GridCell(method=cell.method, base=cell.name, keep=keep)
         reason = cell.error or ("" if row.latency else why)
-        found.append(GridRow(index, block.axes, cell.method, asked.base, asked.keep, row, reason))
+        score = scored.get(cell.method)
+        found.append(
+            GridRow(index, block.axes, cell.method, asked.base, asked.keep, row, reason, score)
+        )
     return found
 
 
-def front(listed: Sequence[GridRow], worth: Callable[[GridRow], float | None]) -> set[int]:
-    """Places of the rows that no other of the same block beats: none keeps as many tokens and is
-    worth as much, and one of them more."""
+def by_tokens(row: GridRow) -> float | None:
+    return row.tokens
+
+
+def by_f1(row: GridRow) -> float | None:
+    return row.f1.value if row.f1 else None
+
+
+def front_of(listed: Sequence[GridRow], worth: Worth, kept: Worth = by_tokens) -> set[int]:
+    """Places of the rows that no other of the same block beats: none keeps as much and is worth as
+    much, and one of them more. kept: what a row keeps, visual tokens or F1."""
     blocks: dict[int, list[tuple[float, float, int]]] = {}
     for place, row in enumerate(listed):
-        tokens, value = row.tokens, worth(row)
-        if tokens is not None and value is not None:
-            blocks.setdefault(row.block, []).append((tokens, value, place))
-    chosen = set()
-    for points in blocks.values():
-        best = (0.0, float("-inf"))  # of what keeps as many tokens or more
-        for tokens, value, place in sorted(points, key=lambda point: (-point[0], -point[1])):
-            if value > best[1]:
-                best = (tokens, value)
-            if (tokens, value) == best:
-                chosen.add(place)
-    return chosen
+        stays, value = kept(row), worth(row)
+        if stays is not None and value is not None:
+            blocks.setdefault(row.block, []).append((stays, value, place))
+    return {
+        points[place][2]
+        for points in blocks.values()
+        for place in front([(stays, value) for stays, value, _ in points])
+    }
 
 
 @dataclass(frozen=True)

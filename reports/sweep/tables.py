@@ -6,36 +6,44 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import units
+from ..analysis.accuracy.rules import DEFAULT_RULE
 from ..analysis.intervals import Estimate
 from ..record.labels import runtime
+from ..text.accuracy import score_columns
+from ..text.cells import ends
 from ..text.table import Column, Table
 from .grid import Grid, GridBlock, GridCell, Sweep
-from .rows import Fastest, GridRow, best_by_budget, front, grid_rows, varied
+from .rows import Fastest, GridRow, best_by_budget, by_f1, front_of, grid_rows, varied
 
 if TYPE_CHECKING:
     import pandas
 
 PlannedCell = tuple[GridBlock, GridCell]
 FRONT = (
-    "Whether no other cell of its block keeps as many visual tokens and is as fast (speed), or "
-    "takes as little memory (memory)."
+    "Whether no other cell of its block keeps as many visual tokens and is as fast (speed) or "
+    "takes as little memory (memory), or reaches as high an F1 and is as fast (accuracy)."
 )
 
 
 def grid_table(sweep: Sweep, listed: Sequence[GridRow] | None = None) -> Table[GridRow]:
     """A row for every cell of the grid; one that was not measured says why."""
     listed = grid_rows(sweep) if listed is None else listed
-    fast = {id(listed[n]) for n in front(listed, lambda row: row.speedup)}
-    small = {
-        id(listed[n])
-        for n in front(listed, lambda row: None if row.peak_bytes is None else -row.peak_bytes)
+    fronts_of = {
+        "speed": front_of(listed, lambda row: row.speedup),
+        "memory": front_of(listed, lambda r: None if r.peak_bytes is None else -r.peak_bytes),
+        "accuracy": front_of(listed, lambda row: row.speedup, by_f1),
     }
+    on = {
+        id(row): [w for w, chosen in fronts_of.items() if n in chosen]
+        for n, row in enumerate(listed)
+    }
+    asked = any(row.score for row in listed)
+    rule = sweep.grid.blocks[0].spec.accuracy.rule if sweep.grid.blocks else DEFAULT_RULE
     several = len({row.row.cell.attention for row in listed if row.row}) > 1
     runtimes = len({row.row.cell.runtime for row in listed if row.row}) > 1
 
     def fronts(row: GridRow) -> str:
-        on = [word for word, rows in (("speed", fast), ("memory", small)) if id(row) in rows]
-        return ", ".join(on)
+        return ", ".join(on[id(row)])
 
     columns: list[Column[GridRow]] = [
         *_axes(sweep.grid, lambda row: row.axes),
@@ -55,13 +63,13 @@ def grid_table(sweep: Sweep, listed: Sequence[GridRow] | None = None) -> Table[G
         Column(
             "latency\nms",
             lambda r: units.milliseconds(r.latency.value if r.latency else None),
-            _estimate("latency_seconds", lambda r: r.latency),
+            ends("latency_seconds", lambda r: r.latency),
             "A whole request, from picture to last token: the median over rounds.",
         ),
         Column(
             "speed-up\nmeasured",
             lambda r: interval(r.gain),
-            _estimate("speedup", lambda r: r.gain),
+            ends("speedup", lambda r: r.gain),
             "Against vanilla of the same block, in pairs; in brackets the 95 % interval.",
         ),
         Column(
@@ -84,6 +92,7 @@ def grid_table(sweep: Sweep, listed: Sequence[GridRow] | None = None) -> Table[G
             {"peak_bytes": lambda r: r.peak_bytes},
             "Of one request, weights included.",
         ),
+        *(score_columns(lambda r: r.score, rule) if asked else []),
         Column(
             "front",
             fronts,
@@ -115,7 +124,7 @@ def best_table(sweep: Sweep, listed: Sequence[GridRow]) -> Table[Fastest]:
             Column(
                 "speed-up\nmeasured",
                 lambda b: interval(b.row.gain),
-                _estimate("speedup", lambda b: b.row.gain),
+                ends("speedup", lambda b: b.row.gain),
                 "Against vanilla of the same block; in brackets the 95 % interval.",
             ),
             Column(
@@ -214,13 +223,6 @@ def _axes(grid: Grid, axes: Callable[[Any], dict[str, str]]) -> list[Column[Any]
 
 def _own(name: str, value: Callable[[GridRow], str | None], shown: bool) -> Column[GridRow]:
     return Column(name, lambda r: value(r) or "-", {name: value}, "", "words", shown=shown)
-
-
-def _estimate(name: str, of: Callable[[Any], Estimate | None]) -> dict[str, Callable[[Any], Any]]:
-    def part(end: str) -> Callable[[Any], Any]:
-        return lambda row: getattr(of(row), end, None)
-
-    return {name: part("value"), f"{name}_low": part("low"), f"{name}_high": part("high")}
 
 
 def _few(names: Sequence[str], most: int = 3) -> str:

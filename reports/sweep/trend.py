@@ -16,6 +16,7 @@ from ..record.base import RecordError
 from ..record.compatibility import other_machine
 from ..record.labels import name
 from ..record.schema import Cell, Record
+from ..text.cells import ends
 from ..text.table import Column, Table
 from .tables import interval
 
@@ -135,11 +136,7 @@ def trend_table(found: Trend) -> Table[Point]:
         Column(
             "speed-up" if ratio else "latency ms",
             whole,
-            {
-                key: lambda p: p.value.value,
-                f"{key}_low": lambda p: p.value.low,
-                f"{key}_high": lambda p: p.value.high,
-            },
+            ends(key, lambda p: p.value),
             "In brackets the 95 % interval.",
         ),
         Column("level", lambda p: text(p.level), {"level": lambda p: p.level}, "Median."),

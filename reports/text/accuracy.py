@@ -9,7 +9,7 @@ from ..analysis.accuracy.rules import RULES
 from ..analysis.accuracy.scores import Score, distinct, scores
 from ..analysis.intervals import Estimate
 from ..record.accuracy import Accuracy
-from .cells import METHOD
+from .cells import METHOD, ends
 from .table import Column, RowT, Table, for_programs
 
 SELF = "-"  # what a row has beside itself
@@ -71,14 +71,19 @@ def score_columns(
 
         return found
 
-    def end(name: str, which: str) -> Callable[[RowT], object]:
-        return value(lambda score: getattr(getattr(score, name), which, None))
+    def f1(row: RowT) -> Estimate | None:
+        score = of(row)
+        return score.f1 if score else None
+
+    def difference(row: RowT) -> Estimate | None:
+        score = of(row)
+        return score.difference if score else None
 
     return [
         Column(
             f"F1\n({rule})",
             told(lambda s: _interval(s.f1)),
-            {"f1": end("f1", "value"), "f1_low": end("f1", "low"), "f1_high": end("f1", "high")},
+            ends("f1", f1),
             f"F1 of yes. {RULES[rule].about} {F1_INTERVAL}",
             term="F1",
             shown=shown,
@@ -86,11 +91,7 @@ def score_columns(
         Column(
             "F1 less\nvanilla's",
             told(lambda s: _signed(s.difference) if s.difference else SELF),
-            {
-                "f1_difference": end("difference", "value"),
-                "f1_difference_low": end("difference", "low"),
-                "f1_difference_high": end("difference", "high"),
-            },
+            ends("f1_difference", difference),
             DIFFERENCE,
             shown=shown,
             under=f"F1\n({rule})",

@@ -26,6 +26,15 @@ def over_text(over: Estimate | None) -> str:
     return f"{units.times(over.value)} ({over.low:.2f} - {over.high:.2f})"
 
 
+def ends(name: str, of: Callable[[RowT], Estimate | None]) -> dict[str, Callable[[RowT], object]]:
+    """The values of a column that shows an estimate: itself, and the ends of its interval."""
+
+    def part(end: str) -> Callable[[RowT], object]:
+        return lambda row: getattr(of(row), end, None)
+
+    return {name: part("value"), f"{name}_low": part("low"), f"{name}_high": part("high")}
+
+
 def method_column(of: Callable[[RowT], Cell]) -> Column[RowT]:
     return Column(
         "method",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import median
-from typing import Any
 
 from .. import units
 from ..analysis import caveats
@@ -15,7 +14,7 @@ from ..analysis.intervals import Estimate
 from ..analysis.summary import Row, rows
 from ..record.schema import Cell, Record
 from .accuracy import score_columns
-from .cells import attention_column, method_column, over_text, runtime_column
+from .cells import attention_column, ends, method_column, over_text, runtime_column
 from .table import Column, Table, for_programs
 
 LATENCY = (
@@ -103,7 +102,7 @@ def _times(record: Record) -> list[Column[Row]]:
         Column(
             latency,
             _latency,
-            _estimate("latency_seconds", "latency"),
+            ends("latency_seconds", lambda r: r.latency),
             LATENCY,
             term="latency ms",
         ),
@@ -126,13 +125,13 @@ def _times(record: Record) -> list[Column[Row]]:
         Column(
             "prefill\nms",
             _median("prefill"),
-            _estimate("prefill_seconds", "prefill"),
+            ends("prefill_seconds", lambda r: r.prefill),
             "The decoder layers over the whole prompt, scoring and selection included.",
         ),
         Column(
             "decode\nms/token",
             _median("decode"),
-            _estimate("decode_seconds", "decode"),
+            ends("decode_seconds", lambda r: r.decode),
             "All tokens after the first, per token.",
             under="prefill\nms",
         ),
@@ -156,8 +155,11 @@ def _times(record: Record) -> list[Column[Row]]:
         Column(
             gain,
             _speedup,
-            _estimate("speedup", "speedup")
-            | {"precision": lambda r: r.precision, "reached": lambda r: r.reached},
+            {
+                **ends("speedup", _gain),
+                "precision": lambda r: r.precision,
+                "reached": lambda r: r.reached,
+            },
             f"{MEASURED} missed: half its width is more than the target.",
             term="speed-up measured",
             under=latency,
@@ -191,7 +193,7 @@ def _promises() -> list[Column[Row]]:
         Column(
             "times the\npromised time",
             lambda r: over_text(r.over_promise),
-            _estimate("over_promise", "over_promise"),
+            ends("over_promise", lambda r: r.over_promise),
             OVER,
             under="speed-up\npromised",
         ),
@@ -296,6 +298,10 @@ def _new_length(row: Row) -> str:
     return units.milliseconds(more)
 
 
+def _gain(row: Row) -> Estimate | None:
+    return row.speedup
+
+
 def _speedup(row: Row) -> str:
     gain = row.speedup
     if gain is None or (row.cell.name == "vanilla" and gain.low == gain.high):
@@ -308,14 +314,3 @@ def _speedup(row: Row) -> str:
 
 def _target(record: Record) -> str:
     return f"{record.spec.stopping.target_ci * 100:g} %"
-
-
-def _estimate(name: str, field: str) -> dict[str, Callable[[Row], Any]]:
-    def part(attribute: str) -> Callable[[Row], Any]:
-        def value(row: Row) -> Any:
-            estimate: Estimate | None = getattr(row, field)
-            return getattr(estimate, attribute) if estimate else None
-
-        return value
-
-    return {name: part("value"), f"{name}_low": part("low"), f"{name}_high": part("high")}

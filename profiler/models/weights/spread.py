@@ -32,7 +32,7 @@ class Sharding:
         return DistributedConfig(tp_size=self.ranks.size)
 
     def apply(self, module: Any) -> None:
-        """Sharding a model that has no memory yet, as transformers does when it loads one. Raises as
+        """Spread a model that has no memory yet, as transformers does when it loads one. Raises as
         `require_plan`."""
         self.require_plan(module)
         kind = type(module)

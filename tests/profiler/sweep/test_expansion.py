@@ -11,7 +11,7 @@ from tpprof.methods import InputError
 from tpprof.profiler.sweep import expansion
 from tpprof.profiler.sweep.expansion import expand, plan
 from tpprof.reports.record.spec import OptionError, RunSpec
-from tpprof.reports.sweep.rows import title
+from tpprof.reports.sweep.rows import titles
 
 SPEC = RunSpec.of(
     methods=["fastv", "random", "fastv:keep=9", "vanilla"], model="tiny-llava", visual_tokens=64
@@ -28,7 +28,7 @@ def test_models_and_requests_are_blocks_in_which_methods_and_budgets_are_compare
         ("tiny", 1),
         ("tiny", 2),
     ]
-    assert title(grid, 3) == "tiny, batch size 2"
+    assert titles(grid)[3] == "tiny, batch size 2"
     listed = ["fastv:keep=1/2", "fastv:keep=16", "random:keep=1/2", "random:keep=16"]
     for block in grid.blocks:
         assert list(block.spec.cells.methods) == [*listed, "fastv:keep=9", "vanilla"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from record_builders import cell, record
 
 from tpprof.reports.analysis.run_view import RunView
+from tpprof.reports.analysis.summary import front
 from tpprof.reports.figures import accuracy
 from tpprof.reports.figures.canvas import style
 from tpprof.reports.record.accuracy import Accuracy, Answers, YesNoQuestion
@@ -66,4 +67,4 @@ def test_without_answers_there_is_no_figure() -> None:
 
 def test_the_line_holds_what_no_other_beats_in_both() -> None:
     points = [(1.0, 0.9), (2.0, 0.8), (1.5, 0.7), (3.0, 0.6), (3.0, 0.5), (1.0, 0.9)]
-    assert accuracy.front(points) == [(3.0, 0.6), (2.0, 0.8), (1.0, 0.9)]
+    assert [points[n] for n in front(points)] == [(3.0, 0.6), (2.0, 0.8), (1.0, 0.9), (1.0, 0.9)]

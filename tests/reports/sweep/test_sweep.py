@@ -10,6 +10,7 @@ import pytest
 from record_builders import cell, record, sample
 
 from tpprof.reports.record import files
+from tpprof.reports.record.accuracy import Accuracy, Answers, YesNoQuestion
 from tpprof.reports.record.base import RecordError
 from tpprof.reports.record.journal import Journal
 from tpprof.reports.record.schema import Cell, Record
@@ -28,7 +29,7 @@ from tpprof.reports.sweep.grid import (
     record_of,
 )
 from tpprof.reports.sweep.page import render_sweep
-from tpprof.reports.sweep.rows import GridRow, best_by_budget, front, grid_rows, title
+from tpprof.reports.sweep.rows import GridRow, best_by_budget, by_f1, front_of, grid_rows, titles
 
 BUDGETS = ("1/2", "1/4")
 
@@ -88,9 +89,46 @@ def test_every_cell_is_a_row_and_what_was_not_measured_says_why(sweep: Sweep) ->
     assert "unknown model 'c'" in table.to_markdown()
 
 
+def test_what_was_answered_stands_beside_the_speed(sweep: Sweep) -> None:
+    first = sweep.records[0]
+    assert first is not None
+    assert tables.grid_table(sweep).to_values()[0].get("f1") is None
+    assert figures.accuracy(sweep, grid_rows(sweep)) is None
+    questions = [
+        YesNoQuestion(id=str(n), category="random", picture=str(n), prompt="?", label=label)
+        for n, label in enumerate(["yes", "no"] * 4)
+    ]
+    right = ["Yes", "No"] * 4
+    texts = {"fastv:keep=1/2": right[:6] + ["No"] * 2, "random:keep=1/2": ["No"] * 6 + right[6:]}
+    first.accuracy = Accuracy(
+        benchmark="POPE",
+        source="made up",
+        attention="rows",
+        new_tokens=4,
+        batch_size=2,
+        questions=questions,
+        answers=[
+            Answers(method=one.method, texts=list(texts.get(one.method, right)))
+            for one in first.cells
+            if one.method != "random:keep=1/4"
+        ],
+    )
+    listed = grid_rows(sweep)
+    chosen = {listed[n].method for n in front_of(listed, lambda row: row.speedup, by_f1)}
+    assert chosen == {"fastv:keep=1/4"}, "right in all, and the fastest"
+    values = {row["method"]: row for row in tables.grid_table(sweep).to_values()[:5]}
+    assert values["fastv:keep=1/4"]["f1"] == 1.0
+    assert values["fastv:keep=1/4"]["front"] == "speed, accuracy"
+    assert values["fastv:keep=1/2"]["f1"] == pytest.approx(6 / 7)
+    assert values["random:keep=1/4"]["f1"] is None
+    assert "Speed-up and F1" in render_sweep(sweep, "s")
+
+
 def test_the_front_is_of_one_block_and_nothing_beats_what_is_on_it(sweep: Sweep) -> None:
     listed = grid_rows(sweep)
-    chosen = {(listed[n].block, listed[n].method) for n in front(listed, lambda row: row.speedup)}
+    chosen = {
+        (listed[n].block, listed[n].method) for n in front_of(listed, lambda row: row.speedup)
+    }
     assert chosen == {
         (0, "vanilla"),
         (0, "random:keep=1/2"),
@@ -101,8 +139,8 @@ def test_the_front_is_of_one_block_and_nothing_beats_what_is_on_it(sweep: Sweep)
         (1, "fastv:keep=1/4"),
     }
     equal = [row for row in listed if row.block == 0 and row.is_vanilla] * 2
-    assert front(equal, lambda row: row.speedup) == {0, 1}
-    assert front([], lambda row: row.speedup) == set()
+    assert front_of(equal, lambda row: row.speedup) == {0, 1}
+    assert front_of([], lambda row: row.speedup) == set()
 
 
 def test_the_fastest_for_each_budget_and_what_the_clock_cannot_tell_from_it(sweep: Sweep) -> None:
@@ -159,7 +197,7 @@ def test_what_lies_in_a_folder_is_read_again(sweep: Sweep, tmp_path: Path) -> No
     again = load(tmp_path)
     assert not again.complete
     assert [row.reason for row in grid_rows(again)][-1] == "ended by SIGKILL"
-    assert title(again.grid, 1) == "b"
+    assert titles(again.grid)[1] == "b"
     record_of(tmp_path, 1).write_text("{")
     broken = load(tmp_path)
     assert "is no tpprof record, or damaged" in broken.reasons[1]
@@ -190,7 +228,7 @@ def test_reading_grows_linearly_with_the_cells(sweep: Sweep) -> None:
             return row.speedup
 
         listed = grid_rows(of(count))
-        front(listed, worth)
+        front_of(listed, worth)
         calls.append(seen)
     assert calls == [50, 500]
     chart = figures.speedups(of(100), grid_rows(of(100)))
