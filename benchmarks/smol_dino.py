@@ -28,7 +28,7 @@ from tpprof.reports.record.accuracy import YesNoQuestion
 
 
 def main() -> None:
-    from seer import told  # beside this script
+    from seer import told  # type: ignore[import-not-found]  # beside this script
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("methods", nargs="*", default=["vanilla"])

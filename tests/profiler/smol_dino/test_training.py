@@ -13,8 +13,8 @@ from PIL import Image
 
 from tpprof.profiler.seer.questions import POPE
 from tpprof.profiler.smol_dino import trained
-from tpprof.profiler.smol_dino.training import bank as cut_outs
 from tpprof.profiler.smol_dino.training import forward, lora, packed
+from tpprof.profiler.smol_dino.training.bank import load, pack
 from tpprof.profiler.smol_dino.training.nouns import FILES, GROUP, NOUNS
 from tpprof.profiler.smol_dino.training.questions import sample
 from tpprof.profiler.smol_dino.training.scenes import Bank, render, scene
@@ -154,8 +154,8 @@ def test_cut_outs_and_photographs_come_back_from_their_file(tmp_path: Path) -> N
         drawn.save(tmp_path / f"{file}.png")
     Image.new("RGB", (60, 50), (9, 90, 200)).save(tmp_path / "photo.png")
     packed_file = tmp_path / "bank.npz"
-    cut_outs.pack(packed_file, tmp_path, {"train": [], "test": [tmp_path / "photo.png"]})
-    loaded = cut_outs.load(packed_file, "test")
+    pack(packed_file, tmp_path, {"train": [], "test": [tmp_path / "photo.png"]})
+    loaded = load(packed_file, "test")
     assert loaded.stamps.shape == (len(FILES), 4, 160, 160)
     assert loaded.photos.shape == (1, 3, 448, 448)
     assert loaded.stamps[7, :, 80, 80].tolist() == [200, 10, 10, 255]
