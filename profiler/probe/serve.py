@@ -34,9 +34,9 @@ def main() -> None:
             said = {"failed": _told(error) + _place(error, server.file)}
         if os.getpid() != own:
             os._exit(0)  # a child that the callable forked and left to run on here
+        printed.forget()
         answers.write(json.dumps(said) + "\n")
         answers.flush()
-        printed.forget()
     os._exit(0)  # whatever it still runs
 
 
