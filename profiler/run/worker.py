@@ -81,7 +81,8 @@ def rank_main() -> None:
 
     def tell(step: RankStep) -> None:
         if lead:
-            steps.write(msgspec.json.encode(step) + b"\n")
+            # A line of its own at one go, whatever gloo or a method has printed before it.
+            steps.write(b"\n" + msgspec.json.encode(step) + b"\n")
             steps.flush()
 
     lead = os.environ["RANK"] == "0"

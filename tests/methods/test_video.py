@@ -200,7 +200,8 @@ def test_vidcom2_keeps_what_is_unlike(name: str, share: float) -> None:
     assert shares.max() > 1.2 * shares.min()
     counts = shares.clamp(max=size)
     whole = counts.floor().int().tolist()
-    for frame in (counts - counts.floor()).argsort(descending=True)[: left - sum(whole)].tolist():
+    rest = (counts - counts.floor()).round(decimals=6)  # of equal ones the first frame's
+    for frame in rest.argsort(descending=True, stable=True)[: left - sum(whole)].tolist():
         whole[frame] += 1
     alike = video + own
     best = [alike[n].argsort()[:count].add(n * size).tolist() for n, count in enumerate(whole)]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -279,10 +277,8 @@ def test_a_slow_down_is_found_with_its_size(
             lap("prefill", "layer", 0)
         return traces[self.saved.method]
 
-    simulated = SimpleNamespace(
-        perf_counter_ns=tell, perf_counter=lambda: tell() * 1e-9, time=time.time
-    )
-    monkeypatch.setattr("tpprof.profiler.meters.clock.time", simulated)
+    monkeypatch.setattr("tpprof.profiler.meters.clock.perf_counter_ns", tell)
+    monkeypatch.setattr("tpprof.profiler.meters.clock.perf_counter", lambda: tell() * 1e-9)
     monkeypatch.setattr("tpprof.profiler.run.comparison.steady", nullcontext)
     monkeypatch.setattr(EngineCell, "request", request)
     record = comparison(llava_next, "vanilla:tag=slow", target_ci=0.02, max_rounds=200).run()
