@@ -275,7 +275,9 @@ def form_of(result: Any, depth: int = 3) -> str:
 
 def tensors_in(value: Any, depth: int = 3) -> list[Any]:
     """The tensors in what is given or returned."""
-    if hasattr(value, "is_floating_point"):
+    import torch
+
+    if isinstance(value, torch.Tensor):
         return [value]
     if not depth or not isinstance(value, (Mapping, list, tuple)):
         return []

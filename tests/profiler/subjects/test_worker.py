@@ -14,7 +14,7 @@ import torch
 from tpprof.profiler.probe.caches import layer_bytes
 from tpprof.profiler.probe.target import Target, TargetError, find
 from tpprof.profiler.probe.watched import parts_of, watching
-from tpprof.profiler.probe.worker import Worker, form_of, no_lap
+from tpprof.profiler.probe.worker import Worker, form_of, no_lap, tensors_in
 
 KEYS = [torch.zeros(1, 2, tokens, 4) for tokens in (5, 3)]
 BYTES = [2 * 2 * 5 * 4 * 4, 2 * 2 * 3 * 4 * 4]
@@ -218,3 +218,8 @@ def test_tokens_are_read_of_hidden_states_of_a_known_form(
     with watching(parts_of(model), no_lap) as watch:
         model.layers[0](torch.zeros(shape))
     assert watch.seen.tokens == tokens
+
+
+def test_a_dtype_among_what_is_given_is_no_tensor() -> None:
+    one = torch.ones(2)
+    assert [found is one for found in tensors_in({"x": one, "dtype": torch.bfloat16})] == [True]
