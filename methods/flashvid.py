@@ -77,7 +77,7 @@ class FlashVID(Method):
     chosen: Fraction = knob(
         Fraction(7, 10), "share of a frame's tokens that are chosen one by one", least=0, most=1
     )
-    threshold: float = knob(0.8, "cosine above which a token hangs on one of the frame before")
+    threshold: float = knob(0.8, "cosine above which a token hangs on another", least=-1, most=1)
     scenes: int = knob(8, "scenes that a video has at least", least=1)
     cut: float = knob(0.9, "cosine of two frames' means, below which another scene begins")
     layer: int | None = knob(None, "decoder layer that is cut before; auto: the published 20")

@@ -17,6 +17,7 @@ from micro_models import MICRO, SIZE, affordable, sharpen
 from tpprof import methods
 from tpprof.methods.contract.errors import InputError
 from tpprof.methods.contract.policies import Policy
+from tpprof.methods.engine.ranks import RanksApartError
 from tpprof.methods.engine.run import Trace, run
 from tpprof.profiler.models.load import load
 from tpprof.profiler.models.model import Model
@@ -34,11 +35,24 @@ WORKLOAD = Workload(image_size=(SIZE,), new_tokens=3)
 
 class Found(msgspec.Struct):
     """differences: by architecture, then by method and policy; "" for none. refused: by
-    architecture, why it cannot be spread. record: of a comparison over the ranks."""
+    architecture, why it cannot be spread. record: of a comparison over the ranks. apart: which
+    decisions rank 0 was told are not the same on all ranks. wrong: what it was told of rank 1."""
 
     differences: dict[str, dict[str, str]] = {}
     refused: dict[str, str] = {}
     record: Record | None = None
+    apart: list[str] = []
+    wrong: str = ""
+
+
+DECISIONS: dict[str, tuple[list[int] | None, list[int] | None]] = {
+    "the same": ([1, 5, 6, 8], [1, 5, 6, 8]),
+    "all, on both": (None, None),
+    "others of the same sums": ([1, 5, 6, 8], [2, 3, 7, 8]),
+    "fewer": ([1, 5, 6], [1, 5]),
+    "all, on one": (None, [1, 5]),
+}
+"""What each of two ranks keeps."""
 
 
 def main() -> None:
@@ -58,9 +72,32 @@ def main() -> None:
         }
         if name == "qwen2-vl":
             found.record = measured(spread, lockstep)
+    found.apart = [name for name, both in DECISIONS.items() if apart(lockstep, both)]
+    found.wrong = wrong_on_one(lockstep)
     if lockstep.leads:
         Path(sys.argv[1]).write_bytes(msgspec.json.encode(found))
     dist.destroy_process_group()
+
+
+def apart(lockstep: Lockstep, both: tuple[list[int] | None, list[int] | None]) -> bool:
+    own = both[lockstep.ranks.rank]
+    try:
+        index = None if own is None else torch.tensor([own])
+        lockstep.ranks.require_same(index, torch.device("cpu"))
+    except RanksApartError:
+        return True
+    return False
+
+
+def wrong_on_one(lockstep: Lockstep) -> str:
+    """What is said where rank 1 cannot make its model."""
+    try:
+        with lockstep.made_together():
+            if not lockstep.leads:
+                raise InputError("it has no room")
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def made(shape: Shape, lockstep: Lockstep | None = None) -> Model:

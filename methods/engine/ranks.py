@@ -16,6 +16,12 @@ from torch import Tensor
 class RanksApartError(RuntimeError):
     """A decision that is not the same on all ranks: they would run different requests."""
 
+    def __init__(self) -> None:
+        super().__init__(
+            "it keeps other tokens on one rank than on another: a decision must follow from what "
+            "it is shown and from view.random(seed=...) alone"
+        )
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -40,17 +46,23 @@ class Ranks:
         dist.all_gather(parts, values.contiguous())
         return torch.cat(parts, dim)
 
-    def require_same(self, index: Tensor) -> None:
-        """Raises RanksApartError, on all ranks, where `index` differs from one to another: in its
-        length, its sum, or its sum weighed by place."""
-        listed = index.flatten()
-        places = torch.arange(1, len(listed) + 1, device=index.device)
-        marks = torch.stack([places.sum(), listed.sum(), (listed * places).sum()])
-        lowest, highest = marks.clone(), marks.clone()
+    def require_same(
+        self, index: Tensor | None, device: torch.device, *, failed: bool = False
+    ) -> None:
+        """Raises RanksApartError where not all ranks decided alike; each must call it. index: of
+        the tokens that stay, int64; None for all. failed: this rank made no decision, and raises
+        why by itself."""
+        listed = torch.zeros(0, dtype=torch.int64) if index is None else index.flatten()
+        kind = -2 if failed else -1 if index is None else len(listed)
+        same = self._equal(torch.tensor([kind], device=device))
+        if same and kind > 0:
+            same = self._equal(listed)
+        if not same and not failed:
+            raise RanksApartError
+
+    def _equal(self, values: Tensor) -> bool:
+        """Whether they are the same on all ranks, on each of which there are as many."""
+        lowest, highest = values.clone(), values.clone()
         dist.all_reduce(lowest, dist.ReduceOp.MIN)
         dist.all_reduce(highest, dist.ReduceOp.MAX)
-        if not torch.equal(lowest, highest):
-            raise RanksApartError(
-                "it keeps other tokens on one rank than on another: a decision must follow from "
-                "what it is shown and from view.random(seed=...) alone"
-            )
+        return torch.equal(lowest, highest)

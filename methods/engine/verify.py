@@ -175,17 +175,24 @@ def _verified(context: Context, view: View, stage: Stage) -> Keep | None:
     shown = {name: tensor for name, tensor in seen.items() if tensor is not None}
     before = {name: tensor.clone() for name, tensor in shown.items()}
     watched = _Watched()
-    with contained(), watched:
-        keep: Keep | None = method.decide(view, stage)
+    ranks, device = context.decoder.ranks, view.hidden.device
+    try:
+        with contained(), watched:
+            keep: Keep | None = method.decide(view, stage)
+    except Exception:
+        if ranks is not None:
+            ranks.require_same(None, device, failed=True)
+        raise
     context.decisions.append(DecisionCost(stage.site, watched.operators, watched.scratch))
     fault = watched.fault or _fault(keep, view, stage.tokens) or _tags_fault(view)
     written = [name for name, tensor in shown.items() if _differ(before[name], tensor)]
     if not fault and written:
         fault = f"it writes to the {written[0]} of its view, which are the model's own"
+    if ranks is not None:
+        index = None if keep is None or fault else keep.index
+        ranks.require_same(index, device, failed=bool(fault))
     if fault:
         raise DecisionError(f"{fault} ({where_defined(deciding(method, stage))})")
-    if keep is not None and context.decoder.ranks is not None:
-        context.decoder.ranks.require_same(keep.index)
     return keep
 
 

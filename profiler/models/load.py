@@ -129,8 +129,8 @@ def _from_shape(
     seed: int,
     ranks: Ranks | None,
 ) -> Model:
-    size = ranks.size if ranks else 1
-    require_weights_fit(shape.name, shape.parameters // size, device, dtype)
+    needed = _parameters_here(shape, device, ranks)
+    require_weights_fit(shape.name, needed, device, dtype)
     require_kernel(backend, device, dtype, shape)
     architecture = shape.architecture
     try:
@@ -147,11 +147,20 @@ def _from_shape(
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         reason = f"{device} has not that much free"
-        raise no_room(shape.name, shape.parameters, device, dtype, reason) from error
+        raise no_room(shape.name, needed, device, dtype, reason) from error
     processor = default_processor(shape)
     return architecture.adapter()(
         module, shape, backend=backend, image_processor=processor, ranks=ranks
     )
+
+
+def _parameters_here(shape: Shape, device: torch.device, ranks: Ranks | None) -> int:
+    """How many weights lie on the device at least: of a model that is spread this rank's share,
+    with tower and projector whole; on a CPU those of all ranks, whose memory is one."""
+    if ranks is None:
+        return shape.parameters
+    own = shape.share(ranks.size, words=True).parameters
+    return own if device.type == "cuda" else own * ranks.size
 
 
 def shape_of(name: str, *, pictures: bool = True) -> Shape:
@@ -271,7 +280,7 @@ def _from_checkpoint(
     spread = None if ranks is None else Sharding(shape, ranks)
     if spread is not None:
         spread.require_plan(planned)
-    require_weights_fit(name, shape.parameters // (ranks.size if ranks else 1), device, dtype)
+    require_weights_fit(name, _parameters_here(shape, device, ranks), device, dtype)
     require_kernel(backend, device, dtype, shape)
     try:
         with _quiet():  # what is wrong is one line of ours

@@ -146,7 +146,11 @@ def _begun(spec: RunSpec, command: str, lockstep: Lockstep | None) -> Comparison
         parse(method, spec.cells.keep)
     from .comparison import Comparison
 
-    comparison = Comparison(spec, command=command, lockstep=lockstep)
+    if lockstep is None:
+        comparison = Comparison(spec, command=command)
+    else:
+        with lockstep.made_together():
+            comparison = Comparison(spec, command=command, lockstep=lockstep)
     for note in comparison.notes:
         say(note)
     comparison.calibrate()

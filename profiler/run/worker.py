@@ -107,7 +107,9 @@ def _rank(task: RankTask, tell: Callable[[RankStep], None]) -> int:
     if not lockstep.leads:
         from .comparison import Comparison
 
-        Comparison(task.spec, lockstep=lockstep).follow()
+        with lockstep.made_together():
+            comparison = Comparison(task.spec, lockstep=lockstep)
+        comparison.follow()
         return 0
     from .recording import measure
 

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from ...methods.contract.errors import InputError
 from ...reports.sanitize import say
 
@@ -56,7 +58,7 @@ def checkpoint() -> Path:
             built = Path(unfinished) / "checkpoint"
             _build(language, tower, built)
             _move(built, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise InputError(f"smol-dino: no checkpoint can be written to {base}: {error}") from error
     return folder
 

@@ -56,14 +56,19 @@ class Cluster:
             raise InputError(f"--ray {self.address}: {str(error).splitlines()[0]}") from error
         waiting: dict[Any, int] = {}
         try:
-            options = self._options(ray)
+            options, largest = self._options(ray), _largest(ray)
+            wanted = {index: options["num_gpus"] * _gpus(task) for index, task in tasks}
+            for index, gpus in wanted.items():
+                if gpus > largest:  # Ray would wait for such a host for ever
+                    told = f"it wants {gpus} GPUs of one host, and the largest here has {largest}"
+                    yield BlockEnded(index, 2, told)
             remote = ray.remote(max_calls=1, max_retries=0, **options)(_measure)
-            mark, coming, most = _mark(begun), iter(tasks), AHEAD * self._slots(ray)
+            fitting = (each for each in tasks if wanted[each[0]] <= largest)
+            mark, coming, most = _mark(begun), fitting, AHEAD * self._slots(ray)
             paths = {index: Path(task.out) for index, task in tasks}
             while True:
                 for index, task in itertools.islice(coming, most - len(waiting)):
-                    gpus = options["num_gpus"] * task.spec.model.tensor_parallel
-                    placed = remote.options(num_gpus=gpus)
+                    placed = remote.options(num_gpus=wanted[index])
                     waiting[placed.remote(msgspec.json.encode(task), mark)] = index
                 if not waiting:
                     break
@@ -94,6 +99,16 @@ class Cluster:
             "num_gpus": 1 if with_gpu else 0,
             "scheduling_strategy": "SPREAD",
         }
+
+
+def _gpus(task: BlockTask) -> int:
+    return task.spec.model.tensor_parallel
+
+
+def _largest(ray: Any) -> int:
+    """GPUs of the host that has most."""
+    hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return max((int(host.get("GPU", 0)) for host in hosts), default=0)
 
 
 def _mark(line: bytes) -> str:

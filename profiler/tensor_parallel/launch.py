@@ -118,6 +118,8 @@ def on_ranks(task: RankTask, tell: Callable[[str, int, int], None]) -> RanksEnde
         lines = complaints.read().decode(errors="replace").strip().splitlines()
     if stopped is not None and code is None:
         raise stopped
+    if stopped is None and code is not None and code >= 128:
+        code = None  # ended by the launcher, since another rank had died
     if wrong and code != UNWRITABLE:
         raise InputError(wrong)
     lost = "" if code is not None else (lines[-1] if lines else reason_of(process.returncode, ""))

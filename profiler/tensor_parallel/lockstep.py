@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ...methods.contract.errors import first_line
+from ...methods.contract.errors import InputError, first_line
 from ...methods.engine.ranks import Ranks
 from ...reports.record.spec import ModelSpec, OptionError
 
@@ -67,11 +67,26 @@ class Lockstep:
         return self.ranks.rank == 0
 
     @contextmanager
+    def made_together(self) -> Iterator[None]:
+        """Make what all ranks need first. Raises, on all, InputError for what is wrong on one."""
+        wrong: InputError | None = None
+        try:
+            yield
+        except InputError as error:
+            wrong = error
+        said = self._answered("" if wrong is None else str(wrong))
+        if wrong is not None:
+            raise wrong
+        others = [f"rank {rank}: {text}" for rank, text in enumerate(said) if text]
+        if others:
+            raise InputError(others[0])
+
+    @contextmanager
     def together(self, what: str, cell: int) -> Iterator[None]:
         """Do this on all ranks from now on. Raises, behind it, what failed here, or RuntimeError
         for what failed on another rank; LostRankError where one does not answer."""
         if self.leads:
-            dist.broadcast_object_list([(what, cell)], 0, self._orders)
+            self._order((what, cell))
         failed: Exception | None = None
         self._answered("")  # all begin at once
         try:
@@ -107,7 +122,13 @@ class Lockstep:
 
     def end(self) -> None:
         """On rank 0: let the others go."""
-        dist.broadcast_object_list([None], 0, self._orders)
+        self._order(None)
+
+    def _order(self, order: Order | None) -> None:
+        try:
+            dist.broadcast_object_list([order], 0, self._orders)
+        except RuntimeError as error:
+            raise LostRankError(f"a rank is gone ({first_line(error)})") from error
 
     def _answered(self, text: str) -> list[str]:
         return self.gathered(text)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 import tpprof
 from tpprof.profiler.models.checkpoint.embedded import EMBEDDED
@@ -97,9 +98,12 @@ def test_a_build_that_fails_or_was_killed_leaves_nothing_half(
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_disk_that_is_full_is_one_line(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [OSError, SafetensorError])
+def test_a_disk_that_is_full_is_one_line(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
     def fail(language: Path, tower: Path, folder: Path) -> None:
-        raise OSError(28, "No space left on device")
+        raise kind("No space left on device")
 
     monkeypatch.setattr(packages, "_build", fail)
     with pytest.raises(ModelError, match=r"no checkpoint can be written to .*No space left"):

@@ -88,6 +88,18 @@ def test_a_worker_that_dies_is_one_failed_comparison(
     assert found.reasons[1].startswith("its worker ended: ")
 
 
+def test_what_no_host_has_gpus_for_is_a_reason_and_no_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", CountingRay())
+    spec = RunSpec.of(methods=["random:keep=4"], model="tiny-qwen2-vl", tensor_parallel=4)
+    wanted = expand(spec, {"new_tokens": (1, 2)})
+    journal = begin(wanted, tmp_path, resume=False)
+    run(wanted, tmp_path, journal, lambda *step: None, cluster=Cluster("here", per_host=1))
+    told = "it wants 4 GPUs of one host, and the largest here has 2"
+    assert list(load(tmp_path).reasons.values()) == [told, told]
+
+
 class CountingRay(types.ModuleType):
     """In the place of Ray, with one host: runs nothing, and counts the handles that it is asked
     about and the bytes that it is given."""

@@ -16,6 +16,7 @@ from tpprof import methods
 from tpprof.methods.contract.errors import InputError
 from tpprof.profiler.models.registry import known_shapes
 from tpprof.profiler.run.recording import measure
+from tpprof.profiler.tensor_parallel import launch
 from tpprof.profiler.tensor_parallel.launch import require_alone
 from tpprof.reports.record.schema import Record
 from tpprof.reports.record.spec import OptionError, RunSpec
@@ -51,6 +52,14 @@ def test_the_plan_covers_all_but_qwen3_vl(found: spread_models.Found) -> None:
     assert set(found.differences) >= set(MICRO) - {"qwen3-vl"}
 
 
+def test_ranks_that_decide_apart_are_told(found: spread_models.Found) -> None:
+    assert found.apart == ["others of the same sums", "fewer", "all, on one"]
+
+
+def test_what_is_wrong_on_one_rank_is_told(found: spread_models.Found) -> None:
+    assert found.wrong == "rank 1: it has no room"
+
+
 def test_a_comparison_tells_of_each_rank(found: spread_models.Found) -> None:
     record = found.record
     assert isinstance(record, Record)
@@ -82,6 +91,17 @@ def test_a_rank_that_dies_ends_its_cell(tmp_path: Path) -> None:
     assert (vanilla.error, random.error) == ("", "")
     assert vanilla.warmups
     assert outcome.code == 1
+
+
+def test_a_rank_that_the_launcher_ends_was_not_stopped_by_the_user(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = r"import sys; print('{\"path\": \"x.json\"}'); print('{\"code\": 143}')"
+    script = f"{steps}; print('rank 1 of 2: it died', file=sys.stderr)"
+    monkeypatch.setattr(launch, "python", lambda main: [sys.executable, "-c", script])
+    spec = RunSpec.of(methods=["fastv"], model="tiny-qwen2-vl", tensor_parallel=2)
+    ended = launch.on_ranks(launch.RankTask(spec, "x.json"), lambda *step: None)
+    assert (ended.code, ended.lost) == (None, "rank 1 of 2: it died")
 
 
 @pytest.mark.parametrize(
