@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from .. import units
 from ..analysis.intervals import Estimate
 from ..record.schema import Cell, Record
-from ..text.cells import attention_column, ends, method_column, over_text
+from ..text.cells import attention_column, ends, method_column, over_text, time_column
 from ..text.table import Column, Table
 from ..text.table7 import LATENCY, MEASURED
 from .known import FieldStopwatch
@@ -51,12 +51,7 @@ def stopwatches_table(record: Record, watches: Sequence[FieldStopwatch]) -> Tabl
                 {"outside": lambda r: r.outside},
                 "The share of the requests' time that lies outside of its clicks.",
             ),
-            Column(
-                "latency\nms",
-                lambda r: units.milliseconds(r.latency.value if r.latency else None),
-                ends("latency_seconds", lambda r: r.latency),
-                LATENCY,
-            ),
+            time_column("latency\nms", "latency_seconds", lambda r: r.latency, LATENCY),
             Column(
                 "speed-up\nmeasured",
                 lambda r: over_text(r.gain) if r.cell.name != "vanilla" else _times(r.gain),

@@ -10,7 +10,7 @@ from ..analysis.accuracy.rules import DEFAULT_RULE
 from ..analysis.intervals import Estimate
 from ..record.labels import runtime
 from ..text.accuracy import score_columns
-from ..text.cells import ends
+from ..text.cells import ends, time_column
 from ..text.table import Column, Table
 from .grid import Grid, GridBlock, GridCell, Sweep
 from .rows import Fastest, GridRow, best_by_budget, by_f1, front_of, grid_rows, varied
@@ -60,10 +60,10 @@ def grid_table(sweep: Sweep, listed: Sequence[GridRow] | None = None) -> Table[G
             },
             "The mean over decoder layers of the visual tokens that enter one.",
         ),
-        Column(
+        time_column(
             "latency\nms",
-            lambda r: units.milliseconds(r.latency.value if r.latency else None),
-            ends("latency_seconds", lambda r: r.latency),
+            "latency_seconds",
+            lambda r: r.latency,
             "A whole request, from picture to last token: the median over rounds.",
         ),
         Column(

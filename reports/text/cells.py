@@ -1,4 +1,4 @@
-"""The columns that name a cell, in whatever table it stands."""
+"""The columns that tables share: what a cell is called, and how long something takes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ATTENTION = (
 
 
 def over_text(over: Estimate | None) -> str:
-    """How many times as long as promised something takes, with its interval."""
+    """A ratio with its interval, as how many times as long as promised something takes."""
     if over is None or over.low is None or over.high is None:
         return units.times(over.value if over else None)
     return f"{units.times(over.value)} ({over.low:.2f} - {over.high:.2f})"
@@ -33,6 +33,18 @@ def ends(name: str, of: Callable[[RowT], Estimate | None]) -> dict[str, Callable
         return lambda row: getattr(of(row), end, None)
 
     return {name: part("value"), f"{name}_low": part("low"), f"{name}_high": part("high")}
+
+
+def time_column(
+    heading: str, name: str, of: Callable[[RowT], Estimate | None], about: str, *, under: str = ""
+) -> Column[RowT]:
+    """A time in ms; programs get the ends of its interval too, in seconds. name: of its values."""
+
+    def text(row: RowT) -> str:
+        estimate = of(row)
+        return units.milliseconds(estimate.value if estimate else None)
+
+    return Column(heading, text, ends(name, of), about, under=under)
 
 
 def method_column(of: Callable[[RowT], Cell]) -> Column[RowT]:

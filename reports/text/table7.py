@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
 
@@ -14,7 +14,14 @@ from ..analysis.intervals import Estimate
 from ..analysis.summary import Row, rows
 from ..record.schema import Cell, Record
 from .accuracy import score_columns
-from .cells import attention_column, ends, method_column, over_text, runtime_column
+from .cells import (
+    attention_column,
+    ends,
+    method_column,
+    over_text,
+    runtime_column,
+    time_column,
+)
 from .table import Column, Table, for_programs
 
 LATENCY = (
@@ -122,16 +129,16 @@ def _times(record: Record) -> list[Column[Row]]:
             optional=True,
             under=latency,
         ),
-        Column(
+        time_column(
             "prefill\nms",
-            _median("prefill"),
-            ends("prefill_seconds", lambda r: r.prefill),
+            "prefill_seconds",
+            lambda r: r.prefill,
             "The decoder layers over the whole prompt, scoring and selection included.",
         ),
-        Column(
+        time_column(
             "decode\nms/token",
-            _median("decode"),
-            ends("decode_seconds", lambda r: r.decode),
+            "decode_seconds",
+            lambda r: r.decode,
             "All tokens after the first, per token.",
             under="prefill\nms",
         ),
@@ -260,14 +267,6 @@ def _several_runtimes(record: Record) -> bool:
     return any(cell.runtime != "eager" for cell in record.cells)
 
 
-def _median(name: str) -> Callable[[Row], str]:
-    def text(row: Row) -> str:
-        estimate: Estimate | None = getattr(row, name)
-        return units.milliseconds(estimate.value if estimate else None)
-
-    return text
-
-
 def _latency(row: Row) -> str:
     if row.latency is None:
         return units.NA
@@ -304,12 +303,11 @@ def _gain(row: Row) -> Estimate | None:
 
 def _speedup(row: Row) -> str:
     gain = row.speedup
-    if gain is None or (row.cell.name == "vanilla" and gain.low == gain.high):
-        return units.times(gain.value if gain else None)
-    if gain.low is None or gain.high is None:
+    if gain is not None and row.cell.name == "vanilla" and gain.low == gain.high:
         return units.times(gain.value)
-    interval = f"{units.times(gain.value)} ({gain.low:.2f} - {gain.high:.2f})"
-    return interval if row.reached else f"{interval} missed"
+    if gain is None or gain.low is None or gain.high is None or row.reached:
+        return over_text(gain)
+    return f"{over_text(gain)} missed"
 
 
 def _target(record: Record) -> str:
