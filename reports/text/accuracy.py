@@ -38,7 +38,8 @@ def accuracy_table(accuracy: Accuracy, rule: str) -> Table[Score]:
     return Table(
         [
             Column("method", lambda r: r.method, {"method": lambda r: r.method}, METHOD, "words"),
-            *score_columns(lambda r: r, rule),
+            *_f1(rule),
+            *_answered(),
             *_by_category(accuracy),
             for_programs("rule", lambda r: rule),
             for_programs("error", lambda r: r.reason or None),
@@ -50,81 +51,84 @@ def accuracy_table(accuracy: Accuracy, rule: str) -> Table[Score]:
     )
 
 
-def score_columns(
-    of: Callable[[RowT], Score | None], rule: str, *, shown: bool = True
-) -> list[Column[RowT]]:
+def score_columns(of: Callable[[RowT], Score | None], rule: str) -> list[Column[RowT]]:
     """F1 and what must stand beside it, of rows that have a score or none."""
+    return [_of(column, of) for column in [*_f1(rule), *_answered()]]
 
-    def told(
-        read: Callable[[Score], str], mine: Callable[[Score], object] = lambda s: s.f1
-    ) -> Callable[[RowT], str]:
-        def text(row: RowT) -> str:
-            score = of(row)
-            return read(score) if score is not None and mine(score) is not None else units.NA
 
-        return text
+def _of(column: Column[Score], of: Callable[[RowT], Score | None]) -> Column[RowT]:
+    """A column of scores as one of the rows that have them, or none."""
 
-    def value(read: Callable[[Score], object]) -> Callable[[RowT], object]:
+    def text(row: RowT) -> str:
+        score = of(row)
+        return units.NA if score is None else column.text(score)
+
+    def taken(value: Callable[[Score], object]) -> Callable[[RowT], object]:
         def found(row: RowT) -> object:
             score = of(row)
-            return None if score is None else read(score)
+            return None if score is None else value(score)
 
         return found
 
-    def f1(row: RowT) -> Estimate | None:
-        score = of(row)
-        return score.f1 if score else None
+    values = {name: taken(value) for name, value in column.values.items()}
+    return Column(
+        column.heading,
+        text,
+        values,
+        column.about,
+        term=column.term,
+        under=column.under,
+        wide=column.wide,
+    )
 
-    def difference(row: RowT) -> Estimate | None:
-        score = of(row)
-        return score.difference if score else None
 
+def _f1(rule: str) -> list[Column[Score]]:
     return [
         Column(
             f"F1\n({rule})",
-            told(lambda s: _interval(s.f1)),
-            ends("f1", f1),
+            lambda s: _interval(s.f1),
+            ends("f1", lambda s: s.f1),
             f"F1 of yes. {RULES[rule].about} {F1_INTERVAL}",
             term="F1",
-            shown=shown,
         ),
         Column(
             "F1 less\nvanilla's",
-            told(lambda s: _signed(s.difference) if s.difference else SELF),
-            ends("f1_difference", difference),
+            _difference,
+            ends("f1_difference", lambda s: s.difference),
             DIFFERENCE,
-            shown=shown,
             under=f"F1\n({rule})",
         ),
         Column(
             "McNemar\np",
-            told(lambda s: _p(s.mcnemar)),
+            _p,
             {
-                "mcnemar_p": value(lambda s: s.mcnemar),
-                "mcnemar_p_by_category": value(
-                    lambda s: {name: one.mcnemar for name, one in s.categories.items()}
-                ),
+                "mcnemar_p": lambda s: s.mcnemar,
+                "mcnemar_p_by_category": lambda s: {
+                    name: one.mcnemar for name, one in s.categories.items()
+                },
             },
             MCNEMAR,
-            shown=shown,
             wide=True,
         ),
+    ]
+
+
+def _answered() -> list[Column[Score]]:
+    return [
         Column(
             "yes\nratio",
-            told(lambda s: units.percent(s.yes_ratio), lambda s: s.yes_ratio),
-            {"yes_ratio": value(lambda s: s.yes_ratio)},
+            lambda s: units.percent(s.yes_ratio),
+            {"yes_ratio": lambda s: s.yes_ratio},
             YES,
-            shown=shown,
         ),
         Column(
             "unreadable\nanswers",
-            told(lambda s: f"{s.unreadable} of {s.questions}", lambda s: s.unreadable),
+            lambda s: units.NA if s.unreadable is None else f"{s.unreadable} of {s.questions}",
             {
-                "unreadable": value(lambda s: s.unreadable),
-                "questions": value(lambda s: s.questions or None),
+                "unreadable": lambda s: s.unreadable,
+                "questions": lambda s: s.questions or None,
             },
             UNREADABLE,
-            shown=shown,
             under="yes\nratio",
         ),
     ]
@@ -162,13 +166,21 @@ def _interval(estimate: Estimate | None) -> str:
     return f"{estimate.value:.3f} ({estimate.low:.3f} - {estimate.high:.3f})"
 
 
-def _signed(estimate: Estimate) -> str:
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:+.3f}"
-    return f"{estimate.value:+.3f} ({estimate.low:+.3f} to {estimate.high:+.3f})"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
+def _difference(score: Score) -> str:
+    """F1 less vanilla's; "-" for vanilla itself."""
+    found = score.difference
+    if score.f1 is None:
+        return units.NA
+    if found is None:
         return SELF
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
+    if found.low is None or found.high is None:
+        return f"{found.value:+.3f}"
+    return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+
+
+def _p(score: Score) -> str:
+    if score.f1 is None:
+        return units.NA
+    if score.mcnemar is None:
+        return SELF
+    return "<0.001" if score.mcnemar < 0.001 else f"{score.mcnemar:.3f}"
