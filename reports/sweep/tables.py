@@ -28,28 +28,26 @@ FRONT = (
 def grid_table(sweep: Sweep, listed: Sequence[GridRow] | None = None) -> Table[GridRow]:
     """A row for every cell of the grid; one that was not measured says why."""
     listed = grid_rows(sweep) if listed is None else listed
-    fronts_of = {
-        "speed": front_of(listed, lambda row: row.speedup),
-        "memory": front_of(listed, lambda r: None if r.peak_bytes is None else -r.peak_bytes),
-        "accuracy": front_of(listed, lambda row: row.speedup, by_f1),
-    }
-    on = {
-        id(row): [w for w, chosen in fronts_of.items() if n in chosen]
-        for n, row in enumerate(listed)
-    }
-    asked = any(row.score for row in listed)
-    rule = sweep.grid.blocks[0].spec.accuracy.rule if sweep.grid.blocks else DEFAULT_RULE
-    several = len({row.row.cell.attention for row in listed if row.row}) > 1
-    runtimes = len({row.row.cell.runtime for row in listed if row.row}) > 1
+    columns = [
+        *_what(sweep.grid, listed),
+        *_times(),
+        *_memory(),
+        *_answers(sweep.grid, listed),
+        _front(listed),
+    ]
+    failed = sum(bool(row.reason) for row in listed)
+    warned = [f"{failed} of {len(listed)} cells were not measured"] if failed else []
+    return Table(columns, listed, warned, failure=lambda row: row.reason)
 
-    def fronts(row: GridRow) -> str:
-        return ", ".join(on[id(row)])
 
-    columns: list[Column[GridRow]] = [
-        *_axes(sweep.grid, lambda row: row.axes),
+def _what(grid: Grid, listed: Sequence[GridRow]) -> list[Column[GridRow]]:
+    attentions = len({row.row.cell.attention for row in listed if row.row})
+    runtimes = len({row.row.cell.runtime for row in listed if row.row})
+    return [
+        *_axes(grid, lambda row: row.axes),
         Column("method", lambda r: r.method, {"method": lambda r: r.method}, "", "words"),
-        _own("attention", lambda r: r.attention, several),
-        _own("runtime", lambda r: runtime(r.row.cell) if r.row else None, runtimes),
+        _own("attention", lambda r: r.attention, attentions > 1),
+        _own("runtime", lambda r: runtime(r.row.cell) if r.row else None, runtimes > 1),
         Column(
             "visual\ntokens",
             lambda r: units.NA if r.tokens is None else f"{r.tokens:,.0f}",
@@ -60,6 +58,11 @@ def grid_table(sweep: Sweep, listed: Sequence[GridRow] | None = None) -> Table[G
             },
             "The mean over decoder layers of the visual tokens that enter one.",
         ),
+    ]
+
+
+def _times() -> list[Column[GridRow]]:
+    return [
         time_column(
             "latency\nms",
             "latency_seconds",
@@ -79,6 +82,11 @@ def grid_table(sweep: Sweep, listed: Sequence[GridRow] | None = None) -> Table[G
             "What its FLOPs promise, phase by phase.",
             wide=True,
         ),
+    ]
+
+
+def _memory() -> list[Column[GridRow]]:
+    return [
         Column(
             "KV MB",
             lambda r: units.megabytes(r.row.kv_bytes if r.row else None),
@@ -92,18 +100,35 @@ def grid_table(sweep: Sweep, listed: Sequence[GridRow] | None = None) -> Table[G
             {"peak_bytes": lambda r: r.peak_bytes},
             "Of one request, weights included.",
         ),
-        *(score_columns(lambda r: r.score, rule) if asked else []),
-        Column(
-            "front",
-            fronts,
-            {"front": fronts, "block": lambda r: r.block, "reason": lambda r: r.reason},
-            FRONT,
-            "words",
-        ),
     ]
-    failed = sum(bool(row.reason) for row in listed)
-    warned = [f"{failed} of {len(listed)} cells were not measured"] if failed else []
-    return Table(columns, listed, warned, failure=lambda row: row.reason)
+
+
+def _answers(grid: Grid, listed: Sequence[GridRow]) -> list[Column[GridRow]]:
+    """What its answers are worth, where they were asked for."""
+    if not any(row.score for row in listed):
+        return []
+    rule = grid.blocks[0].spec.accuracy.rule if grid.blocks else DEFAULT_RULE
+    return score_columns(lambda r: r.score, rule)
+
+
+def _front(listed: Sequence[GridRow]) -> Column[GridRow]:
+    """Of what each cell is on the front, and what else programs get to know."""
+    fronts = {
+        "speed": front_of(listed, lambda row: row.speedup),
+        "memory": front_of(listed, lambda r: None if r.peak_bytes is None else -r.peak_bytes),
+        "accuracy": front_of(listed, lambda row: row.speedup, by_f1),
+    }
+    on = {
+        id(row): ", ".join(of for of, chosen in fronts.items() if place in chosen)
+        for place, row in enumerate(listed)
+    }
+    return Column(
+        "front",
+        lambda r: on[id(r)],
+        {"front": lambda r: on[id(r)], "block": lambda r: r.block, "reason": lambda r: r.reason},
+        FRONT,
+        "words",
+    )
 
 
 def best_table(sweep: Sweep, listed: Sequence[GridRow]) -> Table[Fastest]:
