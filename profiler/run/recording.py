@@ -73,11 +73,7 @@ def measure(
     else:
         comparison = _begun(spec, command, lockstep)
         record = comparison.record
-    path, earlier = _path(record, out), None
-    if resume:
-        path, earlier = _earlier(record, path, out)
-    journal = _journal(path, record, earlier, overwrite=overwrite)
-    record = earlier or record
+    journal, record, path = _started(record, out, resume=resume, overwrite=overwrite)
     say(f"measuring {record.model.name}: {record.model.reason}")
     begun(path)
     code, traced = 0, False
@@ -86,21 +82,46 @@ def measure(
             if comparison is None:
                 isolated.run(journal, record, tell)
             else:
-                comparison.journal, comparison.trace = journal, trace
-                comparison.adopt(record)
-                comparison.run(tell)
-                traced = comparison.traced
-                comparison = None
+                traced = _compare(comparison, journal, record, trace, tell)
+                comparison = None  # the process that asks loads the model itself
             if record.spec.accuracy.accuracy:
                 ask(journal, tell)
     except KeyboardInterrupt as stopped:
         code = 143 if isinstance(stopped, Terminated) else 130
+    outcome = _ended(journal, path, code, overwrite=overwrite)
+    if trace is not None and not traced:
+        say(f"no trace: nothing was left to measure, or it failed ({outcome.path})")
+    return outcome
+
+
+def _started(
+    record: Record, out: Path, *, resume: bool, overwrite: bool
+) -> tuple[Journal, Record, Path]:
+    """A journal, the record that it starts from, this one or an earlier one, and where that goes
+    in the end."""
+    path, earlier = _path(record, out), None
+    if resume:
+        path, earlier = _earlier(record, path, out)
+    return _journal(path, record, earlier, overwrite=overwrite), earlier or record, path
+
+
+def _compare(
+    comparison: Comparison, journal: Journal, record: Record, trace: Path | None, tell: Progress
+) -> bool:
+    """Measure what the record lacks; whether the trace of one request was written."""
+    comparison.journal, comparison.trace = journal, trace
+    comparison.adopt(record)
+    comparison.run(tell)
+    return comparison.traced
+
+
+def _ended(journal: Journal, path: Path, code: int, *, overwrite: bool) -> Outcome:
+    """What a run came to; its record takes the journal's place, unless another run's lies there.
+    code: of the signal that ended it, or 0."""
     record = files.load_run(path)
     if not files.finish(journal, record, path, overwrite=overwrite):
         say(f"{path} holds a run that ended, and stays; what was measured now is in {journal.path}")
         path = journal.path
-    if trace is not None and not traced:
-        say(f"no trace: nothing was left to measure, or it failed ({path})")
     failed = any(cell.error for cell in record.cells) or any(
         row.error for row in (record.accuracy.answers if record.accuracy else ())
     )
