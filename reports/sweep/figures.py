@@ -13,6 +13,7 @@ from .rows import GridRow, Worth, by_f1, by_tokens, front_of, titles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MOST_PANELS = 12
 COLOURS, OTHERS = SERIES[:7], SERIES[7]
@@ -91,11 +92,7 @@ def _panels(
     if not shown:
         return None
     colours = _colours(drawable)
-    named = list(colours.items())[: len(SERIES) if len(colours) <= len(SERIES) else len(COLOURS)]
-    entries = [(short(base, 26), colour) for base, colour in named]
-    if len(entries) < len(colours):
-        entries.append((f"{len(colours) - len(entries)} others", OTHERS))
-    entries.append(("outlined: on the front", MUTED))
+    entries = _entries(colours)
     head, lines = 0.3 + 0.18 * key_lines(entries), (len(shown) + 1) // 2
     figure = blank(head + lines * (PANEL + 0.55))
     drawn = Chart(
@@ -106,29 +103,43 @@ def _panels(
         note=left_out(len(shown), len(blocks), "comparisons"),
     )
     key(figure, entries, top=0.14)
-    width, full = figure.get_size_inches()
     chosen = {id(drawable[place]) for place in front_of(drawable, worth, across.of)}
     named_blocks = titles(sweep.grid)
     for number, block in enumerate(shown):
-        line, column = divmod(number, 2)
-        top = head + line * (PANEL + 0.55)
-        half = width / 2
-        box = (
-            (column * half + 0.5) / width,
-            1 - (top + 0.1 + PANEL) / full,
-            (half - 0.62) / width,
-            (PANEL - 0.1) / full,
-        )
-        axes = figure.add_axes(box)
+        axes = _panel(figure, number, head)
         axes.set_title(short(named_blocks[block], 30), loc="left", fontsize=9.2, color=INK)
-        axes.grid(visible=True)
-        axes.locator_params(nbins=4)
         axes.set_ylabel(unit, fontsize=8.5, color=MUTED)
-        if line == lines - 1 or number >= len(shown) - 2:
+        if number >= len(shown) - 2:  # nothing stands below
             axes.set_xlabel(across.name, fontsize=8.5)
         own = [row for row in drawable if row.block == block]
         _draw(drawn, axes, own, colours, height, chosen, text, across)
     return drawn
+
+
+def _entries(colours: dict[str, str]) -> list[tuple[str, str]]:
+    """What the key says, with its colours: the methods, as many as have one of their own."""
+    named = list(colours.items())[: len(SERIES) if len(colours) <= len(SERIES) else len(COLOURS)]
+    entries = [(short(base, 26), colour) for base, colour in named]
+    if len(entries) < len(colours):
+        entries.append((f"{len(colours) - len(entries)} others", OTHERS))
+    return [*entries, ("outlined: on the front", MUTED)]
+
+
+def _panel(figure: Figure, number: int, head: float) -> Axes:
+    """The axes of a panel: two stand side by side. head: inches above the first."""
+    line, column = divmod(number, 2)
+    width, full = figure.get_size_inches()
+    top, half = head + line * (PANEL + 0.55), width / 2
+    box = (
+        (column * half + 0.5) / width,
+        1 - (top + 0.1 + PANEL) / full,
+        (half - 0.62) / width,
+        (PANEL - 0.1) / full,
+    )
+    axes = figure.add_axes(box)
+    axes.grid(visible=True)
+    axes.locator_params(nbins=4)
+    return axes
 
 
 def _draw(
