@@ -109,18 +109,10 @@ class ChangesTrainer:
             num_workers=self.workers,
             prefetch_factor=4 if self.workers else None,
         )
-        projector = list(self.projector.parameters())
-        optimiser = torch.optim.AdamW(
-            [
-                {"params": [*projector, self.ground], "of": "projector"},
-                {"params": self.changes, "of": "changes"},
-            ],
-            betas=(0.9, 0.98),
-            weight_decay=0.01,
-        )
+        optimiser = self._optimiser()
         self.log.say(
             event="start", pictures=self.pictures, seconds=self.seconds, seed=self.seed,
-            trained=sum(p.numel() for p in [*projector, *self.changes]), device=str(self.device),
+            trained=sum(p.numel() for p in self._trained()), device=str(self.device),
         )  # fmt: skip
         begun, step, told, shown = time.monotonic(), 0, 0.0, dict[str, Tensor]()
         looks = [0.25, 0.5, 0.75]
@@ -128,17 +120,9 @@ class ChangesTrainer:
             done = (time.monotonic() - begun) / self.seconds
             if done >= 1:
                 break
-            self._rates(optimiser, done)
-            losses = self._losses(batch, aligning=done < ALIGNING)
-            optimiser.zero_grad(set_to_none=True)
-            losses["loss"].backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_([*projector, *self.changes], 1.0)
-            optimiser.step()
+            for name, value in self._step(optimiser, batch, done).items():
+                shown[name] = 0.95 * shown[name] + 0.05 * value if name in shown else value
             step += 1
-            for name, value in losses.items():
-                shown[name] = (
-                    0.95 * shown[name] + 0.05 * value.detach() if name in shown else value.detach()
-                )
             if done - told > 0.02:
                 told = done
                 self._settle()
@@ -155,6 +139,31 @@ class ChangesTrainer:
         self.save()
         self.log.say(event="end", step=step, took=time.monotonic() - begun)
         self.log.say(event="test", pictures=self.test, **self.scores(3, self.test))
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [*self.projector.parameters(), *self.changes]
+
+    def _optimiser(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            [
+                {"params": [*self.projector.parameters(), self.ground], "of": "projector"},
+                {"params": self.changes, "of": "changes"},
+            ],
+            betas=(0.9, 0.98),
+            weight_decay=0.01,
+        )
+
+    def _step(
+        self, optimiser: torch.optim.Optimizer, batch: SceneBatch, done: float
+    ) -> dict[str, Tensor]:
+        """One step of training; its losses, detached. done: the share of the time that is over."""
+        self._rates(optimiser, done)
+        losses = self._losses(batch, aligning=done < ALIGNING)
+        optimiser.zero_grad(set_to_none=True)
+        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self._trained(), 1.0)
+        optimiser.step()
+        return {name: value.detach() for name, value in losses.items()}
 
     def save(self) -> None:
         trained.save(self.folder / TRAINED.name, self.projector, lora.changes(self.language))
