@@ -87,11 +87,27 @@ def _conversation(file: str) -> list[dict[str, Any]]:
     """Messages of a conversation, as chat templates take them; raises WorkloadError."""
     try:
         found = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WorkloadError(f"--messages {quoted(file, 300)}: {first_line(error)}") from error
-    listed = isinstance(found, list) and found
-    if not listed or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in found):
+    if not isinstance(found, list) or not found or not all(map(_is_message, found)):
         raise WorkloadError(
-            f"--messages {quoted(file, 300)}: it holds no list of messages with a role and content"
+            f"--messages {quoted(file, 300)}: it holds no list of messages, each with a role and a "
+            'content, a text or a list of parts such as {"type": "text", "text": ...}'
         )
     return list(found)
+
+
+def _is_message(found: Any) -> bool:
+    """Whether it is what chat templates take: a role, and a text or parts that say their type."""
+    if not isinstance(found, dict) or not isinstance(found.get("role"), str):
+        return False
+    content = found.get("content")
+    if isinstance(content, str):
+        return True
+    return isinstance(content, list) and bool(content) and all(map(_is_part, content))
+
+
+def _is_part(found: Any) -> bool:
+    if not isinstance(found, dict) or not isinstance(found.get("type"), str):
+        return False
+    return found["type"] != "text" or isinstance(found.get("text"), str)

@@ -297,9 +297,10 @@ def request_sizes(workload: Workload) -> Sizes:
     if workload.visual_tokens:
         return (SAMPLE_SIZE,)
     if workload.is_video:
-        from .models.videos import frame_size
+        from .models.videos import USUAL_FRAMES, frame_size
 
-        return (frame_size(workload.video, next(iter(workload.image_size), None)),)
+        size, count = next(iter(workload.image_size), None), workload.frames or USUAL_FRAMES
+        return (frame_size(workload.video, size, count),)
     return tuple(picture_size(*given) for given in workload.pictures)
 
 

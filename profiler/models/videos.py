@@ -30,15 +30,16 @@ def load_frames(file: str | None, count: int, size: Size | None) -> list[Image.I
     return [frame.resize(size[::-1], Image.Resampling.BICUBIC) for frame in found]
 
 
-def frame_size(file: str | None, size: Size | None) -> Size:
-    """Height and width in pixels of the frames; only the head of a file is read."""
-    if size is not None:
-        return size
+def frame_size(file: str | None, size: Size | None, count: int) -> Size:
+    """Height and width in pixels of the frames; only the head of a file is read. Raises
+    PictureError for a file that is none, or whose head tells of fewer than `count` frames."""
     if file is None:
-        return SAMPLE_SIZE
+        return size or SAMPLE_SIZE
     with _opened(file) as video:
         stream = video.streams.video[0]
-        return int(stream.height), int(stream.width)
+        if 0 < stream.frames < count:
+            raise _too_few(file, stream.frames, count)
+        return size or (int(stream.height), int(stream.width))
 
 
 def frame_places(there: int, count: int) -> list[int]:
@@ -53,7 +54,7 @@ def _read(file: str, count: int) -> list[Image.Image]:
         try:
             there = sum(1 for _ in video.decode(video=0))
             if there < count:
-                raise PictureError(f"{file}: it has {there} frames, and {count} are asked for")
+                raise _too_few(file, there, count)
             wanted, found = frame_places(there, count), list[Any]()
             video.seek(0)
             for number, frame in enumerate(video.decode(video=0)):
@@ -87,6 +88,10 @@ def _opened(file: str) -> Any:
         video.close()
         raise PictureError(f"{file}: it holds no video")
     return video
+
+
+def _too_few(file: str, there: int, count: int) -> PictureError:
+    return PictureError(f"{file}: it has {there} frames, and {count} are asked for")
 
 
 def _unreadable(file: str, error: Exception) -> PictureError:

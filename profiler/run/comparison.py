@@ -17,7 +17,7 @@ from ...reports.record import files, schema
 from ...reports.record.base import RecordError
 from ...reports.record.journal import Journal, encoded
 from ...reports.record.labels import name
-from ...reports.record.spec import PASSES, OptionError, RunSpec
+from ...reports.record.spec import PASSES, OptionError, RunSpec, Workload
 from ...reports.sanitize import say
 from .. import cost
 from ..accuracy.beside import with_accuracy
@@ -88,6 +88,8 @@ class Comparison:
             )
         ours = model is not None or _wants_model(spec)
         require_callables(spec.cells.callables, spec.cells.python, beside_engine=ours)
+        if not ours:
+            _require_no_request(spec.workload)
         if ours and spec.workload.preprocess == "device":
             require_device_processor(spec.model.name if model is None else None)
         load_plugins(spec.cells.plugin)
@@ -364,8 +366,11 @@ def measure(
     `device="cuda"`, `python=["env/bin/python"]`).
     Raises InputError or OptionError for what does not exist or does not fit.
     """
-    if not callables:
-        raise InputError("nothing to measure: give callables by name")
+    if not isinstance(callables, Mapping) or not callables:
+        raise InputError("nothing to measure: give callables by name, in a dict")
+    for called in callables:
+        if not isinstance(called, str) or not called.strip() or "=" in called:
+            raise InputError(f"{called!r} names no callable: give a text without =")
     listed = [f"{name}={_reference(found)}" for name, found in callables.items()]
     spec = RunSpec.of(callable=listed, passes=_passes(passes), **options)
     if spec.stopping.isolate and any(map(callable_object, callables.values())):
@@ -373,6 +378,18 @@ def measure(
             "isolate", 'needs references ("pkg.mod:function"): a process cannot be given an object'
         )
     return Comparison(spec, given=Given(callables, inputs)).run()
+
+
+def _require_no_request(workload: Workload) -> None:
+    """Raises OptionError for what shapes a request of tpprof's, where callables make their own."""
+    usual = Workload()
+    for field in ("image", "image_size", "video", "frames", "messages", "prompt", "text_tokens"):
+        if getattr(workload, field) != getattr(usual, field):
+            raise OptionError(
+                field,
+                "shapes a request of tpprof's, and callables alone make their own: name a METHOD "
+                "or a model",
+            )
 
 
 def _reference(found: Any) -> str:

@@ -233,8 +233,7 @@ class CallableCell(BenchCell):
         if self.whole is None or self.given is not None or self._own_inputs:
             saved.missing["visual tokens"] = "its inputs are its own: which are text is not known"
             return
-        request = self.whole.request
-        text = request.before + request.after
+        text = self.whole.request.text
         if min(tokens) < text:
             saved.missing["visual tokens"] = "fewer tokens than the text has enter a layer"
             return

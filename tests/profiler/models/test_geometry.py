@@ -29,6 +29,7 @@ from tpprof.profiler.models.configs import from_config
 from tpprof.profiler.models.geometry import rectangle, request
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.pictures import picture_size
+from tpprof.profiler.models.processors import default_processor
 from tpprof.profiler.models.shapes import Shape
 from tpprof.profiler.models.towers.qwen import dynamic_size
 from tpprof.profiler.workload import plan_request
@@ -264,6 +265,22 @@ def test_image_grid_of_large_and_small_pictures(model: Model, size: tuple[int, i
     assert frames == 1
     assert segments(shape, size, "flat") == (Segment(rows // 2, columns // 2),)
     assert encoder(shape, size, "flat").patches == given["pixel_values"].shape[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["tiny-qwen2.5-vl", "qwen2.5-vl-7b", "tiny-qwen3-vl", "qwen3-vl-8b"]
+)
+def test_visual_tokens_are_those_of_the_image_processor(name: str) -> None:
+    shape, counts = SHAPES[name], set[int]()
+    processor = default_processor(shape)
+    allowed = [size for size in SIZES if max(size) / min(size) <= 200]
+    for height, width in [*allowed, *((7 * a, 7 * b) for a, b in allowed)]:
+        patches = processor.get_number_of_image_patches(height, width, {})
+        assert encoder(shape, (height, width), "flat").patches == patches
+        (segment,) = segments(shape, (height, width), "flat")
+        assert 4 * segment.tokens == patches
+        counts.add(patches)
+    assert len(counts) > 30
 
 
 @pytest.mark.parametrize("visual", [1, 2, 7, 36, 37, 576, 2880, 2881])

@@ -10,12 +10,13 @@ from callables import pruned_llava
 from micro_models import SIZE, load
 
 import tpprof
+from tpprof.methods import InputError
 from tpprof.profiler.models.errors import ModelError
 from tpprof.profiler.run.comparison import Comparison
 from tpprof.profiler.subjects.callables import Given
 from tpprof.reports.analysis.summary import rows
 from tpprof.reports.record.schema import Cell, Record
-from tpprof.reports.record.spec import RunSpec
+from tpprof.reports.record.spec import OptionError, RunSpec
 
 WAYS = ("fastv_way", "sparsevlm_way")
 OURS = f"fastv:keep={pruned_llava.KEEP},layer={pruned_llava.LAYER}"
@@ -130,6 +131,12 @@ def beside_engine(architecture: str, **options: Any) -> list[Cell]:
         ("llava-next", {"image_size": SIZE, "layout": "anyres"}),
         ("qwen2-vl", {"image_size": SIZE}),
         ("qwen2-vl", {"visual_tokens": 9}),
+        ("qwen2.5-vl", {"image_size": SIZE}),
+        ("qwen3-vl", {"image_size": SIZE}),
+        ("llava-onevision", {"image_size": SIZE}),
+        ("internvl", {"image_size": SIZE}),
+        ("qwen2.5-vl", {"image_size": ((84, 84), (56, 112))}),
+        ("qwen2-vl", {"image_size": SIZE, "frames": 4}),
     ],
     ids=str,
 )
@@ -182,3 +189,14 @@ def test_measure_takes_models_functions_and_what_makes_inputs() -> None:
     assert "let it name its model" in alone.missing["parts"]
     assert record.model.parameters is None
     assert made
+
+
+@pytest.mark.parametrize("callables", [{}, [1], {"a=b": int}, {1: int}, {" ": int}], ids=str)
+def test_what_has_no_name_is_refused(callables: Any) -> None:
+    with pytest.raises(InputError, match=r"give callables by name|names no callable"):
+        tpprof.measure(callables)
+
+
+def test_options_of_a_request_are_refused_where_there_is_none() -> None:
+    with pytest.raises(OptionError, match=r"image shapes a request of tpprof's"):
+        tpprof.measure({"mine": lambda: torch.ones(3)}, image="missing.png")
