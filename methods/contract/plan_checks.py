@@ -235,12 +235,14 @@ def _decoder_fault(plan: Plan, request: Request) -> str:
         sources = ("previous", "next") if entering else ("own", "next")
         fault = (
             _layer_fault(stage.layer, request.layers, "the decoder")
-            or _count_fault("tokens", stage.tokens, left, where)
+            or _count_fault("tokens", stage.tokens, left, where, least=0)
             or _reads_fault(stage, ("last", "last-visual", "text"), sources, where)
             or _stage_fault(stage, where)
         )
         if fault:
             return fault
+        if left == 0:
+            return f"it acts {where}, and no visual token is left by then"
         if stage.reads and not 0 <= stage.read_layer <= last:
             side = "before" if stage.read_layer < 0 else "after"
             return f"it reads attention {where}, and no layer comes {side} that"
@@ -282,11 +284,16 @@ def _layer_fault(layer: Any, layers: int, what: str) -> str:
     return f"it acts at layer {layer!r}, and {what} has layers 0 to {layers - 1}"
 
 
-def _count_fault(what: str, count: Any, left: int | None, where: str) -> str:
+def _count_fault(
+    what: str, count: Any, left: int | None, where: str, *, least: int = 1
+) -> str:
     if count is None:
         return ""
-    if type(count) is not int or count < 1:
-        return f"{what} is {count!r} {where}; known: a whole number from 1, or None"
+    if type(count) is not int or count < least:
+        return (
+            f"{what} is {count!r} {where}; known: a whole number from {least}, or None where only "
+            "the data tells"
+        )
     if left is not None and count > left:
         return f"{what} is {count} {where}, and only {left} are left by then"
     return ""

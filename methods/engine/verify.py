@@ -252,9 +252,9 @@ def _fault(keep: Any, view: View, planned: int | None) -> str:
     kept = index.shape[1]
     if planned is not None and kept != planned:
         return f"it keeps {kept} visual tokens, where {planned} are planned"
-    if not kept:
-        return "its index holds no token: keep one at least"
-    if int(index.min()) < 0 or int(index.max()) >= count:
+    if not kept and planned is None:
+        return "its index holds no token: a stage of the decoder that drops all plans 0 tokens"
+    if kept and (int(index.min()) < 0 or int(index.max()) >= count):
         low, high = int(index.min()), int(index.max())
         return f"its index reaches from {low} to {high}, of visual tokens 0 to {count - 1}"
     if fault := _features_fault(keep, (batch, kept, width), states):
