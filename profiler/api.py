@@ -30,7 +30,8 @@ def inputs(
 
     A mapping that `model.module(**inputs)` accepts (LLaVA-NeXT: with `layout="anyres"`, the only
     one that transformers knows). Options are those of the request on the command line, by keyword:
-    `image` (file), `image_size` (height, width in pixels), `prompt`, `text_tokens` (before, after),
+    `image` (file), `image_size` ("672x672", or height and width in pixels; a list of such pairs for
+    several pictures), `prompt`, `text_tokens` (before, after),
     `layout`, `preprocess`, `visual_tokens`, `new_tokens`, `batch_size`. Raises OptionError,
     WorkloadError or ModelError; for the method what `forward` raises.
     """

@@ -118,4 +118,10 @@ class Method:
 
     @classmethod
     def knobs(cls) -> tuple[dataclasses.Field[Any], ...]:
-        return dataclasses.fields(cls)
+        """Its fields; one that is given another default alone is described as it was inherited."""
+        for field in (fields := dataclasses.fields(cls)):
+            if not field.metadata:
+                inherited = (getattr(base, "__dataclass_fields__", {}) for base in cls.__mro__[1:])
+                known = (base[field.name].metadata for base in inherited if field.name in base)
+                field.metadata = next(filter(None, known), field.metadata)
+        return fields

@@ -211,13 +211,19 @@ def undroppable(encoder: Encoder, layer: int) -> str:
     )
 
 
+_UNREAD = (
+    "it reads attention before the decoder, where none is: read it in the tower and lay it on the "
+    "tokens (view.set_tag), as scored_in_tower plans it"
+)
+
+
 def _before_fault(plan: Plan, request: Request) -> str:
     """What is wrong with the stages before the decoder."""
     left = replace(plan, stages=plan.tower).entering(request)
     for stage in plan.projected:
         fault = (
             _count_fault("tokens", stage.tokens, left, "before the decoder")
-            or ("it reads attention before the decoder, where none is" if stage.reads else "")
+            or (_UNREAD if stage.reads else "")
             or _stage_fault(stage, "before the decoder")
         )
         if fault:
@@ -284,9 +290,7 @@ def _layer_fault(layer: Any, layers: int, what: str) -> str:
     return f"it acts at layer {layer!r}, and {what} has layers 0 to {layers - 1}"
 
 
-def _count_fault(
-    what: str, count: Any, left: int | None, where: str, *, least: int = 1
-) -> str:
+def _count_fault(what: str, count: Any, left: int | None, where: str, *, least: int = 1) -> str:
     if count is None:
         return ""
     if type(count) is not int or count < least:

@@ -39,10 +39,9 @@ def load_plugins(names: Iterable[str]) -> list[str]:
                 else:
                     importlib.import_module(name)
         except Exception as error:
-            at = line_of(error, name)
+            at, advice = line_of(error, name), _advice(error, name)
             raise InputError(
-                f"plug-in {name!r} could not be loaded ({first_line(error)}{at}); "
-                "give a .py file, or a module that can be imported"
+                f"plug-in {name!r} could not be loaded ({first_line(error)}{at}){advice}"
             ) from error
         nothing = registry.classes() == before and len(_others) == others
         if len(sys.modules) > loaded and nothing:
@@ -51,6 +50,16 @@ def load_plugins(names: Iterable[str]) -> list[str]:
                 "else it changes, a kernel or a model, is measured in every row"
             )
     return notes
+
+
+def _advice(error: Exception, name: str) -> str:
+    """What to do about a plug-in that could not be loaded; "" where the error itself says it."""
+    missing = isinstance(error, ModuleNotFoundError) and name.startswith(error.name or name)
+    if missing or isinstance(error, FileNotFoundError):
+        return "; give a .py file, or a module that can be imported"
+    if "non-frozen dataclass" in str(error):
+        return "; a method is a frozen dataclass: write @dataclass(frozen=True) above it"
+    return ""
 
 
 def contents(names: Iterable[str]) -> dict[str, str]:

@@ -45,7 +45,9 @@ def register(name: str) -> Callable[[type[Method]], type[Method]]:
             raise MethodError(f"{name!r} is no method: give a class that is derived from Method")
         taken = _registry.get(name)
         if taken is not None and _home(taken) != _home(method):
-            raise MethodError(f"method {name!r} is already registered by {taken.__module__}")
+            raise MethodError(
+                f"method {name!r} is already registered by {taken.__module__}: choose another name"
+            )
         method.name = name
         _registry[name] = method
         return method
@@ -74,7 +76,10 @@ def method_class(name: str) -> type[Method]:
     if name not in _registry:
         near = difflib.get_close_matches(name, _registry, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise UnknownMethodError(f"unknown method {name!r}{hint}; known: {', '.join(names())}")
+        raise UnknownMethodError(
+            f"unknown method {name!r}{hint}; known: {', '.join(names())}; one of your own is "
+            "registered by @register in the file that --plugin names"
+        )
     return _registry[name]
 
 

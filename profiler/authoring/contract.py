@@ -11,7 +11,16 @@ from dataclasses import dataclass, replace
 import msgspec
 import torch
 
-from ...methods import Method, Request, UnsupportedError, format_spec, has_budget, with_keep
+from ...methods import (
+    BudgetError,
+    Method,
+    Request,
+    Scorer,
+    UnsupportedError,
+    format_spec,
+    has_budget,
+    with_keep,
+)
 from ...methods.contract.composition import Composition
 from ...methods.contract.containment import contained, location, own_files, where_defined
 from ...methods.contract.errors import first_line
@@ -41,12 +50,14 @@ class BrokenError(Exception):
 @dataclass(frozen=True)
 class Finding:
     """One check of a method on one architecture. fault: what is broken; "" where it holds.
-    unsupported: why the method cannot run there at all; "" where it can."""
+    unsupported: why the method cannot run there at all; "" where it can. unmet: why the knobs that
+    were typed cannot be met there, which is no fault of the method."""
 
     model: str
     check: str
     fault: str = ""
     unsupported: str = ""
+    unmet: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,7 +114,10 @@ def _findings(method: Method, cases: Sequence[tuple[str, Layout]]) -> Iterator[F
             yield Finding(name, "plan", unsupported=str(error))
             continue
         except Exception as error:
-            yield Finding(name, "plan", first_line(error))
+            if isinstance(error, BudgetError) and format_spec(method) != method.name:
+                yield Finding(name, "plan", unmet=str(error))
+            else:
+                yield Finding(name, "plan", first_line(error))
             continue
         yield Finding(name, "plan")
         for title, holds in CHECKS.items():
@@ -183,8 +197,7 @@ def _require_flops(case: _Case, policy: Policy) -> None:
     if decided != counted.decisions:
         raise BrokenError(
             f"its decisions declare {decided:,} FLOPs, and torch counts {counted.decisions:,} "
-            f"under --attention {policy}, of {_sizes(inputs.request)}: Stage(flops=...) counts a "
-            f"sample, a tile in the tower ({where_defined(case.method.decide)})"
+            f"under --attention {policy}, of {_sizes(inputs.request)}: {_declared_by(case.method)}"
         )
     whole = cost.total(items).flops
     seen = sum(counted.by_phase.values()) - sum(counted.tables.values())
@@ -193,6 +206,13 @@ def _require_flops(case: _Case, policy: Policy) -> None:
             f"the request has {whole:,} FLOPs by formula, and torch counts {seen:,} under "
             f"--attention {policy}"
         )
+
+
+def _declared_by(method: Method) -> str:
+    """Where the author says what a decision costs."""
+    if isinstance(method, Scorer):
+        return f"its flops(self, request) counts a sample ({where_defined(method.score)})"
+    return f"Stage(flops=...) counts a sample, a tile in the tower ({where_defined(method.decide)})"
 
 
 def _sizes(request: Request) -> str:

@@ -215,8 +215,9 @@ def _unpriced(planned: list[Planned]) -> list[str]:
     if not unsaid:
         return []
     return [
-        f"decisions of {', '.join(unsaid)} are priced by their FLOPs alone; a run counts their "
-        "operators, and the scratch of all (`tpprof explain`)."
+        f"decisions of {', '.join(unsaid)} are priced by their FLOPs alone, for their "
+        "Stage(launches=...) says no operators; a run counts these, and the scratch of all "
+        "(`tpprof explain`)."
     ]
 
 

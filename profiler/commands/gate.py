@@ -14,10 +14,11 @@ import typer
 from ...reports.gate.rules import METRICS, Rules, check_rules, split_level
 from ...reports.outputs import Kind, Output, write
 from ...reports.record.spec import Cells, ModelSpec, Subject, Workload
+from ...reports.record.spec.texts import is_count
 from ...reports.record.spec_files import rooted
 from ...reports.sanitize import say
 from . import output
-from .options import Format, StrictCommand, Typed, fail, is_count, share, takes
+from .options import Format, StrictCommand, Typed, fail, share, takes
 
 if TYPE_CHECKING:
     from ...reports.gate.config import Config

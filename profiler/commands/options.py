@@ -26,6 +26,7 @@ from ...reports.record.spec import (
     flag_of,
     unwrapped,
 )
+from ...reports.record.spec.texts import sizes, two_counts
 from ...reports.sanitize import one_line, quoted, say
 
 SubjectT = TypeVar("SubjectT", bound=Subject)
@@ -275,19 +276,10 @@ def parse(option: OptionField, text: Any) -> Any:
     if option.form == "share":
         return share(option.keyword, text)
     if option.form == "sizes":
-        wanted = "HEIGHTxWIDTH, as 672x672"
-        return tuple(_two(option, part.strip(), "x", wanted) for part in text.split(","))
+        return sizes(option.keyword, text)
     if option.form == "pair":
-        return _two(option, text, ",", "BEFORE,AFTER, as 35,25")
+        return two_counts(option.keyword, text, ",", "BEFORE,AFTER, as 35,25")
     return _number(option.keyword, text, _plain(option.type))
-
-
-def _two(option: OptionField, text: str, separator: str, wanted: str) -> tuple[int, int]:
-    """Two whole numbers; raises OptionError."""
-    parts = text.split(separator)
-    if len(parts) != 2 or not all(map(is_count, parts)):
-        raise OptionError(option.keyword, f"{quoted(text)} is not {wanted}")
-    return int(parts[0]), int(parts[1])
 
 
 def _number(keyword: str, text: str, kind: Any) -> Any:
@@ -303,11 +295,6 @@ def _number(keyword: str, text: str, kind: Any) -> Any:
         except ValueError:
             raise OptionError(keyword, f"{quoted(text)} is not a number") from None
     return text
-
-
-def is_count(text: str) -> bool:
-    """Whether it is a whole number in plain digits, of a length that a count can have."""
-    return re.fullmatch(r"[0-9]{1,18}", text.strip()) is not None
 
 
 def _plain(hint: Any) -> Any:

@@ -20,6 +20,7 @@ from ...reports.sanitize import say
 from ...reports.text.cells import METHOD
 from ...reports.text.table import Column, Table, for_programs
 from ...reports.units import NA
+from ..models.model import RANDOM_WEIGHTS
 from .options import Format, FormatOption, Typed, fail, takes
 from .output import OverwriteOption, WideOption, print_table
 from .supervised import guarded
@@ -54,8 +55,9 @@ NOTE = (
     "offset: 2 * (mean(i / (n - 1)) - 1/2) over kept tokens i of n, 0 is even, +1 all at the end. "
     "divergence: Jensen-Shannon, of the histogram over 32 parts of the token index (fewer of fewer "
     "tokens) from an even one; 0 is even, 1 the most. by chance: what an even random choice of as "
-    "many tokens comes to on average. Random weights look at nothing: give a checkpoint."
+    "many tokens comes to on average."
 )
+RANDOM = "The weights are random, and look at nothing: give a checkpoint, or --model seer."
 
 
 @takes(Cells, ModelSpec, Workload, omit=OMITTED, usual=USUAL)
@@ -81,31 +83,32 @@ def tokens(
     viewer = TokenViewer(spec, images=image or [None])
     seen = viewer.seen()
     written = draw(seen, viewer.pictures, out, overwrite=overwrite)
-    print_table(tokens_table(seen), format_, wide=wide)
+    notes = [NOTE, RANDOM] if viewer.model.source == RANDOM_WEIGHTS else [NOTE]
+    print_table(tokens_table(seen, notes), format_, wide=wide)
     say(f"figures: {len(written)} in {out}")
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a method keeps from a layer on, of each picture."""
+    """What a method keeps from a layer on, of each prompt."""
 
     method: str
     layer: int
     entries: list[Kept]
 
     def mean(self, count: Callable[[Kept], int]) -> float:
-        """Over pictures."""
+        """Over prompts."""
         return sum(map(count, self.entries)) / len(self.entries)
 
 
-def tokens_table(seen: Sequence[Seen]) -> Table[Pruned]:
-    """One row per method and prune, over all pictures."""
+def tokens_table(seen: Sequence[Seen], notes: Sequence[str] = (NOTE,)) -> Table[Pruned]:
+    """One row per method and prune, over all prompts."""
     stages: dict[tuple[str, int], list[Kept]] = {}
     for one in seen:
         for entry in pruned(one.kept):
             stages.setdefault((one.method, entry.layer), []).append(entry)
     rows = [Pruned(method, layer, entries) for (method, layer), entries in stages.items()]
-    return Table([*_what_stays(), *_how_unevenly()], rows, notes=[NOTE])
+    return Table([*_what_stays(), *_how_unevenly()], rows, notes=list(notes))
 
 
 def draw(
@@ -147,16 +150,16 @@ def _what_stays() -> list[Column[Pruned]]:
             "The first decoder layer that sees what is kept.",
         ),
         Column(
-            "pictures",
+            "prompts",
             lambda r: str(len(r.entries)),
-            {"pictures": lambda r: len(r.entries)},
-            "How many pictures the row is about.",
+            {"prompts": lambda r: len(r.entries)},
+            "How many prompts the row is about: one for each --image.",
         ),
         Column(
             "kept\ntokens",
             lambda r: f"{kept_tokens(r):,.0f}",
             {"kept": kept_tokens},
-            "Visual tokens that stay: the mean over pictures.",
+            "Visual tokens that stay: the mean over prompts.",
         ),
         Column(
             "merged",

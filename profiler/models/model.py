@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from ...methods.engine.ranks import Ranks
 
 
+RANDOM_WEIGHTS = "random weights"
+"""The source of a shape's weights."""
+
+
 class Model(ABC):
     """Implements the engine's Decoder protocol over a transformers model, `module`.
 
@@ -38,7 +42,7 @@ class Model(ABC):
         tokenizer: Any = None,
         chat_template: str | None = None,
         missing: dict[str, str] | None = None,
-        source: str = "random weights",
+        source: str = RANDOM_WEIGHTS,
         ranks: Ranks | None = None,
     ) -> None:
         self.module = module.eval()

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from ..base import RecordError
 from .options import NOT_BLANK, OptionError, OptionField, Spec, SpecT, _shown, fields_of, option
+from .texts import sizes
 
 Layout = Literal["flat", "anyres"]
 Place = Literal["host", "device"]
@@ -60,12 +61,12 @@ class ModelSpec(Spec, frozen=True):
     ] = 1
 
 
-def _several(given: Any) -> Any:
+def _several(name: str, given: Any) -> Any:
     """A file or a size as it is given for one picture, as a list of one; None as none."""
     if given is None:
         return ()
     if isinstance(given, str):
-        return (given,)
+        return sizes(name, given) if name == "image_size" else (given,)
     size = isinstance(given, (tuple, list)) and any(type(side) is int for side in given)
     return (tuple(given),) if size else given
 
@@ -117,7 +118,7 @@ class Workload(Spec, frozen=True):
 
     def __post_init__(self) -> None:
         for name in ("image", "image_size"):
-            msgspec.structs.force_setattr(self, name, _several(getattr(self, name)))
+            msgspec.structs.force_setattr(self, name, _several(name, getattr(self, name)))
         super().__post_init__()
         texts = [name for name in ("prompt", "messages", "text_tokens") if getattr(self, name)]
         if len(texts) > 1:

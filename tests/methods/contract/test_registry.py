@@ -213,3 +213,17 @@ def test_the_example_in_contributing_works(model: Model, tmp_path: Path) -> None
     finally:
         del sys.modules["loudest"]
         registry._registry.pop("loudest", None)
+
+
+def test_a_field_with_another_default_alone_keeps_what_was_said_of_it() -> None:
+    @dataclass(frozen=True)
+    class Mine(methods.Scorer):
+        per_picture: bool = True
+
+    said = {knob.name: knob for knob in Mine.knobs()}["per_picture"]
+    assert (said.default, "share in proportion" in said.metadata["about"]) == (True, True)
+
+
+def test_who_is_unknown_is_told_how_to_bring_one() -> None:
+    with pytest.raises(methods.UnknownMethodError, match="in the file that --plugin names"):
+        methods.parse("nobody")

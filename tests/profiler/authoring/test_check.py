@@ -202,6 +202,18 @@ def test_a_name_that_no_method_may_have(name: str, tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_scorer_is_told_where_it_counts(tmp_path: Path) -> None:
+    path = tmp_path / "counts_none.py"
+    path.write_text(
+        "from dataclasses import dataclass\nfrom tpprof.methods import Scorer, register\n"
+        "@register('counts-none')\n@dataclass(frozen=True)\nclass CountsNone(Scorer):\n"
+        "    def score(self, view):\n        return (view.states @ view.states.mT).mean(-1)\n"
+    )
+    load_plugins([str(path)])
+    faults = {finding.check: finding.fault for finding in findings(parse("counts-none"), LLAVA)}  # type: ignore[arg-type]
+    assert "its flops(self, request) counts a sample (CountsNone.score, " in faults["FLOPs"]
+
+
 def test_the_files_of_a_new_method_are_two() -> None:
     assert list(files("a.b-C")) == ["a_b_c.py", "test_a_b_c.py"]
 
@@ -214,6 +226,23 @@ def test_exit_code_1_where_it_is_broken(tmp_path: Path, monkeypatch: pytest.Monk
     done = in_this_process("check", "fastv", cwd=tmp_path)
     assert done.returncode == 1
     assert "BROKEN batch: it falls apart" in done.stdout
+
+
+def test_knobs_that_small_models_cannot_meet_are_no_fault_of_the_method(tmp_path: Path) -> None:
+    done = in_this_process("check", "fastv:layer=20", cwd=tmp_path)
+    assert (done.returncode, "BROKEN" in done.stdout) == (2, False)
+    assert "llava                not checked: layer=20 does not exist here" in done.stdout
+    assert "its knobs cannot be met on these models, of 8 layers" in done.stderr
+
+
+def test_one_fault_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(method: object) -> Iterator[Finding]:
+        return (Finding(model, "batch", "it falls apart") for model in ("llava", "qwen2-vl"))
+
+    monkeypatch.setattr(contract, "findings", found)
+    done = in_this_process("check", "fastv", cwd=tmp_path)
+    assert done.stdout.count("it falls apart") == 1
+    assert "qwen2-vl             BROKEN batch: the same" in done.stdout
 
 
 def test_the_table_of_the_docs_is_what_plans_say() -> None:

@@ -13,7 +13,7 @@ from command import RUN
 
 from tpprof.profiler import cli
 from tpprof.profiler.commands.options import Typed, parse
-from tpprof.reports.record.spec import OptionError, RunSpec, options_of
+from tpprof.reports.record.spec import OptionError, RunSpec, Workload, options_of, part_of
 from tpprof.reports.record.spec_files import load
 
 OPTIONS = options_of(RunSpec)
@@ -153,3 +153,13 @@ def test_a_shell_completes_commands_and_options(words: str, completed: str) -> N
         text=True,
     )
     assert done.stdout.split() == [completed], done.stderr
+
+
+@pytest.mark.parametrize("given", ["336x672, 84x84", [[336, 672], [84, 84]]])
+def test_sizes_are_taken_in_python_as_they_are_typed(given: Any) -> None:
+    assert part_of(Workload, image_size=given).image_size == ((336, 672), (84, 84))
+
+
+def test_sizes_that_are_none_say_what_is_wanted() -> None:
+    with pytest.raises(OptionError, match="'280' is not HEIGHTxWIDTH, as 672x672"):
+        part_of(Workload, image_size="280")

@@ -212,10 +212,16 @@ def test_tokens_draws_several_pictures(folder: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
-    assert [(row["kept"], row["pictures"]) for row in rows] == [(144, 2), (144, 2)]
+    assert [(row["kept"], row["prompts"]) for row in rows] == [(144, 2), (144, 2)]
     assert all(-1 <= row["offset"] <= 1 and 0 <= row["divergence_bits"] <= 1 for row in rows)
     assert len(list((folder / "kept").glob("kept-*.png"))) == 4
     assert (folder / "kept" / "positions.pdf").exists()
+
+
+@pytest.mark.parametrize(("model", "random"), [("tiny-llava", True), ("seer", False)])
+def test_tokens_says_where_weights_are_random(tmp_path: Path, model: str, random: bool) -> None:
+    done = tpprof("tokens", "fastv:keep=9", "--model", model, cwd=tmp_path)
+    assert (done.returncode, "The weights are random" in done.stdout) == (0, random), done.stderr
 
 
 def test_scores_are_those_that_chose(model: Model) -> None:

@@ -113,7 +113,12 @@ def failure(plugin: str, **options: Any) -> str:
         ),
         (
             "from tpprof.methods import *\n@register('fastv')\nclass A(Method): pass",
-            "already registered by tpprof.methods.fastv",
+            "already registered by tpprof.methods.fastv: choose another name",
+        ),
+        (
+            "from dataclasses import dataclass\nfrom tpprof.methods import Method\n"
+            "@dataclass\nclass A(Method): pass",
+            "write @dataclass(frozen=True) above it",
         ),
     ],
 )
@@ -224,7 +229,8 @@ PLANS = {
     stages("Stage(Leaving(7), 9, Keys('next'))"): "no layer comes after that",
     stages("Stage(Projected(), 9, Rows('last'))"): "reads attention before the decoder",
     stages("Stage(Projected(), 99)"): "tokens is 99 before the decoder, and only 36 are left",
-    stages("Stage(Entering(2), 0)"): "tokens is 0 on entering layer 2",
+    stages("Stage(Projected(), 0)"): "tokens is 0 before the decoder",
+    stages("Stage(Entering(2), 0)", "Stage(Entering(4), 0)"): "no visual token is left by then",
     stages("Stage(Entering(2), -4)"): "tokens is -4",
     stages("Stage(Entering(2), 9.5)"): "tokens is 9.5",
     stages("Stage(Entering(2), 99)"): "tokens is 99 on entering layer 2, and only 36 are left",

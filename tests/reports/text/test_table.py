@@ -219,7 +219,7 @@ def test_tokens_are_a_row_for_every_method_and_prune() -> None:
     assert list(row) == [
         "method",
         "layer",
-        "pictures",
+        "prompts",
         "kept",
         "merged",
         "visual",
