@@ -37,8 +37,9 @@ class ToMe(Method):
     and the most alike pairs become one token, the mean weighted by how many patches each stands
     for. In the tower: between attention and FFN, by the mean of the keys over heads, equally many
     pairs in each block up to the one whose output is projected; attention weighs a token by its
-    size. `where=projected` merges once before the decoder, by the projected states, in as many
-    passes as halving needs.
+    size. The class token stands before the first patch, which so is of the second set; the next
+    block deals out anew what is left of the first set and, behind it, the second. `where=projected`
+    merges once before the decoder, by the projected states, in as many passes as halving needs.
 
     Paper: https://arxiv.org/abs/2210.09461
     Code: facebookresearch/ToMe
@@ -48,6 +49,9 @@ class ToMe(Method):
       remainder in the first ones.
     - Merging before the decoder (where=projected) is a common baseline and not the paper's.
     - The class token is no candidate from the start, in place of a pair that never wins.
+    - Behind the tower tokens stand in the order of their patches; in the released code, made for
+      classification, as the last block leaves them, set by set.
+    - Likeness and means are float32, in half precision in the released code: ties fall otherwise.
     """
 
     keep: Budget = knob(Fraction(1, 2), "visual tokens that stay: a count or a share")
@@ -95,12 +99,21 @@ class ToMe(Method):
         return counts
 
     def decide(self, view: View, stage: Stage) -> Keep | None:
+        import torch
+
         sizes = view.sizes
         if sizes is None:
             sizes = view.states.new_ones(view.states.shape[:2]).float()
-        if self.where == "tower":
-            return _merge(view.keys.mean(1), view.states, sizes, view.count - stage.count)
-        return _merge_to(view.states, sizes, stage.count)
+        if self.where == "projected":
+            return _merge_to(view.states, sizes, stage.count)
+        if view.has_tag("turn"):
+            order = view.tag("turn").argsort(-1)
+        else:
+            order = torch.arange(view.count, device=sizes.device).expand(len(sizes), -1)
+        first, second = order[:, 1::2], order[:, ::2]
+        view.set_tag("turn", torch.cat([first, second], 1).argsort(-1))
+        pairs = view.count - stage.count
+        return _merge(view.keys.mean(1), view.states, sizes, first, second, pairs)
 
 
 def _halvings(count: int, wanted: int) -> list[tuple[int, int]]:
@@ -118,22 +131,24 @@ def _match_flops(count: int, width: int) -> int:
     return 2 * (count - count // 2) * (count // 2) * width
 
 
-def _merge(metric: Tensor, states: Tensor, sizes: Tensor, pairs: int) -> Keep:
-    """Merge the `pairs` most alike pairs; those that stay keep their order.
+def _merge(
+    metric: Tensor, states: Tensor, sizes: Tensor, first: Tensor, second: Tensor, pairs: int
+) -> Keep:
+    """Merge the `pairs` most alike of the two sets; those that stay keep their order.
 
-    metric [N, n, w], states [N, n, d], sizes [N, n].
+    metric [N, n, w], states [N, n, d], sizes [N, n]; first, second: places int64 [N, k].
     """
     import torch
 
-    alike = unit(metric[:, ::2]) @ unit(metric[:, 1::2]).transpose(1, 2)
+    alike = unit(take(metric, first)) @ unit(take(metric, second)).transpose(1, 2)
     best, partner = alike.max(-1)
-    merged = best.topk(pairs, -1).indices  # among the even places
-    target = 2 * partner.gather(1, merged) + 1
+    chosen = best.topk(pairs, -1).indices
+    merged, target = first.gather(1, chosen), second.gather(1, partner.gather(1, chosen))
     weighted = states.float() * sizes[..., None]
-    moved = take(weighted, 2 * merged)
+    moved = take(weighted, merged)
     weighted = weighted.scatter_add(1, target[..., None].expand_as(moved), moved)
-    grown = sizes.scatter_add(1, target, sizes.gather(1, 2 * merged))
-    gone = torch.zeros_like(sizes).scatter(1, 2 * merged, 1.0)
+    grown = sizes.scatter_add(1, target, sizes.gather(1, merged))
+    gone = torch.zeros_like(sizes).scatter(1, merged, 1.0)
     index = gone.topk(sizes.shape[1] - pairs, -1, largest=False).indices.sort(-1).values
     left = grown.gather(1, index)
     features = (take(weighted, index) / left[..., None]).to(states.dtype)
@@ -141,10 +156,13 @@ def _merge(metric: Tensor, states: Tensor, sizes: Tensor, pairs: int) -> Keep:
 
 
 def _merge_to(states: Tensor, sizes: Tensor, wanted: int) -> Keep:
-    """Merge pass by pass until `wanted` tokens are left."""
+    """Merge pass by pass, even places into odd ones, until `wanted` tokens are left."""
+    import torch
+
     index = None
-    for _, pairs in _halvings(states.shape[1], wanted):
-        keep = _merge(states, states, sizes, pairs)
+    for count, pairs in _halvings(states.shape[1], wanted):
+        places = torch.arange(count, device=states.device).expand(len(states), -1)
+        keep = _merge(states, states, sizes, places[:, ::2], places[:, 1::2], pairs)
         assert keep.features is not None
         assert keep.sizes is not None
         states, sizes = keep.features, keep.sizes

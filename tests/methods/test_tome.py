@@ -17,38 +17,46 @@ from tpprof.tests.methods.reference import clip, eager, project
 
 
 def merged(
-    metric: Tensor, states: Tensor, sizes: Tensor, members: list[list[int]], pairs: int
-) -> tuple[Tensor, Tensor, list[list[int]]]:
-    """One tile's states [n, d] with the most alike pairs of even and odd places joined."""
+    metric: Tensor,
+    states: Tensor,
+    sizes: Tensor,
+    members: list[list[int]],
+    pairs: int,
+    fixed: int | None = None,
+) -> tuple[list[int], list[int], Tensor, Tensor, list[list[int]]]:
+    """States [n, d] with the most alike pairs of even and odd places joined, at the odd ones; the
+    even place `fixed` is of no pair. Which even and odd places stay, and the states, sizes and
+    members of all places."""
     unit = metric / metric.norm(dim=-1, keepdim=True)
     alike = unit @ unit.T
     count = len(states)
     edges = []
-    for even in range(0, count, 2):
+    for even in set(range(0, count, 2)) - {fixed}:
         partner = max(range(1, count, 2), key=lambda odd: float(alike[even, odd]))
         edges.append((float(alike[even, partner]), even, partner))
-    groups = {place: [place] for place in range(count)}
-    for _, even, odd in sorted(edges, reverse=True)[:pairs]:
+    groups = [[place] for place in range(count)]
+    gone = sorted(edges, reverse=True)[:pairs]
+    for _, even, odd in gone:
         groups[odd].append(even)
-        del groups[even]
-    kept = sorted(groups)
-    weights = [sizes[groups[place]] for place in kept]
-    means = [
-        (states[groups[p]] * w[:, None]).sum(0) / w.sum()
-        for p, w in zip(kept, weights, strict=True)
-    ]
-    joined = [[one for place in groups[p] for one in members[place]] for p in kept]
-    return torch.stack(means), torch.stack([w.sum() for w in weights]), joined
+    means = [(states[of] * sizes[of][:, None]).sum(0) / sizes[of].sum() for of in groups]
+    grown = torch.stack([sizes[of].sum() for of in groups])
+    joined = [[one for place in of for one in members[place]] for of in groups]
+    stay = [even for even in range(0, count, 2) if even not in {one for _, one, _ in gone}]
+    return stay, list(range(1, count, 2)), torch.stack(means), grown, joined
 
 
 def tower(model: Model, inputs: tpprof.methods.engine.decoder.Inputs, counts: list[int]) -> Tensor:
-    """The projected tokens [tiles * n, d] of CLIP with pairs merged between attention and FFN."""
+    """The projected tokens [tiles * n, d] of CLIP with pairs merged between attention and FFN.
+
+    The class token is dealt out with the patches and never merged, and each block leaves what stays
+    of the even places before the odd ones, for the next to deal out.
+    """
     layers = model.module.model.vision_tower.encoder.layers
     found = []
     with eager(model):
         entering = clip(model, inputs).hidden_states[0]
         for tile in entering:
-            hidden, sizes = tile, torch.ones(len(tile) - 1)
+            hidden, sizes = tile, torch.ones(len(tile))
             members = [[place] for place in range(len(sizes))]
             for layer, count in zip(layers, counts, strict=False):
                 attention, normed = layer.self_attn, layer.layer_norm1(hidden)
@@ -57,15 +65,17 @@ def tower(model: Model, inputs: tpprof.methods.engine.decoder.Inputs, counts: li
                     proj(normed).view(-1, heads, width).transpose(0, 1)
                     for proj in (attention.q_proj, attention.k_proj, attention.v_proj)
                 )
-                bias = torch.cat([torch.ones(1), sizes]).log()
-                weights = (query @ key.transpose(1, 2) / math.sqrt(width) + bias).softmax(-1)
+                weights = (query @ key.transpose(1, 2) / math.sqrt(width) + sizes.log()).softmax(-1)
                 hidden = hidden + attention.out_proj((weights @ value).transpose(0, 1).flatten(1))
-                patches, sizes, members = merged(
-                    key.mean(0)[1:], hidden[1:], sizes, members, len(sizes) - count
+                pairs = len(hidden) - 1 - count
+                stay, others, states, grown, joined = merged(
+                    key.mean(0), hidden, sizes, members, pairs, fixed=0
                 )
-                hidden = torch.cat([hidden[:1], patches])
+                left = stay + others
+                hidden, sizes, members = states[left], grown[left], [joined[one] for one in left]
                 hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
-            found.append(hidden)
+            in_order = sorted(range(len(members)), key=lambda place: members[place][0])
+            found.append(hidden[in_order])
         return project(model, torch.stack(found))
 
 
@@ -115,7 +125,10 @@ def test_before_the_decoder(model: Model, wanted: int, passes: list[int]) -> Non
     states, sizes = whole[0][0, start : start + 36], torch.ones(36)
     members = [[place] for place in range(36)]
     for pairs in passes:
-        states, sizes, members = merged(states, states, sizes, members, pairs)
+        stay, others, *of_all = merged(states, states, sizes, members, pairs)
+        left = sorted(stay + others)
+        states, sizes = of_all[0][left], of_all[1][left]
+        members = [of_all[2][one] for one in left]
     torch.testing.assert_close(whole[1][0, start : start + wanted], states, rtol=1e-4, atol=1e-5)
     assert [[] if place < 0 else [place] for place in trace.kept[0][0].tolist()] == [
         group if len(group) == 1 else [] for group in members
