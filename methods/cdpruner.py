@@ -47,8 +47,9 @@ class CDPruner(Method):
     - Relevance is the likeness to the embedded text, as for models without a text encoder of their
       own; the released code runs CLIP's text encoder, and takes the negative, which its authors saw
       to be better with CLIP alone.
+    - The text is all that stands behind the picture, in the released code the question alone.
     - Under anyres the joined tiles are one part beside the base tile, their newlines among them; in
-      the released code each tile is a part, and has none.
+      the released code each tile is a part, its padding included, and there are no newlines.
     - A token that adds less than a millionth of itself explains nothing of the others; in the
       released code it may, by rounding, and then no score is a number.
     - Cosines are taken in float32, in half precision by the released code: ties fall otherwise.

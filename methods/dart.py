@@ -44,7 +44,8 @@ class DART(Method):
     - The budget counts all that stays; the released code keeps its own, rounded down to a multiple
       of 8, and 4 pivots besides: its 128 is keep=132.
     - What the pivots cannot share evenly goes to the first of them.
-    - Cosines are taken in float32, in half precision by the released code: ties fall otherwise.
+    - Norms of keys and cosines are taken in float32, in half precision by the released code: ties
+      fall otherwise.
     - Below 24 decoder layers, layer 2 of 32 becomes as deep in proportion.
     """
 

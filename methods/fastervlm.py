@@ -35,7 +35,8 @@ class FasterVLM(Method):
     Departures:
     - Without a class token the score is what all patches attend to a patch on average, and a
       token's that of its patches; the paper has no such tower.
-    - Under anyres the joined tiles are one part beside the base tile, and newlines go first.
+    - Under anyres the joined tiles are one part beside the base tile, and newlines go first; the
+      released code works tile by tile, drops the newlines and leaves the padding in.
     - Heads are averaged in float32, in half precision by the released code: ties fall otherwise.
     """
 

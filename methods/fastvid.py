@@ -51,9 +51,13 @@ class FastVID(Method):
     Code: LunarShen/FastVID
 
     Departures:
-    - Frames are compared by the mean of their projected tokens, and attention is that of all
-      patches (the class token's, where there is one), as in the released code for Qwen2.5-VL;
-      that for LLaVA takes SigLIP's pooling head, which transformers leaves out.
+    - Frames are compared by the mean of their projected tokens, as in the released code for
+      Qwen2.5-VL; that for LLaVA takes SigLIP's pooling head, which transformers leaves out, for
+      this and for attention.
+    - Attention is that of all patches on average (the class token's, where there is one); in the
+      released code for Qwen2.5-VL that of their mean query to the mean keys of each token.
+    - A target is not given itself, as in the released code for Qwen2.5-VL; in that for LLaVA it
+      is, and weighs more.
     - Each frame gathers into equally many tokens, rounded down, and keeps the rest of its
       share; the released code rounds by scene or drops what is left, so that its count varies,
       and for Qwen2.5-VL it skips frames that are all but equal.

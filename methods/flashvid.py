@@ -57,7 +57,10 @@ class FlashVID(Method):
 
     Departures:
     - Tokens before and after the cut are ten to three, as published, and their mean over layers is
-      `keep`: with 28 layers a quarter more enters, as published, else what that takes.
+      `keep`: with 28 layers a quarter more enters, as published, else what that takes. For Qwen3-VL
+      a cut before layer 28 of 36 to a tenth is published.
+    - Likeness to the scene counts for every model, as published for LLaVA; for Qwen2.5-VL and
+      Qwen3-VL attention alone is, and 4 scenes at least (scenes=4).
     - Clusters are shared among frames by largest remainder; the released code rounds up each,
       so that its count varies.
     - A scene of one frame clusters what was not chosen, as others do; in the released code all

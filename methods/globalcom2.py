@@ -59,6 +59,7 @@ class GlobalCom2(Method):
       by score, and where there is padding those of a crop slip among the newlines.
     - Newlines of rows of padding are not there to be kept; under flat there are none, padding
       counts as tokens, and the released code prunes nothing.
+    - Scores are float32, in half precision in the released code: ties fall otherwise.
     """
 
     keep: Budget = knob(Fraction(1, 4), "visual tokens that stay: a count or a share")

@@ -48,12 +48,13 @@ class HoloV(Method):
     Departures:
     - A crop that is given more than it has keeps all, and the best tokens of the others fill up;
       the released code fills up with zeros.
-    - Kept tokens stay in their order; in the released code for LLaVA, by attention in a crop.
+    - Kept tokens stay in their order; in the released code, by attention in a crop.
     - The number of crops follows from the budget as in the released code for Qwen2.5-VL, which
       gives the 16 for 64 of 576 tokens that its code for LLaVA has; no crop has one token.
     - Under anyres newlines go first; the released code drops them all.
     - Without a class token attention is what all patches attend to a patch on average, and a
-      token's that of its patches.
+      token's that of its patches; the released code for Qwen2.5-VL leaves it in the order of the
+      tower's windows, and the tokens not.
     - Cosines are float32, in half precision in the released code: ties fall otherwise.
     """
 

@@ -57,7 +57,9 @@ class PruneSID(Method):
       among the FLOPs; those of the released code come from a random sketch and differ from run to
       run.
     - Tokens stay in their order, the class token before them; in the released code they are in the
-      order of their groups, and the class tokens of all tiles but the first come last.
+      order of their groups (on Qwen2-VL up to 150 tokens), and the class tokens of all tiles but
+      the first come last.
+    - Likeness is float32, in half precision in the released code: ties fall otherwise.
     - Suppression ends after 32 rounds, so that the host need not wait for the last: behind a longer
       chain of tokens, each like the next, one may survive that should not.
     - On a tower with a class token, every tile keeps the same count, the nearest to its share of

@@ -40,7 +40,7 @@ class PyramidDrop(Method):
       mean of 15/32: keep=15/32.
     - Queries, keys and values of all tokens are computed twice at a stage, as in the released code;
       its mask of all tokens is not built.
-    - With M-RoPE kept tokens keep their positions; the released code numbers them anew.
+    - With M-RoPE kept tokens keep their positions; none of the released models has it.
     - Below 24 decoder layers, the stages' layers become as deep in proportion.
     """
 

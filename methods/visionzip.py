@@ -56,7 +56,8 @@ class VisionZip(Method):
       released code, which drops behind the tower, on all tokens.
     - Under anyres it acts behind the projector: the joined tiles are one part beside the base tile,
       newlines go first, and the class token, which is not projected, is none of the dominant ones;
-      the released code drops all newlines and leaves the padding in.
+      the released code works tile by tile in the tower, drops all newlines and leaves the padding
+      in.
     - Without a class token the score is what all patches attend to a patch on average, and tokens
       are merged behind the model's own merger: a token's score and key are the means of its
       patches', and a contextual token has its target's position.

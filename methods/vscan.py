@@ -59,7 +59,8 @@ class VScan(Method):
 
     Departures:
     - Tokens before and after the cut are three to one, as published (96 and 32, a mean of 64); a
-      budget above two thirds cuts in the decoder alone.
+      budget above two thirds cuts in the decoder alone. For half of the tokens of Qwen2.5-VL three
+      fifths and two fifths are published.
     - Where windows cannot share equally, each has the next whole number at most, and the best of
       all are kept, as in the released code for Qwen2.5-VL; its code for LLaVA keeps fewer.
     - The cut is at half the decoder's depth, as published for 32 and 28 layers, and the local scan
