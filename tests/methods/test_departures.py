@@ -91,6 +91,23 @@ def test_ragged_windows_have_their_share_of_the_budget() -> None:
     assert FastVWindow().reads == Rows("last")
 
 
+def test_published_counts_of_sparsevlm() -> None:
+    """As the released code has them by mean budget, behind layers 2, 6 and 15 of LLaVA-1.5."""
+    first = {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)}
+    plus = {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)}
+    request = Request(32, 4096, 35, 25, (Segment(24, 24),))
+    for version, published in (("1.5", first), ("2.0", plus)):
+        for budget, counts in published.items():
+            plan = parse(f"sparsevlm:version={version},keep={budget},recycle=false").plan(request)
+            stages = [stage for stage in plan.stages if stage.rows]
+            assert tuple(stage.tokens for stage in stages) == counts
+            assert [str(stage.site) for stage in stages] == [
+                "leaving layer 2",
+                "leaving layer 6",
+                "leaving layer 15",
+            ]
+
+
 @pytest.mark.parametrize("version", ["1.5", "2.0"])
 def test_counts_of_sparsevlm_are_scaled_where_none_are_published(
     version: Literal["1.5", "2.0"],

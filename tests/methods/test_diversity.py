@@ -43,13 +43,23 @@ def truth(model: Model, layout: str) -> Truth:
     return observed(model, layout)
 
 
-def dart(truth: Truth, shares: list[int]) -> Tensor:
+def shares(count: int, sizes: list[int]) -> list[int]:
+    """`count` in proportion to sizes, rounded down, and one more where the remainder is largest."""
+    exact = [Fraction(count * size, sum(sizes)) for size in sizes]
+    whole = [math.floor(share) for share in exact]
+    order = sorted(range(len(sizes)), key=lambda part: whole[part] - exact[part])
+    for part in order[: count - sum(whole)]:
+        whole[part] += 1
+    return whole
+
+
+def dart(truth: Truth, turns: list[int]) -> Tensor:
     """Four pivots of the picture, four of the text; each takes its share of the least alike."""
     length = keys_of(truth, LAYER - 1).norm(p=1, dim=1)
     of_picture = truth.start + length[truth.start : truth.stop].topk(4).indices
     of_text = truth.stop + length[truth.stop :].topk(4).indices
     states, kept = normed(truth, LAYER), of_picture.tolist()
-    for pivot, share in zip([*kept, *of_text.tolist()], shares, strict=True):
+    for pivot, share in zip([*kept, *of_text.tolist()], turns, strict=True):
         left = sorted(set(range(truth.start, truth.stop)) - set(kept))
         likeness = cosine_similarity(states[pivot], states[left])
         kept += [left[place] for place in likeness.topk(share, largest=False).indices]
@@ -57,10 +67,10 @@ def dart(truth: Truth, shares: list[int]) -> Tensor:
 
 
 @every_case
-@pytest.mark.parametrize(("keep", "shares"), [(20, [2] * 8), (25, [3] * 5 + [2] * 3)])
-def test_dart(truth: Truth, keep: int, shares: list[int]) -> None:
+@pytest.mark.parametrize(("keep", "turns"), [(20, [2] * 8), (25, [3] * 5 + [2] * 3)])
+def test_dart(truth: Truth, keep: int, turns: list[int]) -> None:
     """20 is the released code's 16: as many for each pivot, and the pivots of the picture."""
-    chosen = dart(truth, shares)
+    chosen = dart(truth, turns)
     assert len(chosen) == keep
     same(run(truth, f"dart:keep={keep},layer={LAYER}"), entering(truth, chosen))
 
@@ -116,7 +126,7 @@ def test_cdpruner(truth: Truth, keep: str) -> None:
     relevance = (likeness - likeness.min() + 1e-6) / (likeness.max() - likeness.min())
     count, chosen, start = round(Fraction(keep) * truth.visual), [], 0
     sizes = [segment.tokens for segment in truth.inputs.request.segments]
-    for size, share in zip(sizes, methods.quotas(count, sizes), strict=True):
+    for size, share in zip(sizes, shares(count, sizes), strict=True):
         part = slice(start, start + size)
         chosen += [start + place for place in most_volume(states[part], relevance[part], share)]
         start += size
@@ -168,17 +178,17 @@ def grouped(
     others, total = count - sum(least), sum(survivors)
     ends = [round(Fraction(others * upto, total)) for upto in itertools.accumulate(survivors)]
     wanted = [one + end - start for one, start, end in zip(least, [0, *ends], ends, strict=False)]
-    shares = [min(share, bound) for share, bound in zip(wanted, most, strict=True)]
-    for number in sorted(range(len(shares)), key=lambda i: -survivors[i]):
-        shares[number] += min(most[number] - shares[number], count - sum(shares))
-    return sorted(i for queue, share in zip(queues, shares, strict=True) for i in queue[:share])
+    given = [min(share, bound) for share, bound in zip(wanted, most, strict=True)]
+    for number in sorted(range(len(given)), key=lambda i: -survivors[i]):
+        given[number] += min(most[number] - given[number], count - sum(given))
+    return sorted(i for queue, share in zip(queues, given, strict=True) for i in queue[:share])
 
 
 def prunesid_before_the_decoder(truth: Truth, count: int) -> Walk:
     """As the released code does with Qwen2-VL."""
     states, chosen, start = truth.entering(0).double(), [], 0
     sizes = [segment.tokens for segment in truth.inputs.request.segments]
-    for size, share in zip(sizes, methods.quotas(count, sizes), strict=True):
+    for size, share in zip(sizes, shares(count, sizes), strict=True):
         part = states[start : start + size]
         weight, group = weights(part, max(1, share // 4)).max(1)
         cosines = cosine_similarity(part[:, None], part[None], dim=2)
