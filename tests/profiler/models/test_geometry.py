@@ -305,7 +305,10 @@ def test_parameters_are_those_of_the_transformers_model(name: str) -> None:
 
 
 PUBLISHED = {
+    "internvl3-1b": 938_193_024,
     "internvl3-8b": 7_944_373_760,
+    "internvl3-38b": 38_388_164_992,
+    "internvl3-78b": 78_408_318_336,
     "llava-1.5-7b": 7_063_427_072,
     "qwen2-vl-7b": 8_291_375_616,
     "qwen2-vl-72b": 73_405_560_320,
@@ -315,10 +318,17 @@ PUBLISHED = {
     "qwen3-vl-2b": 2_127_532_032,
     "qwen3-vl-4b": 4_437_815_808,
     "qwen3-vl-8b": 8_767_123_696,
+    "qwen3-vl-32b": 66_714_780_128 // 2,
 }
 """Counts of the checkpoints themselves, as others wrote them down in public repositories: the hub's
-`safetensors.total` (Qwen2.5-VL-3B and -7B, Qwen3-VL-2B and -8B), the shards' index (Qwen2.5-VL-32B
-and InternVL3-8B, of finetuned copies), parameters of the loaded model (the others)."""
+`safetensors` metadata (Qwen2.5-VL-3B and -7B, Qwen3-VL-2B and -8B; for InternVL3-1B, -38B and -78B
+those of InternVL2.5, whose towers and decoders are of these sizes), the shards' index
+(Qwen3-VL-32B, in bytes of bfloat16; Qwen2.5-VL-32B and InternVL3-8B, of finetuned copies),
+parameters of the loaded model (the others).
+
+None was found for InternVL3-2B and -14B (of InternVL2.5 the one has another decoder, and the other
+does not exist), LLaVA-1.5-13B, LLaVA-NeXT-7B, LLaVA-OneVision, LLaVA-Video and Qwen2.5-VL-72B:
+these are held against transformers' classes alone."""
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
