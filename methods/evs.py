@@ -41,7 +41,7 @@ class EVS(Method):
 
     Departures:
     - The paper compares pixels; vLLM, as this, what the projector gives.
-    - A budget below the first frame is refused; vLLM keeps that frame alone.
+    - A budget below the first frame is refused; vLLM keeps that frame alone then.
     - Cosines are taken in float32, in vLLM in the dtype of the model: ties fall otherwise.
     - On Qwen3-VL the projected tokens alone are compared; vLLM appends DeepStack's features.
     - Text behind the video keeps its positions, too; on Qwen2.5-VL vLLM numbers it from the
@@ -61,8 +61,9 @@ class EVS(Method):
             return Plan()
         if left < frames.size:
             raise BudgetError(
-                f"keep={self.keep} means {left} visual tokens of the frames, and the first frame "
-                f"stays whole: give a count from {frames.size + frames.others}"
+                f"keep={self.keep} means {left} visual tokens of the frames, fewer than the "
+                f"{frames.size} of the first frame, which EVS keeps whole (vLLM then keeps that "
+                f"frame alone: keep={frames.size + frames.others} here): ask for at least that"
             )
         launches = 13 + bool(request.breaks)
         stage = Stage(Projected(), left + frames.others, launches=launches)

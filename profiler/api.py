@@ -8,9 +8,9 @@ from typing import Any
 from ..methods import Method, parse
 from ..methods.contract.errors import InputError
 from ..methods.contract.policies import Policy, check_policy
-from ..methods.engine.decoder import Inputs
+from ..methods.engine.decoder import Inputs, require_own_lengths
 from ..methods.engine.run import Trace, run
-from ..reports.record.spec import Workload, part_of
+from ..reports.record.spec import ONE_REQUEST, OptionError, Workload, part_of
 from .models.checkpoint.rotary import require_stateless
 from .models.forks import require_own_code
 from .models.load import load
@@ -35,6 +35,8 @@ def inputs(
     `layout`, `preprocess`, `visual_tokens`, `new_tokens`, `batch_size`. Raises OptionError,
     WorkloadError or ModelError; for the method what `forward` raises.
     """
+    if "attention_mask" in options:
+        raise OptionError("attention_mask", f"is not taken: a prompt {ONE_REQUEST}", "batch_size")
     chosen = parse(method) if isinstance(method, str) else method
     whole = Preparation(model, part_of(Workload, **options), seed)
     return whole.resized(chosen)().to(model.device)
@@ -59,11 +61,13 @@ def forward(
     to keep knobs that are solved on the first. verify: hold each decision against the plan, and
     what the request leaves behind against what it found, which makes the device wait; leave it out
     where you take the time yourself.
-    Raises SpecError, UnknownMethodError, BudgetError; InputError for inputs of another origin.
+    Raises SpecError, UnknownMethodError, BudgetError; InputError for inputs of another origin, or
+    that are no longer of the lengths of their request, as padded ones are.
     """
     check_policy(attention)
     if not isinstance(inputs, Inputs):
         raise InputError("inputs must come from tpprof.inputs: the engine needs their lengths")
+    require_own_lengths(inputs)
     if new_tokens is not None and new_tokens < 1:
         raise InputError(f"new_tokens must be at least 1, not {new_tokens}")
     require_own_code(model.name, model.module)

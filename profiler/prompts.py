@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..methods.contract.errors import InputError, first_line
+from ..reports.record.spec import ONE_REQUEST
 from ..reports.sanitize import quoted
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def tokenize(
     kind = "video" if video else "image"
     question: Any = [{"type": kind}] * wanted + [{"type": "text", "text": prompt or QUESTION}]
     turns = [{"role": "user", "content": question}]
-    turns = turns if messages is None else _conversation(messages)
+    turns = turns if messages is None else read_conversation(messages)
     text = model.framed(_rendered(model, turns, wanted))
     starts = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
     ids: list[int] = tokenizer(text, add_special_tokens=not starts).input_ids
@@ -83,12 +84,17 @@ def _rendered(model: Model, turns: list[dict[str, Any]], pictures: int) -> str:
     return rendered
 
 
-def _conversation(file: str) -> list[dict[str, Any]]:
+def read_conversation(file: str) -> list[dict[str, Any]]:
     """Messages of a conversation, as chat templates take them; raises WorkloadError."""
     try:
         found = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise WorkloadError(f"--messages {quoted(file, 300)}: {first_line(error)}") from error
+    if isinstance(found, list) and found and all(isinstance(each, list) for each in found):
+        raise WorkloadError(
+            f"--messages {quoted(file, 300)}: it holds a list of {len(found)} conversations, and "
+            f"--messages {ONE_REQUEST.replace('batch_size', '--batch-size')}"
+        )
     if not isinstance(found, list) or not found or not all(map(_is_message, found)):
         raise WorkloadError(
             f"--messages {quoted(file, 300)}: it holds no list of messages, each with a role and a "

@@ -15,7 +15,7 @@ from ..reports.record.spec import OptionError, Workload
 from ..reports.sanitize import quoted
 from .models.geometry import request
 from .models.pictures import SAMPLE_SIZE, RequestPicture, load_picture, picture_size
-from .prompts import WorkloadError, tokenize
+from .prompts import WorkloadError, read_conversation, tokenize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,6 +28,18 @@ if TYPE_CHECKING:
     from .models.model import Model
 
 SYNTHETIC_TEXT = (35, 25)  # tokens before and after the image where no tokenizer says otherwise
+
+
+def require_request(workload: Workload) -> None:
+    """Look at the files of a request, before any model is loaded. Raises OptionError for one that
+    is not there, PictureError for one that is no picture or video by its head, and WorkloadError
+    for one that is no conversation."""
+    require_files(workload)
+    for file in workload.image:
+        picture_size(file, None)
+    request_sizes(workload)
+    if workload.messages is not None:
+        read_conversation(workload.messages)
 
 
 def require_files(workload: Workload) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..contract.errors import InputError
 from ..contract.request import Request
 from .attention import Attention
 from .ranks import Ranks
@@ -91,6 +92,26 @@ class Inputs(dict[str, Tensor]):
         theirs = other.tensors
         for name, tensor in self.tensors.items():
             tensor.copy_(theirs[name], non_blocking=True)
+
+
+def require_own_lengths(inputs: Inputs) -> None:
+    """Raises InputError for inputs that were changed to hold other lengths than their request, or
+    that hide some positions: the engine would take padding for text."""
+    batch, length = inputs.request.batch, inputs.request.length
+    for name in ("input_ids", "inputs_embeds", "attention_mask"):
+        tensor = inputs.get(name)
+        if tensor is None:
+            continue
+        if tuple(tensor.shape[:2]) != (batch, length):
+            raise InputError(
+                f"{name} is {' x '.join(map(str, tensor.shape))}, and its request {batch} x "
+                f"{length} (batch x tokens): have tpprof.inputs make one of those lengths"
+            )
+        if name == "attention_mask" and not bool(tensor.all()):
+            raise InputError(
+                f"attention_mask hides {int((tensor == 0).sum())} of {tensor.numel()} positions: "
+                "the engine knows no padding; run requests of other lengths one by one"
+            )
 
 
 class TowerBlock(Protocol):

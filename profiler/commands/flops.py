@@ -30,6 +30,7 @@ OMITTED = (
     "runtime",
     "equalize",
     "prompt",
+    "messages",
     "preprocess",
     "callable",
     "python",

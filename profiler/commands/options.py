@@ -17,10 +17,12 @@ from typer.core import TyperCommand
 from ...reports.record.spec import (
     LONGEST,
     LONGEST_PROMPT,
+    ONE_REQUEST,
     OptionError,
     OptionField,
     Spec,
     Subject,
+    Workload,
     changed,
     fields_of,
     flag_of,
@@ -124,8 +126,16 @@ class StrictCommand(TyperCommand):
         for parameter in order:
             once = parameter.param_type_name == "option" and not parameter.multiple
             if once and order.count(parameter) > 1:
-                fail(f"{parameter.opts[0]} is given twice: it takes one value")
+                _fail_given_twice(parameter)
         return super().parse_args(ctx, args)
+
+
+def _fail_given_twice(parameter: Any) -> NoReturn:
+    of_request = {field.keyword for field in fields_of(Workload).values()}
+    why = "takes one value"
+    if parameter.name in of_request:
+        why = ONE_REQUEST.replace("batch_size", flag_of("batch_size"))
+    fail(f"{parameter.opts[0]} is given twice: it {why}")
 
 
 def _called(parameter: Any) -> str:

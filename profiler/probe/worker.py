@@ -115,7 +115,10 @@ class Worker:
         """One request whose cache and results are looked at: tokens, bytes, and what it gave."""
         held = [] if self.makes else tensors_in(self.target.inputs(self.given))
         versions = versions_of(held)
-        result, watch = self._watched(no_lap, caches=True)
+        padding: list[int] = []
+        result, watch = self._watched(
+            no_lap, caches=True, look_at=lambda given: padding.extend(padding_in(given))
+        )
         seen = watch.seen
         changed = versions != versions_of(held)
         return {
@@ -125,6 +128,7 @@ class Worker:
             "kv_decode": seen.kv_decode,
             "vision": seen.vision,
             "lacking": self._lacking(watch),
+            "padding": padding,
         }
 
     def untimed(self) -> dict[str, Any]:
@@ -182,9 +186,11 @@ class Worker:
         export(self.device, self._pass, Path(path))
         return {}
 
-    def _run(self, watch: Watch) -> Any:
-        """One request, from its inputs to what it returns."""
+    def _run(self, watch: Watch, look_at: Callable[[Any], None] | None = None) -> Any:
+        """One request, from its inputs to what it returns. look_at: is shown the inputs."""
         given = self.target.inputs(self.given)
+        if look_at is not None:
+            look_at(given)
         if self.makes:
             watch.lap("preprocess", "preprocess")
         moved = {name: _moved(value, self.place) for name, value in given.items()}
@@ -199,9 +205,15 @@ class Worker:
             )
         return result
 
-    def _watched(self, lap: LapFunction, *, caches: bool = False) -> tuple[Any, Watch]:
+    def _watched(
+        self,
+        lap: LapFunction,
+        *,
+        caches: bool = False,
+        look_at: Callable[[Any], None] | None = None,
+    ) -> tuple[Any, Watch]:
         with watching(self.parts, lap, caches=caches) as watch:
-            return self._run(watch), watch
+            return self._run(watch, look_at), watch
 
     def _pass(self, lap: LapFunction) -> Any:
         return self._watched(lap)[0]
@@ -283,6 +295,17 @@ def tensors_in(value: Any, depth: int = 3) -> list[Any]:
         return []
     parts = list(value.values()) if isinstance(value, Mapping) else value
     return [tensor for part in parts[:1000] for tensor in tensors_in(part, depth - 1)]
+
+
+def padding_in(inputs: Mapping[str, Any]) -> list[int]:
+    """How many positions of the rows of a batch are masked, and how many there are; nothing where
+    none is."""
+    mask: Any = inputs.get("attention_mask")
+    if len(getattr(mask, "shape", ())) != 2:
+        return []
+    whole = int(mask.shape[0] * mask.shape[1])
+    masked = whole - int((mask != 0).sum())
+    return [masked, whole] if masked else []
 
 
 def faults_in(result: Any) -> list[str]:

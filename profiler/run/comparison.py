@@ -39,7 +39,7 @@ from ..subjects.callables import (
 from ..subjects.renewal import fresh_processes
 from ..tensor_parallel.lockstep import Lockstep
 from ..tensor_parallel.spread_cell import SpreadCell
-from ..workload import Preparation
+from ..workload import Preparation, require_request
 from . import rounds
 from .bench import Bench, steady
 from .cells import make_cells, without_counts
@@ -90,6 +90,8 @@ class Comparison:
         require_callables(spec.cells.callables, spec.cells.python, beside_engine=ours)
         if not ours:
             _require_no_request(spec.workload)
+        else:
+            require_request(spec.workload)
         if ours and spec.workload.preprocess == "device":
             require_device_processor(spec.model.name if model is None else None)
         load_plugins(spec.cells.plugin)

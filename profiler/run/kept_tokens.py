@@ -25,7 +25,7 @@ from ...reports.record.spec import Subject, Workload, changed
 from ...reports.sanitize import say
 from ..models.architecture import whole_picture
 from ..models.load import default_name, load
-from ..workload import Preparation
+from ..workload import Preparation, require_request
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,6 +75,8 @@ class TokenViewer:
         self.attention = check_policy(spec.cells.attention[0])
         self.methods = [parse(method, spec.cells.keep) for method in spec.cells.methods]
         self.workloads = [changed(spec, image=image or ()).workload for image in images]
+        for workload in self.workloads:
+            require_request(workload)
         model = spec.model
         name = model.name or default_name(model.device, model.dtype)[0]
         self.model = load(name, device=model.device, dtype=model.dtype, seed=model.seed)

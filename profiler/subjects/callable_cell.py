@@ -24,6 +24,11 @@ FAULTS = {
     "gradients": "keeps what gradients need: call it under torch.no_grad()",
 }
 """What one request showed that makes its figures doubtful."""
+PADDED = (
+    "padding: attention_mask hides {:,} of the {:,} positions of its inputs, which are counted as "
+    "tokens in all its figures"
+)
+"""What is said of inputs whose rows were filled up to one length."""
 OWN_LENGTHS = "only the engine makes a request longer"
 ALONE = {
     "claimed": "what FLOPs promise needs the engine's formulas, which know no callable",
@@ -209,6 +214,8 @@ class CallableCell(BenchCell):
         generated = looks["tokens generated"]
         for fault in found["faults"]:
             self._note(FAULTS[fault])
+        if found["padding"]:
+            self._note(PADDED.format(*found["padding"]))
         info.dtype = looks["dtype of its weights"]
         info.returned = looks["what it returned"][:600]
         info.vision = found["vision"] if info.model_class else None

@@ -129,12 +129,29 @@ def test_evs_on_a_still_keeps_the_earliest(name: str, monkeypatch: pytest.Monkey
     assert places[: size + 7] == list(range(size + 7))
 
 
-def test_evs_needs_its_first_frame() -> None:
-    _, inputs = shown("qwen2.5-vl")
-    with pytest.raises(BudgetError, match="first frame stays whole: give a count from 20"):
-        parse("evs:keep=19").plan(inputs.request)
+@pytest.mark.parametrize("name", ["qwen2.5-vl", "llava-onevision"])
+def test_evs_needs_its_first_frame(name: str) -> None:
+    """The line names the budget with which vLLM would leave the first frame alone, and that works:
+    of a frame, and a newline behind the video where there is one."""
+    _, inputs = shown(name)
+    first, newlines = inputs.request.segments[0].tokens, inputs.request.visual % COUNT
+    least = first + newlines
+    told = (
+        f"keep={least - 1} means {first - 1} visual tokens .* fewer than the {first} of the first"
+    )
+    with pytest.raises(
+        BudgetError, match=rf"{told} .*alone: keep={least} here\): ask for at least"
+    ):
+        parse(f"evs:keep={least - 1}").plan(inputs.request)
+    assert kept(name, f"evs:keep={least}") == [
+        *range(first),
+        *range(inputs.request.visual - newlines, inputs.request.visual),
+    ]
+
+
+def test_evs_cannot_prune_a_single_frame() -> None:
     _, one = shown("internvl", frames=1)
-    with pytest.raises(BudgetError, match="first frame stays whole"):
+    with pytest.raises(BudgetError, match=f"keep={one.request.visual} here"):
         parse("evs:keep=1/2").plan(one.request)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ....methods.contract.request import Encoder, Request, Segment, Size, VisualSpan
@@ -218,6 +219,19 @@ class InternVLModel(Model):
             return []
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False).input_ids
         return ids
+
+    def pixels(self, images: list[Image.Image], each: int = 1) -> dict[str, Tensor]:
+        """A picture that is 1 or 3 pixels wide has two sides that could hold its channels, which
+        transformers warns of in each request, and then takes the right one."""
+        if not any(image.width in (1, 3) for image in images):
+            return super().pixels(images, each)
+        logger = logging.getLogger("transformers.image_utils")
+        before = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            return super().pixels(images, each)
+        finally:
+            logger.setLevel(before)
 
     def video_pixels(self, videos: list[list[Image.Image]]) -> dict[str, Tensor]:
         frames = [frame for video in videos for frame in video]

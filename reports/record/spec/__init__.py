@@ -4,6 +4,7 @@ from .options import OptionError, OptionField, Spec, fields_of, flag_of, unwrapp
 from .run import (
     LONGEST,
     LONGEST_PROMPT,
+    ONE_REQUEST,
     PASSES,
     AccuracySpec,
     Cells,
@@ -25,6 +26,7 @@ from .run import (
 __all__ = [
     "LONGEST",
     "LONGEST_PROMPT",
+    "ONE_REQUEST",
     "PASSES",
     "AccuracySpec",
     "Cells",

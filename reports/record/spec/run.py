@@ -37,6 +37,13 @@ Text = Annotated[
 Question = Annotated[str, Meta(max_length=LONGEST_PROMPT, pattern=NOT_BLANK)]
 
 
+ONE_REQUEST = (
+    "is for one request, which every row of a batch repeats (batch_size): rows that differ would "
+    "need padding, which is not measured; give each request a run of its own"
+)
+"""What is said where several requests are given."""
+
+
 class ModelSpec(Spec, frozen=True):
     """Which model, where and how."""
 
@@ -117,6 +124,7 @@ class Workload(Spec, frozen=True):
     batch_size: Annotated[int, option("Equal prompts in one batch.", ge=1, le=2**16)] = 1
 
     def __post_init__(self) -> None:
+        _require_one_request({name: getattr(self, name) for name in self.__struct_fields__})
         for name in ("image", "image_size"):
             msgspec.structs.force_setattr(self, name, _several(name, getattr(self, name)))
         super().__post_init__()
@@ -155,6 +163,24 @@ class Workload(Spec, frozen=True):
         files: tuple[str | None, ...] = self.image or (None,)
         sizes: tuple[Size | None, ...] = self.image_size or (None,)
         return tuple((files[n % len(files)], sizes[n % len(sizes)]) for n in range(count))
+
+
+LISTED = {"image": 1, "image_size": 2, "text_tokens": 1}
+"""Options of one request that are lists, and how deep."""
+
+
+def _require_one_request(given: Mapping[str, Any]) -> None:
+    """Raises OptionError for an option of the request that is given as a list of them."""
+    for name, value in given.items():
+        if _depth(value) > LISTED.get(name, 0):
+            raise OptionError(name, ONE_REQUEST, "batch_size")
+
+
+def _depth(value: Any) -> int:
+    """How many lists lie in each other; of an empty one, none."""
+    if not isinstance(value, (list, tuple)) or not value:
+        return 0
+    return 1 + max(map(_depth, value))
 
 
 class Cells(Spec, frozen=True):
@@ -416,6 +442,7 @@ def read(whole: type[SpecT], given: Any) -> SpecT:
     what stands where it does not belong."""
     if isinstance(given, dict):
         _require_groups(given, whole)
+        _require_one_request(given.get(Workload.group, {}))
     try:
         return msgspec.convert(given, whole, strict=True)
     except msgspec.ValidationError as error:
@@ -428,6 +455,8 @@ def _require_groups(given: dict[str, Any], whole: type[Spec]) -> None:
     for name, value in given.items():
         if name in options and name not in groups:
             raise RecordError(f"`{name}` belongs under [{options[name].group}]")
+        if name == Workload.group and isinstance(value, list):
+            raise OptionError(name, ONE_REQUEST, "batch_size")
         if name in groups and not isinstance(value, dict):
             raise RecordError(f"`{name}` is a part with options of its own: write [{name}]")
         if name not in groups:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from micro_models import MICRO
+import torch
+from micro_models import MICRO, load
 from PIL import Image
 
 import tpprof
@@ -202,3 +204,23 @@ def test_processor_that_does_not_fit_its_config(
 def _measured(folder: Path) -> None:
     loaded = tpprof.load(str(folder), device="cpu")
     tpprof.inputs(loaded, image_size=(84, 84), text_tokens=(4, 4))
+
+
+@pytest.mark.parametrize("size", [(40, 1), (40, 3), (3, 3), (40, 2)])
+def test_a_picture_as_wide_as_channels_are_many_is_taken_in_silence(
+    size: tuple[int, int], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 1 or 3 columns transformers warns that they might be the channels, and takes the right
+    ones: a picture of one colour becomes tiles of that colour."""
+    logger = logging.getLogger("transformers.image_utils")
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    model, level = load("internvl"), logger.level
+    image = Image.new("RGB", size[::-1], (200, 100, 20))
+    pixels = model.pixels([image])["pixel_values"]
+    assert not caplog.records
+    assert logger.level == level
+    wide = Image.new("RGB", (40, 40), (200, 100, 20))
+    whole = model.image_processor(images=[wide], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(pixels, whole[:1, :, :1, :1].expand_as(pixels))
+    model.image_processor(images=[image], return_tensors="pt")
+    assert bool(caplog.records) == (2 not in size), "transformers itself still warns"

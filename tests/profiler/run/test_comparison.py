@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from micro_models import SIZE
+from micro_models import SIZE, skip_unsupported
 
 import tpprof
 from tpprof import methods
@@ -67,6 +67,7 @@ def shown(record: Record) -> list[tuple[str, str]]:
 
 
 def test_vanilla_comes_first_and_attention_based_methods_twice(model: Model) -> None:
+    skip_unsupported(model, "mustdrop")
     record = comparison(model, "random", "fastv", "mustdrop", "vanilla").run()
     assert shown(record) == [
         ("vanilla", "rows"),

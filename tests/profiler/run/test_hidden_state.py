@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ from tpprof.methods import (
     Plan,
     Request,
     Stage,
+    UnsupportedError,
     View,
     parse,
 )
@@ -278,5 +280,6 @@ def test_cells_share_no_method(own: Model) -> None:
 def test_the_models_of_all_architectures_are_left_as_found(model: Model) -> None:
     before = sums(model)
     for spec, policy in CELLS:
-        tpprof.forward(model, tpprof.inputs(model, image_size=SIZE), spec, attention=policy)
+        with suppress(UnsupportedError):  # as tests/methods/test_support.py lists
+            tpprof.forward(model, tpprof.inputs(model, image_size=SIZE), spec, attention=policy)
     assert sums(model) == before
