@@ -159,7 +159,7 @@ def text(estimate: Estimate | None, factor: float = 1.0) -> str:
     value = f"{estimate.value * factor:.4g}"
     if estimate.low is None or estimate.high is None:
         return value
-    return f"{value} ({estimate.low * factor:.4g} - {estimate.high * factor:.4g})"
+    return f"{value} ({estimate.low * factor:.4g} to {estimate.high * factor:.4g})"
 
 
 if __name__ == "__main__":

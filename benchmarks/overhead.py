@@ -167,7 +167,7 @@ def show(name: str, ratio: Estimate) -> None:
 def text(ratio: Estimate) -> str:
     if ratio.low is None:
         return f"{ratio.value:.3f}"
-    return f"{ratio.value:.3f} ({ratio.low:.3f} - {ratio.high:.3f})"
+    return f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
 
 
 if __name__ == "__main__":

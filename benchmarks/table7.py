@@ -120,7 +120,7 @@ def latency(record: Record) -> str:
         gain = row.speedup if row else None
         if gain is None or gain.low is None or gain.high is None:
             return units.NA
-        return f"{1 / gain.value:.2f} ({1 / gain.high:.2f} - {1 / gain.low:.2f})"
+        return f"{1 / gain.value:.2f} ({1 / gain.high:.2f} to {1 / gain.low:.2f})"
 
     def share(method: str) -> str:
         shares = [row.flops_share for (name, _), row in measured.items() if name == method]

@@ -30,6 +30,16 @@ def times(ratio: float | None) -> str:
     return NA if ratio is None else f"{ratio:.2f}x"
 
 
+def interval(low: float, high: float, form: str = ".2f") -> str:
+    """The ends of an interval of plain numbers, or of ratios."""
+    return ends(f"{low:{form}}", f"{high:{form}}")
+
+
+def ends(low: str, high: str) -> str:
+    """The ends of an interval: "to" reads well beside a minus."""
+    return f"({low} to {high})"
+
+
 def amount(count: float | None, of: str) -> str:
     """A count of FLOPs or MACs in the fitting unit."""
     if count is None:

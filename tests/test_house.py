@@ -216,6 +216,17 @@ def test_only_the_clock_reads_time() -> None:
             assert "cuda.Event" not in text, path
 
 
+def test_intervals_have_one_form() -> None:
+    """(low to high), by one function: a dash beside a minus reads badly."""
+    texts = r"\((\{[^{}]+\}) (-|to) (\{[^{}]+\})\)"
+    for path in SOURCES:
+        found = re.search(texts, path.read_text())
+        assert found is None or path.name == "units.py", (path, found)
+    pages = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")]
+    for path in pages:
+        assert re.findall(r"\([-+]?\d+\.\d+ ?-[-+ \d.]+\)", path.read_text()) == [], path
+
+
 def test_only_one_file_asks_nvml() -> None:
     for path in SOURCES:
         if path.name != "nvml.py":

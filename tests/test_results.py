@@ -65,7 +65,7 @@ def test_the_speed_ups_of_readme_are_those_of_the_record(
 ) -> None:
     speedup = row(h100, name, policy, runtime).speedup
     assert speedup is not None
-    said = f"{speedup.value:.2f}x ({speedup.low:.2f} - {speedup.high:.2f})"
+    said = f"{speedup.value:.2f}x ({speedup.low:.2f} to {speedup.high:.2f})"
     for path in SAID:
         assert said in path.read_text(), path
 
@@ -90,7 +90,7 @@ def test_the_speed_ups_on_the_second_card_are_those_of_its_records(
     record = load(ROOT / f"benchmarks/results/{name}.json")
     speedup = row(record, method, policy, runtime).speedup
     assert speedup is not None
-    said = f"{speedup.value:.2f}x ({speedup.low:.2f} - {speedup.high:.2f})"
+    said = f"{speedup.value:.2f}x ({speedup.low:.2f} to {speedup.high:.2f})"
     reading = " ".join((ROOT / "benchmarks/results/README.md").read_text().split())
     assert said in reading
 
@@ -119,7 +119,7 @@ def test_the_table_of_methods_is_their_record(title: str, spec: str) -> None:
     assert found.speedup is not None
     assert found.latency is not None
     s, flops = found.speedup, f"{100 * found.flops_share:.1f} %"
-    measured = f"{s.value:.2f}x ({s.low:.2f} - {s.high:.2f})"
+    measured = f"{s.value:.2f}x ({s.low:.2f} to {s.high:.2f})"
     milliseconds = f"{found.latency.value * 1e3:.1f}"
     line = f"| {title} | {flops} | {found.promised:.2f}x | {measured} | {milliseconds} |"
     assert line in (ROOT / "benchmarks/results/README.md").read_text()
@@ -140,7 +140,7 @@ def test_the_table_of_patched_models_is_their_record(title: str, name: str) -> N
     assert fork.tokens_per_layer == ours.tokens_per_layer
     assert fork.kv_bytes_decode == ours.kv_bytes_decode
     ratios = [paired_speedup(fork, ours), *(over(fork, ours, p) for p in PHASES)]
-    told = [f"{r.value:.2f}x ({r.low:.2f} - {r.high:.2f})" for r in ratios if r is not None]
+    told = [f"{r.value:.2f}x ({r.low:.2f} to {r.high:.2f})" for r in ratios if r is not None]
     assert (
         f"| {title} | {' | '.join(told)} |" in (ROOT / "benchmarks/results/README.md").read_text()
     )
@@ -200,7 +200,7 @@ def test_the_table_of_recent_models_is_their_records(title: str, stem: str, name
     policy = "rows"
     eager, graph = (row(record, name, policy, runtime) for runtime in ("eager", "graph"))
     told = [
-        f"{one.speedup.value:.2f}x ({one.speedup.low:.2f} - {one.speedup.high:.2f})"
+        f"{one.speedup.value:.2f}x ({one.speedup.low:.2f} to {one.speedup.high:.2f})"
         for one in (eager, graph)
         if one.speedup is not None
     ]
@@ -231,7 +231,7 @@ def test_the_table_of_the_reading_is_the_record(
     assert found.latency is not None
     ratios = " | | |"
     if (s := found.speedup) and name != "vanilla":
-        measured = f"{s.value:.2f}x ({s.low:.2f} - {s.high:.2f})"
+        measured = f"{s.value:.2f}x ({s.low:.2f} to {s.high:.2f})"
         ratios = f" {measured} | {found.promised:.2f}x | {found.claimed:.2f}x |"
     times = f"{found.prefill.value * 1e3:.1f} | {found.latency.value * 1e3:.1f}"
     joules = found.cell.energy.joules

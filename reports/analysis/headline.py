@@ -51,13 +51,13 @@ def headline_of(listed: list[Row]) -> Headline:
         )
         return Headline(
             f"No method is faster than vanilla beyond doubt: {which} ran at "
-            f"{units.times(gain.value)} ({gain.low:.2f} to {gain.high:.2f}){over}{aside}.",
+            f"{units.times(gain.value)} {units.interval(gain.low, gain.high)}{over}{aside}.",
             [],
         )
     else:
         tie = _tie(best, measured, several=several)
         headline = f"{as_it_ran(best.cell)} is fastest{tie}: {units.times(gain.value)}"
-        headline += f" ({gain.low:.2f} to {gain.high:.2f}){over}{_promise(best)}."
+        headline += f" {units.interval(gain.low, gain.high)}{over}{_promise(best)}."
     if several:
         headline += _beaten(best, measured, listed)
     figures = [(units.times(gain.value), f"measured, end to end{over}")]

@@ -87,7 +87,7 @@ def _point(drawn: Chart, axes: Axes, row: Row, gain: Estimate, f1: Estimate, col
 def _within(estimate: Estimate, digits: int) -> str:
     if estimate.low is None or estimate.high is None:
         return ""
-    return f" ({estimate.low:.{digits}f} to {estimate.high:.{digits}f})"
+    return " " + units.interval(estimate.low, estimate.high, f".{digits}f")
 
 
 def _scale(axes: Axes, points: list[Point], rule: str) -> None:

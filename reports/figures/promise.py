@@ -104,7 +104,7 @@ def _point(drawn: Chart, axes: Axes, row: Row, colour: str) -> None:
         fillstyle=FILLS.get(ran(row.cell), "full"),
         markerfacecoloralt="none",
     )
-    interval = f" ({gain.low:.2f} to {gain.high:.2f})" if gain.low and gain.high else ""
+    interval = f" {units.interval(gain.low, gain.high)}" if gain.low and gain.high else ""
     drawn.tip(
         point,
         f"{name(row.cell)}: promised {units.times(row.promised)}, measured "

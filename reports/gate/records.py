@@ -217,7 +217,7 @@ def _row(
         verdict, rule = Verdict.PASS, f"a loss of {allowed} is excluded by the {level} bound"
     else:
         verdict, rule = Verdict.INCONCLUSIVE, f"neither a loss of {allowed} nor its absence"
-    why = f"{change(found.centre)} ({change(low)} to {change(high)})"
+    why = f"{change(found.centre)} {units.ends(change(low), change(high))}"
     values = {
         "log_ratio": found.centre,
         "low": low,

@@ -243,7 +243,7 @@ def _row(
     text = units.NA
     if evidence is not None:
         low, high = evidence.low(alpha), evidence.high(alpha)
-        text = f"{change(evidence.mean.centre)} ({change(low)} to {change(high)})"
+        text = f"{change(evidence.mean.centre)} {units.ends(change(low), change(high))}"
         values |= {
             "log_ratio": evidence.mean.centre,
             "low": low,

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from .. import units
 from ..analysis.accuracy.rules import DEFAULT_RULE
-from ..analysis.intervals import Estimate
 from ..record.labels import runtime
 from ..text.accuracy import score_columns
-from ..text.cells import ends, time_column
+from ..text.cells import ends, over_text, time_column
 from ..text.table import Column, Table
 from .grid import Grid, GridBlock, GridCell, Sweep
 from .rows import Fastest, GridRow, best_by_budget, by_f1, front_of, grid_rows, varied
@@ -71,7 +70,7 @@ def _times() -> list[Column[GridRow]]:
         ),
         Column(
             "speed-up\nmeasured",
-            lambda r: interval(r.gain),
+            lambda r: over_text(r.gain),
             ends("speedup", lambda r: r.gain),
             "Against vanilla of the same block, in pairs; in brackets the 95 % interval.",
         ),
@@ -148,7 +147,7 @@ def best_table(sweep: Sweep, listed: Sequence[GridRow]) -> Table[Fastest]:
             ),
             Column(
                 "speed-up\nmeasured",
-                lambda b: interval(b.row.gain),
+                lambda b: over_text(b.row.gain),
                 ends("speedup", lambda b: b.row.gain),
                 "Against vanilla of the same block; in brackets the 95 % interval.",
             ),
@@ -220,15 +219,6 @@ def frame(sweep: Sweep) -> pandas.DataFrame:
     import pandas
 
     return pandas.DataFrame(grid_table(sweep).to_values())
-
-
-def interval(gain: Estimate | None) -> str:
-    """A speed-up and its interval."""
-    if gain is None:
-        return units.NA
-    if gain.low is None or gain.high is None:
-        return units.times(gain.value)
-    return f"{units.times(gain.value)} ({gain.low:.2f} to {gain.high:.2f})"
 
 
 def _problem(pair: PlannedCell) -> str:

@@ -16,9 +16,8 @@ from ..record.base import RecordError
 from ..record.compatibility import other_machine
 from ..record.labels import name
 from ..record.schema import Cell, Record
-from ..text.cells import ends
+from ..text.cells import ends, over_text
 from ..text.table import Column, Table
-from .tables import interval
 
 Measure = Literal["latency", "speedup"]
 FEWEST = 2  # records of a level: a single one may be an accident
@@ -121,10 +120,10 @@ def trend_table(found: Trend) -> Table[Point]:
 
     def whole(point: Point) -> str:
         if ratio:
-            return interval(point.value)
+            return over_text(point.value)
         low, high = point.value.low, point.value.high
-        ends = f" ({text(low)} to {text(high)})" if low is not None and high is not None else ""
-        return text(point.value.value) + ends
+        known = low is not None and high is not None
+        return text(point.value.value) + (f" {units.ends(text(low), text(high))}" if known else "")
 
     def change(point: Point) -> str:
         return "" if point.step is None else f"{point.step * 100:+.1f} %"

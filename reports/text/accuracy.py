@@ -163,7 +163,7 @@ def _interval(estimate: Estimate | None) -> str:
         return units.NA
     if estimate.low is None or estimate.high is None:
         return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} ({estimate.low:.3f} - {estimate.high:.3f})"
+    return f"{estimate.value:.3f} {units.interval(estimate.low, estimate.high, '.3f')}"
 
 
 def _difference(score: Score) -> str:
@@ -175,7 +175,7 @@ def _difference(score: Score) -> str:
         return SELF
     if found.low is None or found.high is None:
         return f"{found.value:+.3f}"
-    return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+    return f"{found.value:+.3f} {units.interval(found.low, found.high, '+.3f')}"
 
 
 def _p(score: Score) -> str:

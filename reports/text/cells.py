@@ -23,7 +23,7 @@ def over_text(over: Estimate | None) -> str:
     """A ratio with its interval, as how many times as long as promised something takes."""
     if over is None or over.low is None or over.high is None:
         return units.times(over.value if over else None)
-    return f"{units.times(over.value)} ({over.low:.2f} - {over.high:.2f})"
+    return f"{units.times(over.value)} {units.interval(over.low, over.high)}"
 
 
 def ends(name: str, of: Callable[[RowT], Estimate | None]) -> dict[str, Callable[[RowT], object]]:

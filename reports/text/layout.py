@@ -26,7 +26,7 @@ STYLES: dict[Tone, str] = {
 }
 _SEAM = re.compile(r"(?<=[^\W\d][:,/-])(?=\w)|(?<=\d[:,/-])(?=[^\W\d])")
 """Where a long name is broken: behind its marks, as in fastv:layer=2,keep=9, but in no number."""
-_JOINT = re.compile(r" +(?=[(±a-z])")
+_JOINT = re.compile(r" +(?=[(±a-z])(?!to [^ ]+\))")
 """Where numbers are broken: before what is said of them, as an interval, not before a unit."""
 
 

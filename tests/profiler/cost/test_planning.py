@@ -314,7 +314,7 @@ def test_table_7_stands_beside_ours(capsys: pytest.CaptureFixture[str]) -> None:
         cell("fastv", "rows", 1.0, 200),
     )
     ratios = script["latency"](run)
-    assert "| fastv | 0.50 | 0.80 (0.80 - 0.80) | 0.50 (0.50 - 0.50) | 20.0 % |" in ratios
+    assert "| fastv | 0.50 | 0.80 (0.80 to 0.80) | 0.50 (0.50 to 0.50) | 20.0 % |" in ratios
     assert "| mustdrop | 0.65 | n/a | n/a | n/a |" in ratios
 
 

@@ -194,7 +194,7 @@ def test_sentences_say_what_the_data_says(run: Record) -> None:
     assert "random 25.0 %" in ranking
     assert "yet fastv with maps takes 1.78x the time" in ranking
     (bound,) = sentences.bounds(run)
-    assert bound.startswith("No pruning in the decoder can pass 10.00x (10.00 - 10.00) here")
+    assert bound.startswith("No pruning in the decoder can pass 10.00x (10.00 to 10.00) here")
     assert "vision (100.0 ms) and head (100.0 ms)" in bound
 
 
