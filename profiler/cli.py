@@ -159,3 +159,7 @@ def _show_usage(error: Any) -> NoReturn:
     line = " ".join(str(error.format_message()).split()).replace("Value error, ", "")
     command = error.ctx.command_path if getattr(error, "ctx", None) else "tpprof"
     fail(f"{one_line(line.rstrip('.'), 300)}; see `{command} --help`")
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ from ...reports.gate.baseline import (
 )
 from ...reports.gate.counts import compare_counts, uncounted
 from ...reports.gate.rules import MEMORY
-from ...reports.gate.verdicts import Gate, NoVerdictError, accepted, nothing
+from ...reports.gate.verdicts import Gate, NoVerdictError, Verdict, accepted, nothing
 from ...reports.record.spec import Subject, changed
 from ...reports.record.spec_files import relative
 from ..machine.environment import own_version
@@ -79,10 +79,25 @@ def update_baseline(
     )
     save_baseline(baseline, path, overwrite=overwrite)
     gate = _gate(before or baseline, counted, f"accepted in {path}")
-    gate.rows = accepted(gate.rows)
+    _accept(gate, baseline)
     if before is None:
         gate.notes.append("a new baseline: there was none to compare with")
     return gate
+
+
+def _accept(gate: Gate, baseline: Baseline) -> None:
+    """Accept what the baseline holds now, and say what it does not hold, which no check can judge
+    even where nothing changes."""
+    same = compare_counts(baseline.snapshot, baseline.snapshot, baseline.memory, complete=True)
+    lasting = {(r.cell, r.metric): r for r in same if r.verdict is Verdict.NOT_JUDGED}
+    gate.rows = [lasting.get((row.cell, row.metric), row) for row in accepted(gate.rows)]
+    gate.accept_unjudged = True
+    if lasting:
+        told = ", ".join(f"{r.metric} of {r.cell} ({r.rule})" for r in lasting.values())
+        gate.notes.append(
+            f"this baseline cannot judge {told}: each check will end with 4, unless "
+            "--accept-unjudged is given or the cell is left out"
+        )
 
 
 def _count_again(baseline: Baseline, folder: Path) -> Snapshot:

@@ -138,7 +138,13 @@ def _executable(python: str) -> str:
     path = Path(python)
     inside = [path / "bin" / "python", path / "Scripts" / "python.exe"]
     if path.is_dir():
-        path = next((each for each in inside if each.is_file()), path)
+        found = next((each for each in inside if each.is_file()), None)
+        if found is None:
+            raise InputError(
+                f"--python {quoted(python)} is a folder without a Python in it (bin/python); give "
+                f"the folder of an environment, its bin/python, or `{THIS}`"
+            )
+        path = found
     if not path.is_file():
         raise InputError(
             f"--python {quoted(python)}: no such file; give ENV/bin/python, or `{THIS}`"

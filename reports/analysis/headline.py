@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .. import units
 from ..record.labels import as_it_ran, ran
+from ..record.schema import Cell
 from .intervals import CONFIDENCE, TRIM, Estimate, t_quantile
 from .summary import Row
 
@@ -26,7 +27,8 @@ def headline_of(listed: list[Row]) -> Headline:
     A method is faster only where the whole interval of its speed-up lies above 1, widened for the
     number of methods that it is the best of (Bonferroni); where there are too few rounds for an
     interval, that is said. Every speed-up is over vanilla under the same runtime: where there are
-    several runtimes, the one with the least latency is judged.
+    several runtimes, the one with the least latency is judged. Where a callable may have done other
+    work, that is said.
     """
     measured = [row for row in listed if row.speedup and row.cell.name != "vanilla"]
     if not measured:
@@ -60,12 +62,30 @@ def headline_of(listed: list[Row]) -> Headline:
         headline += f" {units.interval(gain.low, gain.high)}{over}{_promise(best)}."
     if several:
         headline += _beaten(best, measured, listed)
+    if doubt := _unlike(best.cell, listed):
+        headline += f" Nothing says that it did the same work: {doubt}."
     figures = [(units.times(gain.value), f"measured, end to end{over}")]
     if best.promised is not None:
         figures.append((units.times(best.promised), "promised by FLOPs, phase by phase"))
     if best.over_promise:
         figures.append((units.times(best.over_promise.value), "the promised time"))
     return Headline(headline, figures)
+
+
+def _unlike(cell: Cell, listed: list[Row]) -> str:
+    """Why a callable may have done other work than what it is compared with; "" where both were
+    given one request and gave equally many tokens. The engine's own cells do the same work."""
+    vanilla = next(row.cell for row in listed if row.cell.name == "vanilla")
+    own = [one.method for one in (cell, vanilla) if one.callable and one.callable.own_inputs]
+    if own:
+        return f"{' and '.join(own)} made inputs of {'their' if len(own) > 1 else 'its'} own"
+    if not (cell.callable or vanilla.callable):
+        return ""
+    gave, due = cell.generated_tokens, vanilla.generated_tokens
+    unseen = [one.method for one in (cell, vanilla) if one.callable and not one.generated_tokens]
+    if unseen:
+        return f"how many tokens {' and '.join(unseen)} gave was not seen"
+    return f"its tokens are {gave}, those of {vanilla.method} {due}" if gave != due else ""
 
 
 def _promise(row: Row) -> str:

@@ -29,6 +29,19 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.parametrize("module", ["tpprof", "tpprof.profiler.cli"])
+def test_the_modules_run_the_command(module: str, tmp_path: Path) -> None:
+    ended = [
+        subprocess.run(
+            [sys.executable, "-m", module, *arguments], capture_output=True, text=True, cwd=tmp_path
+        )
+        for arguments in (["methods"], ["compare", "fastw"])
+    ]
+    assert [each.returncode for each in ended] == [0, 2], ended[0].stderr
+    assert "fastv" in ended[0].stdout
+    assert ended[1].stderr.startswith("tpprof: ")
+
+
 def test_compare_saves_what_report_prints_again(recorded: Path) -> None:
     done = tpprof("report", str(recorded), cwd=recorded.parent)
     assert done.returncode == 0

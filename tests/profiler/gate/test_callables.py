@@ -13,13 +13,16 @@ from callables import small_decoder
 from command import in_this_process
 from record_builders import cell, counted, record, sample
 
+from tpprof.profiler.gate import exact
 from tpprof.profiler.gate.arms import Arm, MissingError, callables_in
 from tpprof.profiler.gate.pairs import Session
 from tpprof.profiler.gate.pytest_plugin import GateResults
 from tpprof.profiler.gate.timing import GateOptions, begun, run_ab
-from tpprof.reports.gate.baseline import Counts, load_baseline
+from tpprof.reports.gate.baseline import Counts, Snapshot, load_baseline
 from tpprof.reports.gate.counts import compare_counts
+from tpprof.reports.gate.render import headline
 from tpprof.reports.gate.rules import Rules
+from tpprof.reports.gate.tolerant_record import reading
 from tpprof.reports.gate.verdicts import Gate, Judged, Verdict
 from tpprof.reports.record.cell import CallableInfo
 from tpprof.reports.record.environment import Environment
@@ -56,6 +59,25 @@ def test_the_baseline_holds_what_is_known(folder: Path) -> None:
     assert counts.operators is not None
     assert counts.flops == {}
     assert load_baseline(folder / "b.json").subject.cells.callables == ("fork=fork.py:model",)
+
+
+def test_an_update_says_what_will_never_be_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A callable without products of matrices has no FLOPs that torch counts."""
+    info = CallableInfo(reference="plain:f", process="own")
+    given = counted(0) | {"counted_flops": {}, "callable": info, "reads_attention": False}
+    plain = cell("f", "own", 1.0, 0, **given)
+    found = Snapshot.of(reading(record(plain)))
+    monkeypatch.setattr(exact, "count_cells", lambda subject, folder: found)
+    for subject in (Subject.of(callable=["f=plain:f"]), None):  # anew, and again
+        gate = exact.update_baseline(tmp_path / "b.json", subject)
+        left = [(row.metric, row.rule) for row in gate.rows if row.verdict is Verdict.NOT_JUDGED]
+        assert left == [("FLOPs, counted", "counted on neither side")]
+        assert gate.code == 0
+        assert "NOT JUDGED: FLOPs, counted of f" in headline(gate)
+        assert "cannot judge FLOPs, counted of f (counted on neither side)" in " ".join(gate.notes)
+    assert exact.check_baseline(tmp_path / "b.json").code == 4
 
 
 def test_it_fails_by_name_where_it_grew(folder: Path) -> None:

@@ -192,6 +192,7 @@ def test_another_protocol_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--callable", "nowhere"], "--callable 'nowhere' is not [NAME=]MODULE:FUNCTION"),
         (["--callable", "a=m:f", "--callable", "a=m:g"], "two callables are called a"),
         (["--callable", "m:f", "--python", "/nowhere/python"], "no such file"),
+        (["--callable", "m:f", "--python", "."], "'.' is a folder without a Python in it"),
         (["--callable", "m:f", "--python", "this", "--python", "this"], "names one twice"),
         (["fastv", "--python", "this"], "--python is for code of yours: it needs --callable"),
         (

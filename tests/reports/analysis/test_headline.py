@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from record_builders import cell, record, sample, work
 
 from tpprof.reports.analysis.explanation import explain
 from tpprof.reports.analysis.headline import headline_of
 from tpprof.reports.analysis.summary import rows
+from tpprof.reports.record.cell import CallableInfo
 from tpprof.reports.record.schema import Cell
 
 
@@ -70,6 +72,41 @@ def test_the_best_of_many_needs_more_than_one_interval() -> None:
 
 def test_too_few_rounds_are_said() -> None:
     assert "too few rounds to be sure (3)" in headline(scattered("fastv", [1.0, 1.0, 1.0]))
+
+
+def of_callable(name: str, seconds: float, tokens: int, *, own_inputs: bool = False) -> Cell:
+    info = CallableInfo(reference=f"fork:{name}", process="own", own_inputs=own_inputs)
+    return cell(name, "own", seconds, 0, callable=info, cost=[], generated_tokens=tokens)
+
+
+@pytest.mark.parametrize(
+    ("fork", "doubt"),
+    [
+        (of_callable("fork", 1.0, 2), ""),
+        (of_callable("fork", 1.0, 2, own_inputs=True), "fork made inputs of its own"),
+        (of_callable("fork", 1.0, 0), "how many tokens fork gave was not seen"),
+        (of_callable("fork", 1.0, 1), "its tokens are 1, those of vanilla 2"),
+        (cell("fastv", "rows", 1.0, 4), ""),
+    ],
+    ids=["same", "inputs", "unseen", "fewer", "method"],
+)
+def test_a_callable_whose_work_may_be_other_work_is_not_called_fastest_alone(
+    fork: Cell, doubt: str
+) -> None:
+    for samples in (6, 3):  # beyond doubt, and from too few rounds
+        fork.samples = fork.samples[:samples]
+        run = record(cell("vanilla", "rows", 2.0, 10, generated_tokens=2), fork)
+        told = headline_of(rows(run)).headline
+        assert "fastest" in told
+        assert told.partition(" Nothing says that it did the same work: ")[2] == (
+            f"{doubt}." if doubt else ""
+        )
+
+
+def test_a_callable_that_all_are_compared_with_may_do_other_work_too() -> None:
+    plain = of_callable("vanilla", 2.0, 2, own_inputs=True)
+    told = headline_of(rows(record(plain, of_callable("fork", 1.0, 2)))).headline
+    assert told.endswith("the same work: vanilla made inputs of its own.")
 
 
 def test_nothing_beside_vanilla() -> None:
