@@ -16,7 +16,7 @@ ROOT = Path(tpprof.__file__).parent
 
 def test_the_wheel_holds_every_module_and_starts(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    keep = ("pyproject.toml", "README.md", "LICENSE", "__init__.py", "py.typed")
+    keep = ("pyproject.toml", "README.md", "LICENSE", "__init__.py", "__main__.py", "py.typed")
     source.mkdir()
     for name in keep:
         shutil.copy(ROOT / name, source / name)

@@ -91,7 +91,7 @@ def measure(task: dict[str, Any]) -> bytes:
     record = tpprof.compare(task["methods"], rounds=task["requests"], **given)
     ran = callables(record)
     engine = [cell.name for cell in record.cells if cell.method not in ran]
-    theirs = {name: info.file for name, info in ran.items() if info.file}
+    theirs = {name: _whole(info.file) for name, info in ran.items() if info.file}
     own, foreign = sources(task["tree"], task["tops"], theirs)
     files = {f"callable {name}": file for name, file in theirs.items()}
     code: dict[str, Any] = {"origins": {**origins(engine), **files}, "own": own}
@@ -124,6 +124,11 @@ def origins(methods: list[str]) -> dict[str, str]:
         module = sys.modules[type(parse(name)).__module__]
         found[f"method {name}"] = str(getattr(module, "__file__", None))
     return found
+
+
+def _whole(file: str) -> str:
+    """The file that a record names as a path from this folder, or from the home folder."""
+    return os.path.abspath(os.path.expanduser(file))
 
 
 def callables(record: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..meters.memory import Peak, device_memory
 from ..subprocesses import temporary_folder
 from ..workload import Preparation
 from .bench_cell import BenchCell, Instruments
+from .places import portable
 
 FAULTS = {
     "inputs": "changes its inputs in place: each request is given what the one before left",
@@ -101,9 +103,15 @@ class CallableCell(BenchCell):
         )
         if info.sha256 and info.sha256 != described["sha256"]:
             raise InputError(f"{described['file']} is another file than it was when the run began")
-        for name, value in described.items():
-            setattr(info, name, value)
+        self.describe(described)
         self.starting, self.used = now() - began, False
+
+    def describe(self, found: Mapping[str, Any]) -> None:
+        """Save what its process says of it."""
+        for name, value in found.items():
+            setattr(self.info, name, value)
+        self.info.file = portable(found["file"])
+        self.info.executable = os.path.basename(found["executable"])
 
     def warm(self, tools: Instruments) -> Timing:
         return self._timing(tools)[0]

@@ -17,6 +17,7 @@ from ...reports.sanitize import quoted
 from ..workload import Preparation
 from .callable_cell import CallableCell, WorkerLike
 from .here import Here
+from .places import portable
 from .remote import Probe
 
 VANILLA = "vanilla"
@@ -105,7 +106,7 @@ def parse_reference(text: str) -> tuple[str, str]:
             f"--callable {quoted(text)} is not [NAME=]MODULE:FUNCTION, as "
             "mine=my_fork.run:generate or fork.py:generate"
         )
-    return name, reference
+    return name if sign else _told(reference), reference
 
 
 def callable_object(found: Any) -> bool:
@@ -126,9 +127,15 @@ def _cell(
         name=name,
         attention="own",
         reads_attention=False,
-        callable=CallableInfo(reference=reference, process=process),
+        callable=CallableInfo(reference=_told(reference), process=process),
     )
     return CallableCell(saved, worker, request.new_tokens, request.whole, inputs, request.threads)
+
+
+def _told(reference: str) -> str:
+    """The reference as a record says it."""
+    file, _, function = reference.rpartition(":")
+    return f"{portable(file)}:{function}" if os.path.isabs(file) else reference
 
 
 def _executable(python: str) -> str:
@@ -157,7 +164,7 @@ def _executable(python: str) -> str:
 def _label(python: str, pythons: Sequence[str]) -> str:
     """What a Python is called beside others: its environment's folder, or all of its path."""
     names = [_folder(each) for each in pythons]
-    return _folder(python) if names.count(_folder(python)) == 1 else python
+    return _folder(python) if names.count(_folder(python)) == 1 else portable(python)
 
 
 def _folder(python: str) -> str:

@@ -143,9 +143,15 @@ class CallableInfo(Struct):
     ]
     kind: Annotated[str, about("`function`, or `model` where a transformers model generates.")] = ""
     python: Annotated[str, about("Version of the Python that ran it.")] = ""
-    executable: Annotated[str, about("That Python.")] = ""
+    executable: Annotated[str, about("The name of that Python's executable.")] = ""
     packages: Annotated[dict[str, str], about("Versions of packages that it had loaded.")] = {}
-    file: Annotated[str, about("The file that it is from; empty where there is none.")] = ""
+    file: Annotated[
+        str,
+        about(
+            "The file that it is from, as a path from the folder where tpprof ran, or from the "
+            "home folder (`~/`); empty where there is none."
+        ),
+    ] = ""
     sha256: Annotated[str, about("SHA-256 of that file.")] = ""
     model_class: Annotated[str, about("Class of the model whose parts were watched.")] = ""
     parameters: Annotated[Count | None, about("Number of its parameters.")] = None

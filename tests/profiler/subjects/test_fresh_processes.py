@@ -40,7 +40,7 @@ class Simulated:
     def load(self, name: str, **given: Any) -> dict[str, Any]:
         self.started += 1
         self.luck = math.exp(self.source.gauss(0, 0.01))
-        return {"sha256": "", "file": "", "own_inputs": True, "model_class": ""}
+        return {"sha256": "", "file": "", "executable": "", "own_inputs": True, "model_class": ""}
 
     def timed(self) -> dict[str, Any]:
         seconds = self.slower * self.luck * math.exp(self.source.gauss(0, 0.02))
