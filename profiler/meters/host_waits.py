@@ -92,7 +92,8 @@ class _Copies(TorchFunctionMode):
     ) -> Any:
         given = kwargs or {}
         targets = [*args[1:2], given.get("device")]
-        if func in COPIES or (func is Tensor.to and any(map(_is_cpu, targets))):
+        waits = func is Tensor.to and not given.get("non_blocking")
+        if func in COPIES or (waits and any(map(_is_cpu, targets))):
             self.note()
         return func(*args, **given)
 

@@ -9,10 +9,11 @@ import torch
 from micro_models import shown
 from operator_counter import FREE
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 import tpprof
 from tpprof import methods
+from tpprof.methods.contract import view
 from tpprof.methods.contract.policies import POLICIES, Policy
 from tpprof.methods.engine.decoder import Inputs
 from tpprof.methods.engine.ledger import planned
@@ -187,6 +188,18 @@ PRICED = {
 """Methods that say how many operators their decisions call; of the others only a run tells."""
 
 
+def made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the tokens stand is kept from request to request, and is no part of the price: it is
+    made anew and not counted, so that no earlier test decides whether it is."""
+
+    def uncounted(*given: Any) -> Tensor:
+        with _disable_current_modes():
+            return kept.__wrapped__(*given)
+
+    kept = view._grid
+    monkeypatch.setattr(view, "_grid", uncounted)
+
+
 @pytest.mark.parametrize("keep", ["1/12", "1/3"])
 @pytest.mark.parametrize("name", ALL)
 def test_the_price_is_what_a_decision_launches(
@@ -208,6 +221,7 @@ def test_the_price_is_what_a_decision_launches(
         return made
 
     monkeypatch.setattr(type(method), "decide", counted)
+    made_anew(monkeypatch)
     tpprof.forward(model, inputs, method, verify=False)
     wanted = method.plan(inputs.request).stages
     assert {stage: seen[stage] for stage in wanted if stage.launches is not None} == {
