@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from callables import pruned_llava
-from micro_models import MICRO, PRUNING, SIZE, VIDEO, sharpen, skip_unsupported
+from micro_models import MICRO, PRUNING, SIZE, VIDEO, affordable, sharpen, skip_unsupported
 from torchvision_here import needs_torchvision
 
 import tpprof
@@ -237,3 +237,55 @@ def test_a_7b_patched_in_its_own_process_counts_as_fastv_does() -> None:
     assert fork.tokens_per_layer[2] == 320 + record.request.before + record.request.after
     assert fork.memory.allocator is not None
     assert len(fork.samples) >= 1
+
+
+several_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+
+
+@pytest.fixture(scope="module")
+def laid_out() -> Model:
+    """A model over the first two GPUs, in the precision of a CPU's."""
+    pipeline = [torch.device("cuda", index) for index in range(2)]
+    model = tpprof.load(MICRO["llava-next"], dtype="float32", seed=1, pipeline=pipeline)
+    sharpen(model)
+    return model
+
+
+@several_gpus
+@pytest.mark.parametrize("spec", ["vanilla", *PRUNING])
+def test_a_pipeline_of_gpus_gives_what_one_gives(laid_out: Model, spec: str) -> None:
+    whole = tpprof.load(MICRO["llava-next"], device="cuda", dtype="float32", seed=1)
+    sharpen(whole)
+    skip_unsupported(whole, spec)
+    method = affordable(methods.parse(spec))
+    before = torch.cuda.current_device()
+    inputs = tpprof.inputs(whole, image_size=SIZE, new_tokens=3)
+    one, over = (tpprof.forward(model, inputs, method) for model in (whole, laid_out))
+    assert torch.cuda.current_device() == before
+    assert [kept.tolist() for kept in one.kept] == [kept.tolist() for kept in over.kept]
+    assert one.kv_bytes == over.kv_bytes
+    for name in ("logits", "step_logits"):
+        logits, expected = getattr(over, name).cpu(), getattr(one, name).cpu()
+        torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-4)
+
+
+@several_gpus
+def test_a_comparison_over_gpus_tells_of_each(laid_out: Model) -> None:
+    spec = RunSpec.of(methods=["fastv:keep=18"], rounds=6, image_size=SIZE, new_tokens=4)
+    record = Comparison(spec, model=laid_out).run()
+    assert [part.device for part in record.model.pipeline] == ["cuda:0", "cuda:1"]
+    for cell in record.cells:
+        assert not cell.error
+        assert len({one.uuid for one in cell.memory.devices}) == 2
+        peaks = [one.allocator for one in cell.memory.devices]
+        assert all(
+            peak is not None and peak > 4 * part.parameters
+            for peak, part in zip(peaks, record.model.pipeline, strict=True)
+        )
+        assert "the request runs on 2" in cell.energy.reason
+        moves = [place for place, part in enumerate(cell.parts) if part.part == "move"]
+        assert moves
+        assert all(sample.parts[place] > 0 for sample in cell.samples for place in moves)
+    for row in rows(record):
+        assert row.parts_sum is not None
+        assert 0 < row.parts_sum.value <= 1.02

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .request import Request, VisualSpan
@@ -23,6 +23,10 @@ class Spread:
     places: Tensor
     texts: Tensor
     spans: Tensor
+
+    def to(self, where: device) -> Spread:
+        """The same on another device."""
+        return Spread(self.places.to(where), self.texts.to(where), self.spans.to(where))
 
     @functools.cached_property
     def order(self) -> Tensor:
@@ -53,6 +57,11 @@ class Arrangement:
         if self.spread is None:
             return slice(self.start, self.stop)
         return self.spread.places
+
+    def to(self, where: device) -> Arrangement:
+        """The same on another device."""
+        spread = None if self.spread is None else self.spread.to(where)
+        return replace(self, spread=spread)
 
     def visual(self, values: Tensor, dim: int = 1) -> Tensor:
         """The visual tokens of values [B, ..., S, ...] that lie along `dim`."""

@@ -32,6 +32,13 @@ class Notes:
     remembered: dict[str, Tensor] = field(default_factory=dict)
     drawn: dict[tuple[object, ...], Tensor] | None = None
 
+    def move(self, where: device) -> None:
+        """Take the tensors along to another device."""
+        self.tags = {
+            name: Tag(tag.values.to(where), tag.newline) for name, tag in self.tags.items()
+        }
+        self.remembered = {name: kept.to(where) for name, kept in self.remembered.items()}
+
 
 @dataclass(frozen=True)
 class Tag:

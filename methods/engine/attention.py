@@ -138,7 +138,7 @@ class Attention:
     lap: Callable[[str], None] | None = None
     lengths: tuple[int, ...] = ()
     bias: Tensor | None = None
-    masks: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict)
+    masks: dict[tuple[int, torch.dtype, torch.device], Tensor] = field(default_factory=dict)
 
     def mask(self, query: Tensor, keys: int) -> Tensor | None:
         """The additive causal mask [1, 1, S, keys] of a map; none is needed for a single query."""
@@ -147,9 +147,10 @@ class Attention:
             return None
         if self.host_mask:
             return _causal_mask(rows, keys, query.dtype, torch.device("cpu")).to(query.device)
-        if (rows, query.dtype) not in self.masks:
-            self.masks = {(rows, query.dtype): _causal_mask(rows, keys, query.dtype, query.device)}
-        return self.masks[rows, query.dtype]
+        form = (rows, query.dtype, query.device)
+        if form not in self.masks:
+            self.masks = {form: _causal_mask(rows, keys, query.dtype, query.device)}
+        return self.masks[form]
 
 
 def _causal_mask(rows: int, keys: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -17,6 +17,7 @@ from ..contract.view import Notes, Tag
 from ..selection.choose import take
 from .attention import Attention, Reading
 from .decoder import Decoder, Inputs
+from .devices import use
 from .ledger import Ledger
 
 if TYPE_CHECKING:
@@ -72,6 +73,13 @@ class Context:
         self.attention.lap = lap
         self.attention.lengths = lengths
 
+    def cross(self, device: torch.device, phase: str, index: int | None = None) -> None:
+        """Go on with another device, to which all has been moved. The part `move` ends where it
+        came from, and again where it goes on: from then on that device is timed."""
+        self.lap(phase, "move", index)
+        use(device)
+        self.lap(phase, "move", index)
+
     def rest(self) -> None:
         """Let go of what the last layer was told: its lap leads back here, and such a circle holds
         the request's tensors until garbage is collected, which is off while the clock runs."""
@@ -101,6 +109,14 @@ class TokenSequence:
     @property
     def length(self) -> int:
         return self.hidden.shape[1]
+
+    def move(self, device: torch.device) -> None:
+        """Go to another device, with all that rides on the tokens."""
+        self.hidden, self.original = self.hidden.to(device), self.original.to(device)
+        self.cos, self.sin = self.cos.to(device), self.sin.to(device)
+        self.arrangement = self.arrangement.to(device)
+        self.sizes = None if self.sizes is None else self.sizes.to(device)
+        self.added = {layer: features.to(device) for layer, features in self.added.items()}
 
 
 def arange(count: int, like: Tensor) -> Tensor:

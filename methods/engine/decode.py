@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .context import Context
+from .devices import moved
 from .ledger import Ledger, decode_maps
 
 
@@ -17,18 +18,23 @@ def decode(context: Context, cache: Any, tokens: list[Tensor], new_tokens: int) 
     if new_tokens <= len(tokens):
         return []
     starts = first_positions(context, ledger)
-    tables = rotary_tables(context, starts, new_tokens - 1)
+    tables = {
+        (start, device): (cos.to(device), sin.to(device))
+        for start, (cos, sin) in rotary_tables(context, starts, new_tokens - 1).items()
+        for device in dict.fromkeys(decoder.devices)
+    }
     released = plan.published if context.published else None
     ledger.decode_maps = decode_maps(plan, context.policy, len(decoder.layers))
     all_logits = []
     for step in range(new_tokens - 1):
         if context.ends and _ended(tokens, context.ends):
             break
-        hidden = decoder.embed(tokens[-1])
+        hidden = decoder.embed(moved(tokens[-1], decoder.devices[0]))
         ledger.decode_keys.append([count + step + 1 for count in ledger.cached])
-        for index in range(len(decoder.layers)):
+        for index, device in enumerate(decoder.devices):
+            hidden = moved(hidden, device)
             context.set_attention(use_map=index in ledger.decode_maps, reading=None)
-            cos, sin = tables[starts[index]]
+            cos, sin = tables[starts[index], device]
             position_embeddings = (cos[:, step : step + 1], sin[:, step : step + 1])
             if released and released.decode:  # one position built on the host for every layer
                 position = torch.tensor([[starts[index] + step]]).to(hidden.device)
@@ -40,7 +46,7 @@ def decode(context: Context, cache: Any, tokens: list[Tensor], new_tokens: int) 
                 position_embeddings=position_embeddings,
                 attention=context.attention,
             )
-        logits = decoder.head(hidden)[:, 0]
+        logits = decoder.head(moved(hidden, decoder.head_device))[:, 0]
         all_logits.append(logits)
         tokens.append(logits.argmax(-1, keepdim=True))
         context.lap("decode", "token", step)

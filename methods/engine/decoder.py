@@ -150,11 +150,15 @@ class Decoder(Protocol):
     """A multimodal model as the engine sees it; `profiler/models/` adapts each architecture.
 
     backend: its attention kernel. ranks: the processes over which the heads of its decoder layers
-    are spread; None where this one has them all.
+    are spread; None where this one has them all. devices: of each decoder layer; where they differ,
+    the embedding, the vision tower and the rotary tables are on that of the first. head_device: of
+    the head.
     """
 
     backend: str
     ranks: Ranks | None
+    devices: Sequence[torch.device]
+    head_device: torch.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -193,11 +197,12 @@ class Decoder(Protocol):
         ...
 
     def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine [B, S, head_dim] for `positions` ([B, S], or [3, B, S] with M-RoPE)."""
+        """Cosine and sine [B, S, head_dim] for `positions` ([B, S], or [3, B, S] with M-RoPE), on
+        the device of `hidden`."""
         ...
 
     def norm(self, hidden: Tensor) -> Tensor:
-        """The norm behind the last decoder layer, on hidden states [..., d]."""
+        """The norm behind the last decoder layer, on hidden states [..., d] on any of `devices`."""
         ...
 
     def head(self, hidden: Tensor) -> Tensor:

@@ -49,7 +49,11 @@ def prefill(context: Context) -> Prompt:
         hidden = layers.run()
     finally:
         context.rest()
-    logits = context.decoder.head(hidden[:, -1:])[:, 0]
+    last, device = hidden[:, -1:], context.decoder.head_device
+    if last.device != device:
+        last = last.to(device)
+        context.cross(device, "head")
+    logits = context.decoder.head(last)[:, 0]
     token = logits.argmax(-1, keepdim=True)
     context.lap("head", "head")
     return Prompt(logits, token, layers.kept, layers.cache)
@@ -76,6 +80,7 @@ class Prefill:
         ledger.entering = sequence.hidden.shape[1]
         for index in range(len(context.decoder.layers)):
             self._act_at(Entering(index))
+            self._reach(index)
             ledger.tokens.append(sequence.hidden.shape[1])
             ledger.visual.append(sequence.arrangement.count)
             self.arrangements.append(sequence.arrangement)
@@ -96,6 +101,16 @@ class Prefill:
             context.lap("prefill", "compress")
         ledger.cached = [layer.keys.shape[2] for layer in self.cache.layers]
         return sequence.hidden
+
+    def _reach(self, index: int) -> None:
+        """Move the tokens to where layer `index` lies, if they are not there."""
+        context, device = self.context, self.context.decoder.devices[index]
+        if self.sequence.hidden.device == device:
+            return
+        self.sequence.move(device)
+        self.whole = (self.whole[0].to(device), self.whole[1].to(device))
+        context.notes.move(device)
+        context.cross(device, "prefill", index)
 
     def _add(self, index: int) -> None:
         """Add what the tower has for the visual tokens behind a layer."""
@@ -139,6 +154,7 @@ class Prefill:
         """What a stage reads of the layer that runs next: its queries and keys of all tokens are
         computed for it, and once more when it runs."""
         context, sequence, index = self.context, self.sequence, stage.read_layer
+        self._reach(index)
         reading, length = self._reading(stage), sequence.length
         read = rows_ahead((reading.start, reading.stop), length, context.policy)
         context.ledger.ahead[index] = read
@@ -179,8 +195,8 @@ class Prefill:
             norm=context.decoder.norm,
             sizes=sequence.sizes,
             rotary=(sequence.cos, sequence.sin),
-            rows_read=reading.values if reading and stage.rows else None,
-            keys_read=reading.keys if reading and stage.keys else None,
+            rows_read=_near(reading.values, sequence) if reading and stage.rows else None,
+            keys_read=_near(reading.keys, sequence) if reading and stage.keys else None,
             published=context.published,
         )
         keep = decide(context, view, stage)
@@ -215,12 +231,18 @@ class Prefill:
             later = [chosen for first, chosen in self.selections if first > index]
             if not later:
                 continue
+            layer, before = self.cache.layers[index], self.arrangements[index]
+            later = [chosen.to(layer.keys.device) for chosen in later]
             survivors = later[-1]
             for chosen in reversed(later[:-1]):
                 survivors = chosen.gather(1, survivors)
-            layer, before = self.cache.layers[index], self.arrangements[index]
             after = before.kept(survivors)
             for name in ("keys", "values"):
                 states = getattr(layer, name)
                 visual = gathered(before.visual(states, 2), survivors, 2)
                 setattr(layer, name, before.joined(states, visual, after, 2))
+
+
+def _near(values: Tensor | None, sequence: TokenSequence) -> Tensor | None:
+    """What was read of a layer, where the tokens are by now."""
+    return None if values is None else values.to(sequence.hidden.device)

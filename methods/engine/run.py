@@ -22,6 +22,7 @@ from ..contract.view import Notes
 from .attention import BIASED, held_to
 from .context import Context, Lap, no_lap
 from .decoder import Decoder, Inputs
+from .devices import current_restored
 from .ledger import Ledger
 from .runtimes.runtime import Runtime
 from .verify import DecisionCost
@@ -121,8 +122,8 @@ def require_backend(plan: Plan, backend: str) -> None:
 
 
 def _request(context: Context, new_tokens: int) -> Trace:
-    runtime = context.runtime
-    with held_to(context.decoder.backend), runtime.in_force():
+    runtime, decoder = context.runtime, context.decoder
+    with held_to(decoder.backend), runtime.in_force(), current_restored(decoder.devices):
         prompt = runtime.prefill(context)
         tokens, kv_prefill = [prompt.token], prompt.cache_bytes()
         step_logits = runtime.decode(context, prompt.cache, tokens, new_tokens)

@@ -66,6 +66,7 @@ def main() -> None:
 
 def _ask(path: Path) -> None:
     from ..models.load import load
+    from ..models.weights.pipeline import devices_of
     from .asking import Examinee
     from .evaluation import evaluate
     from .exam import set_exam
@@ -82,6 +83,7 @@ def _ask(path: Path) -> None:
         dtype=spec.model.dtype,
         backend=spec.model.backend,
         seed=spec.model.seed,
+        pipeline=devices_of(spec.model),
     )
     examinee = Examinee(
         model,

@@ -18,7 +18,7 @@ evaluation = typer.Typer(
     no_args_is_help=True, help="Ask a benchmark's questions under each method; nothing is timed."
 )
 OMITTED = (
-    *("equalize", "runtime", "accuracy", "callable", "python", "tensor_parallel"),
+    *("equalize", "runtime", "accuracy", "callable", "python", "tensor_parallel", "pipeline"),
     *(name for name in Workload.__struct_fields__ if name != "layout"),
 )
 USUAL = {"attention": ("rows",), "layout": "anyres"}

@@ -105,6 +105,7 @@ def flops(
         conventions=conventions,
         dtype=spec.model.dtype or ("float32" if on_cpu else "bfloat16"),
         tensor_parallel=spec.model.tensor_parallel,
+        pipeline=spec.model.pipeline,
     )
     wanted = _wanted(sweep, for_speedup, for_memory)
     planned = planner.table(spec.cells.methods, spec.cells.keep, wanted)

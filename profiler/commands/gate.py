@@ -33,7 +33,7 @@ JournalOption = Annotated[
 ]
 Result = TypeVar("Result")
 USUAL = {"model": "tiny", "attention": ("rows",)}
-OMITTED = ("equalize", "tensor_parallel")
+OMITTED = ("equalize", "tensor_parallel", "pipeline")
 MOST_LOOKS = 10
 ToleranceOption = Annotated[
     str | None, typer.Option(help="A share for all metrics (5%), or latency=5%,decode=7%.")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 OMITTED = (
     "equalize",
     "tensor_parallel",
+    "pipeline",
     "callable",
     "python",
     "runtime",

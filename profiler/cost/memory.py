@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from ...methods.contract.request import Request
 from ...methods.engine.ledger import Ledger
 from ..models.shapes import Shape
+from ..models.weights.pipeline import Part, parts_of
 from .request import kv_bytes
 
 SCORE_BYTES = 9  # of each weight of rows computed beside the kernel: twice in float32, and a mask
@@ -25,29 +26,39 @@ def map_bytes(itemsize: int) -> int:
     return 8 if itemsize == 4 else itemsize + 8
 
 
-def weight_bytes(shape: Shape, itemsize: int) -> int:
-    """Bytes of all weights."""
-    return shape.parameters * itemsize
+def weight_bytes(shape: Shape, itemsize: int, part: Part | None = None) -> int:
+    """Bytes of all weights, or of those of one device of a pipeline."""
+    return (shape.parameters if part is None else part.parameters) * itemsize
 
 
-def peak_bytes(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> int:
-    """The most that weights, inputs, caches and live tensors take at any time of the request."""
-    moments = [*_vision(shape, request, ledger, itemsize)]
-    moments += _prefill(shape, request, ledger, itemsize)
-    moments += _decode(shape, request, ledger, itemsize)
-    whole_request = _inputs(shape, request, itemsize) + _traces(shape, request, ledger, itemsize)
-    return weight_bytes(shape, itemsize) + int(MARGIN * (whole_request + max(moments)))
+def peak_bytes(
+    shape: Shape, request: Request, ledger: Ledger, itemsize: int, part: Part | None = None
+) -> int:
+    """The most that weights, inputs, caches and live tensors take at any time of the request; on
+    one device of a pipeline, of what lies and runs there."""
+    own = part or parts_of(shape, 1)[0]
+    moments = [*_vision(shape, request, ledger, itemsize)] if own.first else []
+    moments += _prefill(shape, request, ledger, itemsize, own)
+    moments += _decode(shape, request, ledger, itemsize, own)
+    whole_request = _traces(shape, request, ledger, itemsize, own)
+    whole_request += _inputs(shape, request, itemsize) if own.first else 0
+    return weight_bytes(shape, itemsize, part) + int(MARGIN * (whole_request + max(moments)))
 
 
 def largest_batch(
-    shape: Shape, request: Request, ledger: Ledger, itemsize: int, memory: int
+    shape: Shape,
+    request: Request,
+    ledger: Ledger,
+    itemsize: int,
+    memory: int,
+    part: Part | None = None,
 ) -> int:
     """The largest batch whose peak fits `memory` bytes; 0 if not even one sample does.
 
     All but the weights grows with the batch.
     """
-    weights = weight_bytes(shape, itemsize)
-    sample = (peak_bytes(shape, request, ledger, itemsize) - weights) / request.batch
+    weights = weight_bytes(shape, itemsize, part)
+    sample = (peak_bytes(shape, request, ledger, itemsize, part) - weights) / request.batch
     return max(0, int((memory - weights) / sample))
 
 
@@ -71,11 +82,12 @@ def _inputs(shape: Shape, request: Request, itemsize: int) -> int:
     return pixels * 4 + near + states + tokens * POSITION_BYTES
 
 
-def _traces(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> int:
+def _traces(shape: Shape, request: Request, ledger: Ledger, itemsize: int, part: Part) -> int:
     """What is carried through the decoder beside the states: cosines and sines of the whole
     sequence and of what remains of it, and the origin of each visual token in every layer."""
     tables = 2 * 2 * request.batch * request.length * shape.text.head_dim * itemsize
-    return tables + request.batch * sum(ledger.visual) * POSITION_BYTES
+    own = ledger.visual[part.layers.start : part.layers.stop]
+    return tables + request.batch * sum(own) * POSITION_BYTES
 
 
 def _vision(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> Iterator[int]:
@@ -126,7 +138,9 @@ def _added(shape: Shape, request: Request, visual: int, count: int) -> int:
     return max(0, count) * request.batch * visual * shape.text.hidden
 
 
-def _prefill(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> Iterator[int]:
+def _prefill(
+    shape: Shape, request: Request, ledger: Ledger, itemsize: int, part: Part
+) -> Iterator[int]:
     """The caches so far, what is added behind this layer and those to come, and in the layer at
     hand the larger of its two halves.
 
@@ -138,8 +152,8 @@ def _prefill(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> I
     text, batch = shape.text, request.batch
     kv = text.kv_width
     full_caches = kv_bytes(shape, request, ledger.tokens, itemsize)
-    for layer, tokens in enumerate(ledger.tokens):
-        caches = sum(full_caches[: layer + 1])
+    for layer in part.layers:
+        tokens, caches = ledger.tokens[layer], sum(full_caches[part.layers.start : layer + 1])
         if request.encoder:
             waiting = len(shape.vision.deepstack) - layer
             caches += _added(shape, request, ledger.visual[layer], waiting) * itemsize
@@ -165,13 +179,17 @@ def _prefill(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> I
         yield caches + max(feed_forward, attention)
 
 
-def _decode(shape: Shape, request: Request, ledger: Ledger, itemsize: int) -> Iterator[int]:
+def _decode(
+    shape: Shape, request: Request, ledger: Ledger, itemsize: int, part: Part
+) -> Iterator[int]:
     """All caches at their longest, and the last states of prefill; with them the copy of the
     largest cache that takes the last token, or the logits of all steps, kept one by one and then
     put together."""
     if ledger.decode_keys:
         caches = kv_bytes(shape, request, ledger.decode_keys[-1], itemsize)
+        caches = caches[part.layers.start : part.layers.stop]
         logits = len(ledger.decode_keys) * request.batch * shape.text.vocabulary * itemsize
+        logits = logits if part.head else 0
         # Keys and values grow one after the other.
-        states = request.batch * ledger.tokens[-1] * shape.text.hidden * itemsize
+        states = request.batch * ledger.tokens[part.layers[-1]] * shape.text.hidden * itemsize
         yield sum(caches) + states + max(logits + max(caches) // 2, 2 * logits)

@@ -24,6 +24,7 @@ from ..models.geometry import positions
 from ..models.pictures import load_picture
 from ..models.registry import known_shapes
 from ..models.shapes import Shape
+from ..models.weights.pipeline import Part, parts_of
 from ..workload import by_size, request_sizes, resizing
 from . import memory
 from .conventions import Convention, Counting
@@ -124,7 +125,8 @@ class _Cost:
 
 class Planner:
     """Plans methods on one shape (a name, a checkpoint folder or a hub id) and request, perhaps for
-    a device. tensor_parallel: over how many ranks, of one of which all figures are then. Raises
+    a device. tensor_parallel: over how many ranks, of one of which all figures are then. pipeline:
+    over how many devices, of the fullest of which weights and peak memory are then. Raises
     InputError for what does not exist."""
 
     def __init__(
@@ -137,6 +139,7 @@ class Planner:
         peaks: Peaks | None = None,
         conventions: Sequence[Convention] = (),
         tensor_parallel: int = 1,
+        pipeline: int = 1,
     ) -> None:
         if dtype not in ITEMSIZES:
             raise InputError(f"unknown dtype {dtype!r}; known: {', '.join(ITEMSIZES)}")
@@ -145,6 +148,7 @@ class Planner:
         self.policy: Policy = check_policy(attention)
         whole = _shape(model, pictures=workload.visual_tokens is None)
         self.shape, self.ranks = whole.share(tensor_parallel), tensor_parallel
+        self.parts: Sequence[Part | None] = parts_of(whole, pipeline) if pipeline > 1 else [None]
         self.sizes = request_sizes(workload)
         self.by_size = functools.cache(by_size(whole, workload))
         self.request = self.by_size(self.sizes)
@@ -165,7 +169,13 @@ class Planner:
             "embedding and the head whole; what ranks tell each other takes time on top."
         )
         used, most = positions(self.shape, self.request), self.shape.text.positions
-        told = [f"picture {note}." for note in notes] + [shared] * (self.ranks > 1)
+        laid = (
+            f"over a pipeline of {len(self.parts)} devices: weights, peak memory and largest batch "
+            "are those of the fullest one, the rest is of all; what one hands the next takes time "
+            "on top."
+        )
+        told = [f"picture {note}." for note in notes]
+        told += [shared] * (self.ranks > 1) + [laid] * (len(self.parts) > 1)
         return told + past_positions(used, most, self.shape.name)
 
     @property
@@ -235,7 +245,7 @@ class Planner:
             prefill_flops=prefill,
             prefill_flops_share=prefill / full.prefill,
             kv_bytes=sum(cost.kv_bytes(self.shape, request, ledger.cached, self.itemsize)),
-            weight_bytes=memory.weight_bytes(self.shape, self.itemsize),
+            weight_bytes=max(memory.weight_bytes(self.shape, self.itemsize, p) for p in self.parts),
             peak_bytes=self._peak(request, schedule, ledger),
             floor_seconds=own.floor,
             floor_speedup=full.floor / own.floor if full.floor and own.floor else None,
@@ -300,7 +310,10 @@ class Planner:
     def _peak(self, request: Request, schedule: Plan, ledger: Ledger) -> int | None:
         if self.policy == "published" and schedule.stages:
             return None  # released code holds whatever it likes while it decides
-        return memory.peak_bytes(self.shape, request, ledger, self.itemsize)
+        return max(
+            memory.peak_bytes(self.shape, request, ledger, self.itemsize, part)
+            for part in self.parts
+        )
 
     def _launches(self, schedule: Plan) -> int | None:
         """Operators that decisions call; None where one does not say."""
@@ -315,8 +328,10 @@ class Planner:
             return None
         if self._peak(request, schedule, ledger) is None:
             return None
-        return memory.largest_batch(
-            self.shape, request, ledger, self.itemsize, self.peaks.memory_bytes
+        there = self.peaks.memory_bytes
+        return min(
+            memory.largest_batch(self.shape, request, ledger, self.itemsize, there, part)
+            for part in self.parts
         )
 
 

@@ -8,7 +8,7 @@ alone: it runs in probes too.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter, perf_counter_ns, time  # by name: what it times may replace time's
@@ -41,27 +41,33 @@ class Stopwatch:
 
     On a GPU it must be the current device (`torch.cuda.device`): events are recorded there.
     `event` makes a CUDA event and `synchronize` waits for the device; tests give their own.
+    others: further devices over which the request goes, one after another: whoever times makes the
+    one at work the current one, and ends a part on both sides of the step from one to the next.
+    Between these two ends no time is counted: the second one is queued behind all that was moved.
     """
 
     def __init__(
         self,
         device: Any,
         *,
+        others: Sequence[Any] = (),
         event: Callable[[], Any] | None = None,
         synchronize: Callable[[], None] | None = None,
+        current: Callable[[], int] | None = None,
     ) -> None:
         self._on_gpu = device.type == "cuda"
         self._event = event or _cuda_event
-        self._synchronize = synchronize or functools.partial(wait_for, device)
+        self._synchronize = synchronize or functools.partial(wait_for, device, *others)
+        self._current = (current or _current_gpu) if others else (lambda: 0)
         self._marks: list[tuple[SpanKey, Any, int]] = []
-        self._pool: list[Any] = []
-        self._used = 0
+        self._pools: dict[int, list[Any]] = {}
+        self._used: dict[int, int] = {}
 
     def start(self) -> None:
         """Wait for the device, forget what was, and begin."""
         self._synchronize()
         self._marks.clear()
-        self._used = 0
+        self._used.clear()
         self._began = perf_counter_ns()
         self._first = self._mark()
 
@@ -85,17 +91,19 @@ class Stopwatch:
     def _mark(self) -> Any:
         if not self._on_gpu:
             return perf_counter_ns()
-        if self._used == len(self._pool):
-            self._pool.append(self._event())
-        event = self._pool[self._used]
-        self._used += 1
-        event.record()
-        return event
+        where = self._current()  # an event stays on the device that records it first
+        pool, used = self._pools.setdefault(where, []), self._used.get(where, 0)
+        if used == len(pool):
+            pool.append(self._event())
+        self._used[where] = used + 1
+        pool[used].record()
+        return where, pool[used]
 
     def _seconds(self, before: Any, after: Any) -> float:
         if not self._on_gpu:
             return float((after - before) * 1e-9)
-        return float(before.elapsed_time(after) * 1e-3)
+        (one, begin), (other, end) = before, after
+        return float(begin.elapsed_time(end) * 1e-3) if one == other else 0.0
 
 
 def now() -> float:
@@ -115,12 +123,19 @@ def _cuda_event() -> Any:
     return make(enable_timing=True)
 
 
-def wait_for(device: Any) -> None:
-    """Wait until `device` has done all that was queued; a CPU queues nothing."""
-    if device.type == "cuda":
-        import torch
+def _current_gpu() -> int:
+    import torch
 
-        torch.cuda.synchronize(device)
+    return torch.cuda.current_device()
+
+
+def wait_for(*devices: Any) -> None:
+    """Wait until these devices have done all that was queued; a CPU queues nothing."""
+    for device in devices:
+        if device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize(device)
 
 
 @contextmanager

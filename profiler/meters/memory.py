@@ -5,13 +5,14 @@ Measured in a pass of its own, never in a timed one. What cannot be known is Non
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ...methods.engine.context import Lap, no_lap
+from ...reports.record.cell import DeviceMemory
 from .nvml import Gpu
-from .process_memory import allocator_peak, reset_resident_peak, resident_peak
+from .process_memory import allocator_peaks, reset_resident_peak, resident_peak
 
 Result = TypeVar("Result")
 
@@ -20,22 +21,28 @@ Result = TypeVar("Result")
 class Peak:
     """Bytes. allocator: peak of torch's CUDA allocator, per phase and in all. resident: peak
     resident memory of the process (CPU). device: memory in use on the whole GPU after the request
-    (NVML). `reasons` says why a figure is None."""
+    (NVML). `reasons` says why a figure is None. devices: each of those that a request goes over,
+    where they are several; the figures above are their sums then, and each phase is that of the
+    devices together."""
 
     allocator: int | None
     allocator_by_phase: dict[str, int]
     resident: int | None
     device: int | None
     reasons: dict[str, str]
+    devices: list[DeviceMemory] = field(default_factory=list)
 
 
-def peak(device: Any, request: Callable[[Lap], Result], foreign: int = 0) -> tuple[Peak, Result]:
+def peak(
+    devices: Sequence[Any], request: Callable[[Lap], Result], foreign: Sequence[int] = ()
+) -> tuple[Peak, Result]:
     """Run `request` once, handing it a lap function; returns its peak memory and its result.
 
-    foreign: bytes that other cells hold in the allocator, which are not this one's.
+    devices: those over which it goes, one after another; mostly one. foreign: bytes that other
+    cells hold in the allocator of each, which are not this one's.
     """
-    if device.type == "cuda":
-        return _gpu_peak(device, request, foreign)
+    if devices[0].type == "cuda":
+        return _gpu_peak(devices, request, foreign or [0] * len(devices))
     reasons = {"allocator": "no CUDA device", "device": "no CUDA device"}
     reset = reset_resident_peak()
     result = request(no_lap)
@@ -54,12 +61,33 @@ def device_memory(uuid: str, nvml: Any | None = None) -> tuple[int | None, str]:
     return state.memory_bytes, state.reasons.get("memory_bytes", "")
 
 
-def _gpu_peak(device: Any, request: Callable[[Lap], Result], foreign: int) -> tuple[Peak, Result]:
+def _gpu_peak(
+    devices: Sequence[Any], request: Callable[[Lap], Result], foreign: Sequence[int]
+) -> tuple[Peak, Result]:
     import torch
 
-    by_phase, result = allocator_peak(device, request, foreign)
-    used, reason = device_memory(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
-    reasons = {"resident": "measured on CPU only"}
-    if used is None:
-        reasons["device"] = reason
-    return Peak(max(by_phase.values(), default=None), by_phase, None, used, reasons), result
+    found, result = allocator_peaks(devices, request, foreign)
+    reasons, each = {"resident": "measured on CPU only"}, []
+    for device, by_phase in zip(devices, found, strict=True):
+        uuid = str(torch.cuda.get_device_properties(device).uuid)
+        used, reason = device_memory(f"GPU-{uuid}")
+        if used is None:
+            reasons["device"] = reason
+        highest = max(by_phase.values(), default=None)
+        each.append(DeviceMemory(name=str(device), uuid=uuid, allocator=highest, device=used))
+    by_phase = {phase: sum(one[phase] for one in found) for phase in found[0]}
+    peak = Peak(
+        allocator=_summed([one.allocator for one in each]),
+        allocator_by_phase=by_phase,
+        resident=None,
+        device=_summed([one.device for one in each]),
+        reasons=reasons,
+        devices=each if len(each) > 1 else [],
+    )
+    return peak, result
+
+
+def _summed(figures: list[int | None]) -> int | None:
+    """Of all devices; None where one is unknown."""
+    known = [figure for figure in figures if figure is not None]
+    return sum(known) if len(known) == len(figures) else None

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,20 +60,31 @@ def allocator_peak(
 ) -> tuple[dict[str, int], Any]:
     """Run `request` once, handing it a lap function: peak bytes of torch's CUDA allocator by phase,
     less the `foreign` ones that were there before, and the result."""
+    (by_phase,), result = allocator_peaks([device], request, [foreign])
+    return by_phase, result
+
+
+def allocator_peaks(
+    devices: Sequence[Any], request: Callable[[Any], Any], foreign: Sequence[int]
+) -> tuple[list[dict[str, int]], Any]:
+    """The same of a request over several devices, for each of them."""
     import torch
 
-    by_phase: dict[str, int] = {}
+    found: list[dict[str, int]] = [{} for _ in devices]
 
     def lap(phase: str, part: str, index: int | None = None) -> None:
-        reached = torch.cuda.max_memory_allocated(device) - foreign
-        by_phase[phase] = max(by_phase.get(phase, 0), reached)
-        torch.cuda.reset_peak_memory_stats(device)
+        for device, by_phase, others in zip(devices, found, foreign, strict=True):
+            reached = torch.cuda.max_memory_allocated(device) - others
+            by_phase[phase] = max(by_phase.get(phase, 0), reached)
+            torch.cuda.reset_peak_memory_stats(device)
 
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
+    for device in devices:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
     result = request(lap)
-    torch.cuda.synchronize(device)
-    return by_phase, result
+    for device in devices:
+        torch.cuda.synchronize(device)
+    return found, result
 
 
 def resident_now() -> int:

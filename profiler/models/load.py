@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from .processors import (
 from .registry import by_model_type, known_shapes
 from .shapes import Shape
 from .weights.drawn import drawn
+from .weights.pipeline import Pipeline
 from .weights.spread import Sharding
 
 WEIGHTS = (".safetensors", ".bin")
@@ -58,22 +59,24 @@ def load(
     backend: str = "sdpa",
     seed: int = 0,
     ranks: Ranks | None = None,
+    pipeline: Sequence[torch.device] = (),
 ) -> Model:
     """A model ready to run.
 
     name: a shape (random weights by `seed`, made on `device` in `dtype`), an embedded checkpoint
     (`seer`), a checkpoint folder or a hub id. device: CUDA if there is one. dtype: bfloat16 on
     CUDA, float32 elsewhere. backend: the attention kernel, one of `backends.BACKENDS`. ranks: the
-    processes over which it is spread, of which this is one; torch.distributed has begun.
+    processes over which it is spread, of which this is one; torch.distributed has begun. pipeline:
+    the devices over which its decoder layers lie, one after another, in the place of `device`.
     Raises ModelError with one clear line.
     """
-    target = default_device(device)
+    target = pipeline[0] if pipeline else default_device(device)
     precision = _dtype(dtype, target)
     require_backend(backend, target, precision)
     shape = known_shapes().get(name) if isinstance(name, str) else name
     if shape is not None:
-        return _from_shape(shape, target, precision, backend, seed, ranks)
-    return _from_checkpoint(str(name), target, precision, backend, ranks)
+        return _from_shape(shape, target, precision, backend, seed, ranks, tuple(pipeline))
+    return _from_checkpoint(str(name), target, precision, backend, ranks, tuple(pipeline))
 
 
 def default_name(
@@ -128,9 +131,10 @@ def _from_shape(
     backend: str,
     seed: int,
     ranks: Ranks | None,
+    devices: tuple[torch.device, ...],
 ) -> Model:
-    needed = _parameters_here(shape, device, ranks)
-    require_weights_fit(shape.name, needed, device, dtype)
+    pipeline = Pipeline(shape, devices) if devices else None
+    needed = _require_room(shape.name, shape, device, dtype, ranks, pipeline)
     require_kernel(backend, device, dtype, shape)
     architecture = shape.architecture
     try:
@@ -142,6 +146,7 @@ def _from_shape(
             attention=interface_of(backend),
             seed=seed,
             spread=None if ranks is None else Sharding(shape, ranks),
+            pipeline=pipeline,
         )
     except RuntimeError as error:  # torch has no class of its own for a CPU without memory
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
@@ -152,6 +157,25 @@ def _from_shape(
     return architecture.adapter()(
         module, shape, backend=backend, image_processor=processor, ranks=ranks
     )
+
+
+def _require_room(
+    name: str,
+    shape: Shape,
+    device: torch.device,
+    dtype: torch.dtype,
+    ranks: Ranks | None,
+    pipeline: Pipeline | None,
+) -> int:
+    """How many weights are to lie on the device, or on all of a pipeline. Raises ModelError where
+    they are more than one of them has."""
+    if pipeline is None:
+        needed = _parameters_here(shape, device, ranks)
+        require_weights_fit(name, needed, device, dtype)
+        return needed
+    for part, where in zip(pipeline.parts, pipeline.devices, strict=True):
+        require_weights_fit(name, part.parameters, where, dtype)
+    return shape.parameters
 
 
 def _parameters_here(shape: Shape, device: torch.device, ranks: Ranks | None) -> int:
@@ -272,7 +296,12 @@ def _require_makeable(name: str, shape: Shape, given: Any) -> Any:
 
 
 def _from_checkpoint(
-    name: str, device: torch.device, dtype: torch.dtype, backend: str, ranks: Ranks | None
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    backend: str,
+    ranks: Ranks | None,
+    devices: tuple[torch.device, ...],
 ) -> Model:
     architecture, given, source = _read_config(name)
     shape = from_config(name, architecture, given)
@@ -280,7 +309,8 @@ def _from_checkpoint(
     spread = None if ranks is None else Sharding(shape, ranks)
     if spread is not None:
         spread.require_plan(planned)
-    require_weights_fit(name, _parameters_here(shape, device, ranks), device, dtype)
+    pipeline = Pipeline(shape, devices) if devices else None
+    _require_room(name, shape, device, dtype, ranks, pipeline)
     require_kernel(backend, device, dtype, shape)
     try:
         with _quiet():  # what is wrong is one line of ours
@@ -301,8 +331,12 @@ def _from_checkpoint(
     brought = companions(source, architecture)
     if brought.image_processor is not None:
         shape = _fitted(name, source, shape, brought.image_processor)
+    if pipeline is None:
+        module.to(device)
+    else:
+        pipeline.place(module)
     return architecture.adapter()(
-        module.to(device),
+        module,
         shape,
         backend=backend,
         source=f"checkpoint {name}",

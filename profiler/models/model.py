@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,8 @@ class Model(ABC):
 
     `tokenizer` and `chat_template` are None for shapes with random weights; where a checkpoint
     lacks one, or its image processor, `missing` says why. `ranks`: the processes over which its
-    decoder is spread; `share` is the shape of what this one has and computes.
+    decoder is spread; `share` is the shape of what this one has and computes. `devices`: of each
+    decoder layer, more than one of a pipeline.
     """
 
     def __init__(
@@ -55,6 +57,11 @@ class Model(ABC):
         self.source = source
         self.ranks = ranks
         self.share = shape
+        self.devices: Sequence[torch.device] = [
+            next(layer.parameters()).device for layer in self.layers
+        ]
+        self.head_device: torch.device = self.module.lm_head.weight.device
+        self._copies: dict[tuple[str, torch.device], nn.Module] = {}
         if ranks is not None:
             self.share = shape.share(ranks.size, words=spreads_words(module))
 
@@ -66,6 +73,11 @@ class Model(ABC):
     def device(self) -> torch.device:
         weight: Tensor = next(self.module.parameters())
         return weight.device
+
+    @property
+    def pipeline(self) -> list[torch.device]:
+        """The devices that it lies on, in turn; one for most models."""
+        return list(dict.fromkeys(self.devices))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -117,12 +129,22 @@ class Model(ABC):
         return embedded
 
     def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        cos, sin = self.language.rotary_emb(hidden, positions)
+        cos, sin = self._near("rotary_emb", hidden)(hidden, positions)
         return cos, sin
 
     def norm(self, hidden: Tensor) -> Tensor:
-        normed: Tensor = self.language.norm(hidden)
+        normed: Tensor = self._near("norm", hidden)(hidden)
         return normed
+
+    def _near(self, name: str, hidden: Tensor) -> nn.Module:
+        """A small part of the decoder where `hidden` is: of a pipeline a copy on each device."""
+        part: nn.Module = getattr(self.language, name)
+        if len(self.pipeline) == 1:
+            return part
+        key = (name, hidden.device)
+        if key not in self._copies:
+            self._copies[key] = copy.deepcopy(part).to(hidden.device)
+        return self._copies[key]
 
     def head(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self.module.lm_head(self.norm(hidden))

@@ -55,8 +55,8 @@ class Text:
         return self.kv_heads * self.head_dim
 
     @property
-    def parameters(self) -> int:
-        """Weights of embedding, layers, norms and head."""
+    def layer_parameters(self) -> int:
+        """Weights of one layer."""
         queries, kv, inner = self.attention_width, self.kv_width, self.intermediate
         products = 2 * self.hidden * (queries + kv) + 3 * self.hidden * inner
         biases = (
@@ -64,9 +64,13 @@ class Text:
             + self.output_bias * self.hidden
             + self.ffn_bias * (2 * inner + self.hidden)
         )
-        layer = products + biases + self.norms * self.hidden + self.qk_norm
+        return products + biases + self.norms * self.hidden + self.qk_norm
+
+    @property
+    def parameters(self) -> int:
+        """Weights of embedding, layers, norms and head."""
         embeddings = (1 if self.tied else 2) * self.vocabulary * self.hidden
-        return self.layers * layer + self.hidden + embeddings
+        return self.layers * self.layer_parameters + self.hidden + embeddings
 
 
 @dataclass(frozen=True)

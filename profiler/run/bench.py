@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,12 @@ _freezers = 0
 class Bench:
     """The clock, and what watches the device. Use it as a context manager."""
 
-    def __init__(self, device: Any, *, tokens: bool = False) -> None:
-        """device: a torch.device. tokens: keep which visual tokens each cell keeps."""
+    def __init__(self, device: Any, *, others: Sequence[Any] = (), tokens: bool = False) -> None:
+        """device: a torch.device. others: those that requests go over behind it, in a pipeline.
+        tokens: keep which visual tokens each cell keeps."""
         self.device = device
-        self.tools = Instruments(device, Stopwatch(device), tokens)
+        watch = Stopwatch(device, others=others)
+        self.tools = Instruments(device, watch, tokens, others=others)
         self._gpu: Gpu | None = None
         self._sampler: Sampler | None = None
 
@@ -50,7 +52,7 @@ class Bench:
             uuid = str(torch.cuda.get_device_properties(self.device).uuid)
             self._gpu = self._stack.enter_context(Gpu(uuid))
             self._sampler = self._stack.enter_context(Sampler(uuid))
-        self.tools.allocated = process_memory.allocated(self.device)
+        self.tools.allocated = [process_memory.allocated(each) for each in self.tools.devices]
         self._began = now()
         return self
 
@@ -122,6 +124,11 @@ class Bench:
         """Joules of a request, in a pass of its own; where unknown, the reason."""
         if self._gpu is None:
             cell.saved.energy = schema.Energy(reason="no GPU: no energy counter is read")
+            return
+        if self.tools.others:
+            count = len(self.tools.devices)
+            reason = f"the energy counter is that of one device, and the request runs on {count}"
+            cell.saved.energy = schema.Energy(reason=reason)
             return
 
         def wait() -> None:

@@ -22,12 +22,20 @@ from ...reports.sanitize import say
 from .. import cost
 from ..accuracy.beside import with_accuracy
 from ..accuracy.exam import SEER, require_companions, require_seer, set_exam
+from ..cost.planning import ITEMSIZES
 from ..machine import calibration, doctor
 from ..machine.environment import describe_environment, own_version
 from ..models.checkpoint.rotary import require_stateless
 from ..models.forks import require_own_code
-from ..models.load import default_device, default_name, load, require_device_processor
+from ..models.load import (
+    default_device,
+    default_name,
+    load,
+    require_device_processor,
+    shape_of,
+)
 from ..models.model import Model
+from ..models.weights.pipeline import devices_of
 from ..subjects.bench_cell import BenchCell
 from ..subjects.callables import (
     CallableRequest,
@@ -46,7 +54,7 @@ from .cells import make_cells, without_counts
 from .described import model_info, request_info
 from .equalize import equalize, unequal
 from .kept_tokens import picture
-from .memory_limit import require_room
+from .memory_limit import require_room, require_room_on
 from .rounds import Progress
 
 NOT_ASKED = "not asked for (--passes)"
@@ -86,6 +94,8 @@ class Comparison:
                 "tensor_parallel",
                 "starts processes of its own: use `tpprof compare` or `tpprof sweep`",
             )
+        if spec.model.pipeline > 1:
+            _require_pipeline(spec)
         ours = model is not None or _wants_model(spec)
         require_callables(spec.cells.callables, spec.cells.python, beside_engine=ours)
         if not ours:
@@ -269,7 +279,8 @@ class Comparison:
         self, cell: int | None = None, number: int | None = None
     ) -> Iterator[tuple[Bench, int]]:
         """A bench, and the number of this process in the record."""
-        with Bench(self.device, tokens=self.spec.extras.tokens) as bench:
+        others = self.model.pipeline[1:] if self.model else ()
+        with Bench(self.device, others=others, tokens=self.spec.extras.tokens) as bench:
             process, index = bench.joined(cell, number), len(self.record.processes)
             self.record.processes.append(process)
             self._write(files.Joined(index=index, process=process))
@@ -394,6 +405,14 @@ def _require_no_request(workload: Workload) -> None:
             )
 
 
+def _require_pipeline(spec: RunSpec) -> None:
+    """Raises OptionError for what cannot run over several devices."""
+    if spec.cells.callables:
+        raise OptionError("pipeline", "lays out models of tpprof's, and no callable", "callable")
+    if any(runtime != "eager" for runtime in spec.cells.runtime):
+        raise OptionError("pipeline", "runs eagerly: leave runtime out", "runtime")
+
+
 def _reference(found: Any) -> str:
     """What a record says of an object of this program."""
     if not callable_object(found):
@@ -423,6 +442,10 @@ def _load(spec: RunSpec, lockstep: Lockstep | None) -> tuple[Model, str]:
         name, reason = SEER, "the default where accuracy is asked for: it sees"
     elif name is None:
         name, reason = default_name(wanted.device, wanted.dtype)
+    devices = devices_of(wanted)
+    if devices and (itemsize := ITEMSIZES.get(wanted.dtype or "bfloat16")):
+        pictures = spec.workload.visual_tokens is None
+        require_room_on(devices, shape_of(name, pictures=pictures), spec.workload, itemsize)
     loaded = load(
         name,
         device=wanted.device if lockstep is None else lockstep.device,
@@ -430,6 +453,7 @@ def _load(spec: RunSpec, lockstep: Lockstep | None) -> tuple[Model, str]:
         backend=wanted.backend,
         seed=wanted.seed,
         ranks=None if lockstep is None else lockstep.ranks,
+        pipeline=devices,
     )
     return loaded, reason
 

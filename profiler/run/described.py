@@ -36,7 +36,23 @@ def model_info(model: Model | None, reason: str, layers: int | None) -> schema.M
         dtype=str(model.dtype).removeprefix("torch."),
         backend=model.backend,
         positions=getattr(model.text_config, "max_position_embeddings", None),
+        pipeline=_pipeline(model),
     )
+
+
+def _pipeline(model: Model) -> list[schema.PipelinePart]:
+    """What each device of a pipeline holds; none where the model lies on one."""
+    if len(model.pipeline) == 1:
+        return []
+    weights = list(model.module.parameters())
+    return [
+        schema.PipelinePart(
+            device=str(device),
+            layers=sum(each == device for each in model.devices),
+            parameters=sum(weight.numel() for weight in weights if weight.device == device),
+        )
+        for device in model.pipeline
+    ]
 
 
 def request_info(prepare: Preparation | None, workload: Workload) -> schema.RequestInfo:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from ...methods.engine.verify import require_finite
 from ...reports.record import schema
 from .. import cost
 from ..meters import chrome_trace, flop_counter, memory, process_memory, torch_profile
-from ..meters.clock import Timing
+from ..meters.clock import Timing, wait_for
 from ..meters.host_waits import HostWaits
 from ..models.model import Model
 from ..subjects.bench_cell import BenchCell, Instruments
@@ -59,7 +61,7 @@ class EngineCell(BenchCell):
     ledger: Ledger | None = None
     answer: Answer | None = None
     _first: Trace | None = field(default=None, repr=False)
-    _foreign: int = 0
+    _foreign: list[int] = field(default_factory=list, repr=False)
 
     @property
     def fewest_warmups(self) -> int:  # type: ignore[override]
@@ -78,7 +80,10 @@ class EngineCell(BenchCell):
 
     def prepare(self, tools: Instruments) -> None:
         """In the first process, hold the method to its plan and to itself."""
-        self._foreign = process_memory.allocated(tools.device) - tools.allocated
+        self._foreign = [
+            process_memory.allocated(device) - before
+            for device, before in zip(tools.devices, tools.allocated, strict=True)
+        ]
         self._first = None
         if not self.saved.warmups:
             self._first = self._hold_to_plan()
@@ -106,8 +111,9 @@ class EngineCell(BenchCell):
             ]
 
     def peak(self, tools: Instruments) -> memory.Peak:
-        own = self._foreign - self.runtime.hidden_bytes()
-        peak, trace = memory.peak(tools.device, self._untimed, own)
+        first, *others = self._foreign
+        own = [first - self.runtime.hidden_bytes(), *others]
+        peak, trace = memory.peak(tools.devices, self._untimed, own)
         self._require_answer(trace)
         if self._first is not None and self.runtime.name == "graph":
             require_alike(self._first, trace)
@@ -141,7 +147,7 @@ class EngineCell(BenchCell):
             self.saved.uncounted_operators = [*counted.uncounted, backend]
 
     def activity(self, tools: Instruments) -> None:
-        counted = torch_profile.count(tools.device, self._untimed)
+        counted = torch_profile.count(tools.device, self._waited_for(tools))
         self.saved.activity, self.saved.kernels, self.saved.phase_kernels = counted
 
     def lengths(self, tools: Instruments) -> None:
@@ -158,7 +164,7 @@ class EngineCell(BenchCell):
         self.saved.host_waits = dict(waits.seen)
 
     def trace(self, tools: Instruments, path: Path) -> None:
-        chrome_trace.export(tools.device, self._untimed, path)
+        chrome_trace.export(tools.device, self._waited_for(tools), path)
 
     def where(self, error: BaseException) -> str:
         return location(error, self.method)
@@ -201,9 +207,22 @@ class EngineCell(BenchCell):
         require_steady(self, trace)
         return trace
 
+    def _waited_for(self, tools: Instruments) -> Callable[[Lap], None]:
+        """A request of a pass that is over on all devices but the first, which the pass waits
+        for."""
+
+        def request(lap: Lap) -> None:
+            self._untimed(lap)
+            wait_for(*tools.others)
+
+        return request
+
     def _asked(self, tools: Instruments) -> dict[str, int]:
         """What must not be asked for in a timed window, and how often it has been so far."""
-        return {**process_memory.allocations(tools.device), **self.runtime.setups}
+        asked = Counter(self.runtime.setups)
+        for device in tools.devices:
+            asked.update(process_memory.allocations(device))
+        return asked
 
     def _hold_to_plan(self) -> Trace:
         """One untimed prefill in which each decision of the method is looked at; eager, for a graph

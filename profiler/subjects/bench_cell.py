@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,22 @@ Length = tuple[int, int]
 class Instruments:
     """What a bench lends to those it measures.
 
-    tokens: whether which visual tokens stay is to be saved. allocated: bytes of torch's allocator
-    before any cell ran. lengths: those at which attention ran in this process.
+    device: the first of those that requests go over, and others: the rest. tokens: whether which
+    visual tokens stay is to be saved. allocated: bytes of torch's allocator on each of them, before
+    any cell ran. lengths: those at which attention ran in this process.
     """
 
     device: Any
     watch: Stopwatch
     tokens: bool = False
-    allocated: int = 0
+    allocated: list[int] = field(default_factory=list)
+    others: Sequence[Any] = ()
     lengths: set[Length] = field(default_factory=set)
+
+    @property
+    def devices(self) -> list[Any]:
+        """All devices that requests go over."""
+        return [self.device, *self.others]
 
 
 class BenchCell(ABC):

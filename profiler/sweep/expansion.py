@@ -66,6 +66,7 @@ def plan(grid: Grid) -> None:
                 dtype=dtype,
                 peaks=peaks,
                 tensor_parallel=block.spec.model.tensor_parallel,
+                pipeline=block.spec.model.pipeline,
             )
         except (InputError, ValueError, OSError) as error:
             block.problem = str(error)

@@ -102,7 +102,7 @@ class Cluster:
 
 
 def _gpus(task: BlockTask) -> int:
-    return task.spec.model.tensor_parallel
+    return max(task.spec.model.tensor_parallel, task.spec.model.pipeline)
 
 
 def _largest(ray: Any) -> int:

@@ -49,8 +49,21 @@ class Sample(Struct):
     telemetry: Annotated[Telemetry | None, about("What the GPU did meanwhile.")] = None
 
 
+class DeviceMemory(Struct):
+    """Peak memory of one request on one of the devices of a pipeline."""
+
+    name: Annotated[str, about("The device, as torch numbers it: `cuda:1`.")]
+    uuid: Annotated[str, about("UUID of the GPU.")] = ""
+    allocator: Annotated[
+        int | None, about("Peak bytes of torch's CUDA allocator there, as of the row.")
+    ] = None
+    device: Annotated[
+        Count | None, about("Bytes in use on that GPU after the request, from NVML.")
+    ] = None
+
+
 class Memory(Struct):
-    """Peak memory of one request."""
+    """Peak memory of one request; over a pipeline, the sums of its devices."""
 
     allocator: Annotated[
         int | None,
@@ -64,6 +77,9 @@ class Memory(Struct):
         Count | None, about("Bytes in use on the whole GPU after the request, from NVML.")
     ] = None
     reasons: Annotated[dict[str, str], about("Why a field is unknown, by name.")] = {}
+    devices: Annotated[
+        list[DeviceMemory], about("Each device of a pipeline; none where there is one.")
+    ] = []
 
 
 class RankFigures(Struct):

@@ -63,6 +63,23 @@ class ModelInfo(Struct):
     positions: Annotated[
         Count | None, about("Positions that it is made for, as its config says.")
     ] = None
+    pipeline: Annotated[
+        list[PipelinePart], about("The devices that it lies on, in turn; none where it is one.")
+    ] = []
+
+
+class PipelinePart(Struct):
+    """What one device of a pipeline holds."""
+
+    device: Annotated[str, about("The device, as torch numbers it: `cuda:1`.")]
+    layers: Annotated[Count, about("How many decoder layers lie on it, one after another.")]
+    parameters: Annotated[
+        Count,
+        about(
+            "Number of parameters on it: the first holds the vision tower, the projector and the "
+            "embedding too, the last one the last norm and, unless it is tied, the head."
+        ),
+    ]
 
 
 class Preprocessing(Struct):

@@ -11,7 +11,7 @@ from ..analysis.phases import host_bound
 from ..analysis.promise import Bound, bound_of
 from ..analysis.summary import Row, rows
 from ..record.labels import name, ran
-from ..record.schema import Cell, Record, RequestInfo
+from ..record.schema import Cell, ModelInfo, Record, RequestInfo
 from .cells import over_text
 
 ATTENDING = ("vision", "prefill", "decode")
@@ -67,6 +67,18 @@ def header(record: Record) -> list[str]:
         f"{environment.device or 'unknown device'}; {tokens}, batch {request.batch}, "
         f"{request.new_tokens} new tokens{state}",
         *[spread] * (ranks > 1),
+        *_laid_out(model),
+    ]
+
+
+def _laid_out(model: ModelInfo) -> list[str]:
+    """Where the layers of a pipeline lie."""
+    if not model.pipeline:
+        return []
+    parts = ", ".join(f"{part.device}: {part.layers} layers" for part in model.pipeline)
+    return [
+        f"a pipeline ({parts}), one device after another: KV caches and memory are those of all, "
+        "telemetry that of the first, energy of none"
     ]
 
 

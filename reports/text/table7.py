@@ -11,7 +11,7 @@ from ..analysis import caveats
 from ..analysis.accuracy.scores import of_record
 from ..analysis.headline import headline_of
 from ..analysis.summary import Row, rows
-from ..record.schema import Cell, Record
+from ..record.schema import Cell, Memory, Record
 from .accuracy import score_columns
 from .cells import (
     attention_column,
@@ -265,6 +265,14 @@ def _costs(record: Record) -> list[Column[Row]]:
             under="FLOPs",
         ),
         Column(
+            "memory by\ndevice",
+            lambda r: _by_device(r.cell.memory),
+            {"peak_bytes_by_device": lambda r: [one.allocator for one in r.cell.memory.devices]},
+            "The peak of torch's allocator on each device of a pipeline, in their turn.",
+            shown=bool(record.model.pipeline),
+            under="FLOPs",
+        ),
+        Column(
             "energy\nJ/request",
             lambda r: units.joules(r.cell.energy.joules),
             {"joules": lambda r: r.cell.energy.joules},
@@ -273,6 +281,10 @@ def _costs(record: Record) -> list[Column[Row]]:
             under="FLOPs",
         ),
     ]
+
+
+def _by_device(memory: Memory) -> str:
+    return " + ".join(units.gibibytes(one.allocator) for one in memory.devices) or units.NA
 
 
 def _cell(row: Row) -> Cell:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .pipeline import Pipeline, move
 from .spread import Sharding, shard_of
 
 
@@ -21,9 +22,11 @@ def drawn(
     attention: str,
     seed: int,
     spread: Sharding | None = None,
+    pipeline: Pipeline | None = None,
 ) -> Any:
     """A model of the transformers class `kind` with the weights that `seed` draws: the same, shard
-    by shard, over however many ranks they are spread. attention: as transformers names it."""
+    by shard, over however many ranks they are spread, and over the devices of a pipeline, of which
+    `device` is the first: there all are drawn. attention: as transformers names it."""
     with torch.device("meta"):
         module = kind._from_config(config, dtype=dtype, attn_implementation=attention)
     if spread is not None:
@@ -31,8 +34,11 @@ def drawn(
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.no_grad(), device:
         torch.manual_seed(seed)
+        places = {} if pipeline is None else pipeline.places(module)
         for part, owner in _parts(module, module):
             _draw(part, owner, device)
+            if part in places:
+                move(part, places[part])
     module.tie_weights()
     return module
 

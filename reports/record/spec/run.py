@@ -66,6 +66,17 @@ class ModelSpec(Spec, frozen=True):
     tensor_parallel: Annotated[
         int, option("Devices over which each decoder layer is spread.", ge=1, le=2**10)
     ] = 1
+    pipeline: Annotated[
+        int,
+        option("GPUs over which the decoder layers lie, one after another.", ge=1, le=2**10),
+    ] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.pipeline, self.tensor_parallel) > 1:
+            raise OptionError(
+                "pipeline", "and tensor_parallel exclude each other", "tensor_parallel"
+            )
 
 
 def _several(name: str, given: Any) -> Any:

@@ -67,6 +67,37 @@ def test_events_are_reused_and_nothing_leaks_into_the_next_request() -> None:
     assert gpu.events == 2
 
 
+def test_a_request_goes_on_from_device_to_device_without_a_gap() -> None:
+    """Events of two GPUs cannot be compared: a step ends on both of its sides, and between these
+    ends nothing is counted. Each device has events of its own, which are used again."""
+    gpus, at_work = [FakeGpu(), FakeGpu()], 0
+    watch = Stopwatch(
+        torch.device("cuda", 0),
+        others=[torch.device("cuda", 1)],
+        event=lambda: gpus[at_work].event(),
+        synchronize=lambda: [gpu.synchronize() for gpu in gpus] and None,
+        current=lambda: at_work,
+    )
+    for _ in range(2):
+        at_work = 0
+        watch.start()
+        for lap, milliseconds in (("layer", 2), ("move", 1)):
+            gpus[0].milliseconds += milliseconds
+            watch.lap("prefill", lap, 4)
+        at_work, gpus[1].milliseconds = 1, 1000.0  # whatever that one's clock says
+        watch.lap("prefill", "move", 4)
+        gpus[1].milliseconds += 5
+        watch.lap("head", "head")
+        assert watch.stop().parts == pytest.approx(
+            {
+                ("prefill", "layer", 4): 0.002,
+                ("prefill", "move", 4): 0.001,
+                ("head", "head", None): 0.005,
+            }
+        )
+    assert [gpu.events for gpu in gpus] == [3, 2]
+
+
 def test_host_clock_accounts_for_the_whole_request() -> None:
     watch = Stopwatch(torch.device("cpu"))
     watch.start()

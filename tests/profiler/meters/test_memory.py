@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tpprof.methods.engine.context import Lap
 from tpprof.profiler.meters import memory
 
 
@@ -58,10 +59,10 @@ def test_resident_peak_sees_an_allocation_of_this_request_only() -> None:
         pytest.skip("this system does not let the peak be reset")
     left_behind = [bytearray(2**20) for _ in range(128)]
     del left_behind  # freed memory that the next allocation could take without a trace
-    small, result = memory.peak(torch.device("cpu"), lambda lap: 7)
+    small, result = memory.peak([torch.device("cpu")], lambda lap: 7)
     assert result == 7
-    large = memory.peak(torch.device("cpu"), lambda lap: bytearray(b"x") * size)[0]
-    after, _ = memory.peak(torch.device("cpu"), lambda lap: None)
+    large = memory.peak([torch.device("cpu")], lambda lap: bytearray(b"x") * size)[0]
+    after, _ = memory.peak([torch.device("cpu")], lambda lap: None)
     assert small.resident is not None
     assert large.resident is not None
     assert after.resident is not None
@@ -73,9 +74,34 @@ def test_resident_peak_sees_an_allocation_of_this_request_only() -> None:
 
 def test_a_peak_that_cannot_be_reset_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "reset_resident_peak", lambda: False)
-    peak, _ = memory.peak(torch.device("cpu"), lambda lap: None)
+    peak, _ = memory.peak([torch.device("cpu")], lambda lap: None)
     assert peak.resident is None
     assert "reset" in peak.reasons["resident"]
+
+
+def test_the_peaks_of_a_pipeline_are_known_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached = {"cuda:0": 0, "cuda:1": 0}
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: reached[str(device)])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    cards = {"cuda:0": SimpleNamespace(uuid="abc"), "cuda:1": SimpleNamespace(uuid="def")}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: cards[str(device)])
+    used = {"GPU-abc": (900, ""), "GPU-def": (None, "NVML: lost")}
+    monkeypatch.setattr(memory, "device_memory", lambda uuid: used[uuid])
+
+    def request(lap: Lap) -> None:
+        for phase, first, second in (("vision", 300, 70), ("prefill", 200, 500)):
+            reached.update({"cuda:0": first, "cuda:1": second})
+            lap(phase, "layer", 0)
+
+    peak, _ = memory.peak([torch.device("cuda", 0), torch.device("cuda", 1)], request, [100, 50])
+    assert [(one.name, one.allocator, one.device) for one in peak.devices] == [
+        ("cuda:0", 200, 900),
+        ("cuda:1", 450, None),
+    ]
+    assert peak.allocator == 650  # each at its own time: what there must be on all of them
+    assert peak.allocator_by_phase == {"vision": 220, "prefill": 550}
+    assert (peak.device, peak.reasons["device"]) == (None, "NVML: lost")
 
 
 def test_gpu_peak_per_phase(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +120,7 @@ def test_gpu_peak_per_phase(monkeypatch: pytest.MonkeyPatch) -> None:
             state["peak"] = peak
             lap(phase, "layer", 0)
 
-    peak, _ = memory.peak(torch.device("cuda"), request)
+    peak, _ = memory.peak([torch.device("cuda")], request)
     assert peak.allocator_by_phase == {"vision": 300, "prefill": 500}
     assert peak.allocator == 500
     assert peak.device is None
