@@ -14,6 +14,7 @@ from ...reports.record.schema import Peaks
 from ...reports.record.spec import Cells, ModelSpec, Subject, Workload
 from ...reports.sanitize import quoted, say
 from ...reports.text.cells import METHOD
+from ...reports.text.sentences import touched_text
 from ...reports.text.table import Column, Table, for_programs
 from .options import Format, FormatOption, Typed, fail, takes
 from .output import WideOption, print_table
@@ -197,6 +198,12 @@ def notes(
             "prefill and decode with torch's kernels; a real run takes longer, and the speed-up "
             f"of floors is seldom reached. Its memory: {units.gibibytes(peaks.memory_bytes)}."
         )
+    touched = {row.method: row.touched_flops for row in planned[1:] if row.touched_flops}
+    floors = {row.method: row.touched_floor for row in planned[1:] if row.touched_floor}
+    if touched:
+        lines.append(touched_text(touched, "vanilla's FLOPs"))
+    if floors:
+        lines.append(touched_text(floors, "vanilla's floor"))
     if bound is not None:
         lines.append(
             f"no pruning in the decoder can pass {units.times(bound)} by floors: what is outside "
@@ -273,6 +280,17 @@ def _work_columns() -> list[Column[Planned]]:
                 "prefill_flops_share": lambda r: r.prefill_flops_share,
             },
             "Of vanilla's FLOPs in the decoder layers over the prompt.",
+        ),
+        Column(
+            "FLOPs it\ncan touch",
+            lambda r: units.percent(r.touched_flops),
+            {
+                "touched_flops_share": lambda r: r.touched_flops,
+                "touched_floor_share": lambda r: r.touched_floor,
+            },
+            "Of vanilla's FLOPs, those in the phases, and decoder layers of prefill, in which the "
+            "method has less work; the rest stays whatever the budget (Amdahl).",
+            under="FLOPs\nshare",
         ),
         Column(
             "decision\noperators",

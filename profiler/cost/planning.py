@@ -15,7 +15,7 @@ from ...methods.contract.policies import Policy, check_policy
 from ...methods.contract.request import BudgetError, Request, UnsupportedError
 from ...methods.engine.ledger import Ledger, planned
 from ...reports import units
-from ...reports.analysis import roofline
+from ...reports.analysis import promise, roofline
 from ...reports.analysis.caveats import past_positions
 from ...reports.record.schema import Peaks
 from ...reports.record.spec import Workload
@@ -70,9 +70,10 @@ class Planned:
     visual_per_layer: visual tokens entering each decoder layer. flops: whole request;
     prefill_flops: its decoder layers in prefill. kv_bytes: after prefill. weight_bytes, peak_bytes:
     see `cost.memory`. floor_seconds: the least time that the device allows, and floor_speedup:
-    vanilla's over it. largest_batch: that fits the memory of the device. counted: by convention.
-    launches: operators that decisions call; None where one does not say. met: whether a budget
-    gives what was wanted. All for the whole batch.
+    vanilla's over it. touched_flops, touched_floor: the share of vanilla's FLOPs, and of its floor,
+    in the phases and decoder layers in which the method has less work. largest_batch: that fits the
+    memory of the device. counted: by convention. launches: operators that decisions call; None
+    where one does not say. met: whether a budget gives what was wanted. All for the whole batch.
     """
 
     method: str
@@ -86,6 +87,8 @@ class Planned:
     peak_bytes: int | None = None
     floor_seconds: float | None = None
     floor_speedup: float | None = None
+    touched_flops: float | None = None
+    touched_floor: float | None = None
     largest_batch: int | None = None
     launches: int | None = None
     counted: dict[str, float] = field(default_factory=dict)
@@ -236,6 +239,7 @@ class Planner:
         own, full = self._cost(request, schedule, ledger), self.vanilla
         flops, prefill = own.flops, own.prefill
         changed = resizing(self.sizes[0], sizes[0]) if request.whole is not None else ""
+        touched_flops, touched_floor = self._touched(own)
         counting = Counting(self.shape, request, ledger, own.items, _budget(method, request))
         return Planned(
             method=name,
@@ -249,6 +253,8 @@ class Planner:
             peak_bytes=self._peak(request, schedule, ledger),
             floor_seconds=own.floor,
             floor_speedup=full.floor / own.floor if full.floor and own.floor else None,
+            touched_flops=touched_flops,
+            touched_floor=touched_floor,
             largest_batch=self._largest_batch(request, schedule, ledger),
             launches=self._launches(schedule),
             counted={c.name: c.count(counting) for c in self.conventions},
@@ -306,6 +312,21 @@ class Planner:
         if self.peaks is None:
             return None
         return roofline.request_seconds(self.peaks, cost.as_record(items), self.dtype, eager=True)
+
+    def _touched(self, own: _Cost) -> tuple[float, float | None]:
+        """The shares of vanilla's FLOPs, and of its floor, that pruning can touch."""
+        full = cost.as_record(self.vanilla.items)
+        touched = promise.lessened(cost.as_record(own.items), full)
+        places = [touched.get(promise.place_of_work(work), 0.0) for work in full]
+        flops = sum(work.flops * share for work, share in zip(full, places, strict=True))
+        if self.peaks is None:
+            return flops / self.vanilla.flops, None
+        floors = roofline.part_seconds(self.peaks, full, self.dtype)
+        inside = sum(
+            least * touched.get(promise.place_of(span), 0.0) for span, least in floors.items()
+        )
+        whole = sum(floors.values())
+        return flops / self.vanilla.flops, inside / whole if whole else None
 
     def _peak(self, request: Request, schedule: Plan, ledger: Ledger) -> int | None:
         if self.policy == "published" and schedule.stages:

@@ -1,4 +1,5 @@
-"""What is promised of a method, in three ways, and how much faster no pruning can make a request.
+"""What is promised of a method, in three ways, which share of the time it can touch at all, and how
+much faster no pruning can make a request.
 
 All are shares of vanilla's time in the same round. From the weakest to the strongest:
 
@@ -22,7 +23,15 @@ from ..record.cell import SpanKey
 from ..record.schema import Cell, Cost, Record
 from . import roofline
 from .by_round import SCORING, latencies, latency, paired_speedup, phase, spans, weighted
-from .intervals import CONFIDENCE, FEWEST, Estimate, central, speedup, trimmed
+from .intervals import (
+    CONFIDENCE,
+    FEWEST,
+    Estimate,
+    central,
+    median_interval,
+    speedup,
+    trimmed,
+)
 
 STEPS: dict[str, Callable[[str], bool]] = {
     "outside": lambda phase: phase not in ("prefill", "decode"),
@@ -142,7 +151,30 @@ def claimed_share(cell: Cell, vanilla: Cell) -> float | None:
 
 def flops_shares(cell: Cell, vanilla: Cell) -> Shares:
     """The share of vanilla's FLOPs that is left."""
-    return _shares(cell, vanilla, lambda c: ((_place(w), w.flops) for w in _shared_work(c)))
+    return _shares(cell, vanilla, lambda c: ((place_of_work(w), w.flops) for w in _shared_work(c)))
+
+
+def touched_share(cell: Cell, vanilla: Cell) -> Estimate | None:
+    """The share of vanilla's latency that it spends where `cell` has less work: all that its
+    pruning can make shorter (Amdahl). None where no work is known by formula, or no time."""
+    whole = latencies(vanilla)
+    if not (cell.cost and vanilla.cost and whole):
+        return None
+    touched = lessened(cell.cost, vanilla.cost)
+    spent = weighted(vanilla, {span: touched.get(place_of(span), 0.0) for span in spans(vanilla)})
+    return median_interval([spent[number] / whole[number] for number in whole])
+
+
+def lessened(own: Iterable[Cost], full: Iterable[Cost]) -> dict[Place, float]:
+    """By phase, or decoder layer of prefill, the share of its work in the `full` request that lies
+    where the `own` one has less: all or nothing, but in the vision tower, whose layers are not
+    timed one by one, that of their FLOPs. The work of deciding what goes does not count."""
+    left, before = _amounts(own), _amounts(full)
+    whole, touched = Counter[Place](), Counter[Place]()
+    for key, amount in before.items():
+        whole[key[0]] += amount
+        touched[key[0]] += amount if left[key] < amount else 0
+    return {place: touched[place] / whole[place] for place in touched if touched[place]}
 
 
 def bound_of(record: Record, vanilla: Cell) -> Bound | None:
@@ -150,8 +182,8 @@ def bound_of(record: Record, vanilla: Cell) -> Bound | None:
     whole, inside = latencies(vanilla), {"prefill", "decode"}
     if not whole:
         return None
-    lessened = [_lessened(cell, vanilla) for cell in record.cells]
-    if {"embed"} in [names - inside for names in lessened]:
+    touched = {cell.method: _phases_touched(cell, vanilla) for cell in record.cells}
+    if {"embed"} in [names - inside for names in touched.values()]:
         inside.add("embed")
     found = {name: phase(vanilla, name) for name in OUTSIDE if name not in inside}
     outside = {name: estimate.value for name, estimate in found.items() if estimate}
@@ -162,15 +194,15 @@ def bound_of(record: Record, vanilla: Cell) -> Bound | None:
         return None
     gain = speedup([(whole[number], least[number]) for number in whole])
     assert gain is not None
-    beyond = [c.method for c in record.cells if _lessened(c, vanilla) - {*inside, "embed"}]
-    return Bound(vanilla, gain, outside, read, list(dict.fromkeys(beyond)))
+    beyond = [method for method, names in touched.items() if names - {*inside, "embed"}]
+    return Bound(vanilla, gain, outside, read, beyond)
 
 
 def _weights(
     vanilla: Cell, shares: Shares, less: float, within: Callable[[str], bool]
 ) -> dict[SpanKey, float]:
     """By place of vanilla, the share that is left, `less` so much."""
-    return {span: shares[_place_of(span)] - less for span in spans(vanilla) if within(span[0])}
+    return {span: shares[place_of(span)] - less for span in spans(vanilla) if within(span[0])}
 
 
 def _by_floors(record: Record, cell: Cell, vanilla: Cell, rounds: list[int]) -> float | None:
@@ -180,7 +212,7 @@ def _by_floors(record: Record, cell: Cell, vanilla: Cell, rounds: list[int]) -> 
 
     def floors(of: Cell) -> Iterable[tuple[Place, float]]:
         found = roofline.part_seconds(peaks, _shared_work(of), dtype)
-        return ((_place_of(span), seconds) for span, seconds in found.items())
+        return ((place_of(span), seconds) for span, seconds in found.items())
 
     whole, shares = latencies(vanilla), _shares(cell, vanilla, floors)
     saved = weighted(vanilla, _weights(vanilla, shares, 1.0, lambda phase: True))
@@ -204,14 +236,19 @@ def _summed(amounts: Iterable[tuple[Place, float]]) -> dict[Place, float]:
 
 def _shared_work(cell: Cell) -> list[Cost]:
     """The work of the parts that vanilla has too: not that of deciding what goes."""
-    return [work for work in cell.cost if work.part not in SCORING]
+    return _shared(cell.cost)
 
 
-def _place(work: Cost) -> Place:
-    return _place_of((work.phase, work.part, work.index))
+def _shared(cost: Iterable[Cost]) -> list[Cost]:
+    return [work for work in cost if work.part not in SCORING]
 
 
-def _place_of(span: SpanKey) -> Place:
+def place_of_work(work: Cost) -> Place:
+    """The phase, or decoder layer of prefill, that work belongs to."""
+    return place_of((work.phase, work.part, work.index))
+
+
+def place_of(span: SpanKey) -> Place:
     """Decoder layers of prefill stand by themselves."""
     name, part, index = span
     return name, index if (name, part) == ("prefill", "layer") else None
@@ -226,19 +263,22 @@ def _mean_of(values: list[float], chosen: list[int]) -> Estimate:
     return Estimate(value, value - reach, value + reach, len(values))
 
 
-def _lessened(cell: Cell, vanilla: Cell) -> set[str]:
-    """The phases in which `cell` does less work than vanilla."""
-    own, full = _by_phase(cell), _by_phase(vanilla)
-    return {name for name in own if own[name] < full[name]}
+def _phases_touched(cell: Cell, vanilla: Cell) -> set[str]:
+    """The phases in which `cell` does less work than vanilla; none where its work is not known."""
+    return {phase for phase, _ in lessened(cell.cost, vanilla.cost)} if cell.cost else set()
 
 
-def _by_phase(cell: Cell) -> Counter[str]:
-    """FLOPs of each phase; the bytes that it reads where it has none."""
-    flops, read = Counter[str](), Counter[str]()
-    for work in _shared_work(cell):
-        flops[work.phase] += work.flops
-        read[work.phase] += work.read_bytes
-    return Counter({name: flops[name] or read[name] for name in read})
+def _amounts(cost: Iterable[Cost]) -> Counter[tuple[Place, object]]:
+    """FLOPs of each place, of each operator of each layer in the tower; the bytes that are read
+    where a place has no FLOPs."""
+    works = _shared(cost)
+    counted = {place_of_work(work) for work in works if work.flops}
+    found = Counter[tuple[Place, object]]()
+    for work in works:
+        place = place_of_work(work)
+        finer = (work.index, work.operator) if work.phase == "vision" else None
+        found[place, finer] += work.flops if place in counted else work.read_bytes
+    return found
 
 
 def _read_seconds(record: Record, phases: set[str]) -> float | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..record.schema import Cell, Record
 from .by_round import baseline, by_round, latencies, latency, paired_speedup, phase, seconds_in
 from .intervals import Estimate, median_interval, percentile
-from .promise import over_promise, promise_of
+from .promise import over_promise, promise_of, touched_share
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Row:
     flops: see request_flops. claimed, promised, by_floors: speed-ups (see promise).
     over_promise: measured time over promised time; None where the promise lies within the noise of
     the speed-up.
+    touched: the share of vanilla's latency that pruning can touch; see touched_share. None of
+    vanilla itself.
     parts_sum: the parts of a request over its latency.
     """
 
@@ -40,6 +42,7 @@ class Row:
     promised: float | None
     by_floors: float | None
     over_promise: Estimate | None
+    touched: Estimate | None
     kv_bytes: int | None
     peak_bytes: int | None
     parts_sum: Estimate | None
@@ -105,6 +108,7 @@ def _row(record: Record, cell: Cell, vanilla: Cell | None) -> Row:
         promised=promised,
         by_floors=1 / promise.floors if promise and promise.floors else None,
         over_promise=over,
+        touched=touched_share(cell, vanilla) if vanilla and cell.name != "vanilla" else None,
         kv_bytes=sum(cell.kv_bytes_prefill) or None,
         peak_bytes=memory.allocator if memory.allocator is not None else memory.resident,
         parts_sum=median_interval(list(sums.values())),

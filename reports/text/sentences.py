@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .. import units
 from ..analysis.accuracy.scores import distinct, of_record
@@ -23,7 +23,13 @@ def sentences(record: Record, listed: list[Row] | None = None) -> list[str]:
     rows of the record, where they are known already."""
     table = rows(record) if listed is None else listed
     measured = [row for row in table if row.speedup and row.cell.name != "vanilla"]
-    found = [_contrast(measured), _ranking(measured), host_bound(record), _answers(record)]
+    found = [
+        _contrast(measured),
+        _ranking(measured),
+        *_touched(table),
+        host_bound(record),
+        _answers(record),
+    ]
     notes = [f"{row.cell.method}: {row.cell.note}." for row in table if row.cell.note]
     notes += [
         f"{name(row.cell)} ran eager: {row.cell.fallback.rstrip('.')}."
@@ -36,6 +42,35 @@ def sentences(record: Record, listed: list[Row] | None = None) -> list[str]:
         if row.cell.eager_prefill and not row.cell.fallback
     ]
     return [sentence for sentence in found if sentence] + list(dict.fromkeys(notes))
+
+
+def _touched(table: Sequence[Row]) -> list[str]:
+    """Which share of the time pruning can touch, a sentence for each runtime."""
+    found: dict[str, dict[str, float]] = {}
+    for row in table:
+        if row.touched is not None:
+            found.setdefault(ran(row.cell), {})[row.cell.method] = row.touched.value
+    of = "vanilla's time"
+    return [
+        touched_text(shares, f"{of} under {runtime}" if len(found) > 1 else of)
+        for runtime, shares in found.items()
+    ]
+
+
+def touched_text(shares: Mapping[str, float], of: str) -> str:
+    """Of what pruning can touch so much, and what that comes to if nothing were left of it: of the
+    method that can touch least, and of the one that can touch most. shares: by method."""
+    least, most = (choose(shares, key=lambda name: shares[name]) for choose in (min, max))
+    ends = [least] if shares[least] == shares[most] else [least, most]
+    told = [f"{units.percent(shares[name])} ({name})" for name in ends]
+    limits = [
+        units.times(1 / (1 - shares[name])) if shares[name] < 1 else "any number of times"
+        for name in ends
+    ]
+    return (
+        f"Of {of} pruning can touch {' to '.join(told)}: with nothing left of that, at most "
+        f"{' to '.join(limits)} (Amdahl)."
+    )
 
 
 def _answers(record: Record) -> str:

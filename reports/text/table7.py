@@ -48,6 +48,10 @@ OVER = (
     "Latency over the time that FLOPs promise, phase by phase, in pairs within a round; n/a where "
     "the promise lies within the noise of the measured speed-up."
 )
+TOUCHED = (
+    "The share of vanilla's latency in the phases, and decoder layers of prefill, in which the "
+    "method has less work, by formula: the rest stays whatever the budget (Amdahl)."
+)
 NEW_LENGTH = (
     "What the first request at a length that never ran before takes longer than those that follow "
     "at the same one: cuDNN's plans for new pairs of lengths, kernels not loaded yet, memory, a "
@@ -219,6 +223,13 @@ def _promises() -> list[Column[Row]]:
             ends("over_promise", lambda r: r.over_promise),
             OVER,
             under="speed-up\npromised",
+        ),
+        Column(
+            "time it\ncan touch",
+            lambda r: units.percent(r.touched.value if r.touched else None),
+            ends("touched_share", lambda r: r.touched),
+            TOUCHED,
+            wide=True,
         ),
         Column(
             "of the promised\nspeed-up",

@@ -25,10 +25,10 @@ from tpprof import methods
 from tpprof.methods.contract.errors import InputError
 from tpprof.methods.contract.policies import Policy
 from tpprof.methods.engine.ledger import planned
-from tpprof.profiler.commands.flops import plan_table, schedule
+from tpprof.profiler.commands.flops import notes, plan_table, schedule
 from tpprof.profiler.commands.options import Format
 from tpprof.profiler.commands.output import print_table
-from tpprof.profiler.cost import memory
+from tpprof.profiler.cost import as_record, memory, total
 from tpprof.profiler.cost.conventions import CONVENTIONS, convention_named
 from tpprof.profiler.cost.planning import Planned, Planner, Wanted
 from tpprof.profiler.machine.calibration import named
@@ -37,6 +37,7 @@ from tpprof.profiler.models.model import Model
 from tpprof.profiler.models.pictures import PictureError
 from tpprof.profiler.models.registry import known_shapes
 from tpprof.profiler.workload import Preparation
+from tpprof.reports.analysis.roofline import part_seconds
 from tpprof.reports.record.spec import Workload
 
 
@@ -346,6 +347,58 @@ def test_the_table_prints_in_every_format(form: str, capsys: pytest.CaptureFixtu
         rows = json.loads(printed)
         assert rows[1]["visual_per_layer"] == [2880] * 2 + [320] * 30
         assert rows[1]["counted"]["paper-kv"] == pytest.approx(168e6)
+
+
+@pytest.mark.parametrize("layer", [1, 2, 16])
+def test_pruning_touches_the_flops_of_the_layers_behind_it(layer: int) -> None:
+    """Against the FLOPs of LLaVA-NeXT-7B, by hand: 32 layers of width 4096 and FFNs of 11008 over
+    2940 tokens: of all layers but the first `layer`, and of the decode step with its head."""
+    width, ffn, length, vocabulary = 4096, 11008, 2940, 32064
+    weights = 4 * width * width + 3 * width * ffn
+    inside = 2 * length * weights + 4 * length**2 * width
+    step = 32 * (2 * weights + 4 * (length + 1) * width) + 2 * width * vocabulary
+    plan = Planner("llava-next-7b", Workload())
+    row = plan.plan(methods.parse(f"fastv:layer={layer},keep=320"))
+    touched = (32 - layer) * inside + step
+    assert row.touched_flops == pytest.approx(touched / plan.vanilla.flops, rel=1e-12)
+    assert row.touched_floor is None
+    told = notes([plan.plan(methods.parse("vanilla")), row], None, [])
+    share = touched / plan.vanilla.flops
+    assert (
+        f"Of vanilla's FLOPs pruning can touch {share * 100:.1f} % ({row.method}): with nothing "
+        f"left of that, at most {1 / (1 - share):.2f}x (Amdahl)."
+    ) in told
+
+
+def test_what_is_touched_of_the_floor_needs_a_device() -> None:
+    """The floors of phases and layers, each by itself: those of prefill behind layer 1, and
+    decode."""
+    plan = Planner("llava-next-7b", Workload(), peaks=named("h100"))
+    row = plan.plan(methods.parse("fastv:layer=2,keep=320"))
+    assert plan.peaks is not None
+    parts = part_seconds(plan.peaks, as_record(plan.vanilla.items), "bfloat16")
+    touched = [
+        least
+        for (phase, _, index), least in parts.items()
+        if phase == "decode" or (phase == "prefill" and index is not None and index >= 2)
+    ]
+    assert row.touched_floor == pytest.approx(sum(touched) / sum(parts.values()))
+    vanilla = plan.plan(methods.parse("vanilla"))
+    assert (vanilla.touched_flops, vanilla.touched_floor) == (0, 0)
+    told = notes([vanilla, row], plan.peaks, [])
+    assert any(line.startswith("Of vanilla's floor pruning can touch") for line in told)
+
+
+def test_a_method_of_the_tower_touches_what_is_behind_it_there() -> None:
+    """VisionZip drops before the last tower layer that runs: by hand, of the tower all FLOPs stay
+    but those of that layer (577 patches of width 1024) and of the projector, and the head does."""
+    plan = Planner("llava-1.5-7b", Workload())
+    row = plan.plan(methods.parse("visionzip:keep=64"))
+    vision, head = (total(plan.vanilla.items, phase).flops for phase in ("vision", "head"))
+    projector = 2 * 576 * (1024 * 4096 + 4096 * 4096)
+    last = 2 * 577 * (4 * 1024**2 + 2 * 1024 * 4096) + 4 * 577**2 * 1024
+    left = vision - projector - last + head
+    assert row.touched_flops == pytest.approx(1 - left / plan.vanilla.flops, rel=1e-12)
 
 
 @pytest.mark.parametrize("new_tokens", [1, 128])

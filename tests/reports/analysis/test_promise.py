@@ -20,6 +20,7 @@ from tpprof.reports.analysis.promise import (
     over_promise,
     promise_of,
     promised_seconds,
+    touched_share,
 )
 from tpprof.reports.analysis.summary import rows
 from tpprof.reports.record.schema import Bandwidth, Cell, Peaks, Record, Span
@@ -200,6 +201,68 @@ def test_a_method_that_prunes_in_the_tower_is_not_bound() -> None:
     assert bound is not None
     assert bound.beyond == ["fastv"]
     assert "(fastv: not there alone)" in sentences.bounds(run)[0]
+
+
+def test_pruning_touches_the_time_in_which_it_has_less_work() -> None:
+    """Of 0.1, 0.4, 0.3 and 0.2 of the time, it has less to do in the last two: half of it, to the
+    last digit however the machine drifts, and twice as fast with nothing left of that."""
+    run = drifting()
+    touched = touched_share(run.cells[1], run.cells[0])
+    assert touched is not None
+    assert (touched.value, touched.low, touched.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert [row.touched for row in rows(run)] == [None, touched]
+    told = [line for line in sentences.sentences(run) if "Amdahl" in line]
+    assert told == [
+        "Of vanilla's time pruning can touch 50.0 % (fastv): with nothing left of that, at most "
+        "2.00x (Amdahl)."
+    ]
+
+
+def test_the_least_and_the_most_that_pruning_can_touch_are_named() -> None:
+    run = drifting()
+    times = [list(taken.parts) for taken in run.cells[0].samples]
+    run.cells += [made("deep", (100, 500, 499, 50), times), made("none", FULL, times)]
+    run.cells.append(made("early", (100, 1, 1, 1), times))
+    shares = [row.touched.value if row.touched else None for row in rows(run)]
+    assert shares == [None, *map(pytest.approx, (0.5, 0.3, 0.0, 0.9))]
+    (told,) = (line for line in sentences.sentences(run) if "Amdahl" in line)
+    assert told == (
+        "Of vanilla's time pruning can touch 0.0 % (none) to 90.0 % (early): with nothing left of "
+        "that, at most 1.00x to 10.00x (Amdahl)."
+    )
+    bound = bound_of(run, run.cells[0])
+    assert bound is not None
+    assert bound.speedup.value == pytest.approx(10), "the same, while text and weights take no time"
+
+
+def test_the_tower_is_touched_by_the_flops_of_its_layers() -> None:
+    """It is timed as one, and pruned from its second layer on: 75 of 100 FLOPs of 0.1 of the
+    time. What decides is no work of vanilla's."""
+    run = drifting()
+    full, own = run.cells
+    full.cost[:1] = [work("vision", "tower", n, "ffn", f) for n, f in enumerate((25, 75))]
+    own.cost[:1] = [work("vision", "tower", n, "ffn", f) for n, f in enumerate((25, 10))]
+    own.cost.append(work("vision", "score", 0, "rows", 10**6))
+    touched = touched_share(own, full)
+    assert touched is not None
+    assert touched.value == pytest.approx(0.5 + 0.75 * 0.1)
+
+
+def test_what_has_no_flops_is_touched_by_the_bytes_that_it_reads() -> None:
+    run = drifting()
+    for one, moved in zip(run.cells, (1000, 990), strict=True):
+        one.cost[0] = work("vision", "tower", None, "copy", 0)
+        one.cost[0].read_bytes = moved
+    touched = touched_share(run.cells[1], run.cells[0])
+    assert touched is not None
+    assert touched.value == pytest.approx(0.6)
+
+
+def test_nothing_is_known_of_what_a_callable_can_touch() -> None:
+    run = drifting()
+    run.cells[1].cost = []
+    assert touched_share(run.cells[1], run.cells[0]) is None
+    assert not [line for line in sentences.sentences(run) if "Amdahl" in line]
 
 
 def test_text_only_work_is_that_of_a_request_without_a_picture(model: Model) -> None:

@@ -186,13 +186,14 @@ def test_hostile_names_do_not_break_a_table(run: Record) -> None:
 
 
 def test_sentences_say_what_the_data_says(run: Record) -> None:
-    contrast, ranking = sentences.sentences(run)
+    contrast, ranking, touched = sentences.sentences(run)
     assert "FLOPs promise 2.78x" in contrast
     assert "1.25x" in contrast
     assert "2.00x" in contrast
     assert "fastv with maps needs 20.0 %" in ranking
     assert "random 25.0 %" in ranking
     assert "yet fastv with maps takes 1.78x the time" in ranking
+    assert touched.startswith("Of vanilla's time pruning can touch")
     (bound,) = sentences.bounds(run)
     assert bound.startswith("No pruning in the decoder can pass 10.00x (10.00 to 10.00) here")
     assert "vision (100.0 ms) and head (100.0 ms)" in bound
