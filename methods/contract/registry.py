@@ -12,7 +12,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 
 from .containment import contained
-from .errors import InputError
+from .errors import InputError, text_of
 from .method import Method
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
@@ -94,4 +94,6 @@ def _discover() -> None:
             with contained():
                 plugin.load()
         except Exception as error:
-            warnings.warn(f"plug-in {plugin.name!r} could not be loaded: {error}", stacklevel=2)
+            warnings.warn(
+                f"plug-in {plugin.name!r} could not be loaded: {text_of(error)}", stacklevel=2
+            )

@@ -12,7 +12,7 @@ import torch
 
 from ...methods import Method, Request
 from ...methods.contract.containment import MethodFaultError, contained, location
-from ...methods.contract.errors import InputError, first_line
+from ...methods.contract.errors import InputError, first_line, text_of
 from ...methods.contract.plan_checks import resized_for
 from ...methods.contract.policies import Policy
 from ...methods.contract.request import Size
@@ -115,7 +115,7 @@ class Examinee:
             try:
                 yield self._answer(_seeded_for(own, batch.places[0]), batch, verify=not number)
             except Exception as error:
-                why = str(error) if isinstance(error, InputError) else first_line(error)
+                why = text_of(error) if isinstance(error, InputError) else first_line(error)
                 raise RowFailedError(why + location(error, method)) from error
 
     def _answer(self, method: Method, batch: ExamBatch, *, verify: bool) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...methods import Method, format_spec
 from ...reports.record.accuracy import Accuracy, YesNoQuestion
+from ...reports.record.spec import OptionError
 from ..seer.pictures import Drawing
 from ..seer.questions import SUFFIX, TEST, Question, sample
 from .exam import Exam, blank_sheet
@@ -19,9 +20,18 @@ A_PICTURE = 12
 """Questions about a picture at most, four in each category."""
 
 
+FEWEST_PICTURES = 2
+"""A question is asked of a picture that holds the thing, and of one that lacks it."""
+
+
 def drawn_exam(most: int) -> Exam:
-    """POPE's three categories about pictures of the test seeds: at most so many questions."""
-    count = max(1, most // A_PICTURE)
+    """POPE's three categories about pictures of the test seeds: at most so many questions. Raises
+    OptionError for fewer than two pictures have: one alone has none."""
+    if (fewest := len(sample(TEST, FEWEST_PICTURES)[1])) > most:
+        raise OptionError(
+            "questions", f"{most}: about drawn pictures there are {fewest} at least, or POPE's own"
+        )
+    count = max(FEWEST_PICTURES, most // A_PICTURE)
     questions = sample(TEST, count)[1]
     while len(more := sample(TEST, count + 1)[1]) <= most:  # few pictures have all that they could
         count, questions = count + 1, more

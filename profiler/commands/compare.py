@@ -89,7 +89,7 @@ def compare(
         written.append(Output("--trace", trace, "trace"))
     read = [config, *output.read_by(spec)]
     output.require_outputs(written, read, figures=figures, overwrite=overwrite)
-    done = in_a_child(lambda: _lost(out))
+    done = in_a_child(lambda: _lost(out), lambda: _kept(out))
     from ...reports.analysis.explanation import explain_all
     from ..run.recording import measure
 
@@ -109,17 +109,21 @@ def compare(
 
 
 def _lost(out: Path) -> str:
-    """What is left where a method ended the process."""
+    """What is said where a method ended the process."""
+    return (
+        f"a method or plug-in ended the process before all was measured{_kept(out)}; --isolate "
+        "measures each cell in a process of its own, and goes on"
+    )
+
+
+def _kept(out: Path) -> str:
+    """Where that lies which was measured until then."""
     journal = files_of([out])[1] if out.suffix == ".json" else None
     if journal is None:
         journal = max(out.glob("*.jsonl"), default=None, key=lambda path: path.stat().st_mtime)
-    kept = ""
-    if journal is not None and journal.exists():
-        kept = f"; what was measured until then is in {journal}"
-    return (
-        f"a method or plug-in ended the process before all was measured{kept}; --isolate measures "
-        "each cell in a process of its own, and goes on"
-    )
+    if journal is None or not journal.exists():
+        return ""
+    return f"; what was measured until then is in {journal}"
 
 
 def _spec(typed: Typed, config: Path | None) -> RunSpec:

@@ -23,15 +23,18 @@ from ...reports.sanitize import say
 DONE = b"done"
 ENDED = 1
 """Exit code of a command whose child ended as if all were well, and was not done."""
+OUTSIDE = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGKILL")
+"""Signals that somebody else sends: a user, a scheduler, or a system without memory."""
 PLUGIN_ENDED = "a plug-in ended the process before the result was shown"
 
 
-def in_a_child(lost: Callable[[], str]) -> Callable[[], None]:
+def in_a_child(lost: Callable[[], str], kept: Callable[[], str] = lambda: "") -> Callable[[], None]:
     """Go on in a child process, where this returns: call what it returns when all is done.
 
     The process that was there waits and ends with the child's code; with ENDED and the line that
-    `lost` gives where the child ends with 0 and was not done. Where a process cannot be forked
-    safely, or a system cannot tell who sent a signal, it goes on alone.
+    `lost` gives where the child ends with 0 and was not done, or by a fault of its own; what `kept`
+    gives follows where a signal from outside ended it. Where a process cannot be forked safely, or
+    a system cannot tell who sent a signal, it goes on alone.
     """
     known = hasattr(os, "fork") and hasattr(signal, "sigwaitinfo")
     if not known or "torch" in sys.modules or threading.active_count() > 1:
@@ -45,7 +48,7 @@ def in_a_child(lost: Callable[[], str]) -> Callable[[], None]:
     child = os.fork()
     if child:
         os.close(writing)
-        _end_as(_wait(child, awaited), reading, lost)
+        _end_as(_wait(child, awaited), reading, lost, kept)
     os.close(reading)
     _die_with(parent)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -95,7 +98,7 @@ def _wait(child: int, awaited: set[signal.Signals]) -> int:
             return os.waitstatus_to_exitcode(status)
 
 
-def _end_as(code: int, reading: int, lost: Callable[[], str]) -> NoReturn:
+def _end_as(code: int, reading: int, lost: Callable[[], str], kept: Callable[[], str]) -> NoReturn:
     os.set_blocking(reading, False)
     try:
         told = os.read(reading, len(DONE))
@@ -106,7 +109,11 @@ def _end_as(code: int, reading: int, lost: Callable[[], str]) -> NoReturn:
         code = ENDED
     if code < 0:
         name = signal.Signals(-code).name
-        say(f"tpprof: what it ran was ended by {name}; {lost()}")
+        if name in OUTSIDE:
+            hint = " (out of memory?)" if name == "SIGKILL" else ""
+            say(f"tpprof: ended by {name}{hint} before all was done{kept()}")
+        else:
+            say(f"tpprof: what it ran was ended by {name}; {lost()}")
         code = 128 - code
     os._exit(code)
 

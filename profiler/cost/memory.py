@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from ...methods.contract.request import Request
 from ...methods.engine.ledger import Ledger
 from ..models.shapes import Shape
-from ..models.weights.pipeline import Part, parts_of
+from ..models.weights.pipeline import DeviceShare, parts_of
 from .request import kv_bytes
 
 SCORE_BYTES = 9  # of each weight of rows computed beside the kernel: twice in float32, and a mask
@@ -26,13 +26,13 @@ def map_bytes(itemsize: int) -> int:
     return 8 if itemsize == 4 else itemsize + 8
 
 
-def weight_bytes(shape: Shape, itemsize: int, part: Part | None = None) -> int:
+def weight_bytes(shape: Shape, itemsize: int, part: DeviceShare | None = None) -> int:
     """Bytes of all weights, or of those of one device of a pipeline."""
     return (shape.parameters if part is None else part.parameters) * itemsize
 
 
 def peak_bytes(
-    shape: Shape, request: Request, ledger: Ledger, itemsize: int, part: Part | None = None
+    shape: Shape, request: Request, ledger: Ledger, itemsize: int, part: DeviceShare | None = None
 ) -> int:
     """The most that weights, inputs, caches and live tensors take at any time of the request; on
     one device of a pipeline, of what lies and runs there."""
@@ -51,7 +51,7 @@ def largest_batch(
     ledger: Ledger,
     itemsize: int,
     memory: int,
-    part: Part | None = None,
+    part: DeviceShare | None = None,
 ) -> int:
     """The largest batch whose peak fits `memory` bytes; 0 if not even one sample does.
 
@@ -82,7 +82,9 @@ def _inputs(shape: Shape, request: Request, itemsize: int) -> int:
     return pixels * 4 + near + states + tokens * POSITION_BYTES
 
 
-def _traces(shape: Shape, request: Request, ledger: Ledger, itemsize: int, part: Part) -> int:
+def _traces(
+    shape: Shape, request: Request, ledger: Ledger, itemsize: int, part: DeviceShare
+) -> int:
     """What is carried through the decoder beside the states: cosines and sines of the whole
     sequence and of what remains of it, and the origin of each visual token in every layer."""
     tables = 2 * 2 * request.batch * request.length * shape.text.head_dim * itemsize
@@ -139,7 +141,7 @@ def _added(shape: Shape, request: Request, visual: int, count: int) -> int:
 
 
 def _prefill(
-    shape: Shape, request: Request, ledger: Ledger, itemsize: int, part: Part
+    shape: Shape, request: Request, ledger: Ledger, itemsize: int, part: DeviceShare
 ) -> Iterator[int]:
     """The caches so far, what is added behind this layer and those to come, and in the layer at
     hand the larger of its two halves.
@@ -180,7 +182,7 @@ def _prefill(
 
 
 def _decode(
-    shape: Shape, request: Request, ledger: Ledger, itemsize: int, part: Part
+    shape: Shape, request: Request, ledger: Ledger, itemsize: int, part: DeviceShare
 ) -> Iterator[int]:
     """All caches at their longest, and the last states of prefill; with them the copy of the
     largest cache that takes the last token, or the logits of all steps, kept one by one and then

@@ -24,7 +24,7 @@ from ..models.geometry import positions
 from ..models.pictures import load_picture
 from ..models.registry import known_shapes
 from ..models.shapes import Shape
-from ..models.weights.pipeline import Part, parts_of
+from ..models.weights.pipeline import DeviceShare, parts_of
 from ..workload import by_size, request_sizes, resizing
 from . import memory
 from .conventions import Convention, Counting
@@ -151,7 +151,9 @@ class Planner:
         self.policy: Policy = check_policy(attention)
         whole = _shape(model, pictures=workload.visual_tokens is None)
         self.shape, self.ranks = whole.share(tensor_parallel), tensor_parallel
-        self.parts: Sequence[Part | None] = parts_of(whole, pipeline) if pipeline > 1 else [None]
+        self.parts: Sequence[DeviceShare | None] = (
+            parts_of(whole, pipeline) if pipeline > 1 else [None]
+        )
         self.sizes = request_sizes(workload)
         self.by_size = functools.cache(by_size(whole, workload))
         self.request = self.by_size(self.sizes)

@@ -139,7 +139,11 @@ def _told(error: BaseException) -> str:
         return f"it would end the program ({name})"
     if name == "TargetError":
         return str(error)
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "no details")
+    try:
+        said = str(error)
+    except BaseException as wrong:
+        said = f"(its message raises {type(wrong).__name__})"
+    text = next((line.strip() for line in said.splitlines() if line.strip()), "no details")
     return f"{name}: {text}"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...methods.contract.errors import InputError, first_line
+from ...methods.contract.errors import InputError, first_line, text_of
 from ...reports.record import schema
 from ..meters.clock import Stopwatch, Timing
 from ..meters.memory import Peak
@@ -108,7 +108,7 @@ class BenchCell(ABC):
 
     def reason(self, error: BaseException) -> str:
         """Why a figure is not there, or the row."""
-        said = str(error) if isinstance(error, InputError) else first_line(error)
+        said = text_of(error) if isinstance(error, InputError) else first_line(error)
         return said + self.where(error)
 
     def close(self) -> None:

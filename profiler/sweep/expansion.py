@@ -13,6 +13,7 @@ from ...methods import InputError, Method, format_spec, parse
 from ...reports.record.schema import Peaks
 from ...reports.record.spec import OptionError, RunSpec, changed
 from ...reports.sweep.grid import AXES, SCHEMA, Grid, GridBlock, GridCell
+from ..accuracy.exam import set_exam
 from ..cost.planning import Planner
 from ..machine import calibration
 from ..machine.environment import own_version
@@ -68,8 +69,10 @@ def plan(grid: Grid) -> None:
                 tensor_parallel=block.spec.model.tensor_parallel,
                 pipeline=block.spec.model.pipeline,
             )
+            if block.spec.accuracy.accuracy:
+                set_exam(block.spec.accuracy, block.spec.model.name)
         except (InputError, ValueError, OSError) as error:
-            block.problem = str(error)
+            block.problem = error.as_flag if isinstance(error, OptionError) else str(error)
             continue
         for cell in block.cells:
             _plan(cell, planner)

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,16 @@ class Cluster:
     address: str
     per_host: int = 1
 
-    def spread(self, tasks: Sequence[Indexed], begun: bytes) -> Iterator[BlockEnded]:
+    def spread(
+        self,
+        tasks: Sequence[Indexed],
+        begun: bytes,
+        at_once: Callable[[int], None] = lambda count: None,
+    ) -> Iterator[BlockEnded]:
         """Measure these blocks, each on a GPU where the cluster has any, or as many as its model is
         spread over; what ended, as it ends.
-        begun: the first line of the sweep's journal, by which a worker knows its folder.
+        begun: the first line of the sweep's journal, by which a worker knows its folder. at_once:
+        told how many the cluster can measure at once, about.
 
         A worker that dies is the end of its block. Raises InputError where Ray is not there.
         """
@@ -64,7 +70,9 @@ class Cluster:
                     yield BlockEnded(index, 2, told)
             remote = ray.remote(max_calls=1, max_retries=0, **options)(_measure)
             fitting = (each for each in tasks if wanted[each[0]] <= largest)
-            mark, coming, most = _mark(begun), fitting, AHEAD * self._slots(ray)
+            slots = self._slots(ray)
+            at_once(slots)
+            mark, coming, most = _mark(begun), fitting, AHEAD * slots
             paths = {index: Path(task.out) for index, task in tasks}
             while True:
                 for index, task in itertools.islice(coming, most - len(waiting)):

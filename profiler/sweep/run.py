@@ -79,7 +79,8 @@ def run(
     try:
         with terminable():
             one_by_one = _in_turn(tasks, steps, measure or in_a_process)
-            for left in cluster.spread(tasks, begun) if cluster else one_by_one:
+            spread = cluster.spread(tasks, begun, steps.share) if cluster else one_by_one
+            for left in spread:
                 if left.code == UNWRITABLE:
                     raise OutputError(left.failed)
                 journal.append(BlockLeft(index=left.index, reason=left.failed))
@@ -98,13 +99,17 @@ def _in_turn(tasks: Sequence[Indexed], steps: _Steps, measure: Measure) -> Itera
 
 
 def _failed(sweep: Sweep) -> bool:
-    cells = [cell for record in sweep.records if record for cell in record.cells]
-    return not sweep.complete or bool(sweep.reasons) or any(cell.error for cell in cells)
+    records = [record for record in sweep.records if record]
+    cells = any(cell.error for record in records for cell in record.cells)
+    asked = [record.accuracy.answers for record in records if record.accuracy]
+    unanswered = any(row.error for answers in asked for row in answers)
+    return not sweep.complete or bool(sweep.reasons) or cells or unanswered
 
 
 class _Steps:
-    """How far a sweep is, in cells, and how long it will take: from the blocks that were measured
-    by now, and the warm-ups and rounds of the one that runs."""
+    """How far a sweep is, in cells, and how long it will take, once that is known: from the
+    comparisons that have ended, or, in the first one, from its first whole round on. How long
+    loading and warming up take says nothing of what comes."""
 
     def __init__(self, grid: Grid, tell: Progress, skipped: Collection[int]) -> None:
         self.grid, self.tell, self.titles = grid, tell, titles(grid)
@@ -113,32 +118,82 @@ class _Steps:
         ]  # with vanilla
         self.total = sum(self.sizes)
         self.skipped = sum(self.sizes[index] for index in skipped)
-        self.began, self.done = now(), 0.0
+        self.began, self.done, self.ended = now(), 0, 0
+        self.at_once = 1  # comparisons, about: so many must have ended before one can say how long
+
+    @property
+    def to_come(self) -> int:
+        """Cells of comparisons that have not ended."""
+        return self.total - self.skipped - self.done
+
+    @property
+    def each(self) -> float | None:
+        """Seconds between the ends of two cells, by the comparisons that have ended."""
+        return (now() - self.began) / self.done if self.ended >= self.at_once else None
+
+    def share(self, at_once: int) -> None:
+        """Told how many comparisons run at once."""
+        self.at_once = at_once
 
     def finish(self, index: int) -> None:
         self.done += self.sizes[index]
-        label = f"{self.titles[index]}: done{self._left(self.done)}"
-        self.tell(label, round(self.skipped + self.done), self.total)
+        self.ended += 1
+        left = None if self.each is None else self.each * self.to_come
+        label = f"{self.titles[index]}: done{_left(left) if self.to_come else ''}"
+        self.tell(label, self.skipped + self.done, self.total)
 
     def of(self, index: int) -> Callable[[BlockStep], None]:
         """What is told of a block as it runs."""
-        part, name = 0.0, self.titles[index]
+        part, name, size = 0.0, self.titles[index], self.sizes[index]
         warm = WARM / (WARM + self.grid.blocks[index].spec.stopping.least)
+        running = _Running(size)
+        # From the ends of the others: what has passed of this one is no part of it.
+        each = self.each
 
         def told(step: BlockStep) -> None:
             nonlocal part
             share = min(step.done / step.total, 1.0) if step.total else 0.0
             warming = step.label.startswith("warm-up")
             part = max(part, warm * share if warming else warm + (1 - warm) * share)
-            done = self.done + part * self.sizes[index]
-            label = f"{name}: {step.label}{self._left(done)}"
-            self.tell(label, round(self.skipped + done), self.total)
+            left = running.left(step, each)
+            if left is not None:
+                mine = (running.spent + left) / size if each is None else each
+                left += mine * (self.to_come - size)
+            done = self.skipped + self.done + part * size
+            self.tell(f"{name}: {step.label}{_left(left)}", round(done), self.total)
 
         return told
 
-    def _left(self, done: float) -> str:
-        to_come = self.total - self.skipped - done
-        if done <= 0 or to_come <= 0:
-            return ""
-        minutes = (now() - self.began) * to_come / done / 60
-        return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than 1 min left"
+
+class _Running:
+    """How long the comparison that runs will still take. size: its cells."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.began = size, now()
+        self._first: tuple[float, int] | None = None  # when its rounds began, and with which step
+        self._last, self._behind = 0, False  # of its rounds: what it still does, one cannot say
+
+    @property
+    def spent(self) -> float:
+        return now() - self.began
+
+    def left(self, step: BlockStep, each: float | None) -> float | None:
+        """Seconds; None while that is not known. each: what a cell of earlier ones took."""
+        if each is not None:
+            return max(0.0, each * self.size - self.spent)
+        if step.label.startswith("warm-up"):
+            return None
+        if self._first is None:
+            self._first = (now(), step.done)
+        (began, first) = self._first
+        self._behind, self._last = self._behind or step.done < self._last, step.done
+        if self._behind or step.done - first < self.size:
+            return None
+        return (now() - began) * (step.total - step.done) / (step.done - first)
+
+
+def _left(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes = seconds / 60
+    return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than 1 min left"

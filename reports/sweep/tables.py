@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from ..analysis.accuracy.rules import DEFAULT_RULE
 from ..record.labels import runtime
 from ..text.accuracy import score_columns
 from ..text.cells import ends, over_text, time_column
-from ..text.table import Column, Table
+from ..text.table import Column, Table, for_programs
 from .grid import Grid, GridBlock, GridCell, Sweep
 from .rows import Fastest, GridRow, best_by_budget, by_f1, front_of, grid_rows, varied
 
@@ -36,7 +37,17 @@ def grid_table(sweep: Sweep, listed: Sequence[GridRow] | None = None) -> Table[G
     ]
     failed = sum(bool(row.reason) for row in listed)
     warned = [f"{failed} of {len(listed)} cells were not measured"] if failed else []
+    warned += _unanswered(listed)
     return Table(columns, listed, warned, failure=lambda row: row.reason)
+
+
+def _unanswered(listed: Sequence[GridRow]) -> list[str]:
+    """Why rows that were asked have no F1, each reason once."""
+    reasons = Counter(row.score.reason for row in listed if row.score and row.score.reason)
+    return [
+        f"{count} of {len(listed)} cells did not answer the questions: {reason}"
+        for reason, count in reasons.items()
+    ]
 
 
 def _what(grid: Grid, listed: Sequence[GridRow]) -> list[Column[GridRow]]:
@@ -107,7 +118,10 @@ def _answers(grid: Grid, listed: Sequence[GridRow]) -> list[Column[GridRow]]:
     if not any(row.score for row in listed):
         return []
     rule = grid.blocks[0].spec.accuracy.rule if grid.blocks else DEFAULT_RULE
-    return score_columns(lambda r: r.score, rule)
+    return [
+        *score_columns(lambda r: r.score, rule),
+        for_programs("accuracy_reason", lambda r: (r.score.reason if r.score else "") or None),
+    ]
 
 
 def _front(listed: Sequence[GridRow]) -> Column[GridRow]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Part:
+class DeviceShare:
     """What one device of a pipeline holds.
 
     layers: of the decoder. first: the vision tower, the projector and the embedding as well. head:
@@ -30,7 +30,7 @@ class Part:
     parameters: int
 
 
-def parts_of(shape: Shape, count: int) -> list[Part]:
+def parts_of(shape: Shape, count: int) -> list[DeviceShare]:
     """The pipeline of a model over `count` devices: so many decoder layers on each that the fullest
     holds as few weights as can be. Raises ShapeError for more devices than layers."""
     text = shape.text
@@ -45,7 +45,7 @@ def parts_of(shape: Shape, count: int) -> list[Part]:
         lightest = min(range(count), key=lambda n: held[n] + layers[n] * text.layer_parameters)
         layers[lightest] += 1
     return [
-        Part(
+        DeviceShare(
             layers=range(sum(layers[:n]), sum(layers[: n + 1])),
             first=n == 0,
             last=n == count - 1,
@@ -80,7 +80,7 @@ class Pipeline:
     devices: tuple[torch.device, ...]
 
     @property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[DeviceShare]:
         """What each of the devices holds."""
         return parts_of(self.shape, len(self.devices))
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy
+import pytest
 
 from tpprof.profiler.accuracy.drawn import drawn_exam, exam_about
 from tpprof.profiler.accuracy.exam import set_exam
 from tpprof.profiler.seer.questions import TEST, sample
-from tpprof.reports.record.spec import AccuracySpec
+from tpprof.reports.record.spec import AccuracySpec, OptionError
 
 
 def test_as_many_yes_as_no_in_each_of_popes_categories() -> None:
@@ -21,6 +22,12 @@ def test_as_many_yes_as_no_in_each_of_popes_categories() -> None:
         assert counts[category, "yes"] == counts[category, "no"] > 0
     assert drawn_exam(120).digest == exam.digest, "the same ones each time"
     assert drawn_exam(60).digest != exam.digest
+
+
+def test_fewer_than_two_pictures_have_are_refused() -> None:
+    assert len(drawn_exam(16).questions) == 16
+    with pytest.raises(OptionError, match="questions 15: about drawn pictures there are 16"):
+        drawn_exam(15)
 
 
 def test_a_question_is_asked_of_the_picture_that_it_was_made_for() -> None:

@@ -14,7 +14,6 @@ from tpprof.methods import parse
 from tpprof.methods.engine.ledger import planned
 from tpprof.profiler.cost import memory
 from tpprof.profiler.cost.planning import Planner
-from tpprof.profiler.models import load as loading
 from tpprof.profiler.models.errors import ModelError
 from tpprof.profiler.models.load import load
 from tpprof.profiler.models.registry import known_shapes
@@ -135,7 +134,9 @@ def test_weights_that_one_device_does_not_hold_are_refused_first(
     monkeypatch.setattr(
         "tpprof.profiler.models.device_memory.device_memory", lambda device: room[str(device)]
     )
-    monkeypatch.setattr(loading, "drawn", lambda *_, **__: pytest.fail("it was made"))
+    monkeypatch.setattr(
+        "tpprof.profiler.models.load.drawn", lambda *_, **__: pytest.fail("it was made")
+    )
     with pytest.raises(ModelError, match=r"micro-llava needs .* and cpu:1 has 0.0 GiB"):
         load(shape, dtype="float32", pipeline=DEVICES)
 

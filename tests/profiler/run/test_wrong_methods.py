@@ -288,6 +288,24 @@ def test_without_a_plan_or_a_decision(write: Write, missing: str, told: str) -> 
     assert told in failure(write(source=SOURCE.replace(f"def {missing}(", "def other(")))
 
 
+UNSAID = """
+class Unsaid({kind}):
+    def __str__(self):
+        raise OSError
+"""
+
+
+@pytest.mark.parametrize("kind", ["Exception", "InputError"])
+@pytest.mark.parametrize("where", ["plan", "select"])
+def test_an_error_that_cannot_say_what_it_is_is_a_row_all_the_same(
+    write: Write, kind: str, where: str
+) -> None:
+    source = SOURCE.replace("seen, pools", UNSAID.format(kind=kind) + "seen, pools")
+    told = failure(write(source=source, **{where: "raise Unsaid"}))
+    assert "(its message raises OSError)" in told
+    assert "wrong.py line" in told
+
+
 def test_where_no_method_can_be_measured_nothing_is(write: Write) -> None:
     with pytest.raises(InputError, match=r"wrong: planning failed: .*wrong.py line"):
         tpprof.compare("wrong", model=load("llava"), plugin=[write("return None")], rounds=1)

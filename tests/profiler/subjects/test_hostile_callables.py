@@ -15,6 +15,7 @@ from tpprof.reports.record.schema import Cell
 FILE = Path(hostile.__file__)
 FAILING = {
     "raises": "ValueError: no such kernel (hostile.py line 23)",
+    "raises_unsaid": "UnsaidError: (its message raises RuntimeError) (hostile.py line",
     "longer_each_time": "it does not do the same in each request: what it returned: list of 1",
     "exits": "it would end the program (SystemExit) (hostile.py line",
     "exits_at_once": "its process ended with exit code 0",

@@ -64,10 +64,43 @@ def test_blocks_run_one_after_another_and_the_bar_counts_cells(tmp_path: Path) -
     assert [(done, total) for _, done, total in told] == [
         (0, 6), (1, 6), (2, 6), (2, 6), (3, 6), (4, 6), (4, 6), (5, 6), (6, 6)
     ]  # fmt: skip
-    assert told[0][0] == "batch size 1: warm-up fastv, less than 1 min left"
+    assert told[0][0] == "batch size 1: warm-up fastv", "nothing is known of its time yet"
+    assert told[2][0] == "batch size 1: done, less than 1 min left"
     assert told[-2][0] == "batch size 3: fastv, less than 1 min left"
     assert told[-1][0] == "batch size 3: done"
     assert load(tmp_path).complete
+
+
+def test_how_long_it_takes_is_said_once_it_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two comparisons of two cells; each loads for 60 s, warms up for 20 s, and has ten rounds of
+    two requests of 3 s, and then passes of 20 s: 320 s in all."""
+    clock = 0.0
+    monkeypatch.setattr("tpprof.profiler.sweep.run.now", lambda: clock)
+    said: list[tuple[float, str]] = []
+
+    def measure(task: BlockTask, told: Told) -> tuple[int, str]:
+        nonlocal clock
+        clock += 60
+        for label, seconds, steps in (("warm-up x", 10, 2), ("x", 3, 20), ("energy of x", 10, 2)):
+            for done in range(steps):
+                told(BlockStep(label=label, done=done, total=steps))
+                clock += seconds
+        files.save(record(cell("vanilla", "rows", 2.0, 9)), Path(task.out), overwrite=True)
+        return 0, ""
+
+    def tell(label: str, done: int, total: int) -> None:
+        said.append((clock, label.partition(", ")[2]))
+
+    grid = grid_of(1, 2)
+    run(grid, tmp_path, begin(grid, tmp_path, resume=False), tell, measure)
+    assert {text for at, text in said if at < 86} == {""}, "loading and warming up say nothing"
+    # 234 s, of which 40 are of passes, that one cannot know of yet.
+    assert next(text for at, text in said if at >= 86) == "about 3 min left"
+    assert [text for at, text in said if at == 160] == ["about 3 min left"]
+    assert {text for at, text in said if 240 <= at < 260} == {"about 1 min left"}
+    assert said[-1] == (320, "")
 
 
 def test_a_block_that_dies_is_rows_with_its_reason_and_is_tried_again(tmp_path: Path) -> None:
