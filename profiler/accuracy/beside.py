@@ -23,6 +23,8 @@ from .exam import Progress, blank_sheet, set_exam
 from .worker import AccuracyTask
 
 LOOK = 0.5  # seconds between two looks at how far it is
+QUESTIONS = "accuracy, answers"
+"""What is told while questions are asked."""
 
 
 def ask(journal: Journal, tell: Progress) -> None:
@@ -111,9 +113,9 @@ def _watched(path: Path, record: Record, tell: Progress) -> Iterator[None]:
             while not ended.wait(LOOK):
                 *lines, rest = (rest + file.read()).split(b"\n")
                 answered += sum(map(answers_in, lines))
-                tell("accuracy, answers", min(answered, total), total)
+                tell(QUESTIONS, min(answered, total), total)
 
-    tell("accuracy, answers", done, total)
+    tell(QUESTIONS, done, total)
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:

@@ -26,6 +26,7 @@ from ...reports.sweep.grid import (
     record_of,
 )
 from ...reports.sweep.rows import titles
+from ..accuracy.beside import QUESTIONS
 from ..meters.clock import now
 from ..run.interrupts import Terminated, terminable
 from ..run.rounds import Progress
@@ -34,6 +35,7 @@ from .on_ray import Cluster
 from .worker import UNWRITABLE, BlockStep, BlockTask
 
 WARM = 4  # requests of a cell before its rounds, about
+ASKING = 0.5  # of a comparison, about, are its questions, where there are any
 
 
 def begin(grid: Grid, folder: Path, *, resume: bool) -> Journal:
@@ -145,7 +147,9 @@ class _Steps:
     def of(self, index: int) -> Callable[[BlockStep], None]:
         """What is told of a block as it runs."""
         part, name, size = 0.0, self.titles[index], self.sizes[index]
-        warm = WARM / (WARM + self.grid.blocks[index].spec.stopping.least)
+        spec = self.grid.blocks[index].spec
+        timed = 1 - ASKING * spec.accuracy.accuracy
+        warm = timed * WARM / (WARM + spec.stopping.least)
         running = _Running(size)
         # From the ends of the others: what has passed of this one is no part of it.
         each = self.each
@@ -153,8 +157,12 @@ class _Steps:
         def told(step: BlockStep) -> None:
             nonlocal part
             share = min(step.done / step.total, 1.0) if step.total else 0.0
-            warming = step.label.startswith("warm-up")
-            part = max(part, warm * share if warming else warm + (1 - warm) * share)
+            if step.label.startswith("warm-up"):
+                part = max(part, warm * share)
+            elif step.label.startswith(QUESTIONS):
+                part = max(part, timed + (1 - timed) * share)
+            else:
+                part = max(part, warm + (timed - warm) * share)
             left = running.left(step, each)
             if left is not None:
                 mine = (running.spent + left) / size if each is None else each
@@ -186,7 +194,8 @@ class _Running:
         if self._first is None:
             self._first = (now(), step.done)
         (began, first) = self._first
-        self._behind, self._last = self._behind or step.done < self._last, step.done
+        behind = step.done < self._last or step.label.startswith(QUESTIONS)
+        self._behind, self._last = self._behind or behind, step.done
         if self._behind or step.done - first < self.size:
             return None
         return (now() - began) * (step.total - step.done) / (step.done - first)
