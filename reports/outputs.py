@@ -134,7 +134,12 @@ def beside(path: Path) -> Iterator[Path]:
     there, or the user's umask. What is no plain file, as /dev/stdout, is written as it is. Raises
     OutputError where the disk is full or the place cannot be written."""
     if path.exists() and not path.is_file():  # a pipe has no other name than that of its handle
-        yield path
+        try:
+            yield path
+        except BrokenPipeError:  # nobody reads it any more, which is told otherwise
+            raise
+        except OSError as error:
+            raise _failed(path, error) from error
         return
     target = Path(os.path.realpath(path))  # a symbolic link goes on to point where it did
     part = target.with_name(f".tpprof-{secrets.token_hex(6)}.part{target.suffix[:16]}")

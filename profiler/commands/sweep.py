@@ -183,6 +183,9 @@ def trend(
         for path in records
         for found in (sorted(path.glob("*.json")) if path.is_dir() else [path])
     ]
+    for folder in (path for path in records if path.is_dir()):
+        if not any(path.parent == folder for path in paths):
+            fail(f"{folder} holds no record; `tpprof compare` makes them")
     loaded, names = [], []
     for path in paths:
         try:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from ..record.base import Amount, Count
 from ..record.schema import Record
 from .verdicts import NoVerdictError
 
@@ -21,17 +22,17 @@ class ReadPart(msgspec.Struct):
 class ReadTelemetry(msgspec.Struct):
     """See `record.Telemetry`."""
 
-    readings: int = 0
+    readings: Count = 0
     sm_clock_hz: float | None = None
     throttled: list[str] = []
-    others: list[int] = []
+    others: list[Count] = []
 
 
 class ReadSample(msgspec.Struct):
     """See `record.Sample`."""
 
-    round: int
-    latency: float
+    round: Count
+    latency: Amount
     parts: list[float]
     marks: list[str] = []
     telemetry: ReadTelemetry | None = None
@@ -42,23 +43,23 @@ class ReadCost(msgspec.Struct):
 
     phase: str
     operator: str
-    flops: int
+    flops: Count
 
 
 class ReadMemory(msgspec.Struct):
     """See `record.Memory`."""
 
-    allocator: int | None
-    resident: int | None = None
+    allocator: Count | None
+    resident: Count | None = None
 
 
 class ReadActivity(msgspec.Struct):
     """See `record.Activity`."""
 
     phase: str
-    operators: int
-    launches: int | None
-    syncs: int | None
+    operators: Count
+    launches: Count | None
+    syncs: Count | None
 
 
 class ReadCell(msgspec.Struct):
@@ -69,10 +70,10 @@ class ReadCell(msgspec.Struct):
     name: str
     attention: str
     reads_attention: bool
-    visual_per_layer: list[int]
-    kv_bytes_prefill: list[int]
-    kv_bytes_decode: list[int]
-    generated_tokens: int
+    visual_per_layer: list[Count]
+    kv_bytes_prefill: list[Count]
+    kv_bytes_decode: list[Count]
+    generated_tokens: Count
     cost: list[ReadCost]
     memory: ReadMemory
     activity: list[ReadActivity]
@@ -81,9 +82,9 @@ class ReadCell(msgspec.Struct):
     samples: list[ReadSample]
     runtime: str = "eager"
     fallback: str = ""
-    counted_flops: dict[str, int] | None = None
+    counted_flops: dict[str, Count] | None = None
     missing: dict[str, str] = {}
-    tokens_per_layer: list[int] = []
+    tokens_per_layer: list[Count] = []
     error: str = ""
 
     @property
@@ -114,8 +115,8 @@ class ReadModel(msgspec.Struct):
 
     name: str
     architecture: str
-    parameters: int | None
-    layers: int | None
+    parameters: Count | None
+    layers: Count | None
     dtype: str
     backend: str
 

@@ -24,8 +24,13 @@ def about(text: str, **bounds: Any) -> msgspec.Meta:
     return msgspec.Meta(description=text, **bounds)
 
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
+MOST = 2**63 - 1
+"""The largest whole number in a file, so that ratios and means of them are numbers too."""
+Integer = Annotated[int, msgspec.Meta(ge=-MOST, le=MOST)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 """How many, or how many bytes."""
+Positive = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
+"""How many of what there is one of at least."""
 Amount = Annotated[float, msgspec.Meta(ge=0)]
 """How much of what is never negative: seconds, Hz, W, J."""
 

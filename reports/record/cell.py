@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from .base import Amount, Count, Struct, about
+from .base import Amount, Count, Integer, Struct, about
 from .cost import Cost
 from .gpu import Telemetry
 from .kept import Kept
@@ -66,10 +66,10 @@ class Memory(Struct):
     """Peak memory of one request; over a pipeline, the sums of its devices."""
 
     allocator: Annotated[
-        int | None,
+        Integer | None,
         about("Peak bytes of torch's CUDA allocator, less what other cells held before it."),
     ] = None
-    allocator_by_phase: Annotated[dict[str, int], about("The same peak, by phase.")] = {}
+    allocator_by_phase: Annotated[dict[str, Count], about("The same peak, by phase.")] = {}
     resident: Annotated[
         Count | None, about("Peak resident bytes of the process; on a CPU only.")
     ] = None
@@ -92,7 +92,7 @@ class RankFigures(Struct):
         list[Count], about("Bytes of its KV cache of each decoder layer after decode.")
     ]
     peak_bytes: Annotated[
-        int | None, about("Its peak memory, as `memory.allocator` or, on a CPU, `resident`.")
+        Count | None, about("Its peak memory, as `memory.allocator` or, on a CPU, `resident`.")
     ] = None
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from .base import Count, Struct, about
+from .base import Count, Positive, Struct, about
 
 
 class Kept(Struct):
@@ -15,7 +15,7 @@ class Kept(Struct):
     request of the batch."""
 
     layer: Annotated[Count, about("First decoder layer that they enter.")]
-    visual: Annotated[int, about("Visual tokens before any was pruned.", ge=1)]
+    visual: Annotated[Positive, about("Visual tokens before any was pruned.")]
     tokens: Annotated[
         list[Count],
         about(
@@ -45,9 +45,9 @@ class Region(Struct):
 
     view: Annotated[str, about("View of the picture; regions of one view do not overlap.")]
     first: Annotated[Count, about("Index of its first visual token.")]
-    rows: Annotated[int, about("Rows of tokens.", ge=1)]
-    columns: Annotated[int, about("Tokens in a row.", ge=1)]
-    stride: Annotated[int, about("Tokens from the start of a row to that of the next.", ge=1)]
+    rows: Annotated[Positive, about("Rows of tokens.")]
+    columns: Annotated[Positive, about("Tokens in a row.")]
+    stride: Annotated[Positive, about("Tokens from the start of a row to that of the next.")]
     left: Annotated[Side, about("Left side.")] = 0.0
     top: Annotated[Side, about("Upper side.")] = 0.0
     right: Annotated[Side, about("Right side.")] = 1.0

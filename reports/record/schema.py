@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from .accuracy import Accuracy
-from .base import Amount, Count, Struct, about
+from .base import Amount, Count, Positive, Struct, about
 from .cell import Activity, Cell, Decision, Energy, Memory, NewLength, RankFigures, Sample, Span
 from .cost import Bandwidth, Cost, Peaks
 from .environment import Environment
@@ -100,8 +100,8 @@ class RequestInfo(Struct):
     before: Annotated[Count | None, about("Text tokens before the picture.")]
     visual: Annotated[Count | None, about("Visual tokens.")]
     after: Annotated[Count | None, about("Text tokens after the last picture.")]
-    batch: Annotated[int, about("Sequences in the batch.", ge=1)]
-    new_tokens: Annotated[int, about("Tokens to generate, the first one from prefill.", ge=1)]
+    batch: Annotated[Positive, about("Sequences in the batch.")]
+    new_tokens: Annotated[Positive, about("Tokens to generate, the first one from prefill.")]
     tiles: Annotated[Count | None, about("Tiles that the vision tower sees, if there is one.")]
     patches: Annotated[Count | None, about("Patches of a tile.")]
     positions: Annotated[

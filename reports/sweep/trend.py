@@ -53,7 +53,7 @@ def series(
     """How `method` (a spec string, or the name of a cell, as `fastv with rows`) fared.
 
     Records of another machine, model or request than the newest are left out, and those without
-    the method. Raises RecordError where none is left.
+    the method, and the copies of one. Raises RecordError where none is left.
     """
     ordered = sorted(zip(records, names, strict=True), key=lambda pair: pair[0].created)
     newest, called = ordered[-1][0], ""
@@ -65,8 +65,11 @@ def series(
         cell = _cell(record, method, called)
         why = _unlike(newest, record)
         value = _value(record, cell, measure) if cell else None
+        same = next((other for other, earlier, _ in found if earlier == record), None)
         if why:
             left_out.append(f"{where}: {why}")
+        elif same is not None:
+            left_out.append(f"{where}: the same record as {same}")
         elif cell is None or value is None:
             left_out.append(f"{where}: {method} was not measured")
         else:

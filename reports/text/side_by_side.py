@@ -76,6 +76,9 @@ def warnings(records: Sequence[Record], names: Sequence[str]) -> list[str]:
     """Why the records are not to be compared as they stand, each against the first."""
     found = []
     for record, called in zip(records[1:], names[1:], strict=True):
+        if record == records[0]:
+            found.append(f"{called} is the same record as {names[0]}: there is nothing to compare.")
+            continue
         differs = differences(records[0], record, (names[0], called))
         work = [line for line in differs if _of_work(line)]
         rest = [line for line in differs if line not in work]

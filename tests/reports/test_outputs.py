@@ -231,3 +231,9 @@ def test_what_is_no_plain_file_is_written_as_it_is() -> None:
     require_outputs([Output("--json", Path(os.devnull), "gate's JSON")])
     write(Path(os.devnull), b"x", "gate's JSON")
     assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
+
+
+def test_a_device_that_is_full_is_named() -> None:
+    """It is no plain file, and not standard output."""
+    with pytest.raises(OutputError, match="'/dev/full' cannot be written"):
+        write(Path("/dev/full"), b"x" * 10, "text", overwrite=True)

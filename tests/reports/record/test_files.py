@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 from page_records import full
 from record_builders import cell, record, sample
 
+import tpprof
 from tpprof.reports.record.base import RecordError
 from tpprof.reports.record.compatibility import differences
 from tpprof.reports.record.files import (
@@ -27,6 +30,7 @@ from tpprof.reports.record.journal import Journal
 from tpprof.reports.record.schema import Process, Record
 from tpprof.reports.record.spec import changed
 
+ROOT = Path(tpprof.__file__).parent
 JOINED = Process(pid=7, started="2026-01-01T00:00:00+00:00")
 
 
@@ -246,3 +250,34 @@ def test_a_journal_that_is_a_folder_or_too_deep_is_one_line(tmp_path: Path) -> N
     path.write_bytes(b"[" * 100_000)
     with pytest.raises(RecordError, match="no tpprof record"):
         load(path)
+
+
+@pytest.mark.parametrize("value", [2**63, 10**400, -1])
+@pytest.mark.parametrize("field", ["kv_bytes_prefill", "visual_per_layer"])
+def test_a_count_that_no_ratio_can_be_made_of_is_refused(
+    field: str, value: int, empty: Record, tmp_path: Path
+) -> None:
+    content = msgspec.to_builtins(empty)
+    content["cells"][0][field][0] = value
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(RecordError, match=rf"Expected `int` [<>]= .*cells\[0\]\.{field}\[0\]"):
+        load(tmp_path / "run.json")
+
+
+def test_every_whole_number_of_a_record_is_bounded() -> None:
+    """But for the version, which is compared alone."""
+    found = json.loads((ROOT / "docs" / "record.schema.json").read_text())
+    free: list[str] = []
+
+    def look(part: object, name: str) -> None:
+        if isinstance(part, dict):
+            if part.get("type") == "integer" and not {"maximum", "const"} & part.keys():
+                free.append(name)
+            for key, value in part.items():
+                look(value, key if key not in ("anyOf", "items") else name)
+        elif isinstance(part, list):
+            for value in part:
+                look(value, name)
+
+    look(found, "")
+    assert free == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from pathlib import Path
 
@@ -97,3 +98,19 @@ def test_the_command_reads_a_folder(tmp_path: Path) -> None:
     assert "left out" in done.stderr
     assert in_this_process("trend", "other.json", cwd=tmp_path).returncode == 2
     assert in_this_process("trend", ".", "--method", "dart", cwd=tmp_path).returncode == 2
+
+
+def test_a_record_counts_once() -> None:
+    """A copy under another name is no further point, from which a level could be made."""
+    one = record(cell("fastv", "rows", 1.0, 4))
+    found = series([one, copy.deepcopy(one)], ["a.json", "b.json"], "fastv")
+    assert [point.record for point in found.points] == ["a.json"]
+    assert found.left_out == ["b.json: the same record as a.json"]
+
+
+def test_a_folder_without_records_is_told(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    files.save(record(cell("vanilla", "rows", 1.0, 4)), tmp_path / "a.json")
+    done = in_this_process("trend", "a.json", "empty", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "empty holds no record" in done.stderr

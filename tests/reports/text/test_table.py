@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import io
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from page_records import full
-from record_builders import headings_and_lines, record
+from record_builders import cell, headings_and_lines, record
 
 from tpprof.profiler.commands.machine import calibration_table
 from tpprof.profiler.commands.tokens import tokens_table
@@ -23,7 +24,7 @@ from tpprof.reports.page.render import render
 from tpprof.reports.record.frame import COLUMNS
 from tpprof.reports.record.kept import Kept
 from tpprof.reports.record.schema import Bandwidth, Peaks
-from tpprof.reports.text import table7
+from tpprof.reports.text import side_by_side, table7
 from tpprof.reports.text.table import Column, Table, for_programs
 
 
@@ -227,3 +228,9 @@ def test_tokens_are_a_row_for_every_method_and_prune() -> None:
         "divergence_bits",
         "divergence_by_chance_bits",
     ]
+
+
+def test_one_record_twice_is_told() -> None:
+    one = record(cell("vanilla", "rows", 1.0, 4))
+    told = side_by_side.warnings([one, copy.deepcopy(one)], ["a", "b"])
+    assert told == ["b is the same record as a: there is nothing to compare."]
