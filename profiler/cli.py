@@ -15,7 +15,7 @@ from typer import Abort
 from typer.core import TyperGroup
 
 from ..reports.record.spec import OptionError
-from ..reports.sanitize import one_line, quoted, say
+from ..reports.sanitize import one_line, quoted, say, write_any_text
 from .commands.authoring import check, new_method
 from .commands.compare import compare
 from .commands.evaluate import evaluation
@@ -113,6 +113,7 @@ def _root(
 def main() -> None:
     """Entry point: errors a user can mend become one line and exit code 2. Any other one is ours,
     and must not look like a cell that failed, or like a regression: exit code 70."""
+    write_any_text()
     try:
         raise SystemExit(app(standalone_mode=False, prog_name="tpprof") or 0)
     except UnreadError:

@@ -6,7 +6,9 @@ that a terminal obeys, or that turn a line around, become visible escapes as `\\
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
 import re
 import sys
 from typing import Any
@@ -49,6 +51,26 @@ _LATEX = {
     "|": r"\textbar{}",
     "±": r"$\pm$",
 }
+
+
+_PLAIN = {"─": "-", "±": "+-", "…": "..."}
+"""Our own marks, where the output has no such characters."""
+
+
+def write_any_text() -> None:
+    """Let standard output take any text, whatever it is encoded in: what it has no character for
+    becomes a plain one, or a visible escape, and no error."""
+    codecs.register_error("tpprof", _plainly)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="tpprof")
+
+
+def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    found = error.object[error.start : error.end]
+    plain = "".join(_PLAIN.get(each, each) for each in found)
+    return plain.encode("ascii", "backslashreplace").decode(), error.end
 
 
 def visible(text: str) -> str:

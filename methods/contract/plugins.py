@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 from . import registry
 from .containment import contained
@@ -36,8 +37,8 @@ def load_plugins(names: Iterable[str]) -> list[str]:
             with contained():
                 if name.endswith(".py"):
                     _load_file(Path(name).resolve())
-                else:
-                    importlib.import_module(name)
+                elif _is_folder(importlib.import_module(name)):
+                    raise ImportError("it is a folder without __init__.py, and holds no method")
         except Exception as error:
             at, advice = line_of(error, name), _advice(error, name)
             raise InputError(
@@ -69,6 +70,11 @@ def contents(names: Iterable[str]) -> dict[str, str]:
         path = name if name.endswith(".py") else getattr(sys.modules.get(name), "__file__", None)
         found[name] = hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
     return found
+
+
+def _is_folder(module: ModuleType) -> bool:
+    """Whether it is a namespace package: any folder is one, and nothing runs as it is imported."""
+    return hasattr(module, "__path__") and getattr(module, "__file__", None) is None
 
 
 def _load_file(path: Path) -> None:

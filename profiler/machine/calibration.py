@@ -67,7 +67,8 @@ def named(name: str) -> Peaks:
         )
     near = difflib.get_close_matches(known, DATASHEETS, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    measured = "".join(f", {peaks.device} (measured)" for peaks in on_file())
+    devices = dict.fromkeys(peaks.device for peaks in on_file())
+    measured = "".join(f", {device} (measured)" for device in devices)
     raise InputError(f"unknown device {name!r}; known: {', '.join(DATASHEETS)}{measured}{hint}")
 
 

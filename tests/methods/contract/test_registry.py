@@ -227,3 +227,11 @@ def test_a_field_with_another_default_alone_keeps_what_was_said_of_it() -> None:
 def test_who_is_unknown_is_told_how_to_bring_one() -> None:
     with pytest.raises(methods.UnknownMethodError, match="in the file that --plugin names"):
         methods.parse("nobody")
+
+
+def test_a_folder_is_no_plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python imports any folder, and runs nothing."""
+    (tmp_path / "some_folder").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(methods.InputError, match="it is a folder without __init__"):
+        methods.load_plugins(["some_folder"])

@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from command import RUN, SMALL, tpprof
+from record_builders import cell, record
 
 from tpprof.profiler import cli
-from tpprof.reports.record.files import load
+from tpprof.reports.record.files import load, save
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,23 @@ def test_the_modules_run_the_command(module: str, tmp_path: Path) -> None:
     assert [each.returncode for each in ended] == [0, 2], ended[0].stderr
     assert "fastv" in ended[0].stdout
     assert ended[1].stderr.startswith("tpprof: ")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_an_output_that_lacks_a_character_shows_another(encoding: str, tmp_path: Path) -> None:
+    run = record(cell("vanilla", "rows", 2.0, 10), cell("fastv", "rows", 1.0, 4, note="日本"))
+    save(run, tmp_path / "run.json")
+    done = subprocess.run(
+        [*RUN, "report", "run.json"],
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.decode(encoding)
+    assert " ---" in said
+    assert "+-0.0 %" in said or "±0.0 %" in said
+    assert r"\u65e5\u672c" in said
 
 
 def test_compare_saves_what_report_prints_again(recorded: Path) -> None:

@@ -95,6 +95,15 @@ def test_names_are_datasheets_and_what_was_measured(quick: Path) -> None:
         calibration.named("abacus")
 
 
+def test_a_device_that_was_measured_twice_is_named_once(quick: Path) -> None:
+    first = calibration.calibrate(CPU)
+    content = msgspec.json.encode(first)
+    calibration.calibration_file(CPU).with_name("with-other-threads.json").write_bytes(content)
+    with pytest.raises(InputError) as refused:
+        calibration.named("abacus")
+    assert str(refused.value).count("(measured)") == 1
+
+
 def test_the_fastest_batch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a made-up clock: the first call is slow, one batch is disturbed."""
     spent = iter([5.0, *[1.0] * 4000])
