@@ -65,7 +65,7 @@ class EVS(Method):
                 f"{frames.size} of the first frame, which EVS keeps whole (vLLM then keeps that "
                 f"frame alone: keep={frames.size + frames.others} here): ask for at least that"
             )
-        launches = 13 + bool(request.breaks)
+        launches = 11 + bool(request.breaks) + 2 * bool(frames.others)
         stage = Stage(Projected(), left + frames.others, launches=launches)
         return Plan([stage], published=Published())
 

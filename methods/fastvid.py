@@ -17,15 +17,15 @@ from . import (
     Request,
     Stage,
     View,
-    distances,
     frames_of,
     knob,
     peak_scores,
     register,
     scenes,
     scored_in_tower,
+    squared_distances,
     take,
-    top_in_groups,
+    top_in_rows,
     unit,
     units,
 )
@@ -87,7 +87,8 @@ class FastVID(Method):
             return Plan()
         targets = self._targets(frames, left) * frames.count
         flops = 2 * frames.tokens * request.hidden * (frames.size + 2 * targets)
-        launches = 157 + bool(request.breaks) if targets else 11
+        launches = 105 + bool(request.breaks) if targets else 4
+        launches += 2 * bool(frames.others) + (left - targets > frames.count > 1)
         reading = int(request.merger > 1)
         plan = scored_in_tower(
             request,
@@ -99,8 +100,6 @@ class FastVID(Method):
         return dataclasses.replace(plan, published=Published(tower_maps=range(layer, layer + 1)))
 
     def decide(self, view: View, stage: Stage) -> Keep | None:
-        import torch
-
         if stage.rows:
             view.set_tag("attention", units(view.rows[:, 0], view.request))
             return None
@@ -108,23 +107,22 @@ class FastVID(Method):
         frames = frames_of(view.request)
         left = stage.tokens - frames.others
         each = self._targets(frames, left)
-        seen = _most_seen(frames.inside(view.tag("attention")), left - each * frames.count)
-        stay = seen.flatten(1).float().topk(left - each * frames.count).indices
+        stay = _most_seen(frames.inside(view.tag("attention")), left - each * frames.count)
         if not each:
             return Keep(frames.with_others(stay.sort(-1).values))
         states = view.states
-        tokens = frames.inside(states)
-        scene = scenes(tokens.float().mean(2), self.scenes, self.threshold)
-        peaks = _peaks(tokens, ~seen, view.random(frames.size) * 1e-6)
-        number = torch.arange(frames.tokens, device=states.device) // frames.size
-        quota = self._quota(scene, each).minimum((~seen).sum(-1))
-        frame = number.expand(len(states), -1)
-        targets = top_in_groups(peaks.flatten(1), frame, quota, each * frames.count).index
-        given = _given(states[:, : frames.tokens], targets, ~seen.flatten(1), scene, frame)
+        wide = frames.inside(states).float()
+        scene = scenes(wide.mean(2), self.scenes, self.threshold)
+        seen = frames.flags(stay)
+        others = (~seen).sum(-1)
+        peaks = _peaks(wide, others, view.random(frames.size), seen)
+        quota = self._quota(scene, each).minimum(others)
+        targets = top_in_rows(peaks, quota, each * frames.count)
+        given = _given(unit(wide), targets, seen, scene)
         count = given.sum(1)[..., None]
-        means = given.transpose(1, 2) @ states[:, : frames.tokens].float() / count.clamp_min(1)
-        weight = (1 / (count + 1)).clamp_min(OWN)
-        features = weight * take(states, targets) + (1 - weight) * means
+        means = given.transpose(1, 2) @ wide.flatten(1, 2) / count.clamp_min(1)
+        own = (count + 1).reciprocal().clamp_min(OWN)
+        features = means.lerp(take(wide.flatten(1, 2), targets), own)
         return frames.keep(states, stay, targets, features, count[..., 0] > 0)
 
     def _targets(self, frames: Frames, left: int) -> int:
@@ -136,42 +134,48 @@ class FastVID(Method):
         frame from the last one back."""
         together = scene[:, :, None] == scene[:, None]
         length, later = together.sum(-1), together.triu(1).sum(-1)
-        sharing = (length + self.step - 1) // self.step
-        whole, rest = each * length // sharing, each * length % sharing
-        share = whole + (later // self.step < rest)
-        return share * (later % self.step == 0)
+        sharing = (length + (self.step - 1)) // self.step
+        share = -((later // self.step).sub(length, alpha=each) // sharing)  # rounded up
+        return share.masked_fill(later % self.step != 0, 0)
 
 
 def _most_seen(attention: Tensor, count: int) -> Tensor:
-    """Flags bool [N, F, T] on the `count` tokens that stay as they are, as many of each frame, or
-    one more of the first ones."""
+    """The places int64 [N, count] of the tokens that stay as they are, by attention [N, F, T], as
+    many of each frame, or one more of the first ones."""
     import torch
 
-    each, more = divmod(count, attention.shape[1])
-    rank = attention.argsort(-1, descending=True).argsort(-1)
-    first = torch.arange(attention.shape[1], device=attention.device) < more
-    return rank < each + first[:, None]
+    frames, size = attention.shape[1:]
+    ranked = attention.argsort(dim=-1, descending=True, stable=True)
+    first = torch.arange(0, frames * size, size, device=attention.device)
+    best = ranked[..., : -(-count // frames)] + first[:, None]
+    return best.transpose(1, 2).flatten(1)[:, :count]
 
 
-def _peaks(tokens: Tensor, among: Tensor, noise: Tensor) -> Tensor:
-    """How much each of tokens [N, F, T, d] is a peak among those of its frame: [N, F, T]."""
-    flat, there = tokens.flatten(0, 1).float(), among.flatten(0, 1)
-    nearest = there.sum(-1).clamp_max(NEAREST)
-    return peak_scores(distances(flat), nearest, noise, there).view(among.shape)
+def _peaks(tokens: Tensor, points: Tensor, noise: Tensor, gone: Tensor) -> Tensor:
+    """How much each of tokens [N, F, T, d] is a peak among those of its frame, so many `points`
+    int64 [N, F], that are not `gone` bool [N, F, T]: [N, F, T]."""
+    flat, width = tokens.flatten(0, 1), tokens.shape[-1]
+    squared = squared_distances(flat)
+    scores = peak_scores(squared, width, points.flatten(), NEAREST, noise, gone.flatten(0, 1))
+    return scores.view(gone.shape)
 
 
-def _given(states: Tensor, targets: Tensor, gone: Tensor, scene: Tensor, frame: Tensor) -> Tensor:
-    """What each target is given, float32 [N, n, C]: of states [N, n, d] those that are `gone` bool
-    [N, n], by scene int64 [N, F] and frame int64 [N, n]; a target of a frame is not given others of
-    it."""
-    of_target = frame.gather(1, targets)  # their frames [N, C]
-    likeness = unit(states) @ unit(take(states, targets)).transpose(1, 2)
-    is_target = gone.new_zeros(gone.shape).scatter(1, targets, True)
-    together = scene.gather(1, frame)[..., None] == scene.gather(1, of_target)[:, None]
-    own = is_target[..., None] & (frame[..., None] == of_target[:, None])
-    may = gone[..., None] & together & ~own
-    likeness = likeness.where(may, -2.0)
-    group = of_target[:, None].expand_as(likeness)
-    best = likeness.new_full((*frame.shape, scene.shape[1]), -2.0)
+def _given(directions: Tensor, targets: Tensor, seen: Tensor, scene: Tensor) -> Tensor:
+    """What each of targets int64 [N, C] is given, float32 [N, n, C]: of all tokens, by directions
+    [N, F, T, d], those that are not `seen` bool [N, F, T], of its scene int64 [N, F]; a target of a
+    frame is not given others of it. Of equal targets in a frame each is given the token."""
+    import torch
+
+    count, size = seen.shape[1:]
+    flat = directions.flatten(1, 2)
+    likeness = (flat @ take(flat, targets).transpose(1, 2)).view(-1, count, size, targets.shape[1])
+    frame = (targets // size)[:, None]  # of each target
+    is_target = torch.zeros_like(seen.flatten(1)).scatter(1, targets, True).view_as(seen)
+    same = torch.arange(count, device=scene.device)[:, None] == frame
+    apart = scene[..., None] != scene.gather(1, frame[:, 0])[:, None]
+    barred = seen[..., None] | apart[:, :, None] | (is_target[..., None] & same[:, :, None])
+    likeness = likeness.masked_fill(barred, -2.0).flatten(1, 2)
+    group = frame.expand_as(likeness)
+    best = likeness.new_full((*likeness.shape[:2], count), -1.5)  # above those barred alone
     best = best.scatter_reduce(2, group, likeness, "amax")
-    return (may & (likeness == best.gather(2, group))).float()
+    return (likeness == best.gather(2, group)).float()

@@ -92,14 +92,15 @@ class FlashVID(Method):
         layer, first, second = self._counts(request)
         mapped = range(0 if request.merger == 1 else tower.layers - 1, tower.layers)
         released = Published(maps=range(layer - 1, layer), tower_maps=mapped)
-        cut = Stage(Entering(layer), second, Rows("last"), launches=4)
+        behind = 2 * bool(frames.others)
+        cut = Stage(Entering(layer), second, Rows("last"), launches=2 + behind)
         if first == request.visual:
             return Plan([cut], published=released)
         each, clusters = self._split(frames, first - frames.others)
         pairs = frames.count * frames.size**2
         choosing = bool(each) * (pairs + frames.tokens + frames.count**2)
         merging = bool(clusters) * (4 * pairs - 2 * frames.size**2)
-        launches = _launches(frames.count, each, clusters) + bool(request.breaks)
+        launches = _launches(frames.count, each, clusters) + bool(request.breaks) + behind
         flops = 2 * request.hidden * (choosing + merging)
         site, reading = Tower(tower.feature_layer), int(request.merger > 1)
         seen = Stage(site, tower.patches, Rows(tower.query), launches=reading)
@@ -118,20 +119,19 @@ class FlashVID(Method):
         states = view.states
         tokens = frames.inside(states).float()
         each, clusters = self._split(frames, stage.count - frames.others)
-        scene = scenes(tokens.mean(2), self.scenes, self.cut)
-        picked = _picked(tokens, frames.inside(view.tag("attention")), scene, each)
-        flags = picked.new_zeros(picked.shape[0], frames.tokens).bool().scatter(1, picked, True)
+        means = tokens.mean(2)
+        scene = scenes(means, self.scenes, self.cut)
+        picked = _picked(tokens, means, frames.inside(view.tag("attention")), scene, each)
         if not clusters:
             return Keep(frames.with_others(picked.sort(-1).values))
-        free = ~frames.inside(flags)
+        taken = frames.flags(picked)
         least = each * frames.count + clusters
-        trees, hung, kids = hang_on_trees(tokens, free, scene, self.threshold, least)
-        pool = free & ~hung
-        quota = share_by_scene(pool, scene, clusters)
-        noise = view.random(frames.size) * 1e-6
-        centre, means, sizes = cluster_each(trees, quota, noise, pool, NEAREST)
+        trees, hung, kids = hang_on_trees(tokens, taken, scene, self.threshold, least)
+        gone = taken | hung
+        quota = share_by_scene(gone, scene, clusters)
+        centre, means, sizes = cluster_each(trees, quota, view.random(frames.size), gone, NEAREST)
         places = centre.flatten(1).float().topk(clusters).indices
-        merged = ((sizes > 1) | (kids > 0)).flatten(1).gather(1, places)
+        merged = (sizes + kids > 1).flatten(1).gather(1, places)
         return frames.keep(states, picked, places, take(means.flatten(1, 2), places), merged)
 
     def _counts(self, request: Request) -> tuple[int, int, int]:
@@ -152,20 +152,21 @@ def _launches(frames: int, each: int, clusters: int) -> int:
     """Operators that choosing `each` of a frame, and clustering, call."""
     choosing = 5 * each + (each == 1)
     if not clusters:
-        return choosing + 39
-    return choosing + 2 * frames - (frames == 1) + (184 if each else 170)
+        return choosing + 26
+    return choosing + 2 * frames - (frames == 1) + (141 if each else 128)
 
 
-def _picked(tokens: Tensor, attention: Tensor, scene: Tensor, each: int) -> Tensor:
+def _picked(tokens: Tensor, means: Tensor, attention: Tensor, scene: Tensor, each: int) -> Tensor:
     """Places int64 [N, F * each] of those chosen of tokens [N, F, T, d], in each frame one by one:
-    their distances count by attention [N, F, T] and by likeness to the mean of the scene."""
+    their distances count by attention [N, F, T] and by likeness to the mean of the scene, which is
+    that of the means [N, F, d] of its frames."""
     import torch
 
     size, batch = tokens.shape[2], len(tokens)
     if not each:
         return torch.zeros(batch, 0, dtype=torch.int64, device=tokens.device)
     together = (scene[:, :, None] == scene[:, None]).float()
-    events = together @ tokens.mean(2) / together.sum(-1, keepdim=True)
+    events = together @ means / together.sum(-1, keepdim=True)
     worth = attention * (tokens @ events[..., None])[..., 0]
     distance = (1 - cosines(tokens.flatten(0, 1))) * worth.flatten(0, 1)[:, None]
     first = torch.arange(0, tokens.shape[1] * size, size, device=tokens.device)

@@ -176,14 +176,14 @@ def _raters(view: View) -> Tensor:
 
 
 def _rated(rows: Tensor, raters: Tensor) -> Tensor:
-    """Mean [N, ..., n] over the raters [N, T] of attention rows [N, ..., T, n]."""
-    shape = (len(raters), *(1,) * (rows.dim() - 3), -1, 1)
-    return (rows * raters.view(shape)).sum(-2) / raters.sum(-1).view(shape[:-1])
+    """Sums [N, ..., n] over the raters [N, T] of attention rows [N, ..., T, n]: as many for every
+    token of a sample, so that the order is that of their means."""
+    return (rows * raters.view(len(raters), *(1,) * (rows.dim() - 3), -1, 1)).sum(-2)
 
 
 def _corrected(view: View, raters: Tensor) -> Tensor:
-    """Version 2.0: mean attention [N, n] of the raters over the heads that attend to the picture
-    most, divided by what rotary positions alone would give."""
+    """Version 2.0: attention [N, n] of the raters, as `_rated`, over the heads that attend to the
+    picture most, divided by what rotary positions alone would give."""
     rated = _rated(view.rows / rotary_products(view)[:, None], raters)
     heard = min(HEADS, max(1, view.request.heads // 2))
     return take(rated, rated.sum(-1).topk(heard, -1).indices).mean(1)

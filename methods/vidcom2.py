@@ -19,16 +19,15 @@ from . import (
     frames_of,
     knob,
     register,
-    round_shares,
-    top_in_groups,
     unit,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-WIDTHS = (1 / 8, 1 / 4, 1 / 2, 1, 2)
-"""Of the Gaussian kernels: variances."""
+WIDTHS = (-3, 1)
+"""Of the Gaussian kernels: the least and the largest variance, as powers of 2; each is twice the
+one before."""
 TEMPERATURE = 0.01
 
 
@@ -63,13 +62,11 @@ class VidCom2(Method):
         left = frames.budget(request, self.keep)
         if left == frames.tokens:
             return Plan()
-        launches = 86 + bool(request.breaks)
+        launches = 37 + bool(request.breaks) + 2 * bool(frames.others)
         stage = Stage(Projected(), left + frames.others, launches=launches)
         return Plan([stage], published=Published())
 
     def decide(self, view: View, stage: Stage) -> Keep | None:
-        import torch
-
         assert stage.tokens is not None
         frames = frames_of(view.request)
         left = stage.tokens - frames.others
@@ -78,20 +75,35 @@ class VidCom2(Method):
         steady = varied.topk(varied.shape[-1] // 2, largest=False).indices
         steady = steady[:, None].expand(-1, frames.tokens, -1)
         tokens = frames.inside(unit(states.gather(2, steady)))
-        of_video = _likeness(tokens, tokens.mean((1, 2), keepdim=True))
-        of_frame = _likeness(tokens, tokens.mean(2, keepdim=True))
-        unlike = (-of_video.mean(-1) / TEMPERATURE).softmax(-1)
+        of_video, of_frame = _likeness(tokens)
+        unlike = (of_video.mean(-1) / -TEMPERATURE).softmax(-1)
         shares = left / frames.count * (1 + unlike - unlike.mean(-1, keepdim=True))
-        shares = shares.clamp_max(frames.size)
-        quota = round_shares(shares, left)
-        frame = torch.arange(frames.tokens, device=tokens.device) // frames.size
-        worth = -(of_video + of_frame).flatten(1)
-        best = top_in_groups(worth, frame.expand_as(worth), quota, left)
-        return Keep(frames.with_others(best.index))
+        return Keep(frames.with_others(_best(-(of_video + of_frame), shares, left)))
 
 
-def _likeness(tokens: Tensor, mean: Tensor) -> Tensor:
-    """How alike tokens [N, F, T, d] and a mean [N, 1 or F, 1, d] are: [N, F, T]."""
-    squared = (tokens - mean).square().sum(-1)
-    kernels = [(-squared / (2 * width)).exp() for width in WIDTHS]
-    return kernels[0] + kernels[1] + kernels[2] + kernels[3] + kernels[4]
+def _likeness(tokens: Tensor) -> Tensor:
+    """How alike tokens [N, F, T, d] are to the mean of all, and to that of their frame:
+    [2, N, F, T]."""
+    import torch
+
+    of_video = (tokens - tokens.mean((1, 2), keepdim=True)).square().sum(-1)
+    of_frame = (tokens - tokens.mean(2, keepdim=True)).square().sum(-1)
+    squared = torch.stack([of_video, of_frame])
+    least, most = WIDTHS
+    kernels = most - least + 1
+    doubled = torch.logspace(least + 1, most + 1, kernels, base=2.0, device=tokens.device)
+    return (-squared / doubled.view(-1, 1, 1, 1, 1)).exp().sum(0)
+
+
+def _best(worth: Tensor, shares: Tensor, count: int) -> Tensor:
+    """Places int64 [N, count], in ascending order, of the worthiest tokens of each frame, by worth
+    [N, F, T], all of it below 0, as many as its share [N, F] by largest remainder, of equal ones
+    the first; and of the worthiest of all for what a frame cannot hold.
+
+    What of its frame's share is left to a token when its turn comes: at least 1 if it is within,
+    the remainder for the next one, and below 0 for the others, which go by their worth.
+    """
+    turn = worth.argsort(dim=-1, descending=True, stable=True).argsort(-1)
+    left = (shares[..., None] - turn).clamp_max(1)
+    ranked = left.where(left >= 0, worth).flatten(1).argsort(descending=True, stable=True)
+    return ranked[:, :count].sort(-1).values

@@ -20,8 +20,10 @@ def top(scores: Tensor, count: int) -> Keep:
 
 def flag_top(scores: Tensor, count: int) -> Tensor:
     """Flags bool [N, n] on the `count` highest of scores [N, n]."""
-    flags: Tensor = scores.new_zeros(scores.shape).bool()
-    return flags.scatter(-1, scores.topk(count, -1).indices, True)
+    import torch
+
+    none = torch.zeros_like(scores, dtype=torch.bool)
+    return none.scatter(-1, scores.topk(count, -1).indices, True)
 
 
 def top_in_parts(scores: Tensor, sizes: list[int], counts: list[int]) -> Keep:
@@ -64,6 +66,16 @@ def _by_turns(scores: Tensor, group: Tensor, groups: int) -> tuple[Tensor, Tenso
     group = group.gather(1, falling)
     member = group[:, None] == torch.arange(groups, device=group.device)[:, None]
     return falling, group, member.cumsum(-1).gather(1, group[:, None])[:, 0]
+
+
+def top_in_rows(scores: Tensor, quota: Tensor, count: int) -> Tensor:
+    """As `top_in_groups`, of scores [N, F, T] whose groups are rows: the places int64 [N, count]
+    among all of F * T."""
+    rank = scores.argsort(dim=-1, descending=True, stable=True).argsort(-1)
+    place = scores.flatten(1).argsort(dim=-1, descending=True, stable=True).argsort(-1)
+    within = (rank < quota[..., None]).flatten(1)
+    first = place.add(within, alpha=-place.shape[1])
+    return first.topk(count, -1, largest=False).indices.sort(-1).values
 
 
 def round_shares(shares: Tensor, total: int, ranked: Tensor | None = None) -> Tensor:

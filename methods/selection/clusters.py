@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from ..contract.view import View
 
+NOISE = 1e-6  # of a density, breaks ties between equally dense tokens
+
 
 def keep_and_merge(view: View, scores: Tensor, count: int, points: int, clusters: int) -> Keep:
     """Keep the `count` highest of scores [N, n]; behind them follow the means of `clusters` of the
@@ -26,16 +28,16 @@ def keep_and_merge(view: View, scores: Tensor, count: int, points: int, clusters
     if not clusters:
         return Keep(stay)
     pool, ranks = ranked[:, count : count + points].sort(-1)
-    by_difference = view.published
+    by_difference, noise = view.published, view.random(pool.shape[1])
     pooled = take(view.states, pool)
     states = pooled.float()
-    distance = _distances_by_difference(pooled) if by_difference else distances(states)
-    noise = view.random(distance.shape[-1]) * 1e-6  # breaks ties between equally dense tokens
-    member = _density_peaks(distance, clusters, noise)
-    means = (member.float() @ states) / member.sum(-1, keepdim=True).clamp_min(1)
-    best = ranks[:, None].where(member, ranks.shape[-1]).argmin(-1)
+    squared = _squared_by_difference(pooled) if by_difference else squared_distances(states)
+    cluster, member = _density_peaks(squared, states.shape[-1], clusters, noise)
+    means = member @ states / member.sum(-1, keepdim=True)
+    best = ranks[:, :clusters].scatter_reduce(1, cluster, ranks, "amin", include_self=False)
+    places = ranked[:, count:].gather(1, best)
     flops = density_merge_flops(states.shape[-1], pool.shape[1], clusters)[by_difference]
-    return replace(_followed_by(view.states, stay, pool.gather(1, best), means), flops=flops)
+    return replace(_followed_by(view.states, stay, places, means), flops=flops)
 
 
 def component_weights(states: Tensor, start: Tensor, steps: int) -> Tensor:
@@ -70,94 +72,96 @@ def density_merge_flops(width: int, points: int, clusters: int) -> tuple[int, in
     return sums + 2 * points * points * width, sums
 
 
-def distances(states: Tensor) -> Tensor:
-    """Euclidean distances [N, M, M] over sqrt(d) between states [N, M, d], by inner products."""
+def squared_distances(states: Tensor) -> Tensor:
+    """Squared Euclidean distances [N, M, M] between states [N, M, d], by inner products."""
     centred = states - states.mean(1, keepdim=True)
-    squares = (centred**2).sum(-1)
     inner = centred @ centred.transpose(1, 2)
-    squared = squares[:, :, None] + squares[:, None] - 2 * inner
-    euclidean: Tensor = squared.clamp_min(0).sqrt()
-    return euclidean.div(states.shape[-1] ** 0.5)
+    squares = inner.diagonal(dim1=1, dim2=2)
+    squared: Tensor = (squares[:, :, None] + squares[:, None]).sub(inner, alpha=2).clamp_min(0)
+    return squared
 
 
-def peak_scores(distance: Tensor, nearest: Tensor, noise: Tensor, among: Tensor) -> Tensor:
-    """How much a point is the peak of a cluster [N, M], the more the better: its density by so many
-    `nearest` int64 [N] points, itself one of them and as many there at least, times its distance
-    to the nearest denser one.
+def peak_scores(
+    squared: Tensor, width: int, points: Tensor, most: int, noise: Tensor, gone: Tensor
+) -> Tensor:
+    """How much a point is the peak of a cluster [N, M], the more the better: its density by its
+    `most` nearest points, itself one of them, or by as few as `points` int64 [N] says, times its
+    distance to the nearest denser one.
 
-    distance: [N, M, M]. noise: [M], as in `keep_and_merge`. among: bool [N, M], the points that
-    there are; the others have -1.
+    squared: distances [N, M, M] of states of this width, squared; there they count over its root.
+    noise: uniform [M], breaks ties between equally dense points. gone: bool [N, M], the points that
+    are not there; they have -1.
     """
     import torch
 
-    there = distance.where(among[:, :, None] & among[:, None], -1.0)
-    farthest = there.flatten(1).amax(-1)[:, None, None]
-    apart = there.where(there >= 0, farthest + 1)
-    places = torch.arange(distance.shape[-1], device=distance.device)
-    counted = places < nearest[:, None, None]
-    squares = apart.sort(-1).values.square() * counted
-    density = (-squares.sum(-1) / nearest[:, None].clamp_min(1)).exp() + noise
-    return _peaks(apart, density.where(among, -1.0), farthest).where(among, -1.0)
+    count = squared.shape[-1]
+    absent = gone[:, None] | gone[..., None]
+    farthest = squared.masked_fill(absent, 0.0).flatten(1).amax(-1)
+    apart = torch.where(absent, farthest[:, None, None], squared)
+    nearest = points.clamp(1, min(most, count))[:, None]
+    near = apart.topk(min(most, count), -1, largest=False).values.cumsum(-1)
+    sums = near.gather(-1, (nearest - 1)[:, None].expand(-1, count, -1))[..., 0]
+    density = (sums / (nearest * -width)).exp().add(noise, alpha=NOISE).masked_fill(gone, -1.0)
+    return _peaks(squared, density, farthest).masked_fill(gone, -1.0)
 
 
 def cluster_each(
-    states: Tensor, clusters: Tensor, noise: Tensor, among: Tensor, most: int
+    states: Tensor, clusters: Tensor, noise: Tensor, gone: Tensor, most: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cluster the points `among` bool [N, F, M] of states [N, F, M, d], those of each frame into so
-    many `clusters` int64 [N, F], at most as many as they are. Density counts as many nearest points
-    as there are clusters, at most `most`.
+    """Cluster the points of states [N, F, M, d] that are not `gone` bool [N, F, M], those of each
+    frame into so many `clusters` int64 [N, F], at most as many as they are. Density counts as many
+    nearest points as there are clusters, at most `most`.
 
     Returns flags bool [N, F, M] on the centres and, at their places, means [N, F, M, d] and sizes
     [N, F, M] of their clusters, float32.
     """
     import torch
 
-    points, wanted, there = states.flatten(0, 1), clusters.flatten(), among.flatten(0, 1)
-    distance = distances(points)
-    scores = peak_scores(distance, wanted.clamp_max(most), noise, there)
+    points, wanted, absent = states.flatten(0, 1), clusters.flatten(), gone.flatten(0, 1)
+    squared = squared_distances(points)
+    scores = peak_scores(squared, points.shape[-1], wanted, most, noise, absent)
     centre = scores.argsort(-1, descending=True).argsort(-1) < wanted[:, None]
-    nearest = distance.where(centre[:, None], distance.amax() + 1).argmin(-1)
-    places = torch.arange(points.shape[1], device=states.device)
-    cluster = places.where(centre, nearest)
-    member = (cluster[..., None] == places) & there[..., None] & centre[:, None]
-    sizes = member.sum(1).float()
-    means = member.float().transpose(1, 2) @ points / sizes.clamp_min(1)[..., None]
-    return centre.view_as(among), means.view_as(states), sizes.view_as(among)
+    squared.diagonal(dim1=1, dim2=2).fill_(-1.0)  # a centre is of its own cluster
+    cluster = squared.masked_fill(~centre[:, None], float("inf")).argmin(-1, keepdim=True)
+    member = torch.zeros_like(squared).scatter(2, cluster, (~absent).float()[..., None])
+    sizes = member.sum(1)
+    means = member.transpose(1, 2) @ points / sizes.clamp_min(1)[..., None]
+    return centre.view_as(gone), means.view_as(states), sizes.view_as(gone)
 
 
-def _peaks(distance: Tensor, density: Tensor, farthest: Tensor | None = None) -> Tensor:
-    """Densities [N, M] times the distance to the nearest denser point, to the `farthest` [N, 1, 1]
-    where there is none."""
-    if farthest is None:
-        farthest = distance.flatten(1).amax(-1)[:, None, None]
-    denser = density[:, None, :] > density[:, :, None]
-    return distance.where(denser, farthest).amin(-1) * density
+def _peaks(squared: Tensor, density: Tensor, farthest: Tensor) -> Tensor:
+    """Densities [N, M] times the distance to the nearest denser point, to the farthest where there
+    is none; squared: distances [N, M, M], and the `farthest` [N] of them, squared."""
+    denser = density[:, None] > density[..., None]
+    return squared.where(denser, farthest[:, None, None]).amin(-1).sqrt() * density
 
 
-def _distances_by_difference(states: Tensor) -> Tensor:
+def _squared_by_difference(states: Tensor) -> Tensor:
     """The same in float32 from all differences [N, M, M, d] in the dtype of the states, as released
     code has it: gigabytes on LLaVA-NeXT."""
     difference = states[:, :, None] - states[:, None]
-    distance: Tensor = difference.norm(dim=-1).float()
-    return distance.div(states.shape[-1] ** 0.5)
+    squared: Tensor = difference.norm(dim=-1).float().square()
+    return squared
 
 
-def _density_peaks(distance: Tensor, clusters: int, noise: Tensor) -> Tensor:
-    """The members bool [N, C, M] of clusters of M points, by density peaks, with the density of
-    their nearest neighbours (DPC-kNN).
+def _density_peaks(
+    squared: Tensor, width: int, clusters: int, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Clusters of M points by density peaks, with the density of their nearest neighbours
+    (DPC-kNN): the one int64 [N, M] of each point, and float32 [N, C, M], 1.0 for its members.
 
-    distance: [N, M, M]. noise: [M], added to the density, so that no two are equal. A centre is of
-    its own cluster: it may have exact duplicates.
+    squared: distances [N, M, M] of states of this width, squared. noise: uniform [M], added to the
+    density, so that no two are equal. A centre is of its own cluster: it may have exact duplicates.
     """
     import torch
 
-    nearest = distance.topk(clusters, -1, largest=False).values
-    density = (-(nearest**2).mean(-1)).exp() + noise
-    centres = _peaks(distance, density).topk(clusters, -1).indices
-    to_centre = distance.gather(1, centres[..., None].expand(-1, -1, distance.shape[-1]))
-    numbers = torch.arange(clusters, device=distance.device)[:, None]
-    cluster = to_centre.argmin(1).scatter(1, centres, numbers.T.expand_as(centres))
-    return cluster[:, None] == numbers
+    nearest = squared.topk(clusters, -1, largest=False).values
+    density = (nearest.mean(-1) / -width).exp().add(noise, alpha=NOISE)
+    farthest = squared.flatten(1).amax(-1)
+    centres = _peaks(squared, density, farthest).topk(clusters, -1).indices
+    to_centre = take(squared, centres).scatter(2, centres[..., None], -1.0)
+    cluster = to_centre.argmin(1)
+    return cluster, torch.zeros_like(to_centre).scatter(1, cluster[:, None], 1.0)
 
 
 def _followed_by(states: Tensor, stay: Tensor, index: Tensor, merged: Tensor) -> Keep:

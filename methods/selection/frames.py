@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..contract.method import Keep
 from ..contract.request import Budget, BudgetError, Request, UnsupportedError
-from .choose import flag_top, take, unit
+from .choose import take, unit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,11 +46,20 @@ class Frames:
         inside = values[:, : self.tokens]
         return inside.reshape(len(values), self.count, self.size, *values.shape[2:])
 
+    def flags(self, index: Tensor) -> Tensor:
+        """Flags bool [N, F, T] on the places index [N, k] in the frames."""
+        import torch
+
+        none = torch.zeros(len(index), self.tokens, dtype=torch.bool, device=index.device)
+        return self.inside(none.scatter(1, index, True))
+
     def with_others(self, index: Tensor, first: int | None = None) -> Tensor:
         """Places int64 [N, k] in the frames, and behind them those of the others: from `first` on,
         where not all tokens of the frames are there."""
         import torch
 
+        if not self.others:
+            return index
         start = self.tokens if first is None else first
         behind = torch.arange(start, start + self.others, device=index.device)
         return torch.cat([index, behind.expand(len(index), -1)], 1)
@@ -63,16 +72,11 @@ class Frames:
         order in the sequence."""
         import torch
 
-        order = torch.cat([stay, places], 1).argsort(1)
-        index = self.with_others(torch.cat([stay, places], 1).gather(1, order))
-        inside = torch.cat([take(states, stay), features.to(states.dtype)], 1)
-        flags = torch.cat([torch.zeros_like(stay, dtype=torch.bool), merged], 1).gather(1, order)
-        behind = states[:, self.tokens :]
-        return Keep(
-            index,
-            torch.cat([take(inside, order), behind], 1),
-            torch.nn.functional.pad(flags, (0, self.others)),
-        )
+        index = self.with_others(torch.cat([stay, places], 1).sort(1).values)
+        where = places[..., None].expand_as(features)
+        changed = states.scatter(1, where, features.to(states.dtype))
+        flags = torch.zeros_like(states[..., 0], dtype=torch.bool).scatter(1, places, merged)
+        return Keep(index, take(changed, index), flags.gather(1, index))
 
 
 def scenes(states: Tensor, least: int, threshold: float) -> Tensor:
@@ -80,8 +84,10 @@ def scenes(states: Tensor, least: int, threshold: float) -> Tensor:
     the frame before is below the threshold, and where it is lowest, so that there are `least`."""
     import torch
 
-    likeness = (unit(states[:, 1:]) * unit(states[:, :-1])).sum(-1)
-    cuts = (likeness < threshold) | flag_top(-likeness, min(least - 1, likeness.shape[1]))
+    directions = unit(states)
+    likeness = (directions[:, 1:] * directions[:, :-1]).sum(-1)
+    lowest = likeness.topk(min(least - 1, likeness.shape[1]), largest=False).indices
+    cuts = (likeness < threshold).scatter(1, lowest, True)
     return torch.nn.functional.pad(cuts.cumsum(1), (1, 0))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Annotated
+from dataclasses import Field
+from typing import Annotated, Any
 
 import typer
 
+from ...methods.contract.method import BOUNDS
 from ...reports.sanitize import one_line, say
 from .options import PluginOption
 from .supervised import guarded
@@ -37,12 +39,22 @@ def methods(
                 print(f"    {label}: {one_line(reference)}")
         for knob in cls.knobs():
             default = "auto" if knob.default is None else knob.default
-            about = knob.metadata.get("about", "")
+            about = knob.metadata.get("about", "") + bounds(knob)
             print(one_line(f"      {knob.name}={default}  {about}"))
         for departure in cls.departures():
             text = one_line(departure)
             print(textwrap.fill(text, WIDTH, initial_indent=BULLET, subsequent_indent=INDENT))
         print()
+
+
+def bounds(knob: Field[Any]) -> str:
+    """What a knob may be, behind what it is; nothing where any value of its type will do."""
+    least, most = (knob.metadata.get(bound) for bound in BOUNDS)
+    if least is None and most is None:
+        return ""
+    if most is None:
+        return f" (from {least:g})"
+    return f" (up to {most:g})" if least is None else f" ({least:g} to {most:g})"
 
 
 def models() -> None:

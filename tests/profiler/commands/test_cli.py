@@ -14,8 +14,14 @@ import pytest
 from command import RUN, SMALL, tpprof
 from record_builders import cell, record
 
+from tpprof.methods import knob
 from tpprof.profiler import cli
+<<<<<<< HEAD
 from tpprof.reports.record.files import load, save
+=======
+from tpprof.profiler.commands import lists
+from tpprof.reports.record.files import load
+>>>>>>> 6b6e594 (Decisions of SparseVLM and VidCom2 call at most 40 operators beyond one loop, FastVID and FlashVID a third fewer; videos are held to it; tpprof methods says what knobs may be)
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +190,26 @@ def test_lists_name_all(tmp_path: Path) -> None:
     assert "https://arxiv.org/abs/2410.04417" in listed
     assert "llava-next-7b" in tpprof("models", cwd=tmp_path).stdout
     assert tpprof("--version", cwd=tmp_path).stdout.strip()[0].isdigit()
+
+
+def test_a_listed_method_says_what_its_knobs_may_be(tmp_path: Path) -> None:
+    listed = tpprof("methods", "flashvid", cwd=tmp_path).stdout
+    assert "scenes=8  scenes that a video has at least (from 1)\n" in listed
+    assert "threshold=0.8  cosine above which a token hangs on another (-1 to 1)\n" in listed
+    assert "cut=0.9  cosine of two frames' means, below which another scene begins\n" in listed
+
+
+@pytest.mark.parametrize(
+    ("bounds", "said"),
+    [
+        ({}, ""),
+        ({"least": 0}, " (from 0)"),
+        ({"most": 0.5}, " (up to 0.5)"),
+        ({"least": -1, "most": 1}, " (-1 to 1)"),
+    ],
+)
+def test_bounds_of_a_knob(bounds: dict[str, float], said: str) -> None:
+    assert lists.bounds(knob(1, "tokens", **bounds)) == said
 
 
 def test_what_a_plug_in_says_of_itself_is_no_terminal_code(tmp_path: Path) -> None:
