@@ -16,12 +16,8 @@ from record_builders import cell, record
 
 from tpprof.methods import knob
 from tpprof.profiler import cli
-<<<<<<< HEAD
-from tpprof.reports.record.files import load, save
-=======
 from tpprof.profiler.commands import lists
-from tpprof.reports.record.files import load
->>>>>>> 6b6e594 (Decisions of SparseVLM and VidCom2 call at most 40 operators beyond one loop, FastVID and FlashVID a third fewer; videos are held to it; tpprof methods says what knobs may be)
+from tpprof.reports.record.files import load, save
 
 
 @pytest.fixture(scope="module")
