@@ -37,7 +37,6 @@ def request(
     as many as the architecture's template puts there. frames: of a video in the place of pictures,
     each of `size`. visual_tokens: synthetic features, which skip the vision tower.
     """
-    architecture = shape.architecture
     if visual_tokens is not None:
         spans: Sequence[VisualSpan] = (VisualSpan(0, rectangle(visual_tokens)),)
         tower = None
@@ -59,16 +58,21 @@ def request(
         heads=shape.text.heads,
         kv_heads=shape.text.kv_heads,
         head_dim=shape.text.head_dim,
-        compactable=architecture.compactable,
+        compactable=shape.architecture.compactable,
         breaks=breaks,
     )
-    taken, most = positions(shape, made), shape.text.positions
-    if architecture.bounded and taken > most:
+    _require_positions(shape, made)
+    return made
+
+
+def _require_positions(shape: Shape, request: Request) -> None:
+    """Raises ShapeError for a request that is longer than a model which then changes."""
+    taken, most = positions(shape, request), shape.text.positions
+    if shape.architecture.bounded and taken > most:
         raise ShapeError(
             f"a request of {taken:,} positions: {shape.name} is made for {most:,}, and beyond them "
             "its rotary embedding would change with each request (dynamic scaling)"
         )
-    return made
 
 
 def positions(shape: Shape, request: Request) -> int:

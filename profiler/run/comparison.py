@@ -84,11 +84,7 @@ class Comparison:
         fresh: whether each round of a callable begins in a fresh process. lockstep: this process
         among the ranks over which the model is spread.
         Raises InputError for what does not exist or does not fit."""
-        for policy in spec.cells.attention:
-            check_policy(policy)
-        for runtime in spec.cells.runtime:
-            check_runtime(runtime)
-        self.lockstep = lockstep
+        _require_known(spec)
         if spec.model.tensor_parallel > 1 and lockstep is None:
             raise OptionError(
                 "tensor_parallel",
@@ -96,6 +92,7 @@ class Comparison:
             )
         if spec.model.pipeline > 1:
             _require_pipeline(spec)
+        self.lockstep = lockstep
         ours = model is not None or _wants_model(spec)
         require_callables(spec.cells.callables, spec.cells.python, beside_engine=ours)
         if not ours:
@@ -391,6 +388,14 @@ def measure(
             "isolate", 'needs references ("pkg.mod:function"): a process cannot be given an object'
         )
     return Comparison(spec, given=Given(callables, inputs)).run()
+
+
+def _require_known(spec: RunSpec) -> None:
+    """Raises InputError for a policy or a runtime that does not exist."""
+    for policy in spec.cells.attention:
+        check_policy(policy)
+    for runtime in spec.cells.runtime:
+        check_runtime(runtime)
 
 
 def _require_no_request(workload: Workload) -> None:

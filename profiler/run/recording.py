@@ -65,14 +65,11 @@ def measure(
         given = None if trace is None else str(trace)
         task = RankTask(spec, str(out), command, resume, given, overwrite)
         return _measured_on_ranks(task, tell)
-    comparison = None
     if out.suffix == ".json":
         _require_free(out, overwrite=overwrite, resume=resume)
-    if spec.stopping.isolate:  # this process loads neither torch nor the model
-        record = isolated.empty_record(spec, command)
-    else:
-        comparison = _begun(spec, command, lockstep)
-        record = comparison.record
+    alone = spec.stopping.isolate  # then this process loads neither torch nor the model
+    comparison = None if alone else _begun(spec, command, lockstep)
+    record = comparison.record if comparison else isolated.empty_record(spec, command)
     journal, record, path = _started(record, out, resume=resume, overwrite=overwrite)
     say(f"measuring {record.model.name}: {record.model.reason}")
     begun(path)

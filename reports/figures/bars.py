@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from .canvas import GRID, INK, MUTED, Chart, blank, key, key_lines, place_axes, short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 STEP = 0.36  # inches for a bar and its name
 
@@ -44,27 +48,10 @@ def draw(
         key(figure, entries, top=0.14)
     longest = max(sum(value for _, _, value in bar.pieces) for bar in bars) or 1.0
     for place_, bar in enumerate(bars):
-        y, left = -place_ * 1.0, 0.0
-        for word, colour, value in bar.pieces:
-            if value <= 0:
-                continue
-            (piece,) = axes.barh(y, value, left=left, height=0.42, color=colour, linewidth=0)
-            drawn.tip(piece, f"{bar.label}: {word} {text(value)}")
-            left += value
-        for word, value in bar.marks:
-            (mark,) = axes.plot([value], [y], "|", color=INK, markersize=9, markeredgewidth=1.4)
-            drawn.tip(mark, f"{bar.label}: {word} {text(value)}")
-        axes.text(
-            0,
-            y + 0.27,
-            short(bar.label, max(16, 48 - len(bar.total))),
-            va="bottom",
-            fontsize=9.2,
-            color=INK,
-        )
-        axes.text(
-            longest * 1.01, y + 0.27, bar.total, va="bottom", ha="right", fontsize=9.2, color=MUTED
-        )
+        _draw_bar(drawn, axes, bar, -float(place_), text)
+        above: dict[str, Any] = {"y": 0.27 - place_, "va": "bottom", "fontsize": 9.2}
+        axes.text(0, s=short(bar.label, max(16, 48 - len(bar.total))), color=INK, **above)
+        axes.text(longest * 1.01, s=bar.total, ha="right", color=MUTED, **above)
     axes.set_xlim(0, longest * 1.01)
     axes.set_ylim(-len(bars) + 0.62, 0.72)
     axes.set_yticks([])
@@ -73,3 +60,17 @@ def draw(
     axes.locator_params(axis="x", nbins=6)
     axes.set_xlabel(unit)
     return drawn
+
+
+def _draw_bar(drawn: Chart, axes: Axes, bar: Bar, y: float, text: Callable[[float], str]) -> None:
+    """The pieces of a bar, one behind the other, and the marks upon it."""
+    left = 0.0
+    for word, colour, value in bar.pieces:
+        if value <= 0:
+            continue
+        (piece,) = axes.barh(y, value, left=left, height=0.42, color=colour, linewidth=0)
+        drawn.tip(piece, f"{bar.label}: {word} {text(value)}")
+        left += value
+    for word, value in bar.marks:
+        (mark,) = axes.plot([value], [y], "|", color=INK, markersize=9, markeredgewidth=1.4)
+        drawn.tip(mark, f"{bar.label}: {word} {text(value)}")

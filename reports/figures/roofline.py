@@ -47,21 +47,8 @@ def chart(subject: RunView) -> Chart | None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     _roof(axes, peaks, dtype, [intensity for *_, intensity, _ in points])
-    for cell, label, intensity, reached in points:
-        vanilla = cell.name == "vanilla"
-        (point,) = axes.plot(
-            [intensity],
-            [reached],
-            MARKS[label],
-            color=PHASES[label],
-            markeredgecolor=INK if vanilla else PHASES[label],
-            markersize=9 if vanilla else 5.5,
-            alpha=0.85,
-        )
-        drawn.tip(
-            point,
-            f"{name(cell)}, {label}: {units.rate(reached)} at {intensity:,.3g} FLOPs per byte",
-        )
+    for phase in points:
+        _plot(drawn, axes, *phase)
     lowest = min(reached for *_, reached in points)
     axes.set_ylim(lowest / 4, peaks.flops_per_second[dtype] * 3)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -71,6 +58,26 @@ def chart(subject: RunView) -> Chart | None:
     axes.grid(visible=True)
     axes.set_xlabel("causal FLOPs per byte moved")
     return drawn
+
+
+def _plot(
+    drawn: Chart, axes: Axes, cell: Cell, label: str, intensity: float, reached: float
+) -> None:
+    """A phase of a cell as a mark, which says what it is."""
+    vanilla = cell.name == "vanilla"
+    (point,) = axes.plot(
+        [intensity],
+        [reached],
+        MARKS[label],
+        color=PHASES[label],
+        markeredgecolor=INK if vanilla else PHASES[label],
+        markersize=9 if vanilla else 5.5,
+        alpha=0.85,
+    )
+    drawn.tip(
+        point,
+        f"{name(cell)}, {label}: {units.rate(reached)} at {intensity:,.3g} FLOPs per byte",
+    )
 
 
 def _point(cell: Cell, label: str) -> tuple[float, float] | None:

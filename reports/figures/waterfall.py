@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .. import units
 from ..analysis.explanation import ENDS, Contribution, Explanation
 from ..analysis.run_view import label
 from ..record.labels import name
 from ..record.schema import Cell
 from .canvas import GRID, INK, MUTED, SERIES, Chart, blank, place_axes, short
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SMALL = 0.01  # of the measured time: less is drawn together
 STEP = 0.235  # inches of a row
@@ -55,16 +60,20 @@ def chart(cell: Cell, explanation: Explanation, number: int) -> Chart:
     axes.grid(visible=True, axis="x")
     axes.spines["left"].set_color(GRID)
     axes.set_xlabel("ms")
+    _write_title(figure, short(label(cell), 48))
+    return drawn
+
+
+def _write_title(figure: Figure, text: str) -> None:
     figure.text(
         0.1 / figure.get_figwidth(),
         1 - 0.16 / figure.get_figheight(),
-        short(label(cell), 48),
+        text,
         fontsize=9.5,
         color=INK,
         va="center",
         fontweight="bold",
     )
-    return drawn
 
 
 def _bars(parts: list[Contribution]) -> list[tuple[str, float, float, str, str]]:

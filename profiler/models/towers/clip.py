@@ -80,23 +80,26 @@ def clip_config(vision: Vision) -> Any:
 
 def clip_from(name: str, given: Any) -> Vision:
     """The tower that the config of a LLaVA describes; raises ModelError."""
-    config = given.vision_config
-    reader = Reader(name, "vision_config", config)
-    if config.model_type != "clip_vision_model":
-        reader.refuse(f"the tower {config.model_type!r} is not supported; known: clip_vision_model")
+    sizes = sizes_of(Reader(name, "vision_config", given.vision_config), "clip_vision_model")
+    return clip_vision(**sizes, feature_layers=selected_layers(name, given, sizes["layers"]))
+
+
+def sizes_of(reader: Reader, kind: str) -> dict[str, int]:
+    """The sizes in the config of a tower that is read as CLIP's is, by parameter of `clip_vision`.
+    Raises ModelError for a tower of another kind."""
+    if reader.config.model_type != kind:
+        reader.refuse(f"the tower {reader.config.model_type!r} is not supported; known: {kind}")
     reader.activation("hidden_act")
     reader.require("num_channels", 3)
-    layers = reader.count("num_hidden_layers", MOST["layers"])
     patch = reader.count("patch_size", MOST["pixels"])
-    return clip_vision(
-        layers,
-        reader.count("hidden_size", MOST["width"]),
-        reader.count("intermediate_size", MOST["width"]),
-        reader.count("num_attention_heads", MOST["heads"]),
-        patch=patch,
-        image=reader.count("image_size", MOST["pixels"], least=patch),
-        feature_layers=selected_layers(name, given, layers),
-    )
+    return {
+        "layers": reader.count("num_hidden_layers", MOST["layers"]),
+        "hidden": reader.count("hidden_size", MOST["width"]),
+        "intermediate": reader.count("intermediate_size", MOST["width"]),
+        "heads": reader.count("num_attention_heads", MOST["heads"]),
+        "patch": patch,
+        "image": reader.count("image_size", MOST["pixels"], least=patch),
+    }
 
 
 def selected_layers(name: str, given: Any, layers: int) -> tuple[int, ...]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint.reader import MOST, Reader
+from ..checkpoint.reader import Reader
 from ..shapes import Vision
-from .clip import ClipBlock, feature_layers
+from .clip import ClipBlock, feature_layers, sizes_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,24 +84,9 @@ def siglip_config(vision: Vision) -> Any:
 
 def siglip_from(name: str, given: Any) -> Vision:
     """The tower that the config of a LLaVA-OneVision describes; raises ModelError."""
-    config = given.vision_config
-    reader = Reader(name, "vision_config", config)
-    if config.model_type != "siglip_vision_model":
-        reader.refuse(
-            f"the tower {config.model_type!r} is not supported; known: siglip_vision_model"
-        )
-    reader.activation("hidden_act")
-    reader.require("num_channels", 3)
-    if getattr(config, "vision_use_head", True):
+    reader = Reader(name, "vision_config", given.vision_config)
+    sizes = sizes_of(reader, "siglip_vision_model")
+    if getattr(reader.config, "vision_use_head", True):
         reader.refuse("vision_use_head True is not supported: nothing reads that head")
-    layers = reader.count("num_hidden_layers", MOST["layers"])
-    patch = reader.count("patch_size", MOST["pixels"])
-    return siglip_vision(
-        layers,
-        reader.count("hidden_size", MOST["width"]),
-        reader.count("intermediate_size", MOST["width"]),
-        reader.count("num_attention_heads", MOST["heads"]),
-        patch=patch,
-        image=reader.count("image_size", MOST["pixels"], least=patch),
-        feature_layers=feature_layers(Reader(name, "config.json", given), layers),
-    )
+    chosen = feature_layers(Reader(name, "config.json", given), sizes["layers"])
+    return siglip_vision(**sizes, feature_layers=chosen)
