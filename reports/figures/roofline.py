@@ -47,8 +47,8 @@ def chart(subject: RunView) -> Chart | None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     _roof(axes, peaks, dtype, [intensity for *_, intensity, _ in points])
-    for phase in points:
-        _plot(drawn, axes, *phase)
+    for point in points:
+        _plot(drawn, axes, *point)
     lowest = min(reached for *_, reached in points)
     axes.set_ylim(lowest / 4, peaks.flops_per_second[dtype] * 3)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
