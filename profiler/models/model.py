@@ -61,6 +61,7 @@ class Model(ABC):
             next(layer.parameters()).device for layer in self.layers
         ]
         self.head_device: torch.device = self.module.lm_head.weight.device
+        self._apart = len(set(self.devices)) > 1
         self._copies: dict[tuple[str, torch.device], nn.Module] = {}
         if ranks is not None:
             self.share = shape.share(ranks.size, words=spreads_words(module))
@@ -139,7 +140,7 @@ class Model(ABC):
     def _near(self, name: str, hidden: Tensor) -> nn.Module:
         """A small part of the decoder where `hidden` is: of a pipeline a copy on each device."""
         part: nn.Module = getattr(self.language, name)
-        if len(self.pipeline) == 1:
+        if not self._apart:
             return part
         key = (name, hidden.device)
         if key not in self._copies:
