@@ -26,6 +26,7 @@ from .devices import current_restored
 from .ledger import Ledger
 from .runtimes.runtime import Runtime
 from .verify import DecisionCost
+from .vision import VisionTower
 
 
 @dataclass
@@ -110,6 +111,20 @@ def run(
         return _request(context, request.new_tokens)
 
     return chosen.request(once)
+
+
+@torch.no_grad()
+def encode(decoder: Decoder, inputs: Inputs, method: Method) -> Tensor:
+    """Projected patches [B, n, d] of the pictures of a request, pruned as `method` does it in the
+    vision tower."""
+    plan = method.plan(inputs.request)
+    runtime = Runtime(decoder)
+    context = Context(decoder, inputs, method, plan, "rows", Notes(solved={}), no_lap, runtime)
+    with held_to(decoder.backend), runtime.in_force():
+        try:
+            return decoder.encode(inputs, VisionTower(context))
+        finally:
+            context.rest()
 
 
 def require_backend(plan: Plan, backend: str) -> None:

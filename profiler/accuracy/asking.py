@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from torch import Tensor
 
 from ...methods import Method, Request
 from ...methods.contract.containment import MethodFaultError, contained, location
@@ -17,13 +18,14 @@ from ...methods.contract.plan_checks import resized_for
 from ...methods.contract.policies import Policy
 from ...methods.contract.request import Size
 from ...methods.engine.decoder import Inputs
-from ...methods.engine.run import run
+from ...methods.engine.run import encode, run
 from ...methods.engine.verify import require_finite
 from ...reports.record.spec import Layout, Workload
 from ..models.model import Model
 from ..prompts import WorkloadError, tokenize
 from ..workload import by_size
 from .exam import require_companions
+from .features import FeatureCache, are_all, leaves_tower_alone
 from .pictures import Pictures
 
 if TYPE_CHECKING:
@@ -65,7 +67,8 @@ class Examinee:
     nothing is carried from one batch to the next: an evaluation that is gone on with gives what it
     would have given. A knob that is solved to meet a budget is solved in each batch. A method with
     a seed gets another one for each question, which is then alone in its batch: else all questions
-    would share one draw.
+    would share one draw. Where a method does nothing in the vision tower and the model's decoder is
+    given nothing of a picture but its projected patches, the tower runs once a picture, alone.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Examinee:
         self.ends = _ends(model)
         self._tokens: dict[str, Tokens] = {}
         self._sizes: dict[str, Size] = {}
+        self._features = FeatureCache()
 
     def batches(self, method: Method) -> list[ExamBatch]:
         """All questions, once each. Raises BudgetError or UnsupportedError for a method that cannot
@@ -119,11 +123,10 @@ class Examinee:
                 raise RowFailedError(why + location(error, method)) from error
 
     def _answer(self, method: Method, batch: ExamBatch, *, verify: bool) -> list[str]:
-        inputs = self._inputs(batch).to(self.model.device)
         with contained():
             trace = run(
                 self.model,
-                inputs,
+                self._inputs(method, batch),
                 method,
                 attention=self.attention,
                 new_tokens=self.new_tokens,
@@ -136,25 +139,56 @@ class Examinee:
             raise MethodFaultError(f"it answers {trace.tokens.shape[0]} of {len(batch.places)}")
         return [self._text(row) for row in trace.tokens.tolist()]
 
-    def _inputs(self, batch: ExamBatch) -> Inputs:
-        asked = [self.questions[place] for place in batch.places]
+    def _inputs(self, method: Method, batch: ExamBatch) -> Inputs:
+        """The requests of a batch, from features that are kept where the method allows it."""
+        if leaves_tower_alone(method, batch.request, self.attention):
+            features = [self._encoded(method, batch, number) for number in range(len(batch.places))]
+            known = [found for found in features if found is not None]
+            if len(known) == len(features):
+                ids = self._ids(batch, range(len(batch.places)))
+                return self.model.synthetic(batch.request, ids, torch.cat(known))
+        return self._assembled(batch, range(len(batch.places)))
+
+    def _encoded(self, method: Method, batch: ExamBatch, number: int) -> Tensor | None:
+        """Projected patches [1, V, d] of the picture of one question of the batch; None where they
+        are not all that the decoder is given of it."""
+        picture = self.questions[batch.places[number]].picture, batch.sizes[number]
+        found = self._features.get(picture)
+        if found is not None:
+            return found
+        inputs = self._assembled(batch, [number])
+        if not are_all(inputs):
+            return None
+        found = encode(self.model, inputs, method)
+        self._features.put(picture, found)
+        return found
+
+    def _assembled(self, batch: ExamBatch, numbers: Sequence[int]) -> Inputs:
+        """The requests of some questions of a batch, from pixels, where the model is."""
+        pictures = [self.questions[batch.places[number]].picture for number in numbers]
         pixels = self.model.pixels(
             [
-                _shown(self.pictures.image(question.picture), size)
-                for question, size in zip(asked, batch.sizes, strict=True)
+                _shown(self.pictures.image(picture), batch.sizes[number])
+                for picture, number in zip(pictures, numbers, strict=True)
             ]
         )
-        request, layout = batch.request, self.workload.layout
-        counted = self.model.visual_tokens(pixels, layout)
+        request = dataclasses.replace(batch.request, batch=len(numbers))
+        counted = self.model.visual_tokens(pixels, self.workload.layout)
         if set(counted) != {request.visual}:
             raise WorkloadError(
                 f"{self.model.name}: {request.visual} visual tokens were planned for "
-                f"{asked[0].picture}, and its image processor gives {counted[0]}"
+                f"{pictures[0]}, and its image processor gives {counted[0]}"
             )
-        visual = [self.model.image_token] * request.visual
-        listed = [self._tokenized(question.prompt) for question in asked]
-        ids = torch.tensor([before + visual + after for before, after in listed])
-        return self.model.assemble(pixels, ids, request, layout)
+        ids = self._ids(batch, numbers)
+        assembled = self.model.assemble(pixels, ids, request, self.workload.layout)
+        return assembled.to(self.model.device)
+
+    def _ids(self, batch: ExamBatch, numbers: Sequence[int]) -> Tensor:
+        """Token ids [B, S] of some questions of a batch, with placeholders."""
+        visual = [self.model.image_token] * batch.request.visual
+        prompts = [self.questions[batch.places[number]].prompt for number in numbers]
+        listed = [self._tokenized(prompt) for prompt in prompts]
+        return torch.tensor([before + visual + after for before, after in listed])
 
     def _text(self, tokens: list[int]) -> str:
         ended = next((i for i, token in enumerate(tokens) if token in self.ends), len(tokens))

@@ -15,6 +15,7 @@ from tpprof.methods import Keep, Method, Plan, Request, View, parse
 from tpprof.methods.contract.plan import Entering, Stage
 from tpprof.profiler.accuracy import asking
 from tpprof.profiler.accuracy.asking import Examinee, RowFailedError
+from tpprof.profiler.accuracy.features import FeatureCache
 from tpprof.profiler.accuracy.pictures import FolderPictures
 from tpprof.profiler.accuracy.pope import read_pope
 from tpprof.profiler.models.model import Model
@@ -179,3 +180,57 @@ def test_a_model_without_a_tokenizer_answers_nothing(
     model = tpprof.load("tiny-llava", device="cpu")
     with pytest.raises(WorkloadError, match="random weights and no tokenizer"):
         examinee(model, questions, folders[1])
+
+
+@pytest.mark.parametrize("architecture", ["llava", "llava-next", "qwen2-vl", "internvl"])
+def test_a_tower_that_ran_before_changes_no_answer(
+    architecture: str,
+    questions: list[YesNoQuestion],
+    folders: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = answering(architecture)
+    shared = examinee(model, questions, folders[1])
+    monkeypatch.setattr(asking, "leaves_tower_alone", lambda *given: False)
+    alone = examinee(model, questions, folders[1])
+    methods = ["vanilla", *(f"{name}:keep=1/2" for name in ("random", "pooling", "fastv"))]
+    told = {spec: answers(alone, spec) for spec in methods}
+    monkeypatch.undo()
+    for spec, expected in told.items():
+        assert answers(shared, spec) == expected, spec
+
+
+def test_the_tower_runs_once_a_picture(
+    questions: list[YesNoQuestion], folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = answering()
+    asked, encoded = examinee(model, questions, folders[1]), []
+    encode = type(model).encode
+
+    def watched(self: Model, inputs: Any, tower: Any) -> Any:
+        encoded.append(inputs.request.batch)
+        return encode(self, inputs, tower)
+
+    monkeypatch.setattr(type(model), "encode", watched)
+    pictures = len({question.picture for question in questions})
+    answers(asked, "fastv:keep=9")
+    answers(asked, "vanilla")
+    answers(asked, "random:keep=9")
+    assert encoded == [1] * pictures
+    answers(asked, "visionzip:keep=9")
+    assert sum(encoded) == pictures + len(questions)
+    published = examinee(model, questions, folders[1], attention="published")
+    answers(published, "sparsevlm:keep=18")
+    assert sum(encoded) == pictures + 2 * len(questions)
+
+
+def test_features_that_are_too_many_go_oldest_first() -> None:
+    cache, picture = FeatureCache(most=3 * 8 * 4), torch.zeros(1, 1, 8)
+    for name in "abc":
+        cache.put(name, picture)
+    assert cache.get("a") is not None
+    cache.put("d", picture)
+    assert [cache.get(name) is not None for name in "abcd"] == [True, False, True, True]
+    cache.put("large", torch.zeros(1, 100, 8))
+    assert cache.get("d") is None
+    assert cache.get("large") is not None
