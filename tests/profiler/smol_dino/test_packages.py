@@ -25,6 +25,11 @@ needs_packages = pytest.mark.skipif(
 )
 
 
+def test_make_installs_what_is_told_to_be_installed() -> None:
+    makefile = (Path(tpprof.__file__).parent / "Makefile").read_text()
+    assert f"pip install --quiet {packages.INSTALL.partition('&& pip install ')[2]}\n" in makefile
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -128,6 +133,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield tpprof.load("smol-dino", device="cpu")
 
 
+@pytest.mark.vlm
 @needs_packages
 def test_it_loads_as_any_checkpoint(model: Any) -> None:
     assert model.missing == {}
@@ -140,6 +146,7 @@ def test_it_loads_as_any_checkpoint(model: Any) -> None:
     assert text == f"\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
 
 
+@pytest.mark.vlm
 @needs_packages
 def test_training_puts_questions_as_the_chat_template_does(model: Any) -> None:
     from tpprof.profiler.smol_dino.training.batches import Prompts
@@ -150,6 +157,7 @@ def test_training_puts_questions_as_the_chat_template_does(model: Any) -> None:
     assert prompts.after(QUESTION, "Yes")[0] == after
 
 
+@pytest.mark.vlm
 @needs_packages
 @torch.no_grad()
 def test_its_vanilla_is_transformers_forward(model: Any) -> None:
@@ -160,6 +168,7 @@ def test_its_vanilla_is_transformers_forward(model: Any) -> None:
     torch.testing.assert_close(trace.logits, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.vlm
 @needs_packages
 @torch.no_grad()
 def test_the_language_model_answers_as_llama_cpp_does() -> None:
@@ -181,6 +190,7 @@ def test_the_language_model_answers_as_llama_cpp_does() -> None:
     assert tokenizer.decode(said) == "1. Bananas\n2. Oranges\n3. Grapes<|im_end|>"
 
 
+@pytest.mark.vlm
 @needs_packages
 @torch.no_grad()
 def test_the_towers_features_are_onnxruntimes(model: Any) -> None:
