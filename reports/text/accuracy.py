@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 from .. import units
 from ..analysis.accuracy.rules import RULES
@@ -34,13 +35,18 @@ UNREADABLE = (
 
 def accuracy_table(accuracy: Accuracy, rule: str) -> Table[Score]:
     """One row for each method that was asked."""
-    listed = scores(accuracy, RULES[rule])
+    categories = Counter(question.category for question in accuracy.questions)
+    return scores_table(scores(accuracy, RULES[rule]), categories, rule)
+
+
+def scores_table(listed: Sequence[Score], questions: Mapping[str, int], rule: str) -> Table[Score]:
+    """The same of scores. questions: how many each category has."""
     return Table(
         [
             Column("method", lambda r: r.method, {"method": lambda r: r.method}, METHOD, "words"),
             *_f1(rule),
             *_answered(),
-            *_by_category(accuracy),
+            *_by_category(questions),
             for_programs("rule", lambda r: rule),
             for_programs("error", lambda r: r.reason or None),
         ],
@@ -134,10 +140,7 @@ def _answered() -> list[Column[Score]]:
     ]
 
 
-def _by_category(accuracy: Accuracy) -> list[Column[Score]]:
-    names = dict.fromkeys(question.category for question in accuracy.questions)
-    counts = [question.category for question in accuracy.questions]
-
+def _by_category(questions: Mapping[str, int]) -> list[Column[Score]]:
     def column(name: str) -> Column[Score]:
         def f1(score: Score) -> float | None:
             one = score.categories.get(name)
@@ -148,14 +151,14 @@ def _by_category(accuracy: Accuracy) -> list[Column[Score]]:
             return units.NA if found is None else f"{found:.3f}"
 
         return Column(
-            f"{name}\n({counts.count(name)})",
+            f"{name}\n({questions[name]})",
             text,
-            {f"f1_{name}": f1, f"questions_{name}": lambda score: counts.count(name)},
+            {f"f1_{name}": f1, f"questions_{name}": lambda score: questions[name]},
             f"F1 of the category {name}, and how many questions it has.",
             term=name,
         )
 
-    return [column(name) for name in names]
+    return [column(name) for name in questions]
 
 
 def _interval(estimate: Estimate | None) -> str:
