@@ -58,19 +58,12 @@ def _touched(table: Sequence[Row]) -> list[str]:
 
 
 def touched_text(shares: Mapping[str, float], of: str) -> str:
-    """Of what pruning can touch so much, and what that comes to if nothing were left of it: of the
-    method that can touch least, and of the one that can touch most. shares: by method."""
+    """Of what pruning can touch so much: the method that can touch least, and the one that can
+    touch most. shares: by method."""
     least, most = (choose(shares, key=lambda name: shares[name]) for choose in (min, max))
     ends = [least] if shares[least] == shares[most] else [least, most]
     told = [f"{units.percent(shares[name])} ({name})" for name in ends]
-    limits = [
-        units.times(1 / (1 - shares[name])) if shares[name] < 1 else "any number of times"
-        for name in ends
-    ]
-    return (
-        f"Of {of} pruning can touch {' to '.join(told)}: with nothing left of that, at most "
-        f"{' to '.join(limits)} (Amdahl)."
-    )
+    return f"Of {of} pruning can touch {' to '.join(told)}; the rest stays whatever the budget (Amdahl)."
 
 
 def _answers(record: Record) -> str:

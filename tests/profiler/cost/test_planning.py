@@ -365,8 +365,8 @@ def test_pruning_touches_the_flops_of_the_layers_behind_it(layer: int) -> None:
     told = notes([plan.plan(methods.parse("vanilla")), row], None, [])
     share = touched / plan.vanilla.flops
     assert (
-        f"Of vanilla's FLOPs pruning can touch {share * 100:.1f} % ({row.method}): with nothing "
-        f"left of that, at most {1 / (1 - share):.2f}x (Amdahl)."
+        f"Of vanilla's FLOPs pruning can touch {share * 100:.1f} % ({row.method}); the rest "
+        "stays whatever the budget (Amdahl)."
     ) in told
 
 
