@@ -30,6 +30,7 @@ from .pictures import (
 POPE = ("random", "popular", "adversarial")
 MORE = ("where", "which", "attributes")
 QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
+HALVES = (("top", "bottom"), ("left", "right"))
 CLEAR = 6  # pixels that the centre of an object asked for is away from the lines between quadrants
 SUFFIX = "Answer the question using a single word or phrase."
 
@@ -146,18 +147,26 @@ def _absent(category: str, kind: Kind, other: Drawing) -> bool:
 
 def where(index: int, shown: Drawing, rng: np.random.Generator, count: int) -> list[Question]:
     """In which quadrant an object lies; where the answer is no it lies in another one."""
-    clear = [
-        thing
-        for thing in shown.things
-        if min(abs(thing.x - SIDE / 2), abs(thing.y - SIDE / 2)) > CLEAR
-    ]
 
-    def ask(thing: Thing, yes: bool) -> str | None:
+    def ask(thing: Thing, yes: bool) -> str:
         place = _quadrant(thing)
         said = place if yes else _other(QUADRANTS, place, rng)
         return f"Is the {' '.join(thing.kind)} in the {said} of the image?"
 
-    return _asked(index, "where", clear, rng, count, ask)
+    return _asked(index, "where", _clear(shown), rng, count, ask)
+
+
+def halves(index: int, shown: Drawing, rng: np.random.Generator, count: int) -> list[Question]:
+    """In which half an object lies, upper or lower, left or right. Asked in training alone."""
+
+    def ask(thing: Thing, yes: bool) -> str:
+        axis = rng.integers(2)
+        said = _quadrant(thing).split()[axis]
+        if not yes:
+            said = _other(HALVES[axis], said, rng)
+        return f"Is the {' '.join(thing.kind)} in the {said} of the image?"
+
+    return _asked(index, "halves", _clear(shown), rng, count, ask)
 
 
 def which(index: int, shown: Drawing, rng: np.random.Generator, count: int) -> list[Question]:
@@ -208,6 +217,15 @@ def _asked(
         texts[yes] = [text for text in found if text is not None]
     pairs = min(len(texts[True]), len(texts[False]))
     return [Question(index, category, text, yes) for yes in texts for text in texts[yes][:pairs]]
+
+
+def _clear(shown: Drawing) -> list[Thing]:
+    """Objects of which it is clear in which quadrant they lie."""
+    return [
+        thing
+        for thing in shown.things
+        if min(abs(thing.x - SIDE / 2), abs(thing.y - SIDE / 2)) > CLEAR
+    ]
 
 
 def _quadrant(thing: Thing) -> str:

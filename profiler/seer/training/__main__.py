@@ -20,12 +20,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw ahead")
+    parser.add_argument("--start", type=int, default=0, help="stage to start at, from --weights")
+    parser.add_argument("--weights", type=Path, help="folder that earlier stages ended in")
     given = parser.parse_args()
     if given.device == "cpu":
         torch.set_num_threads(1)
         compile_layers()
     torch.set_float32_matmul_precision("high")
-    Trainer(given.folder, given.seed, device=given.device, workers=given.workers).run()
+    Trainer(
+        given.folder,
+        given.seed,
+        device=given.device,
+        workers=given.workers,
+        start=given.start,
+        weights=given.weights,
+    ).run()
 
 
 if __name__ == "__main__":

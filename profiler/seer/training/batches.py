@@ -20,15 +20,13 @@ from ..pictures import (
     SIZES,
     TEXTURES,
     Drawing,
+    Thing,
     four_pictures,
     picture,
 )
-from ..questions import POPE, SUFFIX, TRAIN, Question, attributes, pope, where, which
+from ..questions import CLEAR, POPE, SUFFIX, TRAIN, Question, attributes, halves, pope, where, which
 
 GRID = SIDE // PATCH
-OF_FOUR = 8  # one picture in so many is four in one
-EACH = {"random": 1, "popular": 1, "adversarial": 2}
-MOST = 16  # questions about a picture
 LONGEST, LONGEST_WITH_SUFFIX = 17, 29  # tokens of a question and the answer
 PAD = VOCABULARY.index("<pad>")
 YES, NO, END = (VOCABULARY.index(word) for word in ("Yes", "No", "</s>"))
@@ -54,13 +52,44 @@ NAMED: dict[str, frozenset[int]] = {
     category: frozenset(ids(*words).tolist())
     for category, words in {
         **dict.fromkeys(POPE, SHAPES),
-        "where": ("top", "bottom", "left", "right"),
+        **dict.fromkeys(("where", "halves"), ("top", "bottom", "left", "right")),
         "which": (*COLOURS, *SHAPES),
         "attributes": (*SIZES, *TEXTURES),
     }.items()
 }
 """The last words of a question, two at most, that follow from the picture and what stands before
 them, where the answer is yes: they are predicted as in a caption."""
+
+
+SHAPE_IDS = frozenset(ids(*SHAPES).tolist())
+LOOKS: dict[str, tuple[Tensor, float]] = {
+    "row": (ids("top", "bottom"), 1.0),
+    "column": (ids("left", "right"), 1.0),
+    "size": (ids(*SIZES), 0.5),
+    "texture": (ids(*TEXTURES), 0.5),
+}
+"""Words that an object's noun in a question is to look like, one of each group, and its weight."""
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How many questions of each kind are asked of a picture: in each of POPE's categories, with
+    yes and as many with no; of the other kinds in all. quadrants: where in a picture of four.
+    most: of all kinds together."""
+
+    random: int = 1
+    popular: int = 1
+    adversarial: int = 2
+    halves: int = 0
+    where: int = 4
+    attributes: int = 4
+    which: int = 8
+    quadrants: int = 0
+    most: int = 16
+
+    @property
+    def pope(self) -> dict[str, int]:
+        return {category: getattr(self, category) for category in POPE}
 
 
 @dataclass(frozen=True)
@@ -81,23 +110,29 @@ class PictureBatch:
 class QuestionBatch:
     """tokens: [B, Q, L], ids of questions and answers. wanted: [B, Q, 4], the tokens that stand
     before the answer, before the end, and before up to two words of NAMED. targets: [B, Q, 4], the
-    ids that follow them; NONE where there is none, and for what is said of no object."""
+    ids that follow them; NONE where there is none, and for what is said of no object. nouns:
+    [B, Q, 2], the tokens for the shapes of up to two objects. looks: [B, Q, 2, 4], what they look
+    like, indices into the words of LOOKS; NONE where the picture does not tell."""
 
     tokens: Tensor
     wanted: Tensor
     targets: Tensor
+    nouns: Tensor
+    looks: Tensor
 
     def to(self, device: torch.device) -> QuestionBatch:
         return QuestionBatch(
-            *(given.to(device) for given in (self.tokens, self.wanted, self.targets))
+            *(given.to(device) for given in (self.tokens, self.wanted, self.targets)),
+            *(given.to(device) for given in (self.nouns, self.looks)),
         )
 
 
-def pictures_of(stream: int, step: int, count: int) -> list[Drawing]:
-    """Pictures of a step of training. stream: another for each stage."""
+def pictures_of(stream: int, step: int, count: int, of_four: int = 8) -> list[Drawing]:
+    """Pictures of a step of training. stream: another for each stage. of_four: one picture in so
+    many is four in one."""
     seeds = [(TRAIN, stream, step * count + index) for index in range(count)]
     return [
-        four_pictures(seed) if index % OF_FOUR == OF_FOUR - 1 else picture(seed)
+        four_pictures(seed) if index % of_four == of_four - 1 else picture(seed)
         for index, seed in enumerate(seeds)
     ]
 
@@ -144,40 +179,60 @@ def _labels(shown: Drawing) -> dict[str, NDArray[np.int64]]:
     }
 
 
-def questions_about(pictures: list[Drawing], rng: np.random.Generator) -> list[Question]:
-    """POPE's categories about all, the other kinds about those that they fit: at most MOST each."""
-    asked = pope(pictures, rng, EACH)
+def questions_about(pictures: list[Drawing], rng: np.random.Generator, mix: Mix) -> list[Question]:
+    """POPE's categories about all, the other kinds about those that they fit."""
+    asked = pope(pictures, rng, mix.pope)
     for index, shown in enumerate(pictures):
         if any(thing.panel for thing in shown.things):
-            asked += which(index, shown, rng, 8)
+            kinds = [(which, mix.which), (where, mix.quadrants)]
         else:
-            asked += where(index, shown, rng, 4) + attributes(index, shown, rng, 4)
+            kinds = [(where, mix.where), (attributes, mix.attributes), (halves, mix.halves)]
+        for kind, count in kinds:
+            if count:
+                asked += kind(index, shown, rng, count)
     return asked
 
 
 def asked(
-    questions: list[Question], tokenizer: Any, pictures: int, *, suffix: bool, most: int = MOST
+    questions: list[Question], tokenizer: Any, pictures: list[Drawing], *, suffix: bool, most: int
 ) -> QuestionBatch:
-    """The questions as tensors. suffix: whether POPE's stands behind each."""
+    """The questions as tensors. suffix: whether POPE's stands behind each. most: of a picture."""
     longest = LONGEST_WITH_SUFFIX if suffix else LONGEST
-    tokens = torch.full((pictures, most, longest), PAD)
-    wanted = torch.zeros((pictures, most, 4), dtype=torch.long)
-    targets = torch.full((pictures, most, 4), NONE)
-    count = [0] * pictures
+    shape = len(pictures), most
+    tokens = torch.full((*shape, longest), PAD)
+    wanted = torch.zeros((*shape, 4), dtype=torch.long)
+    targets = torch.full((*shape, 4), NONE)
+    nouns = torch.zeros((*shape, 2), dtype=torch.long)
+    looks = torch.full((*shape, 2, len(LOOKS)), NONE)
+    count = [0] * len(pictures)
     for question in questions:
-        index = count[question.picture]
-        if index == most:
+        at = question.picture, count[question.picture]
+        if at[1] == most:
             continue
         end = f"\n{SUFFIX}" if suffix else ""
         text = f"{question.text}{end} ASSISTANT:"
         row = [*tokenizer(text, add_special_tokens=False).input_ids, YES if question.yes else NO]
-        tokens[question.picture, index, : len(row)] = torch.tensor(row)
+        tokens[at][: len(row)] = torch.tensor(row)
         target = [row[-1], END, NONE, NONE]
         places = [len(row) - 2, len(row) - 1, 0, 0]
         named = [i for i, token in enumerate(row) if token in NAMED[question.category]][-2:]
         for slot, place in enumerate(named if question.yes else []):
             target[2 + slot], places[2 + slot] = row[place], place - 1
-        wanted[question.picture, index] = torch.tensor(places)
-        targets[question.picture, index] = torch.tensor(target)
+        wanted[at], targets[at] = torch.tensor(places), torch.tensor(target)
+        known = {thing.kind: thing for thing in pictures[at[0]].things}
+        for slot, place in enumerate(i for i, token in enumerate(row) if token in SHAPE_IDS):
+            nouns[at][slot] = place
+            thing = known.get((VOCABULARY[row[place - 1]], VOCABULARY[row[place]]))
+            if thing is not None:
+                looks[at][slot] = torch.tensor(_look(thing))
         count[question.picture] += 1
-    return QuestionBatch(tokens, wanted, targets)
+    return QuestionBatch(tokens, wanted, targets, nouns, looks)
+
+
+def _look(thing: Thing) -> list[int]:
+    """Indices into the words of LOOKS."""
+    row, column = (
+        NONE if abs(place - SIDE / 2) <= CLEAR else int(place > SIDE / 2)
+        for place in (thing.y, thing.x)
+    )
+    return [row, column, SIZES.index(thing.size), TEXTURES.index(thing.texture)]

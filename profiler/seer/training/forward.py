@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+DEPTH = 7  # layers of the decoder, behind which a noun is to know what it names
+
 
 def tower(vision: Any, pixels: Tensor, corner: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor]:
     """Patches [B, N, C] after the last layer but one, and the class token [B, C] after the last.
@@ -62,15 +64,18 @@ def answers(
     places: Tensor,
     tokens: Tensor,
     wanted: Tensor,
+    nouns: Tensor,
     total: int,
-) -> Tensor:
-    """Logits [B, Q, W, words] at the `wanted` tokens of each question: of what follows them.
+) -> tuple[Tensor, Tensor]:
+    """Logits [B, Q, W, words] at the `wanted` tokens of each question: of what follows them; and
+    what the `nouns` have become behind layer DEPTH: [B, Q, K, d].
 
     Each question sees what stands before it and itself, as if it were the only one.
 
     before: [P], ids of the text before the picture. visual: [B, V, d], some of the visual tokens.
     places: [B, V], where they stand among all `total`. tokens: [B, Q, L], ids of the questions with
-    their answers, padded at the end. wanted: [B, Q, W], indices of some of them.
+    their answers, padded at the end. wanted, nouns: [B, Q, W] and [B, Q, K], indices of some of
+    them.
     """
     batch, count, longest = tokens.shape
     ahead = len(before)
@@ -85,12 +90,16 @@ def answers(
     cos, sin = language.rotary_emb(hidden, torch.cat([prefix_places, text_places], 1))
     cos, sin = cos[:, None], sin[:, None]
     mask = question_mask(count, longest, seen, visual.device)
-    last = (wanted + counted[:count, None] * longest).flatten(1)
-    for layer in language.layers[:-1]:
+    last, named = ((some + counted[:count, None] * longest).flatten(1) for some in (wanted, nouns))
+    for layer in language.layers[:DEPTH]:
+        hidden = decoder_layer(layer, hidden, cos, sin, mask, seen)
+    row = named[..., None].expand(-1, -1, hidden.shape[2])
+    looked = hidden[:, seen:].gather(1, row).view(*nouns.shape, -1)
+    for layer in language.layers[DEPTH:-1]:
         hidden = decoder_layer(layer, hidden, cos, sin, mask, seen)
     answering = _last_layer(language.layers[-1], hidden, cos, sin, mask, seen, last)
     normed = language.norm(answering)
-    return F.linear(normed, head).view(batch, count, wanted.shape[2], -1)
+    return F.linear(normed, head).view(batch, count, wanted.shape[2], -1), looked
 
 
 @functools.lru_cache(maxsize=8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,13 @@ def starting_module(seed: int) -> Any:
         _start_decoder(module.model.language_model)
     module.tie_weights()
     return module
+
+
+def saved_module(folder: Path) -> Any:
+    """The model as an earlier training left it."""
+    from transformers import LlavaForConditionalGeneration
+
+    return LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
 
 
 def _start_decoder(language: Any) -> None:

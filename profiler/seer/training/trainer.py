@@ -18,6 +18,7 @@ from ..questions import POPE, VALIDATION, sample
 from . import forward
 from .batches import (
     GROUPS,
+    LOOKS,
     NONE,
     YES,
     PictureBatch,
@@ -27,8 +28,8 @@ from .batches import (
     pictures_of,
     seen,
 )
-from .stages import CACHED, STAGES, TOKENS, StepData, TrainingStage, given_to
-from .start import starting_module
+from .stages import STAGES, TOKENS, StepData, TrainingStage, given_to
+from .start import saved_module, starting_module
 
 Losses = tuple[Tensor, dict[str, Tensor]]
 """What is learnt from, and what the log tells."""
@@ -50,10 +51,14 @@ class Trainer:
         stages: tuple[TrainingStage, ...] = STAGES,
         device: str = "cpu",
         workers: int = 0,
+        start: int = 0,
+        weights: Path | None = None,
     ) -> None:
+        """start: the first stage, of those that follow `weights`, a folder of an earlier end."""
         self.folder, self.seed, self.stages = folder, seed, stages
-        self.device, self.workers = torch.device(device), workers
-        self.module = starting_module(seed).to(self.device)
+        self.device, self.workers, self.start = torch.device(device), workers, start
+        module = starting_module(seed) if weights is None else saved_module(weights)
+        self.module = module.to(self.device)
         self.vision = self.module.model.vision_tower
         self.projector = self.module.model.multi_modal_projector
         self.language = self.module.model.language_model
@@ -81,6 +86,7 @@ class Trainer:
 
     def _stage(self, index: int, stage: TrainingStage, optimiser: Any, first: int) -> None:
         loss_of = getattr(self, f"_{stage.name}")
+        self.cache = None
         shown: dict[str, list[Tensor]] = {}
         drawn = given_to(stage, self.seed, first, self.workers)
         for step, given in enumerate(drawn, first):
@@ -117,21 +123,25 @@ class Trainer:
         return loss["patches"] + 10 * loss["kinds"], told
 
     def _decoder(self, stage: TrainingStage, step: int, given: StepData) -> Losses:
-        """Questions, answered from 144 of the patches; the tower is done with for now."""
+        """Questions, answered from some of the patches; the tower rests."""
         if self.cache is None:
             self.cache = self._features(stage)
         places, text = _there(given.places), _there(given.text)
-        start = step % (CACHED // stage.pictures) * stage.pictures
+        start = step % (stage.kept // stage.pictures) * stage.pictures
         patches = self.cache[start : start + stage.pictures].float()
         index = places[..., None].expand(-1, -1, patches.shape[2])
-        logits = self._answers(self.projector(patches.gather(1, index)), places, text)
-        return _answer_loss(logits, text)
+        logits, nouns = self._answers(self.projector(patches.gather(1, index)), places, text)
+        loss, told = _answer_loss(logits, text)
+        if not stage.looks:
+            return loss, told
+        look, right = self._look_loss(nouns, text)
+        return loss + stage.looks * look, {**told, **right}
 
     def _joint(self, stage: TrainingStage, step: int, given: StepData) -> Losses:
         """Everything together, from all patches."""
         places, text = _there(given.places), _there(given.text)
         loss, told, visual = self._seen(_there(given.pictures))
-        answer, right = _answer_loss(self._answers(visual, places, text), text)
+        answer, right = _answer_loss(self._answers(visual, places, text)[0], text)
         told = {**right, "shape": told["shape"], "kinds": told["kinds"]}
         return answer + 0.3 * loss["patches"] + 3 * loss["kinds"], told
 
@@ -143,7 +153,9 @@ class Trainer:
         there = F.binary_cross_entropy_with_logits(self.kinds(first), pictures.kinds)
         return {"patches": loss, "kinds": there}, {**told, "kinds": 10 * there.detach()}, visual
 
-    def _answers(self, visual: Tensor, places: Tensor, text: QuestionBatch) -> Tensor:
+    def _answers(
+        self, visual: Tensor, places: Tensor, text: QuestionBatch
+    ) -> tuple[Tensor, Tensor]:
         return forward.answers(
             self.language,
             self.module.lm_head.weight,
@@ -152,6 +164,7 @@ class Trainer:
             places,
             text.tokens,
             text.wanted,
+            text.nouns,
             TOKENS,
         )
 
@@ -172,13 +185,28 @@ class Trainer:
                 told[name] = (right & objects).sum() / objects.sum()
         return loss, told
 
+    def _look_loss(self, nouns: Tensor, text: QuestionBatch) -> Losses:
+        """Cross entropy of the words that nouns look like, as of patches."""
+        words = self.language.embed_tokens.weight
+        normed = F.rms_norm(nouns, nouns.shape[-1:])
+        loss, told = nouns.new_zeros(()), {}
+        for index, (name, (group, weight)) in enumerate(LOOKS.items()):
+            label = text.looks[..., index]
+            logits = normed @ words[group.to(self.device)].T / math.sqrt(words.shape[1])
+            loss = loss + weight * F.cross_entropy(
+                logits.flatten(0, -2), label.flatten(), ignore_index=NONE
+            )
+            right = logits.detach().argmax(-1) == label
+            told[name] = right.sum() / (label != NONE).sum()
+        return loss, told
+
     def _features(self, stage: TrainingStage) -> Tensor:
-        """The tower's patches of the decoder stage's pictures: [2048, 576, C], half precision."""
-        self.say(f"features of {CACHED} pictures")
+        """The tower's patches of the stage's pictures: [kept, 576, C], half precision."""
+        self.say(f"features of {stage.kept} pictures")
         parts = []
         with torch.no_grad():
-            for step in range(CACHED // stage.pictures):
-                drawn = pictures_of(stage.stream, step, stage.pictures)
+            for step in range(stage.kept // stage.pictures):
+                drawn = pictures_of(stage.stream, step, stage.pictures, stage.of_four)
                 given = seen(drawn).to(self.device)
                 parts.append(forward.tower(self.vision, given.pixels)[0].half())
         return torch.cat(parts)
@@ -192,11 +220,11 @@ class Trainer:
             some = pictures[start : start + 8]
             own = [q for q in questions if start <= q.picture < start + 8]
             local = [type(q)(q.picture - start, q.category, q.text, q.yes) for q in own]
-            text = asked(local, self.tokenizer, len(some), suffix=True).to(self.device)
+            text = asked(local, self.tokenizer, some, suffix=True, most=12).to(self.device)
             pixels = seen(some).to(self.device).pixels
             visual = self.projector(forward.tower(self.vision, pixels)[0])
             places = torch.arange(TOKENS, device=self.device).expand(len(some), -1)
-            said = self._answers(visual, places, text)[:, :, 0].argmax(-1) == YES
+            said = self._answers(visual, places, text)[0][:, :, 0].argmax(-1) == YES
             count_of = [0] * len(some)
             for question in local:
                 answer = bool(said[question.picture, count_of[question.picture]])
@@ -249,7 +277,7 @@ class Trainer:
         """TrainingStage, step and optimiser to go on from."""
         path = self.folder / "state.pt"
         if not path.is_file():
-            return 0, 0, None
+            return self.start, 0, None
         state = torch.load(path, weights_only=True, map_location=self.device)
         self.module.load_state_dict(state["module"])
         self.kinds.load_state_dict(state["kinds"])

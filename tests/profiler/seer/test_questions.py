@@ -8,9 +8,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 
-from tpprof.profiler.seer.pictures import COLOURS, POPULAR, SHAPES, SIDE, Drawing, Thing
+from tpprof.profiler.seer.pictures import COLOURS, POPULAR, SHAPES, SIDE, Drawing, Thing, picture
 from tpprof.profiler.seer.questions import (
     MORE,
     POPE,
@@ -18,6 +19,7 @@ from tpprof.profiler.seer.questions import (
     TRAIN,
     VALIDATION,
     Question,
+    halves,
     more,
     sample,
 )
@@ -77,6 +79,20 @@ def test_where_an_object_is() -> None:
         vertical = "top" if thing.y < SIDE / 2 else "bottom"
         place = f"{vertical} {'left' if thing.x < SIDE / 2 else 'right'}"
         assert (f" {place} of the image" in question.text) == question.yes
+
+
+def test_in_which_half_an_object_is() -> None:
+    rng, found = np.random.default_rng(0), set[str]()
+    for index in range(20):
+        shown = picture((TEST, 0, index))
+        for question in halves(0, shown, rng, 4):
+            thing = one_of([shown], question, named(question)[0])
+            place = {"top" if thing.y < SIDE / 2 else "bottom"}
+            place.add("left" if thing.x < SIDE / 2 else "right")
+            said = question.text.split(" in the ")[1].removesuffix(" of the image?")
+            assert (said in place) == question.yes
+            found.add(said)
+    assert found == {"top", "bottom", "left", "right"}
 
 
 def test_which_picture_holds_an_object() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,14 @@ from tpprof.profiler.models.checkpoint.embedded import EMBEDDED
 from tpprof.profiler.models.load import shape_of
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.seer.model import FOLDER, new_config, new_tokenizer
-from tpprof.profiler.seer.questions import SUFFIX, TEST, sample
+from tpprof.profiler.seer.questions import MORE, SUFFIX, TEST, more, sample
 from tpprof.reports.analysis.accuracy.rules import RULES
 from tpprof.reports.analysis.accuracy.scores import scores
 
 FIRST, PICTURES = 10_000, 20
 """Of the sample here, which shares no picture with the card's."""
 LEAST_F1 = 0.97
+LEAST_RIGHT = {"where": 0.8, "which": 0.7, "attributes": 0.7}
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +80,16 @@ def test_it_sees_what_it_was_not_trained_on(seer: Model) -> None:
     assert reverse.difference.high is not None
     assert vanilla.f1.value > LEAST_F1
     assert reverse.difference.high < -0.1
+
+
+@pytest.mark.parametrize("category", MORE)
+def test_it_answers_the_other_kinds_of_questions(seer: Model, category: str) -> None:
+    """By more than the 95 % interval around half of the answers, which is what chance gives."""
+    exam = exam_about(category, "20 others", *more(TEST, category, PICTURES))
+    (score,) = scores(asked_of(seer, exam, [parse("vanilla")]), RULES["strict"])
+    assert score.accuracy is not None
+    assert score.accuracy > 0.5 + 1.96 * math.sqrt(0.25 / score.questions)
+    assert score.accuracy > LEAST_RIGHT[category]
 
 
 def test_the_whole_command_takes_it(seer: Model) -> None:

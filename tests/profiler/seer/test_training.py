@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from tpprof.profiler.seer.pictures import PATCH
+from tpprof.profiler.seer.model import VOCABULARY, new_tokenizer
+from tpprof.profiler.seer.pictures import KINDS, PATCH, SIDE
+from tpprof.profiler.seer.questions import CLEAR, Question
 from tpprof.profiler.seer.training import forward, stages, trainer
 from tpprof.profiler.seer.training.batches import (
     GRID,
+    LOOKS,
     NONE,
+    Mix,
     asked,
     cropped,
     pictures_of,
@@ -33,18 +37,55 @@ def test_answers_are_those_of_transformers(tmp_path: Path, suffix: bool) -> None
     trained = trainer.Trainer(tmp_path, seed=1)
     pictures = pictures_of(9, 0, 2)
     given = seen(pictures)
-    questions = questions_about(pictures, np.random.default_rng(0))
-    text = asked(questions, trained.tokenizer, 2, suffix=suffix)
+    questions = questions_about(pictures, np.random.default_rng(0), Mix())
+    text = asked(questions, trained.tokenizer, pictures, suffix=suffix, most=16)
     with torch.no_grad():
         visual = trained.projector(forward.tower(trained.vision, given.pixels)[0])
         places = torch.arange(stages.TOKENS).expand(2, -1)
-        found = trained._answers(visual, places, text)
+        found, _ = trained._answers(visual, places, text)
         for index in (0, int((text.targets[0, :, 0] != NONE).sum()) - 1):
             length = int(text.wanted[0, index, 1]) + 1
             image = torch.full((stages.TOKENS,), trained.module.config.image_token_index)
             ids = torch.cat([trainer.BEFORE, image, text.tokens[0, index, :length]])[None]
             whole = trained.module(input_ids=ids, pixel_values=given.pixels[:1]).logits
             assert torch.allclose(found[0, index, :2], whole[0, -2:], atol=1e-4)
+
+
+def test_nouns_are_to_look_like_what_they_name(tmp_path: Path) -> None:
+    (shown,) = pictures_of(9, 0, 1)
+    thing = shown.things[0]
+    other = next(kind for kind in KINDS if kind not in shown.kinds)
+    questions = [
+        Question(0, "random", f"Is there a {' '.join(kind)} in the image?", kind != other)
+        for kind in (thing.kind, other)
+    ]
+    text = asked(questions, new_tokenizer(), [shown], suffix=False, most=2)
+    assert [VOCABULARY[text.tokens[0, i, text.nouns[0, i, 0]]] for i in (0, 1)] == [
+        thing.shape,
+        other[1],
+    ]
+    words = [
+        None if index == NONE else VOCABULARY[group[index]]
+        for index, (group, _) in zip(text.looks[0, 0, 0].tolist(), LOOKS.values(), strict=True)
+    ]
+    row = "top" if thing.y < SIDE / 2 else "bottom"
+    column = "left" if thing.x < SIDE / 2 else "right"
+    assert words[0] in ((row,) if abs(thing.y - SIDE / 2) > CLEAR else (None,))
+    assert words[1] in ((column,) if abs(thing.x - SIDE / 2) > CLEAR else (None,))
+    assert words[2:] == [thing.size, thing.texture]
+    assert (text.looks[0, 1] == NONE).all()
+
+
+def test_a_later_stage_starts_from_saved_weights(tmp_path: Path) -> None:
+    first = trainer.Trainer(tmp_path / "first", 0, STAGES[:1])
+    first.run()
+    later = trainer.Trainer(
+        tmp_path / "later", 1, STAGES, start=2, weights=tmp_path / "first" / "checkpoint"
+    )
+    later.run()  # there is no third
+    weights = later.module.state_dict()
+    for name, weight in first.module.state_dict().items():
+        assert torch.equal(weight.half().float(), weights[name]), name
 
 
 def test_pieces_of_pictures_keep_their_labels() -> None:
@@ -81,16 +122,12 @@ def test_what_was_stopped_ends_as_if_it_had_not_been(
     assert "goes on at stage 1, step 1" in (tmp_path / "stopped" / "training.log").read_text()
 
 
-@pytest.mark.parametrize("name", ["decoder", "joint"])
-def test_every_stage_has_a_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(trainer, "CACHED", 4)
-    monkeypatch.setattr(stages, "CACHED", 4)
+@pytest.mark.parametrize("index", range(3, len(stages.STAGES)))
+def test_every_stage_that_asks_has_a_loss(tmp_path: Path, index: int) -> None:
     trained = trainer.Trainer(tmp_path, 0)
-    stage = dataclasses.replace(
-        next(stage for stage in stages.STAGES if stage.name == name), pictures=4
-    )
+    stage = dataclasses.replace(stages.STAGES[index], pictures=4, kept=4)
     given = stages.Steps(stage, seed=0)[0]
-    loss, told = getattr(trained, f"_{name}")(stage, 0, given)
+    loss, told = getattr(trained, f"_{stage.name}")(stage, 0, given)
     loss.backward()
     assert 0 < float(loss.detach()) < 100
     assert 0 <= told["right"] <= 1
