@@ -4,6 +4,8 @@ two GPUs refuse."""
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -93,6 +95,36 @@ def test_what_acts_behind_a_step_has_what_was_read_before_it() -> None:
         )
         assert MOVED["cpu:0", "cpu:1"] >= 3  # states, cosines and sines; in decode, the states
         assert MOVED["cpu:0", "cpu:2"] == 2  # the rotary tables of decode, once a request
+
+
+@dataclass(frozen=True)
+class Astride(methods.Method):
+    """Looks at the layer behind a step before it runs, and then prunes by the one before it."""
+
+    name: ClassVar[str] = "astride"
+    layer: int = 1
+
+    def plan(self, request: methods.Request) -> methods.Plan:
+        ahead = methods.Rows("last", of="next")
+        return methods.Plan(
+            [
+                methods.Stage(methods.Leaving(self.layer - 1), request.visual, reads=ahead),
+                methods.Stage(methods.Entering(self.layer), 8, reads=methods.Rows("last")),
+            ]
+        )
+
+    def decide(self, view: methods.View, stage: methods.Stage) -> methods.Keep | None:
+        if isinstance(stage.site, methods.Leaving):
+            view.set_tag("ahead", view.rows[:, 0])
+            return None
+        return methods.top(view.rows[:, 0] + view.tag("ahead"), 8)
+
+
+def test_what_is_read_on_both_sides_of_a_step_comes_together() -> None:
+    whole, laid = both(MICRO["llava"])
+    method = Astride(layer=laid.devices.index(DEVICES[1]))
+    inputs = Preparation(whole, Workload(image_size=(SIZE,), new_tokens=2))()
+    assert not difference(run(whole, inputs, method), over_devices(laid, inputs, method, "rows"))
 
 
 def test_a_tied_head_is_where_the_embedding_is() -> None:
