@@ -99,7 +99,8 @@ def test_what_acts_behind_a_step_has_what_was_read_before_it() -> None:
 
 @dataclass(frozen=True)
 class Astride(methods.Method):
-    """Looks at the layer behind a step before it runs, and then prunes by the one before it."""
+    """Looks at the layer behind a step before it runs, prunes by the one before it, and takes the
+    pruned ones out of the cache of the first."""
 
     name: ClassVar[str] = "astride"
     layer: int = 1
@@ -110,7 +111,8 @@ class Astride(methods.Method):
             [
                 methods.Stage(methods.Leaving(self.layer - 1), request.visual, reads=ahead),
                 methods.Stage(methods.Entering(self.layer), 8, reads=methods.Rows("last")),
-            ]
+            ],
+            compressed=range(1),
         )
 
     def decide(self, view: methods.View, stage: methods.Stage) -> methods.Keep | None:
