@@ -213,8 +213,7 @@ def test_pruning_touches_the_time_in_which_it_has_less_work() -> None:
     assert [row.touched for row in rows(run)] == [None, touched]
     told = [line for line in sentences.sentences(run) if "Amdahl" in line]
     assert told == [
-        "Of vanilla's time pruning can touch 50.0 % (fastv); the rest stays whatever the budget "
-        "(Amdahl)."
+        "Of vanilla's time pruning can touch 50.0 % (fastv); the rest stays at any budget (Amdahl)."
     ]
 
 
@@ -227,8 +226,8 @@ def test_the_least_and_the_most_that_pruning_can_touch_are_named() -> None:
     assert shares == [None, *map(pytest.approx, (0.5, 0.3, 0.0, 0.9))]
     (told,) = (line for line in sentences.sentences(run) if "Amdahl" in line)
     assert told == (
-        "Of vanilla's time pruning can touch 0.0 % (none) to 90.0 % (early); the rest stays whatever "
-        "the budget (Amdahl)."
+        "Of vanilla's time pruning can touch 0.0 % (none) to 90.0 % (early); the rest stays at any "
+        "budget (Amdahl)."
     )
     bound = bound_of(run, run.cells[0])
     assert bound is not None
