@@ -223,8 +223,8 @@ def _position(asking: Asking, exam: str, budget: int, method: str) -> Position:
         _thirds(kept),
         multiples(kept),
         _offset(kept),
-        divergence(kept) or 0.0,
-        by_chance(kept) or 0.0,
+        _known(divergence(kept)),
+        _known(by_chance(kept)),
     )
     with beside(path) as part:
         part.write_bytes(msgspec.json.encode(found))
@@ -234,6 +234,13 @@ def _position(asking: Asking, exam: str, budget: int, method: str) -> Position:
 @functools.lru_cache
 def _model(name: str) -> Any:
     return tpprof.load(name)
+
+
+def _known(figure: float | None) -> float:
+    """A figure of where kept tokens lie, which tokens without a place have not."""
+    if figure is None:
+        raise ValueError("no token that is kept has a place of its own: nothing says where it lies")
+    return figure
 
 
 def _thirds(kept: Sequence[Kept]) -> list[float]:
@@ -247,8 +254,8 @@ def _thirds(kept: Sequence[Kept]) -> list[float]:
 
 def _offset(kept: Sequence[Kept]) -> Estimate:
     """Over all kept tokens, with Student's interval over the pictures."""
-    whole, count = offset(kept) or 0.0, len(kept)
-    each = [offset([entry]) or 0.0 for entry in kept]
+    whole, count = _known(offset(kept)), len(kept)
+    each = [_known(offset([entry])) for entry in kept]
     if count < 6:
         return Estimate(whole, None, None, count)
     mean = sum(each) / count

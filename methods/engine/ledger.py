@@ -132,7 +132,7 @@ def planned(plan: Plan, request: Request, policy: Policy) -> Ledger:
         if stage.ahead:
             span = _span(request, stage, present)
             ledger.ahead[stage.read_layer] = rows_ahead(span, text + present, policy)
-        present = stage.tokens or present
+        present = present if stage.tokens is None else stage.tokens
     ledger.sequence = text + (replace(plan, stages=plan.tower).entering(request) or 0)
     ledger.entering = text + (plan.entering(request) or 0)
     if request.encoder:

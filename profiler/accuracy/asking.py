@@ -64,11 +64,12 @@ class Examinee:
     """A model that answers questions about pictures.
 
     Which questions share a batch depends on the questions, the method and `batch_size` alone, and
-    nothing is carried from one batch to the next: an evaluation that is gone on with gives what it
-    would have given. A knob that is solved to meet a budget is solved in each batch. A method with
-    a seed gets another one for each question, which is then alone in its batch: else all questions
-    would share one draw. Where a method does nothing in the vision tower and the model's decoder is
-    given nothing of a picture but its projected patches, the tower runs once a picture, alone.
+    nothing that depends on others is carried from one batch to the next: an evaluation that is gone
+    on with gives what it would have given. A knob that is solved to meet a budget is solved in each
+    batch. A method with a seed gets another one for each question, which is then alone in its
+    batch: else all questions would share one draw. Where a method does nothing in the vision tower
+    and the model's decoder is given nothing of a picture but its projected patches, the tower runs
+    once a picture, alone.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Examinee:
         self._tokens: dict[str, Tokens] = {}
         self._sizes: dict[str, Size] = {}
         self._features = FeatureCache()
+        self._from_pixels = False  # whether a picture's features were not all that there is of it
 
     def batches(self, method: Method) -> list[ExamBatch]:
         """All questions, once each. Raises BudgetError or UnsupportedError for a method that cannot
@@ -141,13 +143,18 @@ class Examinee:
 
     def _inputs(self, method: Method, batch: ExamBatch) -> Inputs:
         """The requests of a batch, from features that are kept where the method allows it."""
+        numbers = range(len(batch.places))
         if leaves_tower_alone(method, batch.request, self.attention):
-            features = [self._encoded(method, batch, number) for number in range(len(batch.places))]
-            known = [found for found in features if found is not None]
-            if len(known) == len(features):
-                ids = self._ids(batch, range(len(batch.places)))
-                return self.model.synthetic(batch.request, ids, torch.cat(known))
-        return self._assembled(batch, range(len(batch.places)))
+            known: list[Tensor] = []
+            while not self._from_pixels and len(known) < len(numbers):
+                found = self._encoded(method, batch, len(known))
+                self._from_pixels = found is None
+                known += [] if found is None else [found]
+            if not self._from_pixels:
+                return self.model.synthetic(
+                    batch.request, self._ids(batch, numbers), torch.cat(known)
+                )
+        return self._assembled(batch, numbers)
 
     def _encoded(self, method: Method, batch: ExamBatch, number: int) -> Tensor | None:
         """Projected patches [1, V, d] of the picture of one question of the batch; None where they

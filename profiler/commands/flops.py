@@ -198,8 +198,10 @@ def notes(
             "prefill and decode with torch's kernels; a real run takes longer, and the speed-up "
             f"of floors is seldom reached. Its memory: {units.gibibytes(peaks.memory_bytes)}."
         )
-    touched = {row.method: row.touched_flops for row in planned[1:] if row.touched_flops}
-    floors = {row.method: row.touched_floor for row in planned[1:] if row.touched_floor}
+    touched = {
+        row.method: row.touched_flops for row in planned[1:] if row.touched_flops is not None
+    }
+    floors = {row.method: row.touched_floor for row in planned[1:] if row.touched_floor is not None}
     if touched:
         lines.append(touched_text(touched, "vanilla's FLOPs"))
     if floors:
@@ -289,7 +291,7 @@ def _work_columns() -> list[Column[Planned]]:
                 "touched_floor_share": lambda r: r.touched_floor,
             },
             "Of vanilla's FLOPs, those in the phases, and decoder layers of prefill, in which the "
-            "method has less work; the rest stays whatever the budget (Amdahl).",
+            "method has less work; the rest stays as it is (Amdahl).",
             under="FLOPs\nshare",
         ),
         Column(

@@ -90,7 +90,7 @@ class Comparison:
                 "tensor_parallel",
                 "starts processes of its own: use `tpprof compare` or `tpprof sweep`",
             )
-        if spec.model.pipeline > 1:
+        if spec.model.pipeline > 1 or (model is not None and len(model.pipeline) > 1):
             _require_pipeline(spec)
         self.lockstep = lockstep
         ours = model is not None or _wants_model(spec)

@@ -86,7 +86,7 @@ def run(
                 if left.code == UNWRITABLE:
                     raise OutputError(left.failed)
                 journal.append(BlockLeft(index=left.index, reason=left.failed))
-                steps.finish(left.index)
+                steps.finish(left.index, measured=not left.failed)
     except KeyboardInterrupt as stopped:
         code = 143 if isinstance(stopped, Terminated) else 130
     finally:
@@ -137,9 +137,13 @@ class _Steps:
         """Told how many comparisons run at once."""
         self.at_once = at_once
 
-    def finish(self, index: int) -> None:
-        self.done += self.sizes[index]
-        self.ended += 1
+    def finish(self, index: int, *, measured: bool = True) -> None:
+        """measured: whether it took the time of one; what fails at once says nothing of others."""
+        if not measured:
+            self.skipped += self.sizes[index]
+        else:
+            self.done += self.sizes[index]
+            self.ended += 1
         left = None if self.each is None else self.each * self.to_come
         label = f"{self.titles[index]}: done{_left(left) if self.to_come else ''}"
         self.tell(label, self.skipped + self.done, self.total)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from .. import units
 from ..record.labels import as_it_ran, ran
-from ..record.schema import Cell
 from .intervals import CONFIDENCE, TRIM, Estimate, t_quantile
 from .summary import Row
 
@@ -62,7 +61,7 @@ def headline_of(listed: list[Row]) -> Headline:
         headline += f" {units.interval(gain.low, gain.high)}{over}{_promise(best)}."
     if several:
         headline += _beaten(best, measured, listed)
-    if doubt := _unlike(best.cell, listed):
+    if doubt := _unlike(best, listed):
         headline += f" Nothing says that it did the same work: {doubt}."
     figures = [(units.times(gain.value), f"measured, end to end{over}")]
     if best.promised is not None:
@@ -72,10 +71,12 @@ def headline_of(listed: list[Row]) -> Headline:
     return Headline(headline, figures)
 
 
-def _unlike(cell: Cell, listed: list[Row]) -> str:
+def _unlike(row: Row, listed: list[Row]) -> str:
     """Why a callable may have done other work than what it is compared with; "" where both were
     given one request and gave equally many tokens. The engine's own cells do the same work."""
-    vanilla = next(row.cell for row in listed if row.cell.name == "vanilla")
+    cell = row.cell
+    vanillas = [one.cell for one in listed if one.cell.name == "vanilla" and not one.cell.error]
+    vanilla = next((one for one in vanillas if one.runtime == cell.runtime), vanillas[0])
     own = [one.method for one in (cell, vanilla) if one.callable and one.callable.own_inputs]
     if own:
         return f"{' and '.join(own)} made inputs of {'their' if len(own) > 1 else 'its'} own"

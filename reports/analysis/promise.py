@@ -161,6 +161,8 @@ def touched_share(cell: Cell, vanilla: Cell) -> Estimate | None:
     if not (cell.cost and vanilla.cost and whole):
         return None
     touched = lessened(cell.cost, vanilla.cost)
+    if _patches(cell) < _patches(vanilla):  # a smaller picture: less to process and to move, too
+        touched |= dict.fromkeys([("preprocess", None), ("transfer", None)], 1.0)
     spent = weighted(vanilla, {span: touched.get(place_of(span), 0.0) for span in spans(vanilla)})
     return median_interval([spent[number] / whole[number] for number in whole])
 
@@ -182,7 +184,9 @@ def bound_of(record: Record, vanilla: Cell) -> Bound | None:
     whole, inside = latencies(vanilla), {"prefill", "decode"}
     if not whole:
         return None
-    touched = {cell.method: _phases_touched(cell, vanilla) for cell in record.cells}
+    touched: dict[str, set[str]] = {}
+    for cell in record.cells:
+        touched.setdefault(cell.method, set()).update(_phases_touched(cell, vanilla))
     if {"embed"} in [names - inside for names in touched.values()]:
         inside.add("embed")
     found = {name: phase(vanilla, name) for name in OUTSIDE if name not in inside}
@@ -266,6 +270,11 @@ def _mean_of(values: list[float], chosen: list[int]) -> Estimate:
 def _phases_touched(cell: Cell, vanilla: Cell) -> set[str]:
     """The phases in which `cell` does less work than vanilla; none where its work is not known."""
     return {phase for phase, _ in lessened(cell.cost, vanilla.cost)} if cell.cost else set()
+
+
+def _patches(cell: Cell) -> int:
+    """The work that grows with the picture alone: no method prunes before the patch embedding."""
+    return sum(work.flops for work in cell.cost if work.operator == "patch embedding")
 
 
 def _amounts(cost: Iterable[Cost]) -> Counter[tuple[Place, object]]:

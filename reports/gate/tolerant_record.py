@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from ..record.base import Amount, Count
+from ..record.base import Amount, Count, Integer
 from ..record.schema import Record
 from .verdicts import NoVerdictError
 
@@ -49,7 +49,7 @@ class ReadCost(msgspec.Struct):
 class ReadMemory(msgspec.Struct):
     """See `record.Memory`."""
 
-    allocator: Count | None
+    allocator: Integer | None
     resident: Count | None = None
 
 

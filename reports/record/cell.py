@@ -55,7 +55,7 @@ class DeviceMemory(Struct):
     name: Annotated[str, about("The device, as torch numbers it: `cuda:1`.")]
     uuid: Annotated[str, about("UUID of the GPU.")] = ""
     allocator: Annotated[
-        int | None, about("Peak bytes of torch's CUDA allocator there, as of the row.")
+        Integer | None, about("Peak bytes of torch's CUDA allocator there, as of the row.")
     ] = None
     device: Annotated[
         Count | None, about("Bytes in use on that GPU after the request, from NVML.")

@@ -63,7 +63,7 @@ def touched_text(shares: Mapping[str, float], of: str) -> str:
     least, most = (choose(shares, key=lambda name: shares[name]) for choose in (min, max))
     ends = [least] if shares[least] == shares[most] else [least, most]
     told = [f"{units.percent(shares[name])} ({name})" for name in ends]
-    return f"Of {of} pruning can touch {' to '.join(told)}; the rest stays at any budget (Amdahl)."
+    return f"Of {of} pruning can touch {' to '.join(told)}; the rest stays as it is (Amdahl)."
 
 
 def _answers(record: Record) -> str:

@@ -50,7 +50,7 @@ OVER = (
 )
 TOUCHED = (
     "The share of vanilla's latency in the phases, and decoder layers of prefill, in which the "
-    "method has less work, by formula: the rest stays whatever the budget (Amdahl)."
+    "method has less work, by formula: the rest stays as it is (Amdahl)."
 )
 NEW_LENGTH = (
     "What the first request at a length that never ran before takes longer than those that follow "

@@ -366,7 +366,7 @@ def test_pruning_touches_the_flops_of_the_layers_behind_it(layer: int) -> None:
     share = touched / plan.vanilla.flops
     assert (
         f"Of vanilla's FLOPs pruning can touch {share * 100:.1f} % ({row.method}); the rest "
-        "stays at any budget (Amdahl)."
+        "stays as it is (Amdahl)."
     ) in told
 
 

@@ -121,6 +121,14 @@ def test_what_a_pipeline_cannot_do_is_refused(options: dict[str, object], wrong:
         Comparison(RunSpec.of(methods=["fastv"], model="tiny", pipeline=2, **options))
 
 
+def test_a_model_that_is_one_already_is_refused_the_same() -> None:
+    spec = RunSpec.of(methods=["fastv"], runtime=["graph"], image_size=(SIZE,))
+    with Devices():
+        model = load(MICRO["llava"], dtype="float32", pipeline=DEVICES)
+        with pytest.raises(OptionError, match="pipeline runs eagerly: leave runtime out"):
+            Comparison(spec, model=model)
+
+
 def test_ranks_and_a_pipeline_exclude_each_other() -> None:
     with pytest.raises(OptionError, match="pipeline and tensor_parallel exclude each other"):
         RunSpec.of(methods=["fastv"], pipeline=2, tensor_parallel=2)

@@ -103,6 +103,29 @@ def test_how_long_it_takes_is_said_once_it_is_known(
     assert said[-1] == (320, "")
 
 
+def test_what_fails_at_once_says_nothing_of_how_long_others_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 0.0
+    monkeypatch.setattr("tpprof.profiler.sweep.run.now", lambda: clock)
+    said: list[tuple[str, int]] = []
+
+    def measure(task: BlockTask, told: Told) -> tuple[int, str]:
+        nonlocal clock
+        if not said:
+            return 1, "it cannot be loaded"
+        clock += 300
+        files.save(record(cell("vanilla", "rows", 2.0, 9)), Path(task.out), overwrite=True)
+        return 0, ""
+
+    def tell(label: str, done: int, total: int) -> None:
+        said.append((label.partition(", ")[2], done))
+
+    grid = grid_of(1, 2, 3)
+    run(grid, tmp_path, begin(grid, tmp_path, resume=False), tell, measure)
+    assert said == [("", 2), ("about 5 min left", 4), ("", 6)]
+
+
 def test_a_block_that_dies_is_rows_with_its_reason_and_is_tried_again(tmp_path: Path) -> None:
     first = Blocks(b2="process ended by SIGKILL (out of memory?)")
     code, _ = swept(grid_of(1, 2, 3), tmp_path, first)

@@ -109,6 +109,13 @@ def test_a_callable_that_all_are_compared_with_may_do_other_work_too() -> None:
     assert told.endswith("the same work: vanilla made inputs of its own.")
 
 
+def test_tokens_are_held_against_the_vanilla_that_was_measured() -> None:
+    failed = cell("vanilla", "rows", 2.0, 0, runtime="graph", error="boom", generated_tokens=0)
+    plain = cell("vanilla", "rows", 2.0, 10, generated_tokens=2)
+    told = headline_of(rows(record(failed, plain, of_callable("fork", 1.0, 2)))).headline
+    assert "Nothing says" not in told
+
+
 def test_nothing_beside_vanilla() -> None:
     found = headline_of(rows(record(cell("vanilla", "rows", 2.0, 10))))
     assert "Nothing was measured beside vanilla" in found.headline

@@ -203,6 +203,16 @@ def test_a_method_that_prunes_in_the_tower_is_not_bound() -> None:
     assert "(fastv: not there alone)" in sentences.bounds(run)[0]
 
 
+def test_a_runtime_that_failed_takes_nothing_of_what_another_one_showed() -> None:
+    run = drifting()
+    run.cells[1].cost[0].flops = 60
+    failed = cell("fastv", "rows", 1.0, 0, runtime="graph", cost=[], error="boom")
+    run.cells.append(failed)
+    bound = bound_of(run, run.cells[0])
+    assert bound is not None
+    assert bound.beyond == ["fastv"]
+
+
 def test_pruning_touches_the_time_in_which_it_has_less_work() -> None:
     """Of 0.1, 0.4, 0.3 and 0.2 of the time, it has less to do in the last two: half of it, to the
     last digit however the machine drifts."""
@@ -213,7 +223,7 @@ def test_pruning_touches_the_time_in_which_it_has_less_work() -> None:
     assert [row.touched for row in rows(run)] == [None, touched]
     told = [line for line in sentences.sentences(run) if "Amdahl" in line]
     assert told == [
-        "Of vanilla's time pruning can touch 50.0 % (fastv); the rest stays at any budget (Amdahl)."
+        "Of vanilla's time pruning can touch 50.0 % (fastv); the rest stays as it is (Amdahl)."
     ]
 
 
@@ -225,10 +235,8 @@ def test_the_least_and_the_most_that_pruning_can_touch_are_named() -> None:
     shares = [row.touched.value if row.touched else None for row in rows(run)]
     assert shares == [None, *map(pytest.approx, (0.5, 0.3, 0.0, 0.9))]
     (told,) = (line for line in sentences.sentences(run) if "Amdahl" in line)
-    assert told == (
-        "Of vanilla's time pruning can touch 0.0 % (none) to 90.0 % (early); the rest stays at any "
-        "budget (Amdahl)."
-    )
+    touched = "Of vanilla's time pruning can touch 0.0 % (none) to 90.0 % (early)"
+    assert told == f"{touched}; the rest stays as it is (Amdahl)."
     bound = bound_of(run, run.cells[0])
     assert bound is not None
     assert bound.speedup.value == pytest.approx(10), "the same, while text and weights take no time"
