@@ -79,7 +79,8 @@ def _asked(options: argparse.Namespace) -> tuple[Results, Record | None]:
     examination = _examination(options)
     digest = asking.digest(examination.model) or "unknown"
     most = max(source.most for source in examination.exams.values())
-    folder = options.output / f"{Path(examination.model).name}-{digest[:12]}-{most}"
+    named = f"{Path(examination.model).name}-{digest[:12]}-{asking.methods_digest()[:12]}-{most}"
+    folder = options.output / named
     asked = asking.Asking(examination, folder, options.workers)
     results = asked.run(_command(options))
     return results, files.load(asked.time()) if examination.timed else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ import msgspec
 import torch
 
 import tpprof
+from tpprof import methods
 from tpprof.methods.contract.errors import InputError
 from tpprof.profiler.accuracy.answer_files import weights_digest
 from tpprof.profiler.accuracy.exam import Exam
@@ -167,6 +169,15 @@ class Asking:
         methods = ["vanilla"] if blind else list(table.methods)
         accuracy = self._answered(table.exam, budget, methods)
         return table_result(table.name, table.title, budget, accuracy, table.pairs, blind)
+
+
+def methods_digest() -> str:
+    """SHA-256 of the source of the methods and the engine: what others kept answers nothing."""
+    home = Path(methods.__file__).parent
+    found = hashlib.sha256()
+    for path in sorted(home.rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 def digest(model: str) -> str | None:
