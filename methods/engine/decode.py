@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .context import Context
-from .devices import moved
+from .devices import moved, near
 from .ledger import Ledger, decode_maps
 
 
@@ -19,7 +19,7 @@ def decode(context: Context, cache: Any, tokens: list[Tensor], new_tokens: int) 
         return []
     starts = first_positions(context, ledger)
     tables = {
-        (start, device): (cos.to(device), sin.to(device))
+        (start, device): (near(cos, device), near(sin, device))
         for start, (cos, sin) in rotary_tables(context, starts, new_tokens - 1).items()
         for device in dict.fromkeys(decoder.devices)
     }

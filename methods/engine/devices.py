@@ -28,7 +28,11 @@ def current_restored(devices: Sequence[torch.device]) -> Iterator[None]:
 
 def moved(values: Tensor, device: torch.device) -> Tensor:
     """The values on `device`, which is the current one then."""
-    if values.device == device:
-        return values
-    use(device)
-    return values.to(device)
+    if values.device != device:
+        use(device)
+    return near(values, device)
+
+
+def near(values: Tensor, device: torch.device) -> Tensor:
+    """The values on `device`; no operator is called where they are there."""
+    return values if values.device == device else values.to(device)

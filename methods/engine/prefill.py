@@ -15,6 +15,7 @@ from ..contract.view import View
 from ..selection.choose import take
 from .attention import AheadError, Reading
 from .context import Context, TokenSequence, kept_states, move_riders, trace_origin
+from .devices import near
 from .layer import call_layer
 from .ledger import builds_map, row_span, rows_ahead, rows_beside
 from .verify import decide
@@ -232,7 +233,7 @@ class Prefill:
             if not later:
                 continue
             layer, before = self.cache.layers[index], self.arrangements[index]
-            later = [chosen.to(layer.keys.device) for chosen in later]
+            later = [near(chosen, layer.keys.device) for chosen in later]
             survivors = later[-1]
             for chosen in reversed(later[:-1]):
                 survivors = chosen.gather(1, survivors)
@@ -245,4 +246,4 @@ class Prefill:
 
 def _near(values: Tensor | None, sequence: TokenSequence) -> Tensor | None:
     """What was read of a layer, where the tokens are by now."""
-    return None if values is None else values.to(sequence.hidden.device)
+    return None if values is None else near(values, sequence.hidden.device)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ...methods.contract.method import BOUNDS
+from ...reports import units
 from ...reports.sanitize import one_line, say
 from .options import PluginOption
 from .supervised import guarded
@@ -54,7 +55,7 @@ def bounds(knob: Field[Any]) -> str:
         return ""
     if most is None:
         return f" (from {least:g})"
-    return f" (up to {most:g})" if least is None else f" ({least:g} to {most:g})"
+    return f" (up to {most:g})" if least is None else f" {units.interval(least, most, 'g')}"
 
 
 def models() -> None:
