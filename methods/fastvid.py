@@ -45,7 +45,8 @@ class FastVID(Method):
     Frames that differ begin another scene. In the last frame of a scene, and in every fourth
     before it, tokens that are peaks of density are targets; each token of the scene that is not
     kept goes to the target that it resembles most, in each of those frames. A target is a weighted
-    mean of itself and of what it was given.
+    mean of itself and of the mean of what it was given. Without M-RoPE it is given itself, too, as
+    in the released code for LLaVA-OneVision; with it, as in that for Qwen2.5-VL, it is not.
 
     Paper: https://arxiv.org/abs/2503.11187
     Code: LunarShen/FastVID
@@ -56,8 +57,7 @@ class FastVID(Method):
       this and for attention.
     - Attention is that of all patches on average (the class token's, where there is one); in the
       released code for Qwen2.5-VL that of their mean query to the mean keys of each token.
-    - A target is not given itself, as in the released code for Qwen2.5-VL; in that for LLaVA it
-      is, and weighs more.
+    - LLaVA-Video is run as LLaVA-OneVision; in its released code a target is not given itself.
     - Each frame gathers into equally many tokens, rounded down, and keeps the rest of its
       share; the released code rounds by scene or drops what is left, so that its count varies,
       and for Qwen2.5-VL it skips frames that are all but equal.
@@ -86,15 +86,12 @@ class FastVID(Method):
         if left == frames.tokens:
             return Plan()
         targets = self._targets(frames, left) * frames.count
-        flops = 2 * frames.tokens * request.hidden * (frames.size + 2 * targets)
-        launches = 105 + bool(request.breaks) if targets else 4
+        flops = 2 * frames.tokens * request.hidden * (frames.size + 2 * targets) if targets else 0
+        launches = 105 - 6 * request.compactable + bool(request.breaks) if targets else 4
         launches += 2 * bool(frames.others) + (left - targets > frames.count > 1)
         reading = int(request.merger > 1)
         plan = scored_in_tower(
-            request,
-            left + frames.others,
-            flops=flops if targets else 0,
-            launches=(reading, launches),
+            request, left + frames.others, flops=flops, launches=(reading, launches)
         )
         layer = request.tower.feature_layer
         return dataclasses.replace(plan, published=Published(tower_maps=range(layer, layer + 1)))
@@ -118,12 +115,13 @@ class FastVID(Method):
         peaks = _peaks(wide, others, view.random(frames.size), seen)
         quota = self._quota(scene, each).minimum(others)
         targets = top_in_rows(peaks, quota, each * frames.count)
-        given = _given(unit(wide), targets, seen, scene)
+        itself = view.request.compactable  # no M-RoPE
+        given = _given(wide, targets, seen, scene, itself)
         count = given.sum(1)[..., None]
         means = given.transpose(1, 2) @ wide.flatten(1, 2) / count.clamp_min(1)
         own = (count + 1).reciprocal().clamp_min(OWN)
         features = means.lerp(take(wide.flatten(1, 2), targets), own)
-        return frames.keep(states, stay, targets, features, count[..., 0] > 0)
+        return frames.keep(states, stay, targets, features, count[..., 0] > itself)
 
     def _targets(self, frames: Frames, left: int) -> int:
         """Tokens of each frame that others are gathered into, of `left` in all."""
@@ -160,20 +158,22 @@ def _peaks(tokens: Tensor, points: Tensor, noise: Tensor, gone: Tensor) -> Tenso
     return scores.view(gone.shape)
 
 
-def _given(directions: Tensor, targets: Tensor, seen: Tensor, scene: Tensor) -> Tensor:
-    """What each of targets int64 [N, C] is given, float32 [N, n, C]: of all tokens, by directions
-    [N, F, T, d], those that are not `seen` bool [N, F, T], of its scene int64 [N, F]; a target of a
-    frame is not given others of it. Of equal targets in a frame each is given the token."""
+def _given(tokens: Tensor, targets: Tensor, seen: Tensor, scene: Tensor, itself: bool) -> Tensor:
+    """What each of targets int64 [N, C] is given, float32 [N, n, C]: of all tokens [N, F, T, d],
+    those that are not `seen` bool [N, F, T], of its scene int64 [N, F]; of the targets of its
+    frame `itself` alone, or none. Of equal targets in a frame each is given the token."""
     import torch
 
     count, size = seen.shape[1:]
-    flat = directions.flatten(1, 2)
+    flat = unit(tokens).flatten(1, 2)
     likeness = (flat @ take(flat, targets).transpose(1, 2)).view(-1, count, size, targets.shape[1])
     frame = (targets // size)[:, None]  # of each target
-    is_target = torch.zeros_like(seen.flatten(1)).scatter(1, targets, True).view_as(seen)
-    same = torch.arange(count, device=scene.device)[:, None] == frame
     apart = scene[..., None] != scene.gather(1, frame[:, 0])[:, None]
-    barred = seen[..., None] | apart[:, :, None] | (is_target[..., None] & same[:, :, None])
+    barred = seen[..., None] | apart[:, :, None]
+    if not itself:
+        is_target = torch.zeros_like(seen.flatten(1)).scatter(1, targets, True).view_as(seen)
+        same = torch.arange(count, device=scene.device)[:, None] == frame
+        barred = barred | (is_target[..., None] & same[:, :, None])
     likeness = likeness.masked_fill(barred, -2.0).flatten(1, 2)
     group = frame.expand_as(likeness)
     best = likeness.new_full((*likeness.shape[:2], count), -1.5)  # above those barred alone

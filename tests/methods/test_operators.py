@@ -32,9 +32,9 @@ MORE = {
 PruneSID: components 7, who suppresses whom 14, ranks 4, survivors of each group 4, their shares 8,
 the bound that is raised until the budget is met 6, the choice 6; then the order and the class token
 5 in the tower, 3 without one. FastVID: what is seen 8, scenes 11, density peaks 27, quotas 14,
-targets 8, what each is given 21, means 10, the order 7. FlashVID: scenes 11, what is chosen 20,
-trees 40, quotas 21, density peaks 27, clusters 21, the order 7. For both 1 more where text stands
-between frames.
+targets 8, what each is given 21 (15 without M-RoPE), means 10, the order 7. FlashVID: scenes 11,
+what is chosen 20, trees 40, quotas 21, density peaks 27, clusters 21, the order 7. For both 1 more
+where text stands between frames.
 """
 PARTS = ("parts(", "_grouped(")  # for one part, as here, this is no loop
 
