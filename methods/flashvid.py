@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from . import (
     Budget,
@@ -21,14 +21,13 @@ from . import (
     Tower,
     View,
     cluster_each,
-    cosines,
     frames_of,
     hang_on_trees,
     knob,
     register,
     scenes,
     share_by_scene,
-    spread_out,
+    spread_out_in_rows,
     take,
     top,
     units,
@@ -47,10 +46,12 @@ class FlashVID(Method):
     """Keep what is seen and unlike in each frame, merge the rest along time, and prune once more.
 
     Most of a frame's tokens are chosen one by one, each the farthest from those chosen, distances
-    weighed by attention in the tower and by likeness to the scene. The others hang on the token of
-    the frame before that they resemble, if they do; what then stands alone in a frame, or is the
-    root of a tree, is clustered by density peaks. Deep in the decoder three tenths stay, by the
-    last token's attention in the layer before.
+    weighed by attention in the tower and, on some models, by likeness to the scene. The others hang
+    on the token of the frame before that they resemble, if they do; what then stands alone in a
+    frame, or is the root of a tree, is clustered by density peaks. Deep in the decoder three tenths
+    stay, by the last token's attention in the layer before. Whether likeness counts, and how many
+    scenes there are at least, is by default as published: with M-RoPE as for Qwen2.5-VL and
+    Qwen3-VL, without as for LLaVA.
 
     Paper: https://arxiv.org/abs/2602.08024
     Code: Fanziyang-v/FlashVID
@@ -59,13 +60,11 @@ class FlashVID(Method):
     - Tokens before and after the cut are ten to three, as published, and their mean over layers is
       `keep`: with 28 layers a quarter more enters, as published, else what that takes. For Qwen3-VL
       a cut before layer 28 of 36 to a tenth is published.
-    - Likeness to the scene counts for every model, as published for LLaVA; for Qwen2.5-VL and
-      Qwen3-VL attention alone is, and 4 scenes at least (scenes=4).
     - Clusters are shared among frames by largest remainder; the released code rounds up each,
       so that its count varies.
     - A scene of one frame clusters what was not chosen, as others do; in the released code all
       of it.
-    - What was chosen is out; the released code may choose it again.
+    - What was chosen is out; where likeness counts, the released code may choose it again.
     - As in the released code, a root is divided by one more than the tokens merged into it
       directly, not by those of its whole tree.
     - Attention is that of the class token, where there is one; no released model has it.
@@ -81,8 +80,11 @@ class FlashVID(Method):
         Fraction(7, 10), "share of a frame's tokens that are chosen one by one", least=0, most=1
     )
     threshold: float = knob(0.8, "cosine above which a token hangs on another", least=-1, most=1)
-    scenes: int = knob(8, "scenes that a video has at least", least=1)
+    scenes: int | None = knob(None, "least scenes of a video; auto: 4 with M-RoPE, else 8", least=1)
     cut: float = knob(0.9, "cosine of two frames' means, below which another scene begins")
+    choice: Literal["attention", "scene"] | None = knob(
+        None, "attention, or likeness to the scene, too; auto: attention with M-RoPE, else scene"
+    )
     layer: int | None = knob(None, "decoder layer that is cut before; auto: the published 20")
 
     def plan(self, request: Request) -> Plan:
@@ -98,9 +100,10 @@ class FlashVID(Method):
             return Plan([cut], published=released)
         each, clusters = self._split(frames, first - frames.others)
         pairs = frames.count * frames.size**2
-        choosing = bool(each) * (pairs + frames.tokens + frames.count**2)
+        by_scene = each > 0 and self._by_scene(request)
+        choosing = bool(each) * pairs + by_scene * (frames.tokens + frames.count**2)
         merging = bool(clusters) * (4 * pairs - 2 * frames.size**2)
-        launches = _launches(frames.count, each, clusters) + bool(request.breaks) + behind
+        launches = _launches(frames.count, each, clusters, by_scene) + bool(request.breaks) + behind
         flops = 2 * request.hidden * (choosing + merging)
         site, reading = Tower(tower.feature_layer), int(request.merger > 1)
         seen = Stage(site, tower.patches, Rows(tower.query), launches=reading)
@@ -120,8 +123,11 @@ class FlashVID(Method):
         tokens = frames.inside(states).float()
         each, clusters = self._split(frames, stage.count - frames.others)
         means = tokens.mean(2)
-        scene = scenes(means, self.scenes, self.cut)
-        picked = _picked(tokens, means, frames.inside(view.tag("attention")), scene, each)
+        scene = scenes(means, self.scenes or (8 if view.request.compactable else 4), self.cut)
+        worth = frames.inside(view.tag("attention"))
+        if each and self._by_scene(view.request):
+            worth = worth * _likeness(tokens, means, scene)
+        picked = spread_out_in_rows(tokens, worth, each)
         if not clusters:
             return Keep(frames.with_others(picked.sort(-1).values))
         taken = frames.flags(picked)
@@ -133,6 +139,10 @@ class FlashVID(Method):
         places = centre.flatten(1).float().topk(clusters).indices
         merged = (sizes + kids > 1).flatten(1).gather(1, places)
         return frames.keep(states, picked, places, take(means.flatten(1, 2), places), merged)
+
+    def _by_scene(self, request: Request) -> bool:
+        """Whether likeness to the scene counts."""
+        return self.choice == "scene" or (self.choice is None and request.compactable)
 
     def _counts(self, request: Request) -> tuple[int, int, int]:
         """The layer that is cut before, and the visual tokens before and from there."""
@@ -148,27 +158,17 @@ class FlashVID(Method):
         return each, left - each * frames.count
 
 
-def _launches(frames: int, each: int, clusters: int) -> int:
+def _launches(frames: int, each: int, clusters: int, by_scene: bool) -> int:
     """Operators that choosing `each` of a frame, and clustering, call."""
-    choosing = 5 * each + (each == 1)
+    choosing = 5 * each + (each == 1) + 7 * by_scene
     if not clusters:
-        return choosing + 26
-    return choosing + 2 * frames - (frames == 1) + (141 if each else 128)
+        return choosing + 19
+    return choosing + 2 * frames - (frames == 1) + (134 if each else 128)
 
 
-def _picked(tokens: Tensor, means: Tensor, attention: Tensor, scene: Tensor, each: int) -> Tensor:
-    """Places int64 [N, F * each] of those chosen of tokens [N, F, T, d], in each frame one by one:
-    their distances count by attention [N, F, T] and by likeness to the mean of the scene, which is
+def _likeness(tokens: Tensor, means: Tensor, scene: Tensor) -> Tensor:
+    """Products [N, F, T] of tokens [N, F, T, d] with the mean of their scene int64 [N, F], which is
     that of the means [N, F, d] of its frames."""
-    import torch
-
-    size, batch = tokens.shape[2], len(tokens)
-    if not each:
-        return torch.zeros(batch, 0, dtype=torch.int64, device=tokens.device)
     together = (scene[:, :, None] == scene[:, None]).float()
     events = together @ means / together.sum(-1, keepdim=True)
-    worth = attention * (tokens @ events[..., None])[..., 0]
-    distance = (1 - cosines(tokens.flatten(0, 1))) * worth.flatten(0, 1)[:, None]
-    first = torch.arange(0, tokens.shape[1] * size, size, device=tokens.device)
-    chosen = spread_out(distance, each).view(batch, -1, each)
-    return (chosen + first[:, None]).flatten(1)
+    return (tokens @ events[..., None])[..., 0]

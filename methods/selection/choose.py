@@ -159,6 +159,21 @@ def spread_out(distance: Tensor, count: int) -> Tensor:
     return greedy(nearest, count, after)
 
 
+def spread_out_in_rows(tokens: Tensor, worth: Tensor, count: int) -> Tensor:
+    """As `spread_out`, `count` of each row of tokens [N, R, n, d]: the places int64 [N, R * count]
+    among all of R * n. The distance to a token is one less the cosine, times its `worth`
+    [N, R, n]."""
+    import torch
+
+    batch, rows, size = worth.shape
+    if not count:
+        return torch.zeros(batch, 0, dtype=torch.int64, device=worth.device)
+    distance = (1 - cosines(tokens.flatten(0, 1))) * worth.flatten(0, 1)[:, None]
+    first = torch.arange(0, rows * size, size, device=worth.device)
+    chosen = spread_out(distance, count).view(batch, rows, count)
+    return (chosen + first[:, None]).flatten(1)
+
+
 def top_of_each(scores: Tensor, count: int, request: Request) -> Keep:
     """Keep the best by scores [N, V] of each picture of the prompt, together `count`, shared in
     proportion to their tokens. All of them are there."""

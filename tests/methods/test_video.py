@@ -341,10 +341,10 @@ def test_fastvid_cuts_where_frames_differ(loud: None) -> None:
     holds("qwen2-vl", spec, fastvid("qwen2-vl", 30, 1, threshold, 4))
 
 
-def chosen_of(frame: Tensor, seen: Tensor, event: Tensor, count: int) -> list[int]:
+def chosen_of(frame: Tensor, worth: Tensor, count: int) -> list[int]:
     """Places in a frame [T, d], each the farthest from those before it."""
     normed = torch.nn.functional.normalize(frame, dim=-1)
-    distance = (1 - normed @ normed.T) * seen * (frame @ event)
+    distance = (1 - normed @ normed.T) * worth
     chosen = [int(distance.sort(0).values[1].argmax())] if count else []
     while len(chosen) < count:
         nearest = distance[chosen].amin(0)
@@ -365,7 +365,7 @@ def hung_of(frames: Tensor, free: list[list[int]], threshold: float, most: int) 
     return {at: found[at][1] for at in (best if len(best) <= most else best[: max(most - 1, 0)])}
 
 
-def flashvid(name: str, left: int, least: int, threshold: float) -> Gathered:
+def flashvid(name: str, left: int, least: int, threshold: float, choice: str) -> Gathered:
     """Scene by scene: what is chosen, trees from their last frame on, and clusters of the rest."""
     whole, seen = entering(name).double(), attention(name).double()
     tokens, done = frames_of(whole), Gathered()
@@ -377,8 +377,8 @@ def flashvid(name: str, left: int, least: int, threshold: float) -> Gathered:
     shares: list[Fraction] = []
     for start, stop in itertools.pairwise(starts_of(tokens.mean(1), least, -1.0)):
         scene = tokens[start:stop].clone()
-        event = scene.mean((0, 1))
-        picked = [chosen_of(scene[n], seen[start + n], event, each) for n in range(stop - start)]
+        worth = seen[start:stop] * (scene @ scene.mean((0, 1)) if choice == "scene" else 1)
+        picked = [chosen_of(scene[n], worth[n], each) for n in range(stop - start)]
         free = [[p for p in range(size) if p not in places] for places in picked]
         stays = math.ceil(left * (stop - start) / COUNT)
         hung = hung_of(scene, free, threshold, (stop - start) * size - stays)
@@ -418,15 +418,21 @@ def flashvid(name: str, left: int, least: int, threshold: float) -> Gathered:
 
 
 @on_each
-@pytest.mark.parametrize("scenes", [1, 3])
-def test_flashvid_hangs_tokens_on_trees(name: str, scenes: int, loud: None) -> None:
+@pytest.mark.parametrize(("scenes", "choice"), [(None, None), (1, "scene"), (3, "attention")])
+def test_flashvid_hangs_tokens_on_trees(
+    name: str, scenes: int | None, choice: str | None, loud: None
+) -> None:
+    """By default as published for Qwen's models and for LLaVA."""
     model, inputs = shown(name)
+    knobs = f"scenes={scenes or 'auto'},choice={choice or 'auto'}"
+    scenes = scenes or (4 if "qwen" in name else 8)
+    choice = choice or ("attention" if "qwen" in name else "scene")
     newlines = len(entering(name)) % COUNT
     for keep, threshold in (("1/5", 0.8), ("3/8", 0.3), ("1/3", -1.0), ("1/2", 0.0)):
-        spec = f"flashvid:keep={keep},scenes={scenes},threshold={threshold},cut=-1"
+        spec = f"flashvid:keep={keep},{knobs},threshold={threshold},cut=-1"
         first, last = (stage.tokens for stage in parse(spec).plan(inputs.request).stages[1:])
         assert first is not None
-        wanted = flashvid(name, first - newlines, scenes, threshold)
+        wanted = flashvid(name, first - newlines, scenes, threshold, choice)
         assert len(wanted.states) == first
         holds(name, spec, wanted)
         trace = tpprof.forward(model, inputs, spec)

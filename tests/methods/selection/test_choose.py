@@ -12,6 +12,8 @@ from tpprof.methods import (
     Segment,
     parts,
     round_shares,
+    spread_out,
+    spread_out_in_rows,
     squared_distances,
     top_in_groups,
     top_in_rows,
@@ -41,6 +43,16 @@ def test_a_part_knows_its_rows_and_their_places() -> None:
 
 def test_nothing_is_chosen_where_nothing_is_asked_for() -> None:
     assert methods.greedy(torch.rand(2, 5), 0, lambda step, place: torch.rand(2, 5)).shape == (2, 0)
+
+
+def test_rows_are_spread_out_each_by_itself() -> None:
+    torch.manual_seed(0)
+    tokens, worth = torch.randn(2, 3, 6, 8), torch.rand(2, 3, 6)
+    for count in (0, 1, 4):
+        found = spread_out_in_rows(tokens, worth, count).view(2, 3, count)
+        for row in range(3):
+            distance = (1 - methods.cosines(tokens[:, row])) * worth[:, row, None]
+            assert torch.equal(found[:, row], spread_out(distance, count) + 6 * row)
 
 
 @pytest.mark.parametrize("kinds", [3, 1000])
