@@ -59,7 +59,7 @@ class Simulated:
 
     def counted(self) -> dict[str, Any]:
         found = {"kv_prefill": [], "kv_decode": [], "vision": False, "lacking": "a function"}
-        return {"looks": LOOKS, "faults": [], **found}
+        return {"looks": LOOKS, "faults": [], "padding": [], **found}
 
     def kept(self) -> dict[str, int]:
         return {"tensors": 0, "resident": 0}
