@@ -308,7 +308,7 @@ def run(arguments: list[str]) -> tuple[object, str]:
     return code, err.getvalue()
 
 
-def _here(lost: Callable[[], str]) -> Callable[[], None]:
+def _here(lost: Callable[[], str], kept: Callable[[], str] = str) -> Callable[[], None]:
     """In the place of `in_a_child`: all is run in this process, which must go on."""
     return lambda: None
 
