@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ...methods import Method, format_spec, load_plugins, parse
-from ...methods.contract.errors import InputError
+from ...methods import load_plugins, parse
 from ...methods.contract.plugins import contents
 from ...methods.contract.policies import check_policy, check_runtime
 from ...reports.record import files, schema
@@ -20,7 +18,6 @@ from ...reports.record.labels import name
 from ...reports.record.spec import PASSES, OptionError, RunSpec, Workload
 from ...reports.sanitize import say
 from .. import cost
-from ..accuracy.beside import with_accuracy
 from ..accuracy.exam import SEER, require_companions, require_seer, set_exam
 from ..cost.planning import ITEMSIZES
 from ..machine import calibration, doctor
@@ -41,7 +38,6 @@ from ..subjects.callables import (
     CallableRequest,
     Given,
     callable_cells,
-    callable_object,
     require_callables,
 )
 from ..subjects.renewal import fresh_processes
@@ -327,69 +323,6 @@ class Comparison:
         return record
 
 
-def compare(
-    methods: str | Method | Sequence[str | Method],
-    *,
-    model: str | Model | None = None,
-    passes: bool | Sequence[str] = True,
-    fresh: bool = True,
-    **options: Any,
-) -> schema.Record:
-    """Measure methods side by side and return the record that `tpprof compare` saves.
-
-    methods: spec strings or Methods; vanilla is always measured, first. model: a name, or a model
-    that is loaded. passes: what is measured behind the rounds (`("energy", "flops")`), True for
-    all, False for times alone. fresh: whether each round of a callable begins in a fresh process;
-    needless where this program is one of several. options: those of `tpprof compare`, by keyword
-    (`rounds=6`, `attention=["rows"]`, `image_size=(336, 336)`).
-    Raises InputError or OptionError for what does not exist or does not fit.
-    """
-    listed = [methods] if isinstance(methods, (str, Method)) else methods
-    specs = [format_spec(m) if isinstance(m, Method) else m for m in listed]
-    loaded = model if isinstance(model, Model) else None
-    named = loaded.name if loaded is not None else model
-    if isinstance(options.get("keep"), (int, float)):
-        options["keep"] = str(options["keep"])
-    spec = RunSpec.of(methods=specs, model=named, passes=_passes(passes), **options)
-    if loaded is not None and spec.accuracy.accuracy:
-        raise OptionError(
-            "accuracy", "is asked for in a process of its own, which loads the model: name it"
-        )
-    record = Comparison(spec, model=loaded, fresh=fresh).run()
-    return with_accuracy(record) if spec.accuracy.accuracy else record
-
-
-def measure(
-    callables: Mapping[str, Any],
-    *,
-    inputs: Any = None,
-    passes: bool | Sequence[str] = True,
-    **options: Any,
-) -> schema.Record:
-    """Measure callables side by side and return the record that `tpprof compare` saves.
-
-    callables: by name, functions, transformers models, or `"pkg.mod:function"`, which runs in a
-    process of its own. What all are compared with is called `vanilla`, or stands first. inputs:
-    what each is called with, a mapping such as a processor returns, or a function that makes one
-    for each request, on the clock; None where they take none or declare their own. passes: as
-    `compare`. options: those of `tpprof compare`, by keyword (`rounds=6`, `new_tokens=32`,
-    `device="cuda"`, `python=["env/bin/python"]`).
-    Raises InputError or OptionError for what does not exist or does not fit.
-    """
-    if not isinstance(callables, Mapping) or not callables:
-        raise InputError("nothing to measure: give callables by name, in a dict")
-    for called in callables:
-        if not isinstance(called, str) or not called.strip() or "=" in called:
-            raise InputError(f"{called!r} names no callable: give a text without =")
-    listed = [f"{name}={_reference(found)}" for name, found in callables.items()]
-    spec = RunSpec.of(callable=listed, passes=_passes(passes), **options)
-    if spec.stopping.isolate and any(map(callable_object, callables.values())):
-        raise OptionError(
-            "isolate", 'needs references ("pkg.mod:function"): a process cannot be given an object'
-        )
-    return Comparison(spec, given=Given(callables, inputs)).run()
-
-
 def _require_known(spec: RunSpec) -> None:
     """Raises InputError for a policy or a runtime that does not exist."""
     for policy in spec.cells.attention:
@@ -416,20 +349,6 @@ def _require_pipeline(spec: RunSpec) -> None:
         raise OptionError("pipeline", "lays out models of tpprof's, and no callable", "callable")
     if any(runtime != "eager" for runtime in spec.cells.runtime):
         raise OptionError("pipeline", "runs eagerly: leave runtime out", "runtime")
-
-
-def _reference(found: Any) -> str:
-    """What a record says of an object of this program."""
-    if not callable_object(found):
-        return str(found)
-    named = found if hasattr(found, "__qualname__") else type(found)
-    return f"{named.__module__}:{re.sub(r'[^.0-9A-Za-z_]', '', named.__qualname__)}"
-
-
-def _passes(passes: bool | str | Sequence[str]) -> Sequence[str]:
-    if isinstance(passes, bool):
-        return PASSES if passes else ()
-    return [passes] if isinstance(passes, str) else passes
 
 
 def _wants_model(spec: RunSpec) -> bool:

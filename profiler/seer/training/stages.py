@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -77,6 +78,21 @@ ALL = Mix(popular=0, adversarial=1, where=4, attributes=2, which=4, quadrants=2,
 """Questions of all kinds but halves."""
 POPE_AGAIN = Mix(where=2, attributes=2, which=4, most=12)
 """Questions of all kinds but halves, most of them POPE's."""
+WHOLE = TrainingStage(
+    "decoder",
+    240,
+    8e-4,
+    0.02,
+    pictures=8,
+    stream=16,
+    warm=10,
+    kept=768,
+    sparse=TOKENS,
+    suffix=True,
+    looks=0.5,
+    mix=ALL,
+    of_four=4,
+)
 STAGES = (
     TrainingStage("crops", 1000, 2e-3, 0.2, pictures=32, stream=10),
     TrainingStage("crops", 1000, 1.5e-3, 0.2, pictures=32, stream=14),
@@ -98,36 +114,8 @@ STAGES = (
         mix=PLACES,
         of_four=4,
     ),
-    TrainingStage(
-        "decoder",
-        240,
-        8e-4,
-        0.02,
-        pictures=8,
-        stream=16,
-        warm=10,
-        kept=768,
-        sparse=TOKENS,
-        suffix=True,
-        looks=0.5,
-        mix=ALL,
-        of_four=4,
-    ),
-    TrainingStage(
-        "decoder",
-        150,
-        6e-4,
-        0.02,
-        pictures=8,
-        stream=17,
-        warm=10,
-        kept=768,
-        sparse=TOKENS,
-        suffix=True,
-        looks=0.5,
-        mix=POPE_AGAIN,
-        of_four=4,
-    ),
+    WHOLE,
+    dataclasses.replace(WHOLE, steps=150, rate=6e-4, stream=17, mix=POPE_AGAIN),
 )
 
 

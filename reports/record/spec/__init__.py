@@ -1,7 +1,7 @@
 """The specification of a run: what a user can ask for, declared once."""
 
 from .options import OptionError, OptionField, Spec, fields_of, flag_of, unwrapped
-from .run import (
+from .parts import (
     LONGEST,
     LONGEST_PROMPT,
     ONE_REQUEST,
@@ -11,10 +11,12 @@ from .run import (
     Extras,
     Layout,
     ModelSpec,
-    RunSpec,
     Stopping,
-    Subject,
     Workload,
+)
+from .run import (
+    RunSpec,
+    Subject,
     changed,
     from_validation,
     options_of,
