@@ -244,6 +244,20 @@ def schedule(visual_per_layer: list[int] | None) -> str:
     return ", ".join(runs)
 
 
+def _touched_column() -> Column[Planned]:
+    return Column(
+        "FLOPs it\ncan touch",
+        lambda r: units.percent(r.touched_flops),
+        {
+            "touched_flops_share": lambda r: r.touched_flops,
+            "touched_floor_share": lambda r: r.touched_floor,
+        },
+        "Of vanilla's FLOPs, those in the phases, and decoder layers of prefill, in which the "
+        "method has less work; the rest stays as it is (Amdahl).",
+        under="FLOPs\nshare",
+    )
+
+
 def _work_columns() -> list[Column[Planned]]:
     return [
         Column("method", lambda r: r.method, {"method": lambda r: r.method}, METHOD, "words"),
@@ -283,17 +297,7 @@ def _work_columns() -> list[Column[Planned]]:
             },
             "Of vanilla's FLOPs in the decoder layers over the prompt.",
         ),
-        Column(
-            "FLOPs it\ncan touch",
-            lambda r: units.percent(r.touched_flops),
-            {
-                "touched_flops_share": lambda r: r.touched_flops,
-                "touched_floor_share": lambda r: r.touched_floor,
-            },
-            "Of vanilla's FLOPs, those in the phases, and decoder layers of prefill, in which the "
-            "method has less work; the rest stays as it is (Amdahl).",
-            under="FLOPs\nshare",
-        ),
+        _touched_column(),
         Column(
             "decision\noperators",
             lambda r: units.NA if r.launches is None else f"{r.launches:,}",

@@ -81,13 +81,7 @@ class Comparison:
         among the ranks over which the model is spread.
         Raises InputError for what does not exist or does not fit."""
         _require_known(spec)
-        if spec.model.tensor_parallel > 1 and lockstep is None:
-            raise OptionError(
-                "tensor_parallel",
-                "starts processes of its own: use `tpprof compare` or `tpprof sweep`",
-            )
-        if spec.model.pipeline > 1 or (model is not None and len(model.pipeline) > 1):
-            _require_pipeline(spec)
+        _require_spread(spec, model, lockstep)
         self.lockstep = lockstep
         ours = model is not None or _wants_model(spec)
         require_callables(spec.cells.callables, spec.cells.python, beside_engine=ours)
@@ -343,8 +337,15 @@ def _require_no_request(workload: Workload) -> None:
             )
 
 
-def _require_pipeline(spec: RunSpec) -> None:
+def _require_spread(spec: RunSpec, model: Model | None, lockstep: Lockstep | None) -> None:
     """Raises OptionError for what cannot run over several devices."""
+    if spec.model.tensor_parallel > 1 and lockstep is None:
+        raise OptionError(
+            "tensor_parallel",
+            "starts processes of its own: use `tpprof compare` or `tpprof sweep`",
+        )
+    if spec.model.pipeline == 1 and (model is None or len(model.pipeline) == 1):
+        return
     if spec.cells.callables:
         raise OptionError("pipeline", "lays out models of tpprof's, and no callable", "callable")
     if any(runtime != "eager" for runtime in spec.cells.runtime):

@@ -51,15 +51,7 @@ class Cluster:
         A worker that dies is the end of its block. Raises InputError where Ray is not there.
         """
         ray = _ray()
-        try:
-            ray.init(
-                address=None if self.address == HERE else self.address,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise InputError(f"--ray {self.address}: {str(error).splitlines()[0]}") from error
+        self._join(ray)
         waiting: dict[Any, int] = {}
         try:
             options, largest = self._options(ray), _largest(ray)
@@ -88,6 +80,17 @@ class Cluster:
                 with contextlib.suppress(Exception):
                     ray.cancel(left, force=True)
             ray.shutdown()
+
+    def _join(self, ray: Any) -> None:
+        try:
+            ray.init(
+                address=None if self.address == HERE else self.address,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise InputError(f"--ray {self.address}: {str(error).splitlines()[0]}") from error
 
     def _slots(self, ray: Any) -> int:
         """How many blocks the cluster can measure at once, about: handed over are no more than a
