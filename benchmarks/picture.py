@@ -46,7 +46,7 @@ def main() -> None:
         charts += [chart(*subject.explained[0], 0)] if subject.explained else []
         for drawn in charts:
             if drawn is not None:
-                save(drawn, options.out, kinds=["svg"])
+                save(drawn, options.out, kinds=["svg"], overwrite=True)
 
 
 def without_fonts(svg: str) -> str:
