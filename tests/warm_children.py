@@ -17,6 +17,16 @@ from typing import IO
 
 from tpprof.profiler import subprocesses
 
+STOPPED = """
+from tpprof.profiler.accuracy import worker
+class Stopping(worker.JournalSheet):
+    def keep(self, *given):
+        super().keep(*given)
+        raise SystemExit(1)
+worker.JournalSheet = Stopping
+worker.main()
+"""
+"""The program of an evaluation that ends behind its first answers."""
 SERVER = """
 import json, os, sys
 import tpprof.profiler.api, tpprof.profiler.gate.counting, tpprof.profiler.run.comparison

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from command import in_this_process
 from pope_files import save_checkpoint, write_pope
+from warm_children import STOPPED
 
 import tpprof
 from tpprof.profiler import subprocesses
@@ -128,9 +129,8 @@ def test_an_interrupted_exam_is_gone_on_with(
     out = str(tmp_path / "run.json")
 
     def first_batch(command: list[str], task: bytes) -> tuple[int, str]:
-        stop = "from tpprof.profiler.accuracy import worker\n" + STOPPED
         begin = command[-1].partition("from tpprof")[0]
-        subprocesses.finish([*command[:-1], begin + stop], task)
+        subprocesses.finish([*command[:-1], begin + STOPPED], task)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -221,11 +221,3 @@ class Late(Method):
             raise RuntimeError("not with this text")
         return None
 '''
-STOPPED = """
-class Stopping(worker.JournalSheet):
-    def keep(self, *given):
-        super().keep(*given)
-        raise SystemExit(1)
-worker.JournalSheet = Stopping
-worker.main()
-"""

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from pope_files import save_checkpoint, write_pope
+from warm_children import STOPPED
 
 from tpprof.profiler import subprocesses
 from tpprof.profiler.accuracy import beside
@@ -25,15 +26,6 @@ from tpprof.reports.sweep.tables import grid_table
 
 pytestmark = pytest.mark.usefixtures("warm_children")
 QUESTIONS = 18
-STOPPED = """
-from tpprof.profiler.accuracy import worker
-class Stopping(worker.JournalSheet):
-    def keep(self, *given):
-        super().keep(*given)
-        raise SystemExit(1)
-worker.JournalSheet = Stopping
-worker.main()
-"""
 Finish = Callable[[list[str], bytes], tuple[int, str]]
 
 
