@@ -11,6 +11,7 @@ F1 has 95 % intervals over pictures; differences are on the same pictures. Answe
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -80,6 +81,8 @@ def _asked(options: argparse.Namespace) -> tuple[Results, Record | None]:
     digest = asking.digest(examination.model) or "unknown"
     most = max(source.most for source in examination.exams.values())
     named = f"{Path(examination.model).name}-{digest[:12]}-{asking.methods_digest()[:12]}-{most}"
+    if options.bank:
+        named += f"-{hashlib.sha256(options.bank.read_bytes()).hexdigest()[:12]}"
     folder = options.output / named
     asked = asking.Asking(examination, folder, options.workers)
     results = asked.run(_command(options))
@@ -93,6 +96,8 @@ def _examination(options: argparse.Namespace) -> Examination:
         raise InputError(
             "smol-dino is asked about composed pictures: give --bank (docs/accuracy.md)"
         )
+    if not options.bank.is_file():
+        raise InputError(f"no such file: {options.bank} (docs/accuracy.md says how it is made)")
     return of_composed(options.bank, options.pictures, options.budgets or (64,))
 
 
@@ -105,6 +110,8 @@ def _command(options: argparse.Namespace) -> str:
         words += ["--questions", str(options.questions)]
     if options.model == "smol-dino":
         words += ["--bank", "bank.npz", "--pictures", str(options.pictures)]
+    if options.budgets:
+        words += ["--budgets", *map(str, options.budgets)]
     return " ".join([*words, "--write", "docs/paper-questions.md"])
 
 

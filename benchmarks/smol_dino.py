@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -20,7 +21,7 @@ from tpprof.profiler.accuracy.drawn import asked_of
 from tpprof.profiler.accuracy.exam import Exam
 from tpprof.profiler.accuracy.pictures import DrawnPictures
 from tpprof.profiler.smol_dino.training.bank import load
-from tpprof.profiler.smol_dino.training.questions import sample
+from tpprof.profiler.smol_dino.training.questions import sample, where
 from tpprof.profiler.smol_dino.training.scenes import TEST, Bank, render
 from tpprof.reports.analysis.accuracy.rules import RULES
 from tpprof.reports.analysis.accuracy.scores import scores
@@ -43,9 +44,13 @@ def main() -> None:
         print(f"{score.method:24} {told(score)}", flush=True)
 
 
-def composed(bank: Bank, count: int) -> Exam:
-    """`count` pictures of the test, and what POPE asks of them."""
+def composed(bank: Bank, count: int, kind: str = "pope") -> Exam:
+    """`count` pictures of the test, and what POPE asks of them; or in which quadrant things lie, by
+    the kind "where"."""
     scenes, questions = sample(TEST, count)
+    if kind == "where":
+        rng = np.random.default_rng([TEST, 2**21, count])
+        questions = where(scenes, rng, suffix=True)
     asked = [
         YesNoQuestion(
             id=str(number),
@@ -62,7 +67,8 @@ def composed(bank: Bank, count: int) -> Exam:
         return Image.fromarray(pixels[0].permute(1, 2, 0).byte().numpy())
 
     source = f"{count} held-out pictures composed for smol-dino"
-    return Exam("POPE, composed", source, asked, DrawnPictures(draw))
+    name = "POPE" if kind == "pope" else kind
+    return Exam(f"{name}, composed", source, asked, DrawnPictures(draw))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,16 @@ from pathlib import Path
 import msgspec
 import paper_questions
 import pytest
+import torch
 from paper import figures, page, results
 from paper.asking import Asking
-from paper.questions import POPE, TABLE_1, Examination, ExamSource, Question
+from paper.questions import POPE, TABLE_1, WHERE, Examination, ExamSource, Question, of_composed
+from smol_dino import composed
 
 import tpprof
+from tpprof.profiler.seer.questions import SUFFIX
+from tpprof.profiler.smol_dino.training.nouns import FILES
+from tpprof.profiler.smol_dino.training.scenes import TEST, Bank, scene
 from tpprof.reports.analysis.accuracy.scores import CategoryScore, Score
 from tpprof.reports.analysis.intervals import Estimate
 from tpprof.reports.figures.canvas import style
@@ -213,3 +218,48 @@ def test_an_examination_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.Monk
 def test_all_pictures_are_on_the_page() -> None:
     for path in DOCS.glob("paper-questions-*.svg"):
         assert f"({path.name})" in PAGE.read_text()
+
+
+def test_smol_dino_is_asked_of_pope_and_of_where_things_lie() -> None:
+    asked = of_composed(Path("bank.npz"), 5, (64,))
+    assert [table.name for table in asked.tables] == ["table-1", "table-4", "table-6"]
+    assert {exam: (source.kind, source.most) for exam, source in asked.exams.items()} == {
+        POPE: (POPE, 5),
+        WHERE: (WHERE, 5),
+    }
+
+
+def test_where_a_composed_thing_lies_is_asked_rightly() -> None:
+    """Every answer is worked out again from the scene of the picture."""
+    stamps = torch.zeros(len(FILES), 4, 160, 160, dtype=torch.uint8)
+    bank = Bank(stamps, torch.zeros(1, 3, 448, 448, dtype=torch.uint8))
+    exam = composed(bank, 12, WHERE)
+    assert {question.label for question in exam.questions} == {"yes", "no"}
+    for question in exam.questions:
+        found = re.fullmatch(
+            r"Is the (.+) in the (\w+ \w+) of the image\?", prompted(question.prompt)
+        )
+        assert found is not None
+        things = scene((TEST, int(question.picture))).things
+        (thing,) = [one for one in things if one.noun == found[1]]
+        lies = f"{'top' if thing.y < 168 else 'bottom'} {'left' if thing.x < 168 else 'right'}"
+        assert (question.label == "yes") == (lies == found[2])
+    assert exam.pictures.image("3").size == (336, 336)
+
+
+def prompted(prompt: str) -> str:
+    return prompt.removesuffix(f"\n{SUFFIX}")
+
+
+def test_a_file_of_cut_outs_that_is_not_there_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "bank.npz"
+    given = ["--model", "smol-dino", "--bank", str(missing)]
+    monkeypatch.setattr("sys.argv", ["paper_questions.py", *given])
+    with pytest.raises(SystemExit) as ended:
+        paper_questions.main()
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert f"no such file: {missing}" in told
+    assert told.count("\n") == 1

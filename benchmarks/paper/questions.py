@@ -115,15 +115,9 @@ def of_drawn(model: str, most: int, budgets: Sequence[int]) -> Examination:
 
 def of_composed(bank: Path, pictures: int, budgets: Sequence[int]) -> Examination:
     """What is asked of smol-dino, about pictures that are composed of a file of cut-outs."""
-    pairs = [pair for pair in PAIRS if set(pair) <= set(SPATIAL)]
-    return Examination(
-        "smol-dino",
-        {POPE: ExamSource(POPE, pictures, bank)},
-        [Question("table-1", "Table 1: POPE, composed pictures", POPE, SPATIAL, pairs)],
-        budgets,
-        located=("random", "fastv", "fastv-window", "sparsevlm"),
-        pictures=pictures,
-    )
+    exams = {kind: ExamSource(kind, pictures, bank) for kind in (POPE, WHERE)}
+    tables = [table for table in TABLES if table.exam in exams]
+    return Examination("smol-dino", exams, tables, budgets, pictures=pictures)
 
 
 @functools.lru_cache
@@ -134,7 +128,7 @@ def made(source: ExamSource) -> Exam:
 
         from tpprof.profiler.smol_dino.training.bank import load
 
-        exam: Exam = composed(load(source.bank, "test"), source.most)
+        exam: Exam = composed(load(source.bank, "test"), source.most, source.kind)
         return exam
     if source.kind == POPE:
         return drawn_exam(source.most)
