@@ -86,7 +86,7 @@ def _asked(options: argparse.Namespace) -> tuple[Results, Record | None]:
     folder = options.output / named
     asked = asking.Asking(examination, folder, options.workers)
     results = asked.run(_command(options))
-    return results, files.load(asked.time()) if examination.timed else None
+    return results, files.load(asked.time()) if examination.timed is not None else None
 
 
 def _examination(options: argparse.Namespace) -> Examination:

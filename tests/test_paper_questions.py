@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,16 @@ import pytest
 import torch
 from paper import figures, page, results
 from paper.asking import Asking
-from paper.questions import POPE, TABLE_1, WHERE, Examination, ExamSource, Question, of_composed
+from paper.questions import (
+    POPE,
+    TABLE_1,
+    WHERE,
+    Examination,
+    ExamSource,
+    Question,
+    of_composed,
+    of_drawn,
+)
 from smol_dino import composed
 
 import tpprof
@@ -227,6 +237,35 @@ def test_smol_dino_is_asked_of_pope_and_of_where_things_lie() -> None:
         POPE: (POPE, 5),
         WHERE: (WHERE, 5),
     }
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (of_drawn("seer", 36, (144, 64)), "--accuracy"),
+        (of_composed(Path("bank.npz"), 5, (64,)), "--model smol-dino"),
+    ],
+)
+def test_table_7_is_taken_once_by_the_command_itself(
+    asked: Examination, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process of its own; seer's with accuracy, smol-dino's of its time alone."""
+    started: list[str] = []
+
+    def run(command: list[str], cwd: Path, **given: object) -> subprocess.CompletedProcess[str]:
+        started.append(" ".join(command[3:]))
+        (cwd / command[command.index("--out") + 1]).write_text("measured")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("paper.asking.subprocess.run", run)
+    for _ in range(2):
+        assert Asking(asked, tmp_path, 1).time().read_text() == "measured"
+    (command,) = started
+    assert command.startswith(f"compare fastv sparsevlm mustdrop random pooling {told} --keep 64")
+
+
+def test_a_checkpoint_of_another_training_has_no_table_7() -> None:
+    assert of_drawn("some/folder", 36, (64,)).timed is None
 
 
 def test_where_a_composed_thing_lies_is_asked_rightly() -> None:

@@ -99,7 +99,8 @@ class Asking:
             say(f"Table 7: timing {', '.join(TABLE_7)}")
             part = path.with_suffix(".part.json").name
             program = "from tpprof.profiler.cli import main; main()"
-            asked = ["compare", *TABLE_7, "--accuracy", "--keep", str(min(self.budgets))]
+            told = self.examination.timed or ()
+            asked = ["compare", *TABLE_7, *told, "--keep", str(min(self.budgets))]
             done = subprocess.run(
                 [sys.executable, "-c", program, *asked, "--out", part, "--overwrite"],
                 cwd=self.folder,

@@ -56,7 +56,8 @@ class Examination:
     """A model, and all that it is asked.
 
     exams: by name. tables: at each of the budgets. located: methods whose kept tokens are looked
-    at, on `pictures` pictures of POPE's exam at most. timed: whether Table 7 is taken.
+    at, on `pictures` pictures of POPE's exam at most. timed: what Table 7's comparison is told
+    beside methods and budget; None: it is not taken.
     """
 
     model: str
@@ -65,7 +66,7 @@ class Examination:
     budgets: Sequence[int]
     located: Sequence[str] = ("random", *SELECTING)
     pictures: int = 57
-    timed: bool = False
+    timed: Sequence[str] | None = None
 
 
 TABLE_1 = Question("table-1", "Table 1: POPE", POPE, METHODS, PAIRS)
@@ -110,14 +111,16 @@ def of_drawn(model: str, most: int, budgets: Sequence[int]) -> Examination:
     """What is asked of seer, or of a checkpoint that was trained as it is. most: questions of each
     exam, at most."""
     exams = {kind: ExamSource(kind, most) for kind in (POPE, WHERE, WHICH, ATTRIBUTES)}
-    return Examination(model, exams, TABLES, budgets, timed=model == "seer")
+    timed = ("--accuracy",) if model == "seer" else None
+    return Examination(model, exams, TABLES, budgets, timed=timed)
 
 
 def of_composed(bank: Path, pictures: int, budgets: Sequence[int]) -> Examination:
     """What is asked of smol-dino, about pictures that are composed of a file of cut-outs."""
     exams = {kind: ExamSource(kind, pictures, bank) for kind in (POPE, WHERE)}
     tables = [table for table in TABLES if table.exam in exams]
-    return Examination("smol-dino", exams, tables, budgets, pictures=pictures)
+    timed = ("--model", "smol-dino")
+    return Examination("smol-dino", exams, tables, budgets, pictures=pictures, timed=timed)
 
 
 @functools.lru_cache
