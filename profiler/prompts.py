@@ -35,29 +35,58 @@ def tokenize(
     WorkloadError where the prompt has no place for them.
     """
     tokenizer, wanted = model.tokenizer, 1 if video else pictures
-    placeholder = model.video_token if video else model.image_token
-    name = str(tokenizer.convert_ids_to_tokens(placeholder))
-    if name in (prompt or ""):
-        raise WorkloadError(
-            f"--prompt itself holds {name}, where the picture goes: leave it out, the chat "
-            "template puts it there"
-        )
     kind = "video" if video else "image"
+    placeholder = model.video_token if video else model.image_token
     question: Any = [{"type": kind}] * wanted + [{"type": "text", "text": prompt or QUESTION}]
     turns = [{"role": "user", "content": question}]
     turns = turns if messages is None else read_conversation(messages)
+    _require_plain(model, turns, "--prompt" if messages is None else "--messages: a text")
     text = model.framed(_rendered(model, turns, wanted))
     starts = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
     ids: list[int] = tokenizer(text, add_special_tokens=not starts).input_ids
+    for other, token in _placeholders(model).items():
+        if token != placeholder and token in ids:
+            raise WorkloadError(
+                f"{model.name}: its prompt holds {ids.count(token)} {other} placeholders, and the "
+                f"request is of {'a video' if video else 'pictures'} alone: both in one prompt are "
+                "not supported"
+            )
     if ids.count(placeholder) != wanted:
         needed = "one is" if wanted == 1 else f"{wanted} are"
+        mend = "check its chat template"
+        if messages is not None:
+            mend += ", and what --messages holds"
         raise WorkloadError(
             f"{model.name}: its prompt holds {ids.count(placeholder)} {kind} placeholders, "
-            f"{needed} needed; check its chat template"
+            f"{needed} needed; {mend}"
         )
     places = [n for n, token in enumerate(ids) if token == placeholder]
     starting = [0, *(place + 1 for place in places)]
     return [ids[a:b] for a, b in zip(starting, [*places, len(ids)], strict=True)]
+
+
+def _placeholders(model: Model) -> dict[str, int]:
+    """Ids of what stands for pictures and, where the model takes them, for videos."""
+    found = {"image": model.image_token}
+    if model.shape.architecture.takes_video:
+        found["video"] = model.video_token
+    return found
+
+
+def _require_plain(model: Model, turns: list[dict[str, Any]], where: str) -> None:
+    """Refuse a conversation of parts whose texts hold what stands for a picture or a video: it
+    would be taken for one. where: what holds the texts. Raises WorkloadError."""
+    names = model.tokenizer.convert_ids_to_tokens(list(_placeholders(model).values()))
+    parts = [
+        part for turn in turns if isinstance(turn["content"], list) for part in turn["content"]
+    ]
+    texts = [part["text"] for part in parts if part["type"] == "text"]
+    for name in filter(None, names):
+        if any(name in text for text in texts):
+            raise WorkloadError(
+                f"{where} itself holds {name}, where the picture goes: leave it out, the chat "
+                "template puts it there"
+            )
 
 
 def _rendered(model: Model, turns: list[dict[str, Any]], pictures: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...reports.sanitize import quoted
 from .architecture import Architecture
-from .checkpoint.decoders import DECODERS, DecoderKind
+from .checkpoint.decoders import DECODERS, DecoderKind, require_known_decoder
 from .checkpoint.keys import require_known_keys
 from .checkpoint.reader import MOST, Reader
 from .checkpoint.rotary import require_stateless_config
@@ -64,9 +64,7 @@ def from_config(name: str, architecture: Architecture, given: Any) -> Shape:
 def _text(name: str, given: Any) -> Text:
     config = given.text_config
     reader = Reader(name, "text_config", config)
-    if config.model_type not in DECODERS:
-        known = ", ".join(DECODERS)
-        reader.refuse(f"the text model {config.model_type!r} is not supported; known: {known}")
+    require_known_decoder(reader, config.model_type)
     for key, neutral in NEUTRAL.items():
         reader.require(key, neutral, None)
     _require_full_attention(reader)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from .reader import Reader
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,11 @@ DECODERS: dict[str, DecoderKind] = {
         "config", norms=1, qk_norm=lambda heads, kv_heads, head_dim: (heads + kv_heads) * head_dim
     ),
 }
+
+
+def require_known_decoder(reader: Reader, kind: Any) -> None:
+    """Refuse a text model that is not known by its name; raises ModelError. kind: as `model_type`
+    of its section has it."""
+    if kind not in DECODERS:
+        known = ", ".join(DECODERS)
+        reader.refuse(f"the text model {kind!r} is not supported; known: {known}")

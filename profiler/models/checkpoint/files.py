@@ -13,7 +13,7 @@ from ....methods.contract.errors import first_line
 from ....reports.sanitize import quoted
 from ..errors import ModelError
 from ..shapes import Shape
-from .decoders import DECODERS
+from .decoders import DECODERS, require_known_decoder
 from .keys import ROTARY
 from .reader import MOST, Reader
 
@@ -77,6 +77,9 @@ def require_sections(name: str, written: dict[str, Any]) -> None:
             if keys[key] is not None and not _is_pair(key, keys[key]):
                 reader.count(key, COUNTS[key])
         _require_kinds(reader, keys)
+    kind = places["text_config"].get("model_type")
+    if kind not in (None, written.get("model_type")):  # older files call it as they call the whole
+        require_known_decoder(Reader(name, "text_config", None), kind)
 
 
 def _is_pair(key: str, value: Any) -> bool:

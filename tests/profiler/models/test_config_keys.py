@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from micro_models import MICRO, SHAPES, config
+from transformers import CONFIG_MAPPING
 
 from tpprof.profiler.models.errors import ModelError
 from tpprof.profiler.models.load import load, shape_of
@@ -586,4 +587,15 @@ def test_a_text_model_that_is_not_understood_is_refused_by_its_name(
         )
     )
     with pytest.raises(ModelError, match=f"the text model '{kind}' is not supported; known: llama"):
+        shape_of(str(tmp_path), pictures=False)
+
+
+@pytest.mark.parametrize("kind", ["gemma3_text", "olmo3"])
+def test_a_text_model_is_refused_by_its_name_and_not_by_a_part_of_it(
+    tmp_path: Path, kind: str
+) -> None:
+    """As transformers saves it, with a rotary embedding by layer type."""
+    given = LLAVA | {"text_config": CONFIG_MAPPING[kind]().to_dict()}
+    (tmp_path / "config.json").write_text(json.dumps(given))
+    with pytest.raises(ModelError, match=f"text_config: the text model '{kind}' is not supported"):
         shape_of(str(tmp_path), pictures=False)
