@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,24 +92,38 @@ def tokens(
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a method keeps from a layer on, of each prompt."""
+    """What a method keeps from a layer on, of each prompt. pictures: as `Seen`, of each prompt."""
 
     method: str
     layer: int
     entries: list[Kept]
+    pictures: list[tuple[int, ...]]
 
     def mean(self, count: Callable[[Kept], int]) -> float:
         """Over prompts."""
         return sum(map(count, self.entries)) / len(self.entries)
 
+    @property
+    def by_picture(self) -> list[float]:
+        """Tokens kept of each picture of a prompt, the mean over prompts; [] of one picture."""
+        counts = [
+            [sum(end - size <= token < end for token in entry.tokens) for end, size in ends]
+            for entry, sizes in zip(self.entries, self.pictures, strict=True)
+            for ends in [list(zip(itertools.accumulate(sizes), sizes, strict=True))]
+        ]
+        return [sum(each) / len(counts) for each in zip(*counts, strict=True)]
+
 
 def tokens_table(seen: Sequence[Seen], notes: Sequence[str] = (NOTE,)) -> Table[Pruned]:
     """One row per method and prune, over all prompts."""
-    stages: dict[tuple[str, int], list[Kept]] = {}
+    stages: dict[tuple[str, int], Pruned] = {}
     for one in seen:
         for entry in pruned(one.kept):
-            stages.setdefault((one.method, entry.layer), []).append(entry)
-    rows = [Pruned(method, layer, entries) for (method, layer), entries in stages.items()]
+            key = one.method, entry.layer
+            row = stages.setdefault(key, Pruned(*key, [], []))
+            row.entries.append(entry)
+            row.pictures.append(one.pictures)
+    rows = list(stages.values())
     return Table([*_what_stays(), *_how_unevenly()], rows, notes=list(notes))
 
 
@@ -161,6 +176,14 @@ def _what_stays() -> list[Column[Pruned]]:
             lambda r: f"{kept_tokens(r):,.0f}",
             {"kept": kept_tokens},
             "Visual tokens that stay: the mean over prompts.",
+        ),
+        Column(
+            "of each\npicture",
+            lambda r: ", ".join(f"{count:,.0f}" for count in r.by_picture) or NA,
+            {"kept_by_picture": lambda r: r.by_picture},
+            "The same for each picture, in their order, where a prompt holds several; merged "
+            "tokens are of none.",
+            optional=True,
         ),
         Column(
             "merged",

@@ -38,11 +38,13 @@ Scores = list[tuple[int, list[int], list[float]]]
 
 @dataclass(frozen=True)
 class Seen:
-    """What a method keeps of a picture. image: its file, or "" for the sample photograph."""
+    """What a method keeps of a prompt. image: its file, or "" for the sample photograph. pictures:
+    visual tokens of each picture, in their order, where there are several."""
 
     method: str
     image: str
     kept: list[Kept]
+    pictures: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,9 @@ class TokenViewer:
                 watched = Watched(inner=method)
                 trace = self._trace(inputs, watched)
                 kept = selections(trace, prepare.request.visual, watched.seen)
-                found.append(Seen(format_spec(method), _file(workload), kept))
+                spans = [] if workload.is_video else prepare.request.spans
+                each = tuple(span.tokens for span in spans) if len(spans) > 1 else ()
+                found.append(Seen(format_spec(method), _file(workload), kept, each))
         return found
 
     def _trace(self, inputs: Inputs, watched: Watched) -> Trace:

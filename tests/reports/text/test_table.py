@@ -222,12 +222,23 @@ def test_tokens_are_a_row_for_every_method_and_prune() -> None:
         "layer",
         "prompts",
         "kept",
+        "kept_by_picture",
         "merged",
         "visual",
         "offset",
         "divergence_bits",
         "divergence_by_chance_bits",
     ]
+
+
+def test_tokens_of_several_pictures_are_counted_picture_by_picture() -> None:
+    """Of prompts whose pictures differ in size, by where those of each lie."""
+    one = [Kept(layer=2, visual=8, tokens=[0, 3, 6, 7], merged=1)]
+    other = [Kept(layer=2, visual=9, tokens=[0, 5, 6, 8])]
+    seen = [Seen("fastv", "a.jpg", one, (2, 4, 2)), Seen("fastv", "b.jpg", other, (6, 1, 2))]
+    table = tokens_table(seen)
+    assert table.lines()[0][:6] == ["fastv", "2", "2", "4", "2, 1, 2", "0"]
+    assert table.to_values()[0]["kept_by_picture"] == [1.5, 1.0, 1.5]
 
 
 def test_one_record_twice_is_told() -> None:
