@@ -116,4 +116,9 @@ def feature_layers(reader: Reader, layers: int) -> tuple[int, ...]:
     listed = chosen if isinstance(chosen, (list, tuple)) else [chosen]
     if not listed or not all(type(n) is int and -layers - 1 <= n <= layers for n in listed):
         reader.refuse(f"vision_feature_layer {chosen!r}: the tower has {layers} layers")
+    if chosen == 0:
+        reader.refuse(
+            "vision_feature_layer 0 alone is taken for none by transformers, whose forward fails; "
+            f"known: {-layers - 1}, which is the same"
+        )
     return tuple(listed)
