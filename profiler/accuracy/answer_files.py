@@ -21,18 +21,25 @@ from ...reports.record.accuracy import Accuracy
 from ...reports.record.base import Struct
 from ...reports.record.journal import Journal, in_use, is_empty, read_lines
 from ...reports.sanitize import quoted
+from ..models.checkpoint.embedded import folder_of
 
-SAMPLED = 2**20
-"""Bytes at either end of a file of weights that its digest is made of, with its size."""
 WEIGHTS = (".safetensors", ".bin")
+READ = (".json", ".jinja", ".model", ".txt", *WEIGHTS)
+"""Of the files of a checkpoint, those that decide an answer."""
+WHOLE = 2**26
+"""Bytes up to which a file is read whole."""
+PIECE, APART = 2**12, 2**20
+"""Bytes of each piece of a larger file, and from one piece to the next: what changes a matrix of
+more than a megabyte changes the digest."""
 
 
 class AnswerKey(Struct):
     """What decides an answer: only answers of the same key are put together.
 
-    weights: digest of the checkpoint's files. questions: digest of all questions. batch_size: which
-    questions share a batch depends on it, and what a method does to one may depend on the others.
-    None: not known until the model is loaded, and not compared until then.
+    weights: digest of the checkpoint's files. questions: digest of all questions. pictures: of the
+    files of their pictures. batch_size: which questions share a batch depends on it, and what a
+    method does to one may depend on the others. None: not known until the model is loaded, or not
+    there, and not compared then.
     """
 
     tpprof: str
@@ -46,6 +53,7 @@ class AnswerKey(Struct):
     layout: str
     plugins: dict[str, str]
     questions: str
+    pictures: str | None
     new_tokens: int
     batch_size: int
 
@@ -141,30 +149,46 @@ class AnswerFiles:
         for number, content in enumerate(read_lines(path), 1):
             try:
                 line = msgspec.json.decode(content, type=AnswerLine)
-                answers.texts[self._places[line.category, line.question_id]] = line.text
+                place = self._places[line.category, line.question_id]
+                if answers.texts[place] not in (None, line.text):
+                    raise ValueError("another answer to the same question")
+                answers.texts[place] = line.text
             except (msgspec.MsgspecError, ValueError, KeyError) as error:
                 raise InputError(
-                    f"{quoted(str(path), 300)} line {number} is no answer to one of the questions; "
-                    "move the file away to ask again"
+                    f"{quoted(str(path), 300)} line {number} is no answer to one of the questions, "
+                    "or another one to the same; move the file away to ask again"
                 ) from error
 
 
-def weights_digest(folder: Path | None) -> str | None:
-    """Of the files of a checkpoint: names, sizes, small ones whole, of large ones both ends. None
-    where there is none on this machine."""
-    if folder is None or not folder.is_dir():
+def digest_of_model(name: str) -> str | None:
+    """Of the files of a checkpoint by its name: a folder, an embedded one, or of a hub. None where
+    there is none on this machine."""
+    folder = folder_of(name)
+    if folder.is_dir():
+        return weights_digest(folder)
+    if name.count("/") != 1:
         return None
+    from ..models.load import local_folder
+
+    found = local_folder(name)
+    return None if found is None else weights_digest(found)
+
+
+def weights_digest(folder: Path) -> str:
+    """Of names and sizes, small files whole, and of large ones a piece of each megabyte."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.suffix not in (".json", ".model", ".txt", *WEIGHTS):
+        if not path.is_file() or path.suffix not in READ:
             continue
         size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
+        digest.update(f"{path.name} {size}\n".encode(errors="surrogateescape"))
         with path.open("rb") as file:
-            digest.update(file.read(SAMPLED))
-            if size > SAMPLED:
-                file.seek(max(SAMPLED, size - SAMPLED))
-                digest.update(file.read(SAMPLED))
+            if size <= WHOLE:
+                digest.update(file.read())
+                continue
+            for start in (*range(0, size - PIECE, APART), size - PIECE):
+                file.seek(start)
+                digest.update(file.read(PIECE))
     return digest.hexdigest()
 
 

@@ -19,6 +19,7 @@ from ...reports.record.accuracy import Accuracy, same_questions
 from ...reports.record.journal import Journal
 from ...reports.record.schema import Record
 from ..subprocesses import UNWRITABLE, finish, python, temporary_folder
+from .answer_files import digest_of_model
 from .exam import Progress, blank_sheet, set_exam
 from .worker import AccuracyTask
 
@@ -76,7 +77,10 @@ def wanted(record: Record) -> Accuracy:
     exam = set_exam(spec.accuracy, spec.model.name)
     methods = list(dict.fromkeys(cell.method for cell in record.cells if cell.callable is None))
     listed = spec.cells.attention
-    return blank_sheet(exam, methods, "rows" if "rows" in listed else listed[0])
+    sheet = blank_sheet(exam, methods, "rows" if "rows" in listed else listed[0])
+    sheet.pictures = exam.digest_of_pictures()
+    sheet.weights = digest_of_model(spec.model.name or record.model.name)
+    return sheet
 
 
 def _note_unanswered(journal: Journal, reason: str) -> None:

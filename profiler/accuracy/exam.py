@@ -46,6 +46,10 @@ class Exam:
         """Of all questions with their labels, not of the pictures."""
         return hashlib.sha256(msgspec.json.encode(self.questions)).hexdigest()
 
+    def digest_of_pictures(self) -> str | None:
+        """Of their files, all of which are read; None where they are drawn, or not there."""
+        return self.pictures.digest(dict.fromkeys(one.picture for one in self.questions))
+
 
 def set_exam(spec: AccuracySpec, model: str | None, *, pictures: bool = True) -> Exam:
     """What is asked of a model, before it is loaded.

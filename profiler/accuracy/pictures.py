@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,6 +26,10 @@ class Pictures(Protocol):
         """The picture: upright, RGB with 8 bits."""
         ...
 
+    def digest(self, names: Iterable[str]) -> str | None:
+        """Of the files of these pictures; None where they are no files, or one is not there."""
+        ...
+
 
 class FolderPictures:
     """Pictures by the names of their files. Raises PictureError for a file that is none."""
@@ -37,6 +42,15 @@ class FolderPictures:
 
     def image(self, name: str) -> Image.Image:
         return load_picture(self._named(name), None).image
+
+    def digest(self, names: Iterable[str]) -> str | None:
+        found = hashlib.sha256()
+        try:
+            for name in names:
+                found.update(hashlib.sha256((self.folder / name).read_bytes()).digest())
+        except OSError:
+            return None
+        return found.hexdigest()
 
     def _named(self, name: str) -> str:
         return str(self.folder / name)
@@ -51,3 +65,6 @@ class DrawnPictures:
     def size(self, name: str) -> Size:
         image = self.image(name)
         return image.height, image.width
+
+    def digest(self, names: Iterable[str]) -> str | None:
+        return None

@@ -16,8 +16,7 @@ from ...reports.record.accuracy import Accuracy
 from ...reports.record.spec import RunSpec
 from ...reports.sanitize import say
 from ..machine.environment import own_version
-from ..models.checkpoint.embedded import folder_of
-from .answer_files import AnswerFiles, AnswerKey, weights_digest
+from .answer_files import AnswerFiles, AnswerKey, digest_of_model
 from .exam import SEER, Exam, Progress, blank_sheet, set_exam
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ class ResumableEvaluation:
         key = AnswerKey(
             tpprof=own_version(),
             model=name,
-            weights=weights_digest(_folder(name)),
+            weights=digest_of_model(name),
             dtype=spec.model.dtype,
             device=spec.model.device and spec.model.device.partition(":")[0],
             backend=spec.model.backend,
@@ -111,6 +110,7 @@ class ResumableEvaluation:
             layout=spec.workload.layout,
             plugins=contents(spec.cells.plugin),
             questions=self.asked.digest,
+            pictures=self.asked.digest_of_pictures(),
             new_tokens=self.new_tokens,
             batch_size=self.batch_size,
         )
@@ -136,15 +136,3 @@ def _policy(spec: RunSpec) -> Policy:
     if len(spec.cells.attention) != 1:
         raise InputError("attention: answers are given under one policy, rows or another")
     return check_policy(spec.cells.attention[0])
-
-
-def _folder(name: str) -> Path | None:
-    """Where the files of a checkpoint lie on this machine, if they do."""
-    folder = folder_of(name)
-    if folder.is_dir():
-        return folder
-    if name.count("/") != 1:
-        return None
-    from ..models.load import local_folder
-
-    return local_folder(name)

@@ -36,6 +36,12 @@ class Accuracy(Struct):
     attention: Annotated[str, about("Attention policy under which it was asked.")]
     new_tokens: Annotated[Count, about("Tokens of an answer at most.")]
     batch_size: Annotated[Count, about("Questions in one batch at most.")]
+    pictures: Annotated[
+        str | None, about("Digest of the pictures' files; null where they are drawn.")
+    ] = None
+    weights: Annotated[
+        str | None, about("Digest of the model's files; null where they are not there.")
+    ] = None
     questions: Annotated[list[YesNoQuestion], about("What was asked.")] = []
     answers: Annotated[list[Answers], about("The rows: vanilla first.")] = []
 
@@ -43,7 +49,8 @@ class Accuracy(Struct):
 def same_questions(one: Accuracy, other: Accuracy) -> bool:
     """Whether answers to one are answers to the other."""
     kinds = ("benchmark", "attention", "new_tokens", "batch_size", "questions")
-    return all(getattr(one, kind) == getattr(other, kind) for kind in kinds)
+    files = ("pictures", "weights")
+    return all(getattr(one, kind) == getattr(other, kind) for kind in (*kinds, *files))
 
 
 def fits(accuracy: Accuracy) -> bool:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from .. import units
 from ..analysis.accuracy.rules import RULES
-from ..analysis.accuracy.scores import Score, distinct, scores
+from ..analysis.accuracy.scores import Score, scores
+from ..analysis.accuracy.told import distinct, without_f1
 from ..analysis.intervals import Estimate
 from ..record.accuracy import Accuracy
 from .cells import METHOD, ends
@@ -51,6 +52,7 @@ def scores_table(listed: Sequence[Score], questions: Mapping[str, int], rule: st
             for_programs("error", lambda r: r.reason or None),
         ],
         listed,
+        warnings=[why] if (why := without_f1(listed)) else [],
         notes=[f"{rule}: {RULES[rule].about}", F1_INTERVAL, DIFFERENCE, f"McNemar: {MCNEMAR}"],
         closing=distinct(listed),
         failure=lambda row: row.reason,
@@ -172,18 +174,14 @@ def _interval(estimate: Estimate | None) -> str:
 def _difference(score: Score) -> str:
     """F1 less vanilla's; "-" for vanilla itself."""
     found = score.difference
-    if score.f1 is None:
-        return units.NA
-    if found is None:
-        return SELF
+    if score.f1 is None or found is None:
+        return SELF if score.f1 and score.is_base else units.NA
     if found.low is None or found.high is None:
         return f"{found.value:+.3f}"
     return f"{found.value:+.3f} {units.interval(found.low, found.high, '+.3f')}"
 
 
 def _p(score: Score) -> str:
-    if score.f1 is None:
-        return units.NA
-    if score.mcnemar is None:
-        return SELF
+    if score.f1 is None or score.mcnemar is None:
+        return SELF if score.f1 and score.is_base else units.NA
     return "<0.001" if score.mcnemar < 0.001 else f"{score.mcnemar:.3f}"

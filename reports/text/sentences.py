@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from .. import units
-from ..analysis.accuracy.scores import distinct, of_record
+from ..analysis.accuracy.scores import of_record
+from ..analysis.accuracy.told import distinct
 from ..analysis.phases import host_bound
 from ..analysis.promise import Bound, bound_of
 from ..analysis.summary import Row, rows

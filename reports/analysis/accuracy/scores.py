@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 CATEGORIES = ("random", "popular", "adversarial")
 """How absent objects were chosen, from easy to hard."""
-COLLAPSED = 0.05
-"""Share of yes, or of no, among vanilla's answers up to which F1 is not compared."""
 RESAMPLES, SEED = 2000, 0
 """Of the bootstrap over pictures."""
 
@@ -51,13 +49,15 @@ class CategoryScore:
 @dataclass(frozen=True)
 class Score:
     """A row. f1: with its interval over pictures. difference: F1 less vanilla's, or another row's,
-    on the same resampled pictures; None of that row. reason: why nothing is known of it, or ""."""
+    on the same resampled pictures; None of that row, which `is_base`, and where that row has no
+    score. reason: why nothing is known of it, or ""."""
 
     method: str
     categories: Mapping[str, CategoryScore]
     f1: Estimate | None = None
     difference: Estimate | None = None
     reason: str = ""
+    is_base: bool = False
 
     @property
     def questions(self) -> int:
@@ -112,30 +112,10 @@ def scores(accuracy: Accuracy, rule: Rule, beside: str = "vanilla") -> list[Scor
                 {name: _category(accuracy.questions, name, marks, other) for name in names},
                 f1=spread.f1(marks),
                 difference=spread.difference(marks, other) if other else None,
+                is_base=row.method == beside,
             )
         )
     return found
-
-
-def distinct(listed: Sequence[Score]) -> str:
-    """Which rows can be told from vanilla, in one sentence; "" where there is nothing to tell."""
-    beside = [score for score in listed if score.difference and score.difference.low is not None]
-    if not beside:
-        return ""
-    plain = next((score for score in listed if score.f1 and score.difference is None), None)
-    if plain and plain.yes_ratio is not None and not COLLAPSED < plain.yes_ratio < 1 - COLLAPSED:
-        said = f"yes to {plain.yes_ratio:.0%} of all"
-        return f"{plain.method} answers {said}: it does not see, and F1 tells nothing."
-    below = [s.method for s in beside if s.difference and (s.difference.high or 0) < 0]
-    above = [s.method for s in beside if s.difference and (s.difference.low or 0) > 0]
-    told = [
-        f"{'below' if words is below else 'above'} vanilla's: {', '.join(words)}"
-        for words in (below, above)
-        if words
-    ]
-    rest = len(beside) - len(below) - len(above)
-    told += [f"not to be told from it: {rest} of {len(beside)}"] if rest else []
-    return f"F1 {'; '.join(told)} (95 % intervals over pictures)."
 
 
 def of_record(record: Record) -> dict[str, Score]:
@@ -148,13 +128,24 @@ def of_record(record: Record) -> dict[str, Score]:
 
 
 def reasons(record: Record) -> list[str]:
-    """A line for each method that was asked and has no score."""
+    """A line for each method that was asked and has no score, and for questions that give none."""
     if record.accuracy is None:
         return []
     rows = [
         (row.method, _reason(row, record.accuracy.questions)) for row in record.accuracy.answers
     ]
-    return [f"no F1 of {method}: {why.rstrip('.')}." for method, why in rows if why]
+    told = [f"no F1 of {method}: {why.rstrip('.')}." for method, why in rows if why]
+    asked = record.accuracy.questions
+    with_yes = {question.category for question in asked if question.label == "yes"}
+    lacking = [name for name in _categories(asked) if name not in with_yes]
+    if lacking and not (RULES[record.spec.accuracy.rule].pooled and with_yes):
+        told.append(no_yes(lacking))
+    return told
+
+
+def no_yes(categories: Sequence[str]) -> str:
+    """Why there is no F1 where no label of these categories is a yes."""
+    return f"no F1: no right answer of {' and '.join(categories)} is yes."
 
 
 def mcnemar(worse: int, better: int) -> float:

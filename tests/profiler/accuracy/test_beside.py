@@ -17,6 +17,7 @@ from tpprof.profiler.accuracy import beside
 from tpprof.profiler.run import comparison
 from tpprof.reports.analysis.accuracy.rules import RULES
 from tpprof.reports.analysis.accuracy.scores import of_record, scores
+from tpprof.reports.record.accuracy import same_questions
 from tpprof.reports.record.files import load
 from tpprof.reports.record.schema import Record
 from tpprof.reports.record.spec import OptionError, changed
@@ -149,6 +150,21 @@ def test_an_interrupted_exam_is_gone_on_with(
     assert whole.complete
     assert whole.accuracy == record.accuracy
     assert [len(cell.samples) for cell in whole.cells] == [1, 1, 1], "nothing is timed again"
+
+
+@pytest.mark.parametrize("file", ["val2014/COCO_1.png", "model/chat_template.jinja"])
+def test_answers_of_other_pictures_or_another_checkpoint_are_asked_again(
+    file: str, place: Path, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    assert record.accuracy is not None
+    assert same_questions(record.accuracy, beside.wanted(record))
+    before = Path(file).read_bytes()
+    try:
+        Path(file).write_bytes(before + b" ")
+        assert not same_questions(record.accuracy, beside.wanted(record))
+    finally:
+        Path(file).write_bytes(before)
 
 
 def test_from_python_with_a_model_that_is_named(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,11 @@ def test_missing_pictures_are_an_error(folders: tuple[Path, Path]) -> None:
         (json.dumps({**LINE, "image": "/a.jpg"}), "lies in no folder of pictures"),
         (f"{json.dumps(LINE)}\n{json.dumps(LINE)}", "line 2: question '1' is there already"),
         ("", "holds no question"),
+        (json.dumps([LINE]), "is needed, one on each line"),
+        (json.dumps({k: LINE[k] for k in LINE if k != "label"}), "and has no label"),
+        (json.dumps({**LINE, "label": "Yes"}), "its label is 'Yes'; known: yes, no"),
+        (json.dumps({**LINE, "question_id": None}), "is needed: a number, and texts"),
+        (json.dumps({**LINE, "text": "a \ud800?"}), "half a character"),
     ],
 )
 def test_what_is_no_question_is_refused(folders: tuple[Path, Path], line: str, told: str) -> None:
@@ -60,6 +66,50 @@ def test_what_is_no_question_is_refused(folders: tuple[Path, Path], line: str, t
         read_pope(folders[0])
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "rewrite",
+    [
+        lambda lines: "\ufeff" + "".join(lines),
+        lambda lines: "".join(lines).replace("\n", "\r\n"),
+        lambda lines: "\n\n".join(line.strip() for line in lines),
+        lambda lines: "".join(
+            line.replace(" the image?", f" the image?\\n{SUFFIX}") for line in lines
+        ),
+    ],
+    ids=["a byte-order mark", "lines of Windows", "empty lines", "the suffix is there"],
+)
+def test_the_same_questions_otherwise_written_are_the_same(
+    folders: tuple[Path, Path], rewrite: Callable[[list[str]], str]
+) -> None:
+    asked = read_pope(folders[0])
+    for path in folders[0].iterdir():
+        path.write_bytes(rewrite(path.read_text().splitlines(keepends=True)).encode())
+    assert read_pope(folders[0]) == asked
+
+
+def test_what_unicode_takes_for_a_line_break_may_stand_in_a_question(
+    folders: tuple[Path, Path],
+) -> None:
+    line = json.dumps({**LINE, "text": "Is there\u2028a\x85dog?"}, ensure_ascii=False)
+    (folders[0] / "coco_pope_random.json").write_text(line, encoding="utf-8")
+    assert read_pope(folders[0])[0].prompt == f"Is there\u2028a\x85dog?\n{SUFFIX}"
+
+
+def test_files_of_different_benchmarks_are_refused(folders: tuple[Path, Path]) -> None:
+    (folders[0] / "coco_pope_random.json").rename(folders[0] / "gqa_pope_random.json")
+    with pytest.raises(QuestionsError, match=r"different benchmarks \(coco_pope, gqa_pope\)"):
+        read_pope(folders[0])
+
+
+def test_a_picture_whose_name_no_system_takes_is_missing(folders: tuple[Path, Path]) -> None:
+    line = json.dumps({**LINE, "image": "a" * 300})
+    (folders[0] / "coco_pope_random.json").write_text(line)
+    with pytest.raises(QuestionsError, match="1 of 9 pictures are missing"):
+        require_pictures(read_pope(folders[0]), folders[1])
+    with pytest.raises(QuestionsError, match="no such folder of annotations"):
+        read_pope(Path("a" * 300))
 
 
 def test_each_category_needs_one_file(folders: tuple[Path, Path], tmp_path: Path) -> None:

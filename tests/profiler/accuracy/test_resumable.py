@@ -18,6 +18,7 @@ from command import RUN, in_this_process
 from pope_files import save_checkpoint, write_pope
 
 from tpprof.methods.contract.errors import InputError
+from tpprof.profiler.accuracy.answer_files import APART, PIECE, WHOLE, weights_digest
 from tpprof.profiler.accuracy.pope import QuestionsError
 from tpprof.profiler.accuracy.resumable import ResumableEvaluation
 from tpprof.reports.analysis.accuracy.rules import RULES
@@ -197,6 +198,50 @@ def test_other_weights_are_refused(whole: Path, place: Path, tmp_path: Path) -> 
             evaluation(whole)
     finally:
         changed.write_bytes(before)
+
+
+@pytest.mark.parametrize("suffix", [".jinja", ".safetensors"])
+def test_a_digest_is_of_all_that_decides_an_answer(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is small, one of megabytes, and a matrix in the middle of one too large to be
+    read whole."""
+    for size in (100, 5 * APART):
+        for whole in (WHOLE, APART):
+            monkeypatch.setattr("tpprof.profiler.accuracy.answer_files.WHOLE", whole)
+            file = tmp_path / f"a{suffix}"
+            file.write_bytes(bytes(size))
+            before = weights_digest(tmp_path)
+            start = size // 3
+            changed = min(APART + PIECE, size - start)
+            file.write_bytes(bytes(start) + b"\1" * changed + bytes(size - start - changed))
+            assert weights_digest(tmp_path) != before
+
+
+def test_other_pictures_of_the_same_names_are_refused(
+    whole: Path, place: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(place / "val2014", images)
+    assert evaluation(whole, images=str(images)).files.complete
+    shutil.copy(images / "COCO_1.png", images / "COCO_3.png")
+    with pytest.raises(InputError, match="pictures "):
+        evaluation(whole, images=str(images))
+
+
+def test_a_second_answer_to_a_question_is_refused(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    answers = out / "answers" / "fastv-9.jsonl"
+    first = lines(answers)[0]
+    for text, refused in ((first["text"], False), (f"{first['text']} or not", True)):
+        second = json.dumps({**first, "text": text}) + "\n"
+        answers.write_text((whole / "answers" / "fastv-9.jsonl").read_text() + second)
+        if refused:
+            with pytest.raises(InputError, match=r"line 49 is no answer .* or another one"):
+                evaluation(out)
+        else:
+            assert evaluation(out).files.complete
 
 
 def test_a_knob_has_a_file_of_its_own(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from record_builders import record
 
 from tpprof.reports.analysis.accuracy.rules import (
     RULES,
@@ -10,8 +11,11 @@ from tpprof.reports.analysis.accuracy.rules import (
     read_strictly,
     read_words,
 )
-from tpprof.reports.analysis.accuracy.scores import CATEGORIES, Score, distinct, mcnemar, scores
+from tpprof.reports.analysis.accuracy.scores import CATEGORIES, Score, mcnemar, reasons, scores
+from tpprof.reports.analysis.accuracy.told import distinct
 from tpprof.reports.record.accuracy import Accuracy, Answers, YesNoQuestion
+from tpprof.reports.record.spec import RunSpec
+from tpprof.reports.text.accuracy import accuracy_table
 
 LABELS = ["yes", "yes", "no", "no"] * 3
 ANSWERS = {
@@ -189,6 +193,30 @@ def test_without_a_yes_label_there_is_no_f1() -> None:
     (found,) = scores(evaluation(questions, vanilla=["No"] * 6), RULES["llava"])
     assert found.f1 is None
     assert found.accuracy == 1.0
+
+
+def test_why_there_is_no_f1_is_said() -> None:
+    """One category without a yes: no mean of three, but a figure over all questions."""
+    questions = [q for q in asked() if q.label == "no" or q.category != "popular"]
+    given = evaluation(questions, vanilla=["No"] * len(questions))
+    why = "no F1: no right answer of popular is yes."
+    assert accuracy_table(given, "llava").warnings == [why]
+    assert accuracy_table(given, "strict").warnings == []
+    for rule, told in (("llava", [why]), ("strict", [])):
+        asked_of = record()
+        asked_of.accuracy = given
+        asked_of.spec = RunSpec.of(methods=["fastv"], accuracy=True, rule=rule)
+        assert reasons(asked_of) == told
+
+
+def test_beside_a_vanilla_that_failed_nothing_is_called_the_base() -> None:
+    given = evaluation(asked(), vanilla=[], fastv=ANSWERS["bare"])
+    given.answers[0].error = "no room"
+    table = accuracy_table(given, "llava")
+    at = [column.heading for column in table.visible()].index("F1 less\nvanilla's")
+    assert [line[at] for line in table.lines()] == ["", "n/a"]
+    base = accuracy_table(evaluation(asked(), vanilla=ANSWERS["bare"]), "llava")
+    assert [line[at] for line in base.lines()] == ["-"]
 
 
 def test_where_vanilla_has_collapsed_nothing_is_compared() -> None:
