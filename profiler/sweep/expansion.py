@@ -24,7 +24,8 @@ Axes = Mapping[str, Sequence[Any]]
 
 def expand(spec: RunSpec, axes: Axes, command: str = "") -> Grid:
     """The grid of all values of `axes`, by keyword: a block for each combination, in which methods
-    and budgets are compared. Where budgets are equalized, each is a block of its own.
+    and budgets are compared; a value that is listed twice counts once. Where budgets are equalized,
+    each is a block of its own.
 
     Raises OptionError for a value that an option cannot have, SpecError for a method that does not
     exist, InputError for a grid that is too large.
@@ -34,7 +35,7 @@ def expand(spec: RunSpec, axes: Axes, command: str = "") -> Grid:
             raise OptionError(name, f"is no axis of a sweep; known: {', '.join(AXES)}")
     budgets = axes.get("keep") or (spec.cells.keep,)
     apart = spec.cells.equalize
-    outer = {name: axes[name] for name in AXES if name in axes and (apart or name != "keep")}
+    outer = {name: _once(axes[name]) for name in AXES if name in axes and (apart or name != "keep")}
     blocks = []
     for values in itertools.product(*outer.values()):
         given = dict(zip(outer, values, strict=True))
@@ -102,8 +103,17 @@ def _budget(method: Method) -> str | None:
     return str(keep) if isinstance(keep, (int, Fraction)) else None
 
 
+def _once(values: Sequence[Any]) -> list[Any]:
+    """Each value once: what is named twice is measured once."""
+    return [value for place, value in enumerate(values) if value not in values[:place]]
+
+
 def _text(value: Any) -> str:
-    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    """A value of an axis; sizes of pictures as HEIGHTxWIDTH."""
+    if not isinstance(value, (tuple, list)):
+        return str(value)
+    nested = any(isinstance(part, (tuple, list)) for part in value)
+    return (" and " if nested else "x").join(map(_text, value))
 
 
 def _peaks(device: str | None) -> Peaks | None:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from ...methods.contract.errors import InputError
 from ...reports.outputs import OutputError
-from ...reports.record import files
 from ...reports.record.journal import Journal, encoded
 from ...reports.sanitize import say
 from ...reports.sweep.grid import (
@@ -20,6 +19,7 @@ from ...reports.sweep.grid import (
     Grid,
     GridBegun,
     Sweep,
+    is_finished,
     is_sweep,
     journal_of,
     load,
@@ -51,6 +51,10 @@ def begin(grid: Grid, folder: Path, *, resume: bool) -> Journal:
         earlier = load(folder)
         if [block.spec for block in earlier.grid.blocks] != [block.spec for block in grid.blocks]:
             raise InputError(f"--resume goes on with the same grid only, and {folder} has another")
+    elif strays := sorted(folder.glob("block-*.json*")):
+        raise InputError(
+            f"{folder} holds {strays[0].name}, and no sweep that it is of: give another --out"
+        )
     elif resume:
         say("nothing to resume: starting anew")
     return Journal.begin(journal_of(folder), GridBegun(grid=grid))
@@ -67,7 +71,7 @@ def run(
     """Measure all blocks that have not come to their end; the sweep as it is then, and the exit
     code: 0, 1 if a cell failed, 130 for Ctrl-C, 143 for SIGTERM. measure: one of them, in the place
     of a process. cluster: where they are spread over. Raises OutputError where the disk is full."""
-    ended = {i for i in range(len(grid.blocks)) if files.is_finished(record_of(folder, i))}
+    ended = {i for i, block in enumerate(grid.blocks) if is_finished(folder, i, block)}
     steps, code = _Steps(grid, tell, skipped=ended), 0
     tasks: list[Indexed] = []
     for index, block in enumerate(grid.blocks):

@@ -132,16 +132,28 @@ def load(folder: Path) -> Sweep:
         raise RecordError(f"{path} is no journal of a sweep, or damaged ({error})") from error
     reasons = {line.index: line.reason for line in left}
     records: list[Record | None] = []
-    for index in range(len(grid.blocks)):
+    for index, block in enumerate(grid.blocks):
         try:
-            records.append(_record(record_of(folder, index)))
+            records.append(_record(record_of(folder, index), block))
         except RecordError as error:
             records.append(None)
             reasons[index] = str(error)
     return Sweep(grid, records, {index: why for index, why in reasons.items() if why})
 
 
-def _record(path: Path) -> Record | None:
+def is_finished(folder: Path, index: int, block: GridBlock) -> bool:
+    """Whether the record of a block that came to its end is there, and is this block's."""
+    path = record_of(folder, index)
+    try:
+        return files.is_finished(path) and _record(path, block) is not None
+    except RecordError:
+        return False
+
+
+def _record(path: Path, block: GridBlock) -> Record | None:
     if not path.exists() and is_empty(files.journal_of(path)):
         return None
-    return files.load_run(path)
+    record = files.load_run(path)
+    if record.spec != block.spec:
+        raise RecordError(f"{path.name} is the record of another comparison")
+    return record

@@ -36,6 +36,22 @@ def test_models_and_requests_are_blocks_in_which_methods_and_budgets_are_compare
         assert [cell.base for cell in block.cells][:2] == ["fastv", "fastv"]
 
 
+def test_a_value_that_is_listed_twice_is_measured_once() -> None:
+    axes = {"batch_size": (1, 2, 1), "model": ("tiny", "tiny"), "keep": ("1/2", "1/2", "50%")}
+    grid = expand(SPEC, axes)
+    assert titles(grid) == ["batch size 1", "batch size 2"]
+    assert [cell.method for cell in grid.blocks[0].cells[:2]] == [
+        "fastv:keep=1/2",
+        "random:keep=1/2",
+    ]
+
+
+def test_sizes_of_pictures_stand_as_they_are_typed() -> None:
+    spec = RunSpec.of(methods=["fastv"], model="tiny-llava")
+    grid = expand(spec, {"image_size": (((84, 96),), ((84, 96), (72, 72)))})
+    assert titles(grid) == ["image size 84x96", "image size 84x96 and 72x72"]
+
+
 def test_equalized_budgets_are_blocks_of_their_own() -> None:
     from tpprof.reports.record.spec import changed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import time
@@ -17,6 +18,7 @@ from tpprof.profiler.sweep.expansion import expand
 from tpprof.profiler.sweep.run import begin, run
 from tpprof.profiler.sweep.worker import BlockStep, BlockTask
 from tpprof.reports.record import files
+from tpprof.reports.record.schema import Record
 from tpprof.reports.record.spec import RunSpec
 from tpprof.reports.sweep.grid import Grid, load, record_of
 from tpprof.reports.sweep.rows import grid_rows
@@ -27,6 +29,11 @@ Told = Callable[[BlockStep], None]
 def grid_of(*sizes: int) -> Grid:
     spec = RunSpec.of(methods=["fastv"], model="tiny-llava", visual_tokens=64)
     return expand(spec, {"batch_size": sizes})
+
+
+def save(made: Record, task: BlockTask) -> None:
+    made.spec = task.spec
+    files.save(made, Path(task.out), overwrite=True)
 
 
 class Blocks:
@@ -45,7 +52,7 @@ class Blocks:
                 raise KeyboardInterrupt
             return -9, self.failing[f"b{size}"]
         made = record(cell("vanilla", "rows", 2.0, 9), cell("fastv:keep=1/9", "rows", 1.0, 5))
-        files.save(made, Path(task.out), overwrite=True)
+        save(made, task)
         return 0, ""
 
 
@@ -87,7 +94,7 @@ def test_how_long_it_takes_is_said_once_it_is_known(
             for done in range(steps):
                 told(BlockStep(label=label, done=done, total=steps))
                 clock += seconds
-        files.save(record(cell("vanilla", "rows", 2.0, 9)), Path(task.out), overwrite=True)
+        save(record(cell("vanilla", "rows", 2.0, 9)), task)
         return 0, ""
 
     def tell(label: str, done: int, total: int) -> None:
@@ -115,7 +122,7 @@ def test_what_fails_at_once_says_nothing_of_how_long_others_take(
         if not said:
             return 1, "it cannot be loaded"
         clock += 300
-        files.save(record(cell("vanilla", "rows", 2.0, 9)), Path(task.out), overwrite=True)
+        save(record(cell("vanilla", "rows", 2.0, 9)), task)
         return 0, ""
 
     def tell(label: str, done: int, total: int) -> None:
@@ -162,6 +169,27 @@ def test_only_the_same_grid_is_gone_on_with(tmp_path: Path) -> None:
         begin(grid_of(1, 2), tmp_path, resume=False)
     with pytest.raises(InputError, match="the same grid only"):
         begin(grid_of(1, 3), tmp_path, resume=True)
+
+
+def test_records_of_another_comparison_are_no_part_of_a_sweep(tmp_path: Path) -> None:
+    """They lie in the folder, by the name of a block that has not run."""
+    swept(grid_of(4, 5), tmp_path / "other", Blocks())
+    foreign = record_of(tmp_path / "other", 0)
+    strays = tmp_path / "strays"
+    strays.mkdir()
+    shutil.copy(foreign, strays)
+    for resume in (False, True):
+        with pytest.raises(InputError, match=r"strays holds block-000.json, and no sweep"):
+            begin(grid_of(1, 2), strays, resume=resume)
+    swept(grid_of(1, 2), tmp_path / "s", Blocks())
+    shutil.copy(foreign, record_of(tmp_path / "s", 1))
+    found = load(tmp_path / "s")
+    assert found.records[1] is None
+    assert not found.complete
+    assert found.reasons == {1: "block-001.json is the record of another comparison"}
+    again = Blocks()
+    swept(grid_of(1, 2), tmp_path / "s", again, resume=True)
+    assert again.ran == [2], "it does not count as this one's"
 
 
 def test_a_sweep_that_is_killed_goes_on_and_measures_nothing_twice(tmp_path: Path) -> None:

@@ -193,6 +193,7 @@ def test_what_lies_in_a_folder_is_read_again(sweep: Sweep, tmp_path: Path) -> No
     for index in (0, 1):
         found = sweep.records[index]
         assert found is not None
+        found.spec = sweep.grid.blocks[index].spec
         files.save(found, record_of(tmp_path, index))
     again = load(tmp_path)
     assert not again.complete
