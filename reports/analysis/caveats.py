@@ -11,6 +11,7 @@ from .. import units
 from ..record.labels import name
 from ..record.schema import Cell, Process, Record
 from .accuracy.scores import reasons
+from .intervals import FEWEST
 from .phases import phase_rows
 from .summary import Row, rows
 
@@ -163,6 +164,11 @@ def _precision(record: Record, listed: list[Row]) -> str:
     missed = {name(row.cell): row.precision for row in measured if not row.reached}
     if not missed:
         return ""
+    if all(width is None for width in missed.values()):
+        return (
+            f"{len(missed)} of {len(measured)} rows have no interval, for which {FEWEST} rounds "
+            "are needed: what they show may be an accident."
+        )
     widest = max(missed, key=lambda cell: missed[cell] or math.inf)
     target = f"{record.spec.stopping.target_ci * 100:g} %"
     return (

@@ -23,13 +23,15 @@ class Headline:
 def headline_of(listed: list[Row]) -> Headline:
     """Which method is fastest, and how much of its promise came true.
 
-    A method is faster only where the whole interval of its speed-up lies above 1, widened for the
-    number of methods that it is the best of (Bonferroni); where there are too few rounds for an
-    interval, that is said. Every speed-up is over vanilla under the same runtime: where there are
-    several runtimes, the one with the least latency is judged. Where a callable may have done other
-    work, that is said.
+    What failed is no result, whatever it took before. A method is faster only where the whole
+    interval of its speed-up lies above 1, widened for the number of methods that it is the best of
+    (Bonferroni); where there are too few rounds for an interval, that is said. Every speed-up is
+    over vanilla under the same runtime: where there are several runtimes, the one with the least
+    latency is judged. Where a callable may have done other work, that is said.
     """
-    measured = [row for row in listed if row.speedup and row.cell.name != "vanilla"]
+    measured = [
+        row for row in listed if row.speedup and row.cell.name != "vanilla" and not row.cell.error
+    ]
     if not measured:
         return Headline("Nothing was measured beside vanilla: there is no speed-up to judge.", [])
     several = len({ran(row.cell) for row in measured}) > 1
@@ -40,9 +42,11 @@ def headline_of(listed: list[Row]) -> Headline:
     lowest = _lowest(gain, len(measured))
     if gain.low is None or gain.high is None or lowest is None:
         doubt = f"too few rounds to be sure ({gain.samples})"
-        headline = (
-            f"{as_it_ran(best.cell)} looks fastest at {units.times(gain.value)}{over}: {doubt}."
-        )
+        at = f"{as_it_ran(best.cell)} looks fastest at {units.times(gain.value)}{over}"
+        if gain.value <= 1:
+            at = f"No method looks faster than vanilla: {as_it_ran(best.cell)} ran at "
+            return Headline(f"{at}{units.times(gain.value)}{over}; {doubt}.", [])
+        headline = f"{at}: {doubt}."
     elif lowest <= 1:
         aside = "" if gain.low <= 1 else f": too little for the best of {len(measured)}"
         which = (

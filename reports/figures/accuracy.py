@@ -51,7 +51,9 @@ def _points(subject: RunView) -> list[Point]:
     found = []
     for row in subject.measured:
         score: Score | None = subject.scores.get(row.cell.method)
-        if row.speedup is not None and score is not None and score.f1 is not None:
+        if row.cell.error or row.speedup is None or score is None:
+            continue
+        if score.f1 is not None:
             found.append((row, row.speedup, score.f1))
     return found
 

@@ -26,7 +26,7 @@ Lines that begin with # hold what is usual: take the # away to change them."""
 def parsed(path: Path, hint: str) -> tomlkit.TOMLDocument:
     """A TOML file, comments and all; raises RecordError with one line. hint: what makes one."""
     try:
-        return tomlkit.parse(path.read_text(encoding="utf-8"))
+        return tomlkit.parse(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         told = "is a folder; give a file" if path.is_dir() else str(error.strerror or error)
         raise RecordError(f"{path}: {told}; see {hint}") from error

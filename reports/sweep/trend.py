@@ -52,11 +52,15 @@ def series(
 ) -> Trend:
     """How `method` (a spec string, or the name of a cell, as `fastv with rows`) fared.
 
-    Records of another machine, model or request than the newest are left out, and those without
-    the method, and the copies of one. Raises RecordError where none is left.
+    Records of another machine, model or request than the newest with the method are left out, and
+    those without it, and the copies of one. Raises RecordError where none has it.
     """
     ordered = sorted(zip(records, names, strict=True), key=lambda pair: pair[0].created)
-    newest, called = ordered[-1][0], ""
+    having = [record for record, _ in ordered if _has(record, method, measure)]
+    if not having:
+        cells = dict.fromkeys(name(cell) for record in records for cell in record.cells)
+        raise RecordError(f"no record has {method!r} measured; known: {', '.join(cells)}")
+    newest, called = having[-1], ""
     found: list[tuple[str, Record, Estimate]] = []
     left_out = []
     meant = _cell(newest, method, called)
@@ -75,9 +79,6 @@ def series(
         else:
             called = name(cell)
             found.append((where, record, value))
-    if not found:
-        cells = dict.fromkeys(name(cell) for record in records for cell in record.cells)
-        raise RecordError(f"no record has {method!r}; known: {', '.join(cells)}")
     return Trend(called, measure, _points(found), left_out)
 
 
@@ -151,9 +152,11 @@ def trend_table(found: Trend) -> Table[Point]:
 def _closing(found: Trend) -> str:
     stepped = [point for point in found.points if point.step is not None]
     if not stepped:
-        few = len(found.points) < 2 * FEWEST
-        why = f": {2 * FEWEST} records tell of one at least" if few else ""
-        return f"{found.cell}: no step in {len(found.points)} records{why}"
+        count = len(found.points)
+        if count < 2 * FEWEST:
+            told = "1 record tells" if count == 1 else f"{count} records tell"
+            return f"{found.cell}: {told} of no step, {2 * FEWEST} are needed"
+        return f"{found.cell}: no step in {count} records"
     told = ", ".join(
         f"{point.step * 100:+.1f} % at {point.commit[:10] or point.created[:16]}"
         for point in stepped
@@ -190,6 +193,11 @@ def _cell(record: Record, method: str, called: str) -> Cell | None:
     if called:
         return by_name
     return by_name or next((cell for cell in cells if method in (cell.method, cell.name)), None)
+
+
+def _has(record: Record, method: str, measure: Measure) -> bool:
+    cell = _cell(record, method, "")
+    return cell is not None and _value(record, cell, measure) is not None
 
 
 def _value(record: Record, cell: Cell, measure: Measure) -> Estimate | None:

@@ -96,7 +96,7 @@ def test_two_records_side_by_side(folder: Path, form: str) -> None:
     assert "run (2)" in done.stdout
     warned = {"table": done.stdout, "markdown": done.stdout}.get(form, done.stderr)
     assert "run (2): " in warned.replace("! ", "").replace("> ", "")
-    assert "missed the target" in warned
+    assert "rows have no interval" in warned
 
 
 @pytest.mark.parametrize(

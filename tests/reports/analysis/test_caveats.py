@@ -132,6 +132,13 @@ def test_a_row_says_when_it_missed_the_target(run: Record) -> None:
     assert shown.index("missed the target") < shown.index("speed-up")
 
 
+def test_a_target_is_not_missed_where_there_is_no_interval(run: Record) -> None:
+    for one in run.cells:
+        one.samples = one.samples[:1]
+    (warning,) = caveats.warnings(run)
+    assert warning.startswith("2 of 2 rows have no interval, for which 6 rounds are needed")
+
+
 def test_samples_of_one_process_count_as_one(run: Record) -> None:
     """Ten samples in each of three processes: three units, too few for an interval."""
     for measured in run.cells:

@@ -36,6 +36,20 @@ def test_what_may_be_as_fast_is_not_hidden() -> None:
     assert "if not random" in headline(scattered("fastv", near), scattered("random", near[::-1]))
 
 
+def test_what_a_cell_took_before_it_failed_makes_it_no_fastest() -> None:
+    failed = cell("dart", "rows", 0.1, 4, error="RuntimeError: in round 7")
+    assert headline(failed, cell("fastv", "rows", 1.0, 4)).startswith("fastv with rows is fastest")
+    assert headline(failed).startswith("Nothing was measured beside vanilla")
+
+
+def test_what_is_slower_than_vanilla_never_looks_fastest() -> None:
+    told = headline(scattered("fastv", [3.0, 3.2]))
+    assert told == (
+        "No method looks faster than vanilla: fastv with rows ran at 0.65x; too few rounds to be "
+        "sure (2)."
+    )
+
+
 def test_no_method_is_fastest_where_the_interval_holds_one() -> None:
     told = headline(scattered("fastv", [1.0, 3.0, 1.5, 2.5, 1.2, 2.8, 2.1]))
     assert told.startswith("No method is faster than vanilla beyond doubt")

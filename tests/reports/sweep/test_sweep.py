@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,28 @@ def test_the_fastest_for_each_budget_and_what_the_clock_cannot_tell_from_it(swee
     assert found[0, "1/4"].row.base == "fastv"
     assert [row.base for row in found[1, "1/4"].rivals] == ["random"], "their intervals overlap"
     assert set(found) == {(block, keep) for block in (0, 1) for keep in BUDGETS}
+
+
+def test_what_a_cell_took_before_it_failed_is_no_result(sweep: Sweep) -> None:
+    """It raised in its third round, after the two fastest requests of all."""
+    found = sweep.records[0]
+    assert found is not None
+    failed = found.cells[2]
+    failed.samples = [sample(n, 0.1) for n in range(2)]
+    failed.error = "RuntimeError: in round 3"
+    listed = [row for row in grid_rows(sweep) if row.block == 0]
+    (row,) = [row for row in listed if row.reason]
+    assert row.latency is row.speedup is row.peak_bytes is None
+    fastest = [best.row.method for best in best_by_budget(listed)]
+    assert fastest == ["random:keep=1/2", "random:keep=1/4"]
+    assert listed.index(row) not in front_of(listed, lambda row: row.speedup)
+    line = tables.frame(sweep).iloc[listed.index(row)]
+    assert (line.method, line.reason) == (row.method, "RuntimeError: in round 3")
+    assert line.front == ""
+    assert math.isnan(line.speedup)
+    chart = figures.speedups(sweep, listed)
+    assert chart is not None
+    assert not any(row.label in tip for tip in chart.tips.values())
 
 
 def test_table_csv_and_frame_hold_the_same(sweep: Sweep) -> None:

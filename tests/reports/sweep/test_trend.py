@@ -70,7 +70,7 @@ def test_records_stand_by_date_and_those_of_another_machine_are_left_out() -> No
     assert table.closing == "fastv:keep=9 with rows: +50.0 % at c3c3c3c3c3"
     gains = series(records, names, "fastv:keep=9", "speedup")
     assert gains.points[0].value.value == pytest.approx(2.0)
-    with pytest.raises(RecordError, match="no record has 'dart'; known: vanilla, fastv:keep=9"):
+    with pytest.raises(RecordError, match="no record has 'dart' measured; known: vanilla"):
         series(records, names, "dart")
 
 
@@ -98,6 +98,29 @@ def test_the_command_reads_a_folder(tmp_path: Path) -> None:
     assert "left out" in done.stderr
     assert in_this_process("trend", "other.json", cwd=tmp_path).returncode == 2
     assert in_this_process("trend", ".", "--method", "dart", cwd=tmp_path).returncode == 2
+
+
+def test_the_newest_record_with_the_method_says_what_belongs_to_it() -> None:
+    """A later run of another model, in which it was not measured, hides none."""
+    later = record(cell("vanilla", "rows", 2.0, 10))
+    later.created, later.model.name = "2026-02-01T00:00:00+00:00", "another"
+    found = series([later, dated(1, 1.0), dated(2, 1.1)], list("abc"), "fastv")
+    assert [point.record for point in found.points] == ["b", "c"]
+    assert found.left_out == ["a: another model, dtype or attention backend"]
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [
+        (1, "1 record tells of no step, 4 are needed"),
+        (2, "2 records tell of no step, 4 are needed"),
+        (4, "no step in 4 records"),
+    ],
+)
+def test_what_is_said_where_there_is_no_step(count: int, told: str) -> None:
+    records = [dated(day, 1.0) for day in range(1, count + 1)]
+    found = trend_table(series(records, [str(n) for n in range(count)], "fastv"))
+    assert found.closing == f"fastv:keep=9 with rows: {told}"
 
 
 def test_a_record_counts_once() -> None:
