@@ -14,6 +14,7 @@ from ..record.base import Amount, Count, RecordError, Struct, Versioned, about, 
 from ..record.journal import is_empty, read_lines
 from ..record.schema import Record
 from ..record.spec import RunSpec
+from ..sanitize import say
 
 SCHEMA = 1
 AGAIN = "sweep again"
@@ -113,7 +114,8 @@ def is_sweep(folder: Path) -> bool:
 
 
 def load(folder: Path) -> Sweep:
-    """Read what a sweep has measured; raises RecordError with one line."""
+    """Read what a sweep has measured; raises RecordError with one line. A line behind the first
+    that cannot be read is left out, and said: what was measured is in the records."""
     path = journal_of(folder)
     if not is_sweep(folder):
         raise RecordError(f"{folder} holds no sweep; `tpprof sweep --out {folder}` makes one")
@@ -123,14 +125,13 @@ def load(folder: Path) -> Sweep:
             path, msgspec.json.decode(first, type=_GridOpening).grid.schema, SCHEMA, AGAIN
         )
         grid = msgspec.json.decode(first, type=GridBegun).grid
-        left = [msgspec.json.decode(line, type=BlockLeft) for line in lines]
     except OSError as error:
         raise RecordError(f"{path}: {error.strerror or error}") from error
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         if isinstance(error, RecordError):
             raise
         raise RecordError(f"{path} is no journal of a sweep, or damaged ({error})") from error
-    reasons = {line.index: line.reason for line in left}
+    reasons = _reasons(path, lines, len(grid.blocks))
     records: list[Record | None] = []
     for index, block in enumerate(grid.blocks):
         try:
@@ -139,6 +140,20 @@ def load(folder: Path) -> Sweep:
             records.append(None)
             reasons[index] = str(error)
     return Sweep(grid, records, {index: why for index, why in reasons.items() if why})
+
+
+def _reasons(path: Path, lines: list[bytes], blocks: int) -> dict[int, str]:
+    """What came of the blocks, by their index."""
+    found = {}
+    for number, line in enumerate(lines, 2):
+        try:
+            left = msgspec.json.decode(line, type=BlockLeft)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            say(f"! line {number} of {path} is left out: {error}")
+            continue
+        if left.index < blocks:
+            found[left.index] = left.reason
+    return found
 
 
 def is_finished(folder: Path, index: int, block: GridBlock) -> bool:

@@ -209,7 +209,9 @@ def test_the_page_holds_every_cell_and_loads_nothing(sweep: Sweep) -> None:
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
-def test_what_lies_in_a_folder_is_read_again(sweep: Sweep, tmp_path: Path) -> None:
+def test_what_lies_in_a_folder_is_read_again(
+    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     journal = Journal.begin(journal_of(tmp_path), GridBegun(grid=sweep.grid))
     journal.append(BlockLeft(index=3, reason="ended by SIGKILL"))
     journal.close()
@@ -222,6 +224,12 @@ def test_what_lies_in_a_folder_is_read_again(sweep: Sweep, tmp_path: Path) -> No
     assert not again.complete
     assert [row.reason for row in grid_rows(again)][-1] == "ended by SIGKILL"
     assert titles(again.grid)[1] == "b"
+    with journal_of(tmp_path).open("ab") as file:
+        file.write(
+            b'{"hello": 1}\n\xff\n{"type":"block","index":99,"reason":"of none"}\n{"type":"bl'
+        )
+    assert load(tmp_path) == again
+    assert capsys.readouterr().err.count("is left out") == 2
     record_of(tmp_path, 1).write_text("{")
     broken = load(tmp_path)
     assert "is no tpprof record, or damaged" in broken.reasons[1]
