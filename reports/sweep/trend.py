@@ -20,6 +20,7 @@ from ..text.cells import ends, over_text
 from ..text.table import Column, Table
 
 Measure = Literal["latency", "speedup"]
+DIRTY = "A + behind it: with changes that were not committed."
 FEWEST = 2  # records of a level: a single one may be an accident
 PENALTY = 3.0  # variances times log n that a step has to explain (Yao 1988, as BIC with its place)
 
@@ -27,7 +28,8 @@ PENALTY = 3.0  # variances times log n that a step has to explain (Yao 1988, as 
 @dataclass(frozen=True)
 class Point:
     """A record of the series. level: the median of all between two steps. step: by what share the
-    level differs from the one before, where one begins here."""
+    level differs from the one before, where one begins here. dirty: whether it ran with changes
+    that the commit does not hold."""
 
     record: str
     created: str
@@ -35,6 +37,12 @@ class Point:
     value: Estimate
     level: float
     step: float | None = None
+    dirty: bool = False
+
+    @property
+    def ran(self) -> str:
+        """The commit in short, with a + where what ran was not all in it."""
+        return self.commit[:10] + "+" * (self.dirty and bool(self.commit))
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,13 @@ def trend_table(found: Trend) -> Table[Point]:
     key = "speedup" if ratio else "latency_seconds"
     columns: list[Column[Point]] = [
         Column("date", lambda p: p.created[:16], {"created": lambda p: p.created}, "", "words"),
-        Column("commit", lambda p: p.commit[:10], {"commit": lambda p: p.commit}, "", "words"),
+        Column(
+            "commit",
+            lambda p: p.ran,
+            {"commit": lambda p: p.commit, "dirty": lambda p: p.dirty},
+            DIRTY,
+            "words",
+        ),
         Column(
             "speed-up" if ratio else "latency ms",
             whole,
@@ -158,7 +172,7 @@ def _closing(found: Trend) -> str:
             return f"{found.cell}: {told} of no step, {2 * FEWEST} are needed"
         return f"{found.cell}: no step in {count} records"
     told = ", ".join(
-        f"{point.step * 100:+.1f} % at {point.commit[:10] or point.created[:16]}"
+        f"{point.step * 100:+.1f} % at {point.ran or point.created[:16]}"
         for point in stepped
         if point.step is not None
     )
@@ -178,6 +192,7 @@ def _points(found: Sequence[tuple[str, Record, Estimate]]) -> list[Point]:
                 record=where,
                 created=record.created,
                 commit=record.environment.git.tpprof.commit or "",
+                dirty=bool(record.environment.git.tpprof.dirty),
                 value=value,
                 level=levels[segment],
                 step=levels[segment] / levels[segment - 1] - 1 if begins else None,

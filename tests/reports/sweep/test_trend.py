@@ -123,6 +123,14 @@ def test_what_is_said_where_there_is_no_step(count: int, told: str) -> None:
     assert found.closing == f"fastv:keep=9 with rows: {told}"
 
 
+def test_what_ran_beside_its_commit_is_marked() -> None:
+    changed_later = dated(2, 1.0)
+    changed_later.environment.git.tpprof.dirty = True
+    table = trend_table(series([dated(1, 1.0), changed_later], ["a", "b"], "fastv"))
+    assert [line[1] for line in table.lines()] == ["c1c1c1c1c1", "c2c2c2c2c2+"]
+    assert [values["dirty"] for values in table.to_values()] == [False, True]
+
+
 def test_a_record_counts_once() -> None:
     """A copy under another name is no further point, from which a level could be made."""
     one = record(cell("fastv", "rows", 1.0, 4))
