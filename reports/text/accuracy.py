@@ -175,7 +175,7 @@ def _difference(score: Score) -> str:
     """F1 less vanilla's; "-" for vanilla itself."""
     found = score.difference
     if score.f1 is None or found is None:
-        return SELF if score.f1 and score.is_base else units.NA
+        return SELF if score.f1 and not score.unpaired else units.NA
     if found.low is None or found.high is None:
         return f"{found.value:+.3f}"
     return f"{found.value:+.3f} {units.interval(found.low, found.high, '+.3f')}"
@@ -183,5 +183,5 @@ def _difference(score: Score) -> str:
 
 def _p(score: Score) -> str:
     if score.f1 is None or score.mcnemar is None:
-        return SELF if score.f1 and score.is_base else units.NA
+        return SELF if score.f1 and not score.unpaired else units.NA
     return "<0.001" if score.mcnemar < 0.001 else f"{score.mcnemar:.3f}"

@@ -49,15 +49,15 @@ class CategoryScore:
 @dataclass(frozen=True)
 class Score:
     """A row. f1: with its interval over pictures. difference: F1 less vanilla's, or another row's,
-    on the same resampled pictures; None of that row, which `is_base`, and where that row has no
-    score. reason: why nothing is known of it, or ""."""
+    on the same resampled pictures; None of that row, and where that row has no score: then
+    it is `unpaired`. reason: why nothing is known of it, or ""."""
 
     method: str
     categories: Mapping[str, CategoryScore]
     f1: Estimate | None = None
     difference: Estimate | None = None
     reason: str = ""
-    is_base: bool = False
+    unpaired: bool = False
 
     @property
     def questions(self) -> int:
@@ -112,7 +112,7 @@ def scores(accuracy: Accuracy, rule: Rule, beside: str = "vanilla") -> list[Scor
                 {name: _category(accuracy.questions, name, marks, other) for name in names},
                 f1=spread.f1(marks),
                 difference=spread.difference(marks, other) if other else None,
-                is_base=row.method == beside,
+                unpaired=row.method != beside and other is None,
             )
         )
     return found

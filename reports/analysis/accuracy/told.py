@@ -15,7 +15,9 @@ def distinct(listed: Sequence[Score]) -> str:
     beside = [score for score in listed if score.difference and score.difference.low is not None]
     if not beside:
         return ""
-    plain = next((score for score in listed if score.f1 and score.is_base), None)
+    plain = next(
+        (score for score in listed if score.f1 and not (score.difference or score.unpaired)), None
+    )
     if plain and plain.yes_ratio is not None and not COLLAPSED < plain.yes_ratio < 1 - COLLAPSED:
         said = f"yes to {plain.yes_ratio:.0%} of all"
         return f"{plain.method} answers {said}: it does not see, and F1 tells nothing."
