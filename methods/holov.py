@@ -62,7 +62,7 @@ class HoloV(Method):
     crops: int | None = knob(
         None, "crops the tokens are cut into; auto: 1024/576 of all over those kept", least=1
     )
-    alpha: float = knob(0.09, "weight of the variance beside the attention")
+    alpha: float = knob(0.09, "weight of the variance beside the attention", least=0)
 
     def plan(self, request: Request) -> Plan:
         budget = request.budget(self.keep)

@@ -49,10 +49,10 @@ class Pooling(Method):
 
     def side(self, request: Request) -> int:
         """The side of a window, in tokens."""
-        if self.window is not None:
-            return self.window
-        budget, side = request.budget(self.keep), 1
         longest = max(max(s.height, s.width) for s in request.grid)
+        if self.window is not None:
+            return min(self.window, longest)
+        budget, side = request.budget(self.keep), 1
         while side < longest and _pooled(request.grid, side) > budget:
             side += 1
         return side

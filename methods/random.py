@@ -25,7 +25,7 @@ class Random(Scorer):
 
     launches = 1
 
-    seed: int = knob(0, "seed of the draw")
+    seed: int = knob(0, "seed of the draw", least=0, most=2**63 - 1)
 
     def score(self, view: View) -> Tensor:
         return view.random(1, view.count, seed=self.seed).expand(view.hidden.shape[0], -1)

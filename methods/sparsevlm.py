@@ -83,13 +83,15 @@ class SparseVLM(Method):
     )
     recycle: bool = knob(True, "1.0, 1.5: merge pruned tokens into a few appended ones")
     adaptive: bool = knob(False, "1.0: the rank of the attention decides each count")
-    scale: float | None = knob(None, "1.0, adaptive: tokens per rank; auto: meets `keep`")
+    scale: float | None = knob(None, "1.0, adaptive: tokens per rank; auto: meets `keep`", least=0)
     bias: float = knob(0.0, "1.0, adaptive: tokens added to rank * scale")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.version != "1.0" and self.adaptive:
             raise ValueError(f"version={self.version} has fixed counts; adaptive=true is of 1.0")
+        if not self.adaptive and (self.scale is not None or self.bias):
+            raise ValueError("scale and bias need adaptive=true")
 
     @property
     def plus(self) -> bool:

@@ -146,6 +146,7 @@ def _scan(
     import torch
 
     local = min(count, part.patches) // 2
+    side = min(side, max(part.height, part.width))
     window, windows = segment_windows(part, side, early.device)
     full = group_rank(early, window.expand_as(early), windows) >= -(-local // windows)
     scanned = early.add(full, alpha=-1).topk(local, -1).indices  # of a full window last

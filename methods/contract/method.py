@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,9 +74,12 @@ class Method:
     )
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a knob out of bounds. A method that adds checks calls this too."""
+        """Raises ValueError for a knob out of bounds, or one that is no finite number. A method
+        that adds checks calls this too."""
         for knob in self.knobs():
             value, least, most = getattr(self, knob.name), *map(knob.metadata.get, BOUNDS)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{knob.name}={value} is no finite number")
             if value is not None and least is not None and value < least:
                 raise ValueError(f"{knob.name}={value} is below {least}")
             if value is not None and most is not None and value > most:

@@ -7,6 +7,7 @@ import difflib
 import re
 import types
 import typing
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -80,6 +81,15 @@ def format_spec(method: Method) -> str:
     return method.name + (":" + ",".join(changed) if changed else "")
 
 
+def require_once(methods: Sequence[Method]) -> None:
+    """Raises InputError for a method that is listed twice."""
+    for index, method in enumerate(methods):
+        if method in methods[:index]:
+            spec = format_spec(method)
+            again = spec + ("," if ":" in spec.rpartition("+")[2] else ":") + "tag=again"
+            raise InputError(f"{spec} is listed twice; to have it twice, name one {again}")
+
+
 def _build(cls: type[Method], spec: str, values: dict[str, Any]) -> Method:
     undecorated = [k for k, value in vars(cls).items() if isinstance(value, dataclasses.Field)]
     if undecorated:
@@ -105,12 +115,15 @@ def _value(cls: type[Method], knob: str, text: str) -> Any:
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         has = f"its knobs are: {', '.join(known)}" if known else "it has no knobs"
         raise SpecError(f"{cls.name} has no knob {knob!r}{hint}; {has}")
-    for kind in _alternatives(hints[knob]):
+    kinds = _alternatives(hints[knob])
+    for kind in kinds:
         try:
-            return _convert(kind, text)
+            value = _convert(kind, text)
         except (ValueError, ZeroDivisionError):
             continue
-    wanted = " or ".join(_describe(kind) for kind in _alternatives(hints[knob]))
+        if value or kind is not Fraction or int not in kinds:  # none of the tokens is no budget
+            return value
+    wanted = " or ".join(map(_describe, kinds))
     raise SpecError(f"{cls.name}: {knob}={text} is not {wanted}")
 
 
@@ -145,7 +158,7 @@ def _known_bool(text: str) -> str:
 
 def _fraction(text: str) -> Fraction:
     share = Fraction(text[:-1]) / 100 if text.endswith("%") else Fraction(text)
-    if not 0 < share <= 1:
+    if not 0 <= share <= 1:
         raise ValueError(text)
     return share
 

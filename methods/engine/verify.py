@@ -188,6 +188,8 @@ def _verified(context: Context, view: View, stage: Stage) -> Keep | None:
     written = [name for name, tensor in shown.items() if _differ(before[name], tensor)]
     if not fault and written:
         fault = f"it writes to the {written[0]} of its view, which are the model's own"
+    if not fault and torch.is_grad_enabled():
+        fault = "it turns gradients on, which what comes after it would keep tensors for"
     if ranks is not None:
         index = None if keep is None or fault else keep.index
         ranks.require_same(index, device, failed=bool(fault))

@@ -12,6 +12,7 @@ from ...methods import Method, format_spec, load_plugins, parse
 from ...methods.contract.errors import InputError
 from ...methods.contract.plugins import contents
 from ...methods.contract.policies import Policy, check_policy
+from ...methods.contract.spec import require_once
 from ...reports.record.accuracy import Accuracy
 from ...reports.record.spec import RunSpec
 from ...reports.sanitize import say
@@ -126,9 +127,7 @@ def rows_of(spec: RunSpec) -> list[Method]:
     vanilla = parse("vanilla")
     listed = [parse(method, spec.cells.keep) for method in spec.cells.methods]
     rows = [vanilla, *(method for method in listed if method != vanilla)]
-    for place, method in enumerate(rows):
-        if method in rows[:place]:
-            raise InputError(f"{format_spec(method)} is listed twice")
+    require_once(rows)
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated
 
@@ -81,6 +82,10 @@ def new_method(
     if name in names():
         fail(f"method {name!r} is there already: choose another name")
     require_folder("--folder", folder)
+    module = next(iter(files(name))).removesuffix(".py")
+    found = importlib.util.find_spec(module)
+    if found is not None and Path(found.origin or "").parent.resolve() != folder.resolve():
+        fail(f"{module}.py would hide the module {module} from Python: choose another name")
     texts = {folder / file: text for file, text in files(name).items()}
     require_outputs((Output("the file", path, "text") for path in texts), overwrite=overwrite)
     for path, text in texts.items():

@@ -13,6 +13,7 @@ from ...methods.contract.plan import Plan
 from ...methods.contract.plan_checks import PlanError, plan_for, resized_for
 from ...methods.contract.policies import Policy, check_policy
 from ...methods.contract.request import BudgetError, Request, UnsupportedError
+from ...methods.contract.spec import require_once
 from ...methods.engine.ledger import Ledger, planned
 from ...reports import units
 from ...reports.analysis import promise, roofline
@@ -194,7 +195,9 @@ class Planner:
         self, specs: Sequence[str], keep: str | None, wanted: Wanted | None = None
     ) -> list[Planned]:
         """Vanilla, then each method of `specs`: with its own budget or `keep`, or as `wanted`. One
-        that cannot be planned is a row with the reason, which is raised where none can."""
+        that cannot be planned is a row with the reason, which is raised where none can. Raises
+        InputError for a method that is listed twice."""
+        require_once([parse(spec, keep) for spec in specs])
         rows, refused = [self.plan(parse("vanilla"))], []
         others = [spec for spec in specs if spec != "vanilla"]
         for spec in others:

@@ -9,6 +9,7 @@ from ...methods import Method, Plan, format_spec, parse
 from ...methods.contract.errors import InputError
 from ...methods.contract.plan_checks import plan_for
 from ...methods.contract.policies import Policy, RuntimeName
+from ...methods.contract.spec import require_once
 from ...methods.engine.run import require_backend
 from ...methods.engine.runtimes import make_runtime
 from ...methods.engine.runtimes.runtime import Runtime
@@ -31,11 +32,7 @@ def make_cells(
     vanilla = parse("vanilla")
     listed = methods if vanilla in methods else [vanilla, *methods]
     listed = sorted(listed, key=lambda method: method != vanilla)  # stable: the rest as given
-    for index, method in enumerate(listed):
-        if method in listed[:index]:
-            spec = format_spec(method)
-            again = spec + ("," if ":" in spec.rpartition("+")[2] else ":") + "tag=again"
-            raise InputError(f"{spec} is listed twice; to measure it twice, name one {again}")
+    require_once(listed)
     planned = [_planned(method, prepare) for method in listed]
     refused = [plan for plan, _ in planned if isinstance(plan, InputError)]
     if refused and len(refused) == len(listed) - 1:

@@ -17,6 +17,7 @@ from ...methods.contract.plan import Plan, Stage
 from ...methods.contract.plan_checks import plan_for
 from ...methods.contract.policies import check_policy
 from ...methods.contract.request import Request
+from ...methods.contract.spec import require_once
 from ...methods.contract.view import View
 from ...methods.engine.decoder import Inputs
 from ...methods.engine.run import Trace, run
@@ -76,6 +77,7 @@ class TokenViewer:
             raise InputError("attention: one policy is looked at, rows or another")
         self.attention = check_policy(spec.cells.attention[0])
         self.methods = [parse(method, spec.cells.keep) for method in spec.cells.methods]
+        require_once(self.methods)
         self.workloads = [changed(spec, image=image or ()).workload for image in images]
         for workload in self.workloads:
             require_request(workload)

@@ -16,6 +16,7 @@ import tpprof
 from tpprof import methods
 from tpprof.methods.contract import registry
 from tpprof.methods.contract.request import Encoder, Request, Segment
+from tpprof.methods.contract.spec import require_once
 from tpprof.profiler.models.model import Model
 
 methods.names()  # discover before a test registers anything
@@ -104,9 +105,33 @@ def test_knobs_are_typed() -> None:
         ("mustdrop:merge=0.5,similarity=0.8", "exclude each other"),
         ("sparsevlm:version=1.5,adaptive=true", "is of 1.0"),
         ("fastv:keep=3,keep=4", "given twice"),
+        ("fastv-alpha:alpha=nan", "alpha=nan is no finite number"),
+        ("mustdrop:merge=nan", "merge=nan is no finite number"),
+        ("mustdrop:global_threshold=inf", "inf is no finite number"),
+        ("holov:alpha=-1", "alpha=-1.0 is below 0"),
+        ("mustdrop:similarity=2", "similarity=2.0 is above 1"),
+        ("random:seed=99999999999999999999", "seed=99999999999999999999 is above"),
+        ("sparsevlm:scale=9", "scale and bias need adaptive=true"),
+        ("sparsevlm:bias=6", "scale and bias need adaptive=true"),
     ):
         with pytest.raises(methods.SpecError, match=told):
             methods.parse(spec)
+
+
+@pytest.mark.parametrize("spec", ["vispruner:important=", "visionzip:contextual="])
+@pytest.mark.parametrize(("text", "value"), [("0", 0), ("0%", 0), ("1", 1), ("100%", 1)])
+def test_a_share_may_be_none_or_all(spec: str, text: str, value: int) -> None:
+    method = methods.parse(spec + text)
+    assert getattr(method, spec[:-1].partition(":")[2]) == value
+    assert methods.parse(methods.format_spec(method)) == method
+    assert method.plan(LLAVA).stages[-1].tokens == 64
+
+
+def test_a_method_is_listed_once() -> None:
+    for listed in (["fastv", "fastv:keep=1/9"], ["fastv:keep=4", "dart", "fastv:keep=4"]):
+        with pytest.raises(methods.InputError, match=r"listed twice.*tag=again"):
+            require_once(list(map(methods.parse, listed)))
+    require_once(list(map(methods.parse, ["fastv", "fastv:tag=again", "fastv+dart:layer=4"])))
 
 
 def test_published_layers_stand_from_24_up_and_shrink_below() -> None:

@@ -55,7 +55,13 @@ FAULTS: dict[str, tuple[Callable[[View], Any], str]] = {
         "merged is bool [4], not bool [9] or [1, 9]",
     ),
     "writing": (lambda view: _written(view), "writes to the hidden states"),
+    "gradients": (lambda view: _with_gradients(), "it turns gradients on"),
 }
+
+
+def _with_gradients() -> Keep:
+    torch.set_grad_enabled(True)
+    return Keep(torch.arange(KEPT)[None])
 
 
 def _written(view: View) -> Keep:

@@ -121,6 +121,8 @@ def test_report_formats(recorded: Path, form: str) -> None:
         (["compare", "fastv", *SMALL, "--out", "/dev/null/runs"], "is not a folder"),
         (["compare", "fastv", "--device", "tpu"], "unknown device"),
         (["compare", "fastv", "--dtype", "int3"], "known: float32"),
+        (["flops", "fastv", "fastv:keep=1/9"], "listed twice"),
+        (["tokens", "fastv", "fastv", "--model", "tiny"], "listed twice"),
         (["flops", "fastv", "--model", "gpt"], "known: tiny"),
         (["flops", "fastv", "--keep", "29" * 9], "this request has 2880"),
         (["report", "none.json"], "No such file"),

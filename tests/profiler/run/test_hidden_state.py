@@ -14,6 +14,7 @@ import numpy
 import pytest
 import torch
 from micro_models import MICRO, SIZE, THOROUGH, load_with_rope
+from torch.nn.modules.module import register_module_forward_hook
 
 import tpprof
 from tpprof.methods import (
@@ -38,7 +39,8 @@ from tpprof.profiler.models.model import Model
 from tpprof.profiler.run.bench import Bench
 from tpprof.profiler.run.cells import make_cells
 from tpprof.profiler.run.engine_cell import EngineCell
-from tpprof.profiler.run.hidden_state import SETTINGS, LeftBehindError
+from tpprof.profiler.run.hidden_state import LeftBehindError
+from tpprof.profiler.run.settings import SETTINGS
 from tpprof.profiler.workload import Preparation
 from tpprof.reports.record.spec import Workload
 
@@ -197,6 +199,11 @@ OF_PROCESS: dict[str, tuple[Callable[[Model], Any], str]] = {
         lambda model: torch.set_float32_matmul_precision("medium"),
         "the precision of float32 products",
     ),
+    "hook of all modules": (
+        lambda model: register_module_forward_hook(lambda *_: None),
+        "the hooks that run on all modules",
+    ),
+    "autocast": (lambda model: torch.set_autocast_enabled("cpu", True), "autocast on cpu"),
     "kernel": (lambda model: torch.backends.cuda.enable_flash_sdp(False), "flash attention kernel"),
 }
 CHANGES = {what: change for what, (change, _) in {**OF_MODEL, **OF_PROCESS}.items()}
