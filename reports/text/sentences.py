@@ -17,6 +17,8 @@ from .cells import over_text
 
 ATTENDING = ("vision", "prefill", "decode")
 """Phases that attend."""
+NAMED = 6
+"""Methods that are named in a line, at most."""
 
 
 def sentences(record: Record, listed: list[Row] | None = None) -> list[str]:
@@ -175,6 +177,7 @@ def footnotes(record: Record, listed: list[Row] | None = None) -> list[str]:
             f"{_count(min(samples), unit)} a row; the parts of a request sum to its latency to "
             f"{units.percent(off, 2)} ({verdict})."
         )
+    lines += _departures(record)
     if table and table[0].cell.kernels:
         counts = Counter(kernel.removeprefix("aten::") for kernel in table[0].cell.kernels)
         used = ", ".join(f"{kernel} in {number}" for kernel, number in counts.items())
@@ -221,6 +224,18 @@ def _kernels(cells: list[Cell]) -> list[str]:
         for cell in differ
         if cell.phase_kernels
     ]
+
+
+def _departures(record: Record) -> list[str]:
+    """Where it stands what methods do otherwise than their papers, if any is measured."""
+    measured = [cell.name for cell in record.cells if cell.callable is None]
+    ours = [method for method in measured if method != "vanilla"]
+    named = list(dict.fromkeys(part for method in ours for part in method.split("+")))
+    if not named:
+        return []
+    known = len(named) <= NAMED and not record.spec.cells.plugin  # which may have brought them
+    asked = f" {' '.join(named)}" if known else ""
+    return [f"departures of methods from papers and released code: `tpprof methods{asked}`."]
 
 
 def _count(number: int, noun: str) -> str:

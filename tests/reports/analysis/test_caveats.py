@@ -258,6 +258,22 @@ def test_the_attention_kernels_are_told(run: Record) -> None:
     )
 
 
+def test_the_footer_says_where_departures_from_papers_are_told() -> None:
+    def told(*methods: str) -> list[str]:
+        cells = [cell(method, "rows", 2.0, 1000) for method in ("vanilla", *methods)]
+        lines = sentences.footnotes(record(*cells))
+        return [line.partition(": ")[2] for line in lines if line.startswith("departures")]
+
+    assert told("fastv:keep=320", "dart", "fastv:keep=64", "visionzip+dart") == [
+        "`tpprof methods fastv dart visionzip`."
+    ]
+    assert told(*"abcdefg") == ["`tpprof methods`."]
+    assert told() == []
+    brought = record(cell("vanilla", "rows", 2.0, 1000), cell("mine", "rows", 1.0, 500))
+    brought.spec.cells.plugin = ["mine.py"]
+    assert [line for line in sentences.footnotes(brought) if "`tpprof methods`" in line]
+
+
 def test_the_footer_says_the_kernels_where_phases_differ() -> None:
     run = record(
         cell("vanilla", "rows", 2.0, 1000),
