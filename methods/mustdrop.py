@@ -71,9 +71,7 @@ class MustDrop(Method):
     merge: float | None = knob(
         None, "share of 3x3 windows that are merged; auto: 0.5 if it can be", least=0, most=1
     )
-    similarity: float | None = knob(
-        None, "merge windows at least this alike (published: 0.8)", least=-1, most=1
-    )
+    similarity: float | None = knob(None, "merge if this alike (published: 0.8)", least=-1, most=1)
     global_threshold: float | None = knob(
         None, "share of the text's attention below which a token may go; auto: solved", least=0
     )

@@ -39,8 +39,7 @@ COUNTS: dict[str, dict[int, tuple[int, ...]]] = {
     "1.5": {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)},
     "2.0": {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)},
 }
-POOL_SHARE, CLUSTER_SHARE = 0.3, 10
-HEADS = 14  # that version 2.0 hears: half of those of Qwen2-VL-7B
+POOL_SHARE, CLUSTER_SHARE, HEADS = 0.3, 10, 14  # heads that 2.0 hears: half of Qwen2-VL-7B's
 
 
 @register("sparsevlm")
@@ -83,14 +82,14 @@ class SparseVLM(Method):
     )
     recycle: bool = knob(True, "1.0, 1.5: merge pruned tokens into a few appended ones")
     adaptive: bool = knob(False, "1.0: the rank of the attention decides each count")
-    scale: float | None = knob(None, "1.0, adaptive: tokens per rank; auto: meets `keep`", least=0)
+    scale: float | None = knob(None, "adaptive: tokens per rank; auto: meets `keep`", least=0)
     bias: float = knob(0.0, "1.0, adaptive: tokens added to rank * scale")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.version != "1.0" and self.adaptive:
             raise ValueError(f"version={self.version} has fixed counts; adaptive=true is of 1.0")
-        if not self.adaptive and (self.scale is not None or self.bias):
+        if not self.adaptive and (self.scale, self.bias) != (None, 0):
             raise ValueError("scale and bias need adaptive=true")
 
     @property

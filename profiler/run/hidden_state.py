@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ...methods import Method
 from ...methods.contract.errors import InputError
 from ...methods.engine.run import Trace
-from .settings import SETTINGS, put_back
+from ..machine.settings import SETTINGS, put_back
 
 TABLES = ("_parameters", "_buffers", "_modules")  # of a module: what they hold has names of its own
 DEPTH = 4  # to which containers are looked through

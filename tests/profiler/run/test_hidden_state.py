@@ -34,13 +34,13 @@ from tpprof.methods.contract.policies import Policy
 from tpprof.methods.engine.run import Trace, run
 from tpprof.methods.selection.choose import top
 from tpprof.profiler import cost
+from tpprof.profiler.machine.settings import SETTINGS
 from tpprof.profiler.models.checkpoint.rotary import STATELESS
 from tpprof.profiler.models.model import Model
 from tpprof.profiler.run.bench import Bench
 from tpprof.profiler.run.cells import make_cells
 from tpprof.profiler.run.engine_cell import EngineCell
 from tpprof.profiler.run.hidden_state import LeftBehindError
-from tpprof.profiler.run.settings import SETTINGS
 from tpprof.profiler.workload import Preparation
 from tpprof.reports.record.spec import Workload
 
