@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import msgspec
 import torch
 
 from ...methods import (
@@ -24,11 +23,8 @@ from ...methods import (
 from ...methods.contract.composition import Composition
 from ...methods.contract.containment import contained, location, own_files, where_defined
 from ...methods.contract.errors import first_line
-from ...methods.contract.plan import Plan
-from ...methods.contract.plan_checks import plan_for
 from ...methods.contract.policies import POLICIES, Policy
 from ...methods.engine.context import Lap
-from ...methods.engine.decoder import Inputs
 from ...methods.engine.ledger import planned
 from ...methods.engine.run import Trace, run
 from ...reports.record.spec import Layout, Workload
@@ -37,14 +33,8 @@ from ..api import forward
 from ..meters import flop_counter
 from ..meters.host_waits import HostWaits
 from ..models.model import Model
-from ..workload import Preparation
+from .case import NEW_TOKENS, BrokenError, Case
 from .micro import SIZE, affordable, case_name, every_case, micro_model, shown_to
-
-NEW_TOKENS = 3
-
-
-class BrokenError(Exception):
-    """What of the contract does not hold, in plain words."""
 
 
 @dataclass(frozen=True)
@@ -58,33 +48,6 @@ class Finding:
     fault: str = ""
     unsupported: str = ""
     unmet: str = ""
-
-
-@dataclass(frozen=True)
-class _Case:
-    """A method on a model, and a request for it."""
-
-    method: Method
-    model: Model
-    workload: Workload
-
-    def shown(self, frames: int | None) -> _Case:
-        """The case with so many frames of a video; with a picture, where there are none."""
-        return replace(self, workload=msgspec.structs.replace(self.workload, frames=frames))
-
-    def inputs(self, batch: int = 1) -> Inputs:
-        """A request as the method is given it."""
-        whole = Preparation(self.model, msgspec.structs.replace(self.workload, batch_size=batch))
-        return whole.resized(self.method)()
-
-    def plan(self, inputs: Inputs) -> Plan:
-        return plan_for(self.method, inputs.request)
-
-    def run(
-        self, inputs: Inputs, method: Method | str | None = None, policy: Policy = "rows"
-    ) -> Trace:
-        chosen = self.method if method is None else method
-        return forward(self.model, inputs, chosen, attention=policy, new_tokens=NEW_TOKENS)
 
 
 def findings(
@@ -106,7 +69,7 @@ def _findings(method: Method, cases: Sequence[tuple[str, Layout]]) -> Iterator[F
         if architecture not in loaded:
             loaded[architecture] = micro_model(architecture)
         workload = Workload(image_size=(SIZE,), new_tokens=NEW_TOKENS, layout=layout)
-        case = _Case(_affordable(method), loaded[architecture], workload)
+        case = Case(_affordable(method), loaded[architecture], workload)
         try:
             case = case.shown(shown_to(method, architecture))
             case.plan(case.inputs())
@@ -137,7 +100,7 @@ def _affordable(method: Method) -> Method:
     return affordable(method) if same else method
 
 
-def _fault(case: _Case, holds: Callable[[_Case], None]) -> str:
+def _fault(case: Case, holds: Callable[[Case], None]) -> str:
     """What a check finds broken; "" if it holds."""
     try:
         with contained():
@@ -149,7 +112,7 @@ def _fault(case: _Case, holds: Callable[[_Case], None]) -> str:
     return ""
 
 
-def _decides(case: _Case) -> None:
+def _decides(case: Case) -> None:
     """Each decision fits the plan (counts, order, duplicates, finite numbers, nothing written), and
     the request does what was planned."""
     inputs = case.inputs()
@@ -164,13 +127,13 @@ def _decides(case: _Case) -> None:
                 raise BrokenError(f"{what}: planned {wanted}, and it was {found} under {policy}")
 
 
-def _counts_flops(case: _Case) -> None:
+def _counts_flops(case: Case) -> None:
     """FLOPs by formula are those that torch counts, to the unit."""
     for policy in POLICIES:
         _require_flops(case, policy)
 
 
-def _require_flops(case: _Case, policy: Policy) -> None:
+def _require_flops(case: Case, policy: Policy) -> None:
     inputs = case.inputs()
     traces: list[Trace] = []
 
@@ -221,7 +184,7 @@ def _sizes(request: Request) -> str:
     return f"{request.visual} visual tokens of width {request.hidden}{tower}"
 
 
-def _repeats(case: _Case) -> None:
+def _repeats(case: Case) -> None:
     """The same request gives the same tokens."""
     inputs = case.inputs()
     once, again = case.run(inputs), case.run(inputs)
@@ -232,7 +195,7 @@ def _repeats(case: _Case) -> None:
         raise BrokenError("other logits when the request is repeated")
 
 
-def _keeps_all(case: _Case) -> None:
+def _keeps_all(case: Case) -> None:
     """With the whole budget it is vanilla."""
     unpruned = replace(case, method=with_keep(case.method, "100%"))
     inputs = unpruned.inputs()
@@ -243,8 +206,8 @@ def _keeps_all(case: _Case) -> None:
         raise BrokenError("keep=100% gives other logits than vanilla")
 
 
-def _batches(case: _Case) -> None:
-    """A batch of equal prompts is one prompt several times."""
+def _batches(case: Case) -> None:
+    """A batch of equal prompts is one prompt several times, and no row bears on another."""
     one, two = case.run(case.inputs()), case.run(case.inputs(batch=2))
     if two.visual_per_layer != one.visual_per_layer:
         raise BrokenError(
@@ -253,9 +216,31 @@ def _batches(case: _Case) -> None:
     for row in two.logits:
         if not torch.allclose(row[None], one.logits, atol=1e-4, rtol=1e-3):
             raise BrokenError("a row of a batch of 2 has other logits than it has alone")
+    if case.plan(case.inputs()).planned:  # else rows share what the data says
+        for row in (0, 1):
+            _require_own(case, two, row)
 
 
-def _never_waits(case: _Case) -> None:
+def _require_own(case: Case, equal: Trace, row: int) -> None:
+    """A row of a batch of 2 keeps what it keeps, bit for bit, beside another picture. equal: of
+    equal prompts."""
+    inputs = case.inputs(batch=2)
+    (name,) = (name for name in inputs if name.startswith("pixel_values"))
+    pictures = list(inputs[name].chunk(2))
+    pictures[1 - row] = -pictures[1 - row].flip(-1)
+    inputs[name] = torch.cat(pictures)
+    beside = case.run(inputs)
+    for layer, (one, other) in enumerate(zip(equal.kept, beside.kept, strict=True)):
+        if not torch.equal(one[row], other[row]):
+            raise BrokenError(
+                f"a row of a batch of 2 keeps other tokens at layer {layer} when the picture of "
+                "the other row changes"
+            )
+    if not torch.allclose(beside.logits[row], equal.logits[row], atol=1e-4, rtol=1e-3):
+        raise BrokenError("a row of a batch of 2 has other logits when the other's picture changes")
+
+
+def _never_waits(case: Case) -> None:
     """Where all counts are planned, the host reads no value of a tensor; seen on a CPU too."""
     inputs = case.inputs()
     if not case.plan(inputs).planned:
@@ -272,7 +257,7 @@ def _never_waits(case: _Case) -> None:
         )
 
 
-CHECKS: dict[str, Callable[[_Case], None]] = {
+CHECKS: dict[str, Callable[[Case], None]] = {
     "decisions": _decides,
     "FLOPs": _counts_flops,
     "repeatable": _repeats,

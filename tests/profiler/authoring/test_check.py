@@ -141,6 +141,27 @@ BROKEN = {
         "batch",
         "1 rows for a batch of 2",
     ),
+    "all rows as the first": (
+        PLAN,
+        "kept = top(view.states.norm(dim=-1), stage.tokens).index; "
+        "return Keep(kept[:1].expand_as(kept))",
+        "batch",
+        "a row of a batch of 2 keeps other tokens at layer 2 when the picture of the other row "
+        "changes",
+    ),
+    "rows that are scored together": (
+        PLAN,
+        "return top((view.states - view.states.mean(0)).norm(dim=-1), stage.tokens)",
+        "batch",
+        "when the picture of the other row changes",
+    ),
+    "rows that are mixed": (
+        PLAN,
+        "kept = top(view.states.norm(dim=-1), stage.tokens).index; return Keep(kept, "
+        "take(view.states, kept).mean(0, keepdim=True).expand(len(kept), -1, -1))",
+        "batch",
+        "has other logits when the other's picture changes",
+    ),
     "waiting": (
         PLAN,
         "float(view.states.sum()); " + DECIDE,
