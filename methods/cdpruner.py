@@ -27,7 +27,7 @@ from . import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-FLOOR = 1e-6  # of relevance; and the share of itself below which a token adds nothing new
+FLOOR = 1e-6  # of relevance; and what may be left of a token's own cosine, 1, that adds nothing new
 
 
 @register("cdpruner")
@@ -50,8 +50,8 @@ class CDPruner(Method):
     - The text is all that stands behind the picture, in the released code the question alone.
     - Under anyres the joined tiles are one part beside the base tile, their newlines among them; in
       the released code each tile is a part, its padding included, and there are no newlines.
-    - A token that adds less than a millionth of itself explains nothing of the others; in the
-      released code it may, by rounding, and then no score is a number.
+    - A token of which a millionth or less is new adds nothing, and of several such the first stays;
+      in the released code rounding decides between them, or leaves no score that is a number.
     - Cosines are taken in float32, in half precision by the released code: ties fall otherwise.
     - With M-RoPE kept tokens keep their positions; none of the released models has it.
     """
@@ -67,7 +67,7 @@ class CDPruner(Method):
             share, tokens = part.share, part.alike * part.size
             # A row of Cholesky's factor takes those before it from one of the kernel.
             flops += tokens * (2 * part.size * width + (share - 1) * (share - 2))
-            launches += 16 * share - 6 - 3 * (share > 1) + (part.alike > 1)
+            launches += 16 * share - 7 - 3 * (share > 1) + (part.alike > 1)
         return Plan(
             [Stage(Projected(), count, flops=flops, launches=launches)],
             positions="compact",
@@ -90,24 +90,28 @@ class CDPruner(Method):
 
 def _most_volume(states: Tensor, relevance: Tensor, count: int) -> Tensor:
     """Places [N, count] of unit states [N, n, d] whose kernel has the largest determinant, by
-    greedy choice: after each, what it explains is taken from what the others add."""
-    cosines = states @ states.transpose(1, 2)
-    kernel = relevance[:, :, None] * cosines * relevance[:, None]
-    adds = kernel.diagonal(dim1=1, dim2=2)
-    least = FLOOR * adds
-    factors = kernel.new_zeros(len(kernel), count, kernel.shape[1])  # rows of Cholesky's
+    greedy choice: after each, what it explains is taken from what the others add.
+
+    The kernel's factor is that of the cosines times the relevance: what a token adds is the square
+    of its relevance times what is left of its own cosine, 1.
+    """
+    import torch
+
+    cosines, weight = states @ states.transpose(1, 2), relevance.square()
+    left = cosines.diagonal(dim1=1, dim2=2)
+    factors = torch.zeros_like(cosines[:, :count])  # rows of Cholesky's
 
     def after(step: int, place: Tensor) -> Tensor:
-        nonlocal adds
-        row = take(kernel, place)
+        nonlocal left
+        row = take(cosines, place)
         if step:
             known = factors[:, :step]
             theirs = known.gather(2, place[:, None].expand(-1, step, -1))
             row = row - theirs.transpose(1, 2) @ known
-        own = adds.gather(1, place)
-        row = (row[:, 0] / own.sqrt()).masked_fill(own <= least.gather(1, place), 0.0)
+        own = left.gather(1, place)
+        row = (row[:, 0] / own.sqrt()).masked_fill(own == 0, 0.0)
         factors[:, step] = row
-        adds = adds - row.square()
-        return adds
+        left = torch.threshold(left.addcmul(row, row, value=-1), FLOOR, 0.0)
+        return left * weight
 
-    return greedy(adds, count, after)
+    return greedy(left * weight, count, after)

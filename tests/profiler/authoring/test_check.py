@@ -178,6 +178,16 @@ def test_what_is_broken_is_told(tmp_path: Path, kind: str) -> None:
     assert words in told.get(name, ""), told
 
 
+@pytest.mark.parametrize("name", registry.names())
+def test_no_row_of_a_batch_bears_on_another(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of any method that comes with tpprof, on a model of each kind."""
+    monkeypatch.setattr(contract, "CHECKS", {"batch": CHECKS["batch"]})
+    kinds = [*LLAVA, ("llava-next", "anyres"), ("qwen2-vl", "flat")]
+    found = list(findings(parse(name), kinds))  # type: ignore[arg-type]
+    assert "batch" in {finding.check for finding in found}
+    assert [finding for finding in found if finding.fault] == []
+
+
 def test_a_plan_that_fails_is_told(tmp_path: Path) -> None:
     told = broken(tmp_path, "return request.nothing")
     assert "'Request' object has no attribute 'nothing'" in told["plan"]
