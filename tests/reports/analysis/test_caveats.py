@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import msgspec
 import pytest
 from record_builders import PARTS, cell, headings_and_lines, record, sample, work
 from rich.console import Console
@@ -270,7 +271,8 @@ def test_the_footer_says_where_departures_from_papers_are_told() -> None:
     assert told(*"abcdefg") == ["`tpprof methods`."]
     assert told() == []
     brought = record(cell("vanilla", "rows", 2.0, 1000), cell("mine", "rows", 1.0, 500))
-    brought.spec.cells.plugin = ["mine.py"]
+    cells = msgspec.structs.replace(brought.spec.cells, plugin=["mine.py"])
+    brought.spec = msgspec.structs.replace(brought.spec, cells=cells)
     assert [line for line in sentences.footnotes(brought) if "`tpprof methods`" in line]
 
 

@@ -39,6 +39,21 @@ def test_a_figure_without_data_is_none(draw: object) -> None:
     assert draw(RunView(empty)) is None  # type: ignore[operator]
 
 
+def test_what_a_cell_took_before_it_failed_is_not_drawn() -> None:
+    cells = [cell("vanilla", "rows", 2.0, 10), cell("fastv", "rows", 1.0, 4)]
+    failed = cell("dart", "rows", 0.1, 4, error="RuntimeError: in round 7")
+    without, beside = RunView(record(*cells)), RunView(record(*cells, failed))
+    drawn = 0
+    for draw in gallery.DRAWN:
+        with style():
+            one, other = draw(without), draw(beside)
+            assert (one is None) == (other is None)
+            drawn += one is not None
+            if other is not None:
+                assert "dart" not in svg(other, "x")
+    assert drawn > 1
+
+
 def test_colours_follow_the_page_and_values_can_be_hovered_over() -> None:
     with style():
         drawn = promise.chart(RunView(full()))
