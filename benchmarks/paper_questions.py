@@ -90,14 +90,14 @@ def _asked(options: argparse.Namespace) -> tuple[Results, Record | None]:
 
 
 def _examination(options: argparse.Namespace) -> Examination:
+    if options.bank is not None and not options.bank.is_file():
+        raise InputError(f"no such file: {options.bank} (docs/accuracy.md says how it is made)")
     if options.model != "smol-dino":
         return of_drawn(options.model, options.questions, options.budgets or (144, 64))
     if options.bank is None:
         raise InputError(
             "smol-dino is asked about composed pictures: give --bank (docs/accuracy.md)"
         )
-    if not options.bank.is_file():
-        raise InputError(f"no such file: {options.bank} (docs/accuracy.md says how it is made)")
     return of_composed(options.bank, options.pictures, options.budgets or (64,))
 
 

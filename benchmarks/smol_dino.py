@@ -1,4 +1,4 @@
-"""What smol-dino sees: F1 in POPE's categories on pictures composed of cut-outs that it was not
+"""What smol-dino sees: F1 in POPE's categories on composed pictures of seeds that it was not
 trained on, unpruned and under methods, through tpprof's engine.
 
     python benchmarks/smol_dino.py --bank bank.npz vanilla fastv:keep=64

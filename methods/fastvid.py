@@ -77,7 +77,7 @@ class FastVID(Method):
         Fraction(2, 5), "share of them that others are gathered into", least=0, most=1
     )
     scenes: int = knob(8, "scenes that a video has at least", least=1)
-    threshold: float = knob(0.9, "cosine to the frame before, below which another scene begins")
+    threshold: float = knob(0.9, "cosine of two frames, below it a scene begins", least=-1, most=1)
     step: int = knob(4, "frames from one with targets to the next", least=1)
 
     def plan(self, request: Request) -> Plan:

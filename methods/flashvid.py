@@ -81,7 +81,7 @@ class FlashVID(Method):
     )
     threshold: float = knob(0.8, "cosine above which a token hangs on another", least=-1, most=1)
     scenes: int | None = knob(None, "least scenes of a video; auto: 4 with M-RoPE, else 8", least=1)
-    cut: float = knob(0.9, "cosine of two frames' means, below which another scene begins")
+    cut: float = knob(0.9, "cosine of frames' means, below it a scene begins", least=-1, most=1)
     choice: Literal["attention", "scene"] | None = knob(
         None, "attention, or likeness to the scene, too; auto: attention with M-RoPE, else scene"
     )

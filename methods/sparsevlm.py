@@ -82,7 +82,7 @@ class SparseVLM(Method):
     )
     recycle: bool = knob(True, "1.0, 1.5: merge pruned tokens into a few appended ones")
     adaptive: bool = knob(False, "1.0: the rank of the attention decides each count")
-    scale: float | None = knob(None, "adaptive: tokens per rank; auto: meets `keep`", least=0)
+    scale: float | None = knob(None, "1.0, adaptive: tokens per rank; auto: meets `keep`", least=0)
     bias: float = knob(0.0, "1.0, adaptive: tokens added to rank * scale")
 
     def __post_init__(self) -> None:

@@ -81,6 +81,8 @@ def _require_plain(model: Model, turns: list[dict[str, Any]], where: str) -> Non
         part for turn in turns if isinstance(turn["content"], list) for part in turn["content"]
     ]
     texts = [part["text"] for part in parts if part["type"] == "text"]
+    if len(texts) == len(parts):  # nothing but text: it says itself where pictures go
+        return
     for name in filter(None, names):
         if any(name in text for text in texts):
             raise WorkloadError(
@@ -116,7 +118,7 @@ def _rendered(model: Model, turns: list[dict[str, Any]], pictures: int) -> str:
 def read_conversation(file: str) -> list[dict[str, Any]]:
     """Messages of a conversation, as chat templates take them; raises WorkloadError."""
     try:
-        found = json.loads(Path(file).read_text(encoding="utf-8"))
+        found = json.loads(Path(file).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise WorkloadError(f"--messages {quoted(file, 300)}: {first_line(error)}") from error
     if isinstance(found, list) and found and all(isinstance(each, list) for each in found):

@@ -24,10 +24,9 @@ import torch
 import tpprof
 from tpprof import methods
 from tpprof.methods.contract.errors import InputError
-from tpprof.profiler.accuracy.answer_files import weights_digest
+from tpprof.profiler.accuracy.answer_files import digest_of_model
 from tpprof.profiler.accuracy.exam import Exam
 from tpprof.profiler.accuracy.resumable import ResumableEvaluation
-from tpprof.profiler.models.checkpoint.embedded import folder_of
 from tpprof.profiler.run.kept_tokens import selections
 from tpprof.reports.analysis.accuracy.rules import RULES
 from tpprof.reports.analysis.accuracy.scores import scores
@@ -182,8 +181,8 @@ def methods_digest() -> str:
 
 
 def digest(model: str) -> str | None:
-    """Of the files of a model's checkpoint."""
-    return weights_digest(folder_of(model))
+    """Of the files of a model's checkpoint; None where they are not there."""
+    return digest_of_model(model)
 
 
 def _begin() -> None:

@@ -29,8 +29,8 @@ READ = (".json", ".jinja", ".model", ".txt", *WEIGHTS)
 WHOLE = 2**26
 """Bytes up to which a file is read whole."""
 PIECE, APART = 2**12, 2**20
-"""Bytes of each piece of a larger file, and from one piece to the next: what changes a matrix of
-more than a megabyte changes the digest."""
+"""Bytes of each piece of a larger file, and from one piece to the next: what changes all of
+a matrix of more than a megabyte changes the digest."""
 
 
 class AnswerKey(Struct):

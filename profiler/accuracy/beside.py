@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from ...methods.contract.errors import InputError
 from ...reports.outputs import OutputError
 from ...reports.record import files
 from ...reports.record.accuracy import Accuracy, same_questions
@@ -31,11 +32,17 @@ QUESTIONS = "accuracy, answers"
 def ask(journal: Journal, tell: Progress) -> None:
     """Ask all that the run of this journal has not asked yet; it has come to its end then.
 
-    Raises OutputError where the journal cannot be written. What else ends the process that asks is
+    Raises OutputError where the journal cannot be written, InputError for a checkpoint that has
+    changed behind what was timed and answered. What else ends the process that asks is
     the reason of the rows that it has not finished.
     """
     record = files.load_run(journal.path)
     accuracy = wanted(record)
+    if record.accuracy is not None and record.accuracy.weights != accuracy.weights:
+        raise InputError(
+            "the checkpoint's files have changed since this run was timed and asked: put them "
+            "back, or begin another run"
+        )
     if record.accuracy is None or not same_questions(record.accuracy, accuracy):
         journal.append(files.Asked(accuracy=accuracy))
         record = files.load_run(journal.path)

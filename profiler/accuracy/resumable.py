@@ -126,9 +126,8 @@ def rows_of(spec: RunSpec) -> list[Method]:
     """The methods, vanilla first. Raises InputError for one that is listed twice or unknown."""
     vanilla = parse("vanilla")
     listed = [parse(method, spec.cells.keep) for method in spec.cells.methods]
-    rows = [vanilla, *(method for method in listed if method != vanilla)]
-    require_once(rows)
-    return rows
+    require_once(listed)
+    return [vanilla, *(method for method in listed if method != vanilla)]
 
 
 def _policy(spec: RunSpec) -> Policy:

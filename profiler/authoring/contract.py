@@ -225,10 +225,10 @@ def _require_own(case: Case, equal: Trace, row: int) -> None:
     """A row of a batch of 2 keeps what it keeps, bit for bit, beside another picture. equal: of
     equal prompts."""
     inputs = case.inputs(batch=2)
-    (name,) = (name for name in inputs if name.startswith("pixel_values"))
-    pictures = list(inputs[name].chunk(2))
-    pictures[1 - row] = -pictures[1 - row].flip(-1)
-    inputs[name] = torch.cat(pictures)
+    for name in [name for name in inputs if name.startswith("pixel_values")]:
+        pictures = list(inputs[name].chunk(2))
+        pictures[1 - row] = -pictures[1 - row].flip(-1)
+        inputs[name] = torch.cat(pictures)
     beside = case.run(inputs)
     for layer, (one, other) in enumerate(zip(equal.kept, beside.kept, strict=True)):
         if not torch.equal(one[row], other[row]):

@@ -83,8 +83,7 @@ def new_method(
         fail(f"method {name!r} is there already: choose another name")
     require_folder("--folder", folder)
     module = next(iter(files(name))).removesuffix(".py")
-    found = importlib.util.find_spec(module)
-    if found is not None and Path(found.origin or "").parent.resolve() != folder.resolve():
+    if _is_elsewhere(module, folder):
         fail(f"{module}.py would hide the module {module} from Python: choose another name")
     texts = {folder / file: text for file, text in files(name).items()}
     require_outputs((Output("the file", path, "text") for path in texts), overwrite=overwrite)
@@ -92,3 +91,13 @@ def new_method(
         write(path, text.encode(), "text", overwrite=overwrite)
         say(f"{path} is written")
     say(f"then: tpprof check {name} --plugin {next(iter(texts))}")
+
+
+def _is_elsewhere(module: str, folder: Path) -> bool:
+    """Whether Python knows a module of the name that is not a file in the folder."""
+    found = importlib.util.find_spec(module)
+    if found is None or found.loader is None:  # a folder without __init__.py hides nothing
+        return False
+    return not (found.origin and found.has_location) or (
+        Path(found.origin).parent.resolve() != folder.resolve()
+    )

@@ -107,11 +107,16 @@ class Pruned:
     def by_picture(self) -> list[float]:
         """Tokens kept of each picture of a prompt, the mean over prompts; [] of one picture."""
         counts = [
-            [sum(end - size <= token < end for token in entry.tokens) for end, size in ends]
+            _of_each(entry.tokens, sizes)
             for entry, sizes in zip(self.entries, self.pictures, strict=True)
-            for ends in [list(zip(itertools.accumulate(sizes), sizes, strict=True))]
         ]
         return [sum(each) / len(counts) for each in zip(*counts, strict=True)]
+
+
+def _of_each(tokens: Sequence[int], sizes: Sequence[int]) -> list[int]:
+    """How many tokens lie in each of pictures of these sizes, one behind another."""
+    ends = zip(itertools.accumulate(sizes), sizes, strict=True)
+    return [sum(end - size <= token < end for token in tokens) for end, size in ends]
 
 
 def tokens_table(seen: Sequence[Seen], notes: Sequence[str] = (NOTE,)) -> Table[Pruned]:
@@ -179,7 +184,7 @@ def _what_stays() -> list[Column[Pruned]]:
         ),
         Column(
             "of each\npicture",
-            lambda r: ", ".join(f"{count:,.0f}" for count in r.by_picture) or NA,
+            lambda r: ", ".join(f"{count:,.4g}" for count in r.by_picture) or NA,
             {"kept_by_picture": lambda r: r.by_picture},
             "The same for each picture, in their order, where a prompt holds several; merged "
             "tokens are of none.",

@@ -85,6 +85,9 @@ def measure(
                 ask(journal, tell)
     except KeyboardInterrupt as stopped:
         code = 143 if isinstance(stopped, Terminated) else 130
+    except InputError:
+        journal.close()  # for a run that goes on with it
+        raise
     outcome = _ended(journal, path, code, overwrite=overwrite)
     if trace is not None and not traced:
         say(f"no trace: nothing was left to measure, or it failed ({outcome.path})")

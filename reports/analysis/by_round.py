@@ -78,8 +78,9 @@ def weighted(cell: Cell, weights: dict[SpanKey, float]) -> dict[int, float]:
 
 
 def baseline(record: Record, cell: Cell) -> Cell | None:
-    """The first vanilla cell that ran under the same runtime as `cell`: what a runtime gains is
-    no merit of a method. A callable is compared with the first one, if there is none such."""
-    vanillas = [other for other in record.cells if other.name == "vanilla"]
+    """The first vanilla cell that ran under the same runtime as `cell`, and did not fail: what a
+    runtime gains is no merit of a method. A callable is compared with the first one, if there is
+    none such."""
+    vanillas = [other for other in record.cells if other.name == "vanilla" and not other.error]
     other_runtime = vanillas[0] if vanillas and cell.callable is not None else None
     return next((other for other in vanillas if ran(other) == ran(cell)), other_runtime)

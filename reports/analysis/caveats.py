@@ -165,8 +165,9 @@ def _precision(record: Record, listed: list[Row]) -> str:
     if not missed:
         return ""
     if all(width is None for width in missed.values()):
+        unit = "processes" if record.spec.stopping.isolate else "rounds"
         return (
-            f"{len(missed)} of {len(measured)} rows have no interval, for which {FEWEST} rounds "
+            f"{len(missed)} of {len(measured)} rows have no interval, for which {FEWEST} {unit} "
             "are needed: what they show may be an accident."
         )
     widest = max(missed, key=lambda cell: missed[cell] or math.inf)

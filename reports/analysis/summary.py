@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import msgspec
 
 from ..record.schema import Cell, Record
 from .by_round import baseline, by_round, latencies, latency, paired_speedup, phase, seconds_in
@@ -14,7 +17,8 @@ from .promise import over_promise, promise_of, touched_share
 
 @dataclass(frozen=True)
 class Row:
-    """One cell of the record in numbers; None where there is nothing to derive it from.
+    """One cell of the record in numbers; None where there is nothing to derive it from. What a cell
+    took before it failed is no result: all that is measured of it is None.
 
     latency, prefill: seconds. decode: seconds per token. p95, p99: of the latency. speedup:
     measured, end to end, round by round against vanilla under the same runtime. precision: see
@@ -77,6 +81,15 @@ def precision(record: Record, cell: Cell) -> float | None:
 
 
 def _row(record: Record, cell: Cell, vanilla: Cell | None) -> Row:
+    if cell.error:
+        untimed = msgspec.structs.replace(cell, samples=[])
+        return dataclasses.replace(
+            _of_samples(record, untimed, vanilla), cell=cell, peak_bytes=None
+        )
+    return _of_samples(record, cell, vanilla)
+
+
+def _of_samples(record: Record, cell: Cell, vanilla: Cell | None) -> Row:
     stopping, gain = record.spec.stopping, paired_speedup(vanilla, cell) if vanilla else None
     flops = request_flops(cell)
     full = request_flops(vanilla) if vanilla else 0

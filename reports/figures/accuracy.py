@@ -51,7 +51,7 @@ def _points(subject: RunView) -> list[Point]:
     found = []
     for row in subject.measured:
         score: Score | None = subject.scores.get(row.cell.method)
-        if row.cell.error or row.speedup is None or score is None:
+        if row.speedup is None or score is None:
             continue
         if score.f1 is not None:
             found.append((row, row.speedup, score.f1))

@@ -48,9 +48,16 @@ class Accuracy(Struct):
 
 def same_questions(one: Accuracy, other: Accuracy) -> bool:
     """Whether answers to one are answers to the other."""
-    kinds = ("benchmark", "attention", "new_tokens", "batch_size", "questions")
-    files = ("pictures", "weights")
-    return all(getattr(one, kind) == getattr(other, kind) for kind in (*kinds, *files))
+    kinds = (
+        "benchmark",
+        "attention",
+        "new_tokens",
+        "batch_size",
+        "pictures",
+        "weights",
+        "questions",
+    )
+    return all(getattr(one, kind) == getattr(other, kind) for kind in kinds)
 
 
 def fits(accuracy: Accuracy) -> bool:

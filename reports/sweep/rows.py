@@ -40,19 +40,14 @@ class GridRow:
         return self.row.visual_mean if self.row else None
 
     @property
-    def timed(self) -> Row | None:
-        """What was measured, if it did not fail: what a cell took before it failed is no result."""
-        return self.row if self.row and not self.row.cell.error else None
-
-    @property
     def latency(self) -> Estimate | None:
         """Seconds of a request."""
-        return self.timed.latency if self.timed else None
+        return self.row.latency if self.row else None
 
     @property
     def gain(self) -> Estimate | None:
         """The speed-up as it was measured, end to end."""
-        return self.timed.speedup if self.timed else None
+        return self.row.speedup if self.row else None
 
     @property
     def speedup(self) -> float | None:
@@ -67,7 +62,7 @@ class GridRow:
 
     @property
     def peak_bytes(self) -> int | None:
-        return self.timed.peak_bytes if self.timed else None
+        return self.row.peak_bytes if self.row else None
 
     @property
     def f1(self) -> Estimate | None:

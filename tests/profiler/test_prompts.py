@@ -89,6 +89,17 @@ def test_a_content_without_parts_says_itself_where_its_picture_goes(
     assert [len(part) for part in tokenize(model, messages=file)] == [2, 1]
 
 
+def test_parts_of_nothing_but_text_say_themselves_where_their_picture_goes(
+    model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As LLaVA's conversations do; an editor's byte-order mark before them is none of it."""
+    monkeypatch.setattr(model, "chat_template", "{{ messages[0].content[0].text }}")
+    turns = [{"role": "user", "content": [{"type": "text", "text": "dog <image> cat"}]}]
+    file = told(tmp_path / "turns.json", turns)
+    Path(file).write_bytes(b"\xef\xbb\xbf" + Path(file).read_bytes())
+    assert [len(part) for part in tokenize(model, messages=file)] == [2, 1]
+
+
 @pytest.mark.parametrize("name", ["qwen2.5-vl", "llava-onevision"])
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_pictures_and_a_video_in_one_prompt_are_refused(

@@ -144,6 +144,14 @@ def test_an_interrupted_exam_is_gone_on_with(
     answered = [text for text in partial.accuracy.answers[0].texts if text is not None]
     assert 0 < len(answered) < 36
     assert "of 36 answered" in done.stdout
+    template = place / "model" / "chat_template.jinja"
+    before = template.read_bytes()
+    template.write_bytes(before + b" ")
+    changed_since = compare(place, "fastv", "random", "--out", out, "--resume")
+    template.write_bytes(before)
+    assert changed_since.returncode == 2
+    assert "the checkpoint's files have changed" in changed_since.stderr
+    assert load(tmp_path / "run.json").accuracy == partial.accuracy
     again = compare(place, "fastv", "random", "--out", out, "--resume")
     assert again.returncode == 0, again.stderr
     whole = load(tmp_path / "run.json")
@@ -153,7 +161,7 @@ def test_an_interrupted_exam_is_gone_on_with(
 
 
 @pytest.mark.parametrize("file", ["val2014/COCO_1.png", "model/chat_template.jinja"])
-def test_answers_of_other_pictures_or_another_checkpoint_are_asked_again(
+def test_answers_of_other_pictures_or_another_checkpoint_are_not_the_same(
     file: str, place: Path, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)

@@ -226,7 +226,7 @@ def test_a_new_method_works_as_it_is_written(
     assert in_this_process("new-method", "My-Method.2", cwd=tmp_path).returncode == 2
 
 
-@pytest.mark.parametrize("name", ["fastv", "2fast", "a b", "../up", "numpy", "glob"])
+@pytest.mark.parametrize("name", ["fastv", "2fast", "a b", "../up", "numpy", "glob", "time", "abc"])
 def test_a_name_that_no_method_may_have(name: str, tmp_path: Path) -> None:
     done = in_this_process("new-method", name, cwd=tmp_path)
     assert (done.returncode, list(tmp_path.iterdir())) == (2, [])

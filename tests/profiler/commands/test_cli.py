@@ -195,7 +195,7 @@ def test_a_listed_method_says_what_its_knobs_may_be(tmp_path: Path) -> None:
     least = "least scenes of a video; auto: 4 with M-RoPE, else 8"
     assert f"scenes=auto  {least} (from 1)\n" in listed
     assert "threshold=0.8  cosine above which a token hangs on another (-1 to 1)\n" in listed
-    assert "cut=0.9  cosine of two frames' means, below which another scene begins\n" in listed
+    assert "layer=auto  decoder layer that is cut before; auto: the published 20\n" in listed
 
 
 @pytest.mark.parametrize(

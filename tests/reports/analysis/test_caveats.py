@@ -138,6 +138,21 @@ def test_a_target_is_not_missed_where_there_is_no_interval(run: Record) -> None:
         one.samples = one.samples[:1]
     (warning,) = caveats.warnings(run)
     assert warning.startswith("2 of 2 rows have no interval, for which 6 rounds are needed")
+    stopping = msgspec.structs.replace(run.spec.stopping, isolate=True)
+    run.spec = msgspec.structs.replace(run.spec, stopping=stopping)
+    assert "for which 6 processes are needed" in caveats.warnings(run)[0]
+
+
+def test_sentences_and_footnotes_know_nothing_of_what_failed(run: Record) -> None:
+    """What a cell took before it failed is in the record, and in no line of what it came to."""
+    failed = cell("fastv", "rows", 0.1, 4, error="RuntimeError: in round 7")
+    failed.samples = failed.samples[:1]
+    before = sentences.sentences(run), sentences.footnotes(run)[1]
+    run.cells.append(failed)
+    assert (sentences.sentences(run), sentences.footnotes(run)[1]) == before
+    (last,) = [row for row in table7(run).to_values() if row["error"]]
+    assert last["latency_seconds"] is None
+    assert last["speedup"] is None
 
 
 def test_samples_of_one_process_count_as_one(run: Record) -> None:

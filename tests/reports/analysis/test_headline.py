@@ -42,6 +42,14 @@ def test_what_a_cell_took_before_it_failed_makes_it_no_fastest() -> None:
     assert headline(failed).startswith("Nothing was measured beside vanilla")
 
 
+def test_over_a_vanilla_that_failed_nothing_is_faster() -> None:
+    failed = cell("vanilla", "rows", 2.0, 10, error="out of memory in round 7")
+    listed = rows(record(failed, cell("fastv", "rows", 1.0, 4)))
+    assert headline_of(listed).headline.startswith("Nothing was measured beside vanilla")
+    assert [row.speedup for row in listed] == [None, None]
+    assert [row.latency is None for row in listed] == [True, False]
+
+
 def test_what_is_slower_than_vanilla_never_looks_fastest() -> None:
     told = headline(scattered("fastv", [3.0, 3.2]))
     assert told == (

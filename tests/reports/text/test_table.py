@@ -237,7 +237,7 @@ def test_tokens_of_several_pictures_are_counted_picture_by_picture() -> None:
     other = [Kept(layer=2, visual=9, tokens=[0, 5, 6, 8])]
     seen = [Seen("fastv", "a.jpg", one, (2, 4, 2)), Seen("fastv", "b.jpg", other, (6, 1, 2))]
     table = tokens_table(seen)
-    assert table.lines()[0][:6] == ["fastv", "2", "2", "4", "2, 1, 2", "0"]
+    assert table.lines()[0][:6] == ["fastv", "2", "2", "4", "1.5, 1, 1.5", "0"]
     assert table.to_values()[0]["kept_by_picture"] == [1.5, 1.0, 1.5]
 
 
