@@ -25,6 +25,7 @@ from paper.questions import (  # type: ignore[import-not-found]
 from paper.results import Results, load, to_json  # type: ignore[import-not-found]
 
 from tpprof.methods.contract.errors import InputError
+from tpprof.profiler.accuracy.answer_files import digest_of_model
 from tpprof.reports.outputs import OutputError, beside
 from tpprof.reports.record import files
 from tpprof.reports.record.schema import Record
@@ -78,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _asked(options: argparse.Namespace) -> tuple[Results, Record | None]:
     examination = _examination(options)
-    digest = asking.digest(examination.model) or "unknown"
+    digest = digest_of_model(examination.model) or "unknown"
     most = max(source.most for source in examination.exams.values())
     named = f"{Path(examination.model).name}-{digest[:12]}-{asking.methods_digest()[:12]}-{most}"
     if options.bank:

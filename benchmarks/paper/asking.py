@@ -76,7 +76,7 @@ class Asking:
         return Results(
             command,
             told.model,
-            digest(told.model),
+            digest_of_model(told.model),
             RULE,
             list(told.budgets),
             [
@@ -178,11 +178,6 @@ def methods_digest() -> str:
     for path in sorted(home.rglob("*.py")):
         found.update(path.read_bytes())
     return found.hexdigest()
-
-
-def digest(model: str) -> str | None:
-    """Of the files of a model's checkpoint; None where they are not there."""
-    return digest_of_model(model)
 
 
 def _begin() -> None:

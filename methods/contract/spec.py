@@ -121,8 +121,9 @@ def _value(cls: type[Method], knob: str, text: str) -> Any:
             value = _convert(kind, text)
         except (ValueError, ZeroDivisionError):
             continue
-        if value or kind is not Fraction or int not in kinds:  # none of the tokens is no budget
-            return value
+        if value == 0 and kind is Fraction and int in kinds:  # no share of a budget is none
+            continue
+        return value
     wanted = " or ".join(map(_describe, kinds))
     raise SpecError(f"{cls.name}: {knob}={text} is not {wanted}")
 

@@ -32,17 +32,11 @@ QUESTIONS = "accuracy, answers"
 def ask(journal: Journal, tell: Progress) -> None:
     """Ask all that the run of this journal has not asked yet; it has come to its end then.
 
-    Raises OutputError where the journal cannot be written, InputError for a checkpoint that has
-    changed behind what was timed and answered. What else ends the process that asks is
+    Raises OutputError where the journal cannot be written. What else ends the process that asks is
     the reason of the rows that it has not finished.
     """
     record = files.load_run(journal.path)
     accuracy = wanted(record)
-    if record.accuracy is not None and record.accuracy.weights != accuracy.weights:
-        raise InputError(
-            "the checkpoint's files have changed since this run was timed and asked: put them "
-            "back, or begin another run"
-        )
     if record.accuracy is None or not same_questions(record.accuracy, accuracy):
         journal.append(files.Asked(accuracy=accuracy))
         record = files.load_run(journal.path)
@@ -56,6 +50,20 @@ def ask(journal: Journal, tell: Progress) -> None:
         raise OutputError(failed)
     _note_unanswered(journal, failed or "the process that asks ended before all was answered")
     journal.append(files.Ended())
+
+
+def require_same_checkpoint(record: Record) -> None:
+    """Raises InputError where the model's files have changed since it was timed and asked."""
+    known = record.accuracy
+    if known is not None and known.weights not in (None, _digest(record)):
+        raise InputError(
+            "the checkpoint's files have changed since this run was timed and asked: put them "
+            "back, or begin another run"
+        )
+
+
+def _digest(record: Record) -> str | None:
+    return digest_of_model(record.spec.model.name or record.model.name)
 
 
 def _give_back() -> None:
@@ -86,7 +94,7 @@ def wanted(record: Record) -> Accuracy:
     listed = spec.cells.attention
     sheet = blank_sheet(exam, methods, "rows" if "rows" in listed else listed[0])
     sheet.pictures = exam.digest_of_pictures()
-    sheet.weights = digest_of_model(spec.model.name or record.model.name)
+    sheet.weights = _digest(record)
     return sheet
 
 

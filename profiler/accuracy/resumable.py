@@ -72,7 +72,7 @@ class ResumableEvaluation:
             backend=wanted.backend,
             seed=wanted.seed,
         )
-        self.files.require(self._keys(model))
+        self.files.require(self._keys_with(model))
         self._ask(model, exam, tell)
 
     def _set_exam(self, *, pictures: bool = True) -> Exam:
@@ -96,8 +96,8 @@ class ResumableEvaluation:
         finally:
             self.files.close()
 
-    def _keys(self, model: Model | None = None) -> list[AnswerKey]:
-        """One for each row. model: once it is loaded."""
+    def _keys(self) -> list[AnswerKey]:
+        """One for each row, before the model is loaded."""
         spec, name = self.spec, self.spec.model.name or SEER
         key = AnswerKey(
             tpprof=own_version(),
@@ -115,11 +115,16 @@ class ResumableEvaluation:
             new_tokens=self.new_tokens,
             batch_size=self.batch_size,
         )
-        if model is not None:
-            dtype = str(model.dtype).removeprefix("torch.")
-            key = msgspec.structs.replace(key, dtype=dtype, device=model.device.type)
         names = map(format_spec, self.methods)
         return [msgspec.structs.replace(key, method=name) for name in names]
+
+    def _keys_with(self, model: Model) -> list[AnswerKey]:
+        """The same, now that it is loaded."""
+        dtype = str(model.dtype).removeprefix("torch.")
+        return [
+            msgspec.structs.replace(key, dtype=dtype, device=model.device.type)
+            for key in self.files.keys
+        ]
 
 
 def rows_of(spec: RunSpec) -> list[Method]:

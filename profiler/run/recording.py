@@ -19,7 +19,7 @@ from ...reports.record.labels import name
 from ...reports.record.schema import Record
 from ...reports.record.spec import RunSpec
 from ...reports.sanitize import say
-from ..accuracy.beside import ask
+from ..accuracy.beside import ask, require_same_checkpoint
 from ..subprocesses import UNWRITABLE
 from ..tensor_parallel.launch import RanksEnded, RankTask, on_ranks, require_alone
 from . import isolated
@@ -85,9 +85,6 @@ def measure(
                 ask(journal, tell)
     except KeyboardInterrupt as stopped:
         code = 143 if isinstance(stopped, Terminated) else 130
-    except InputError:
-        journal.close()  # for a run that goes on with it
-        raise
     outcome = _ended(journal, path, code, overwrite=overwrite)
     if trace is not None and not traced:
         say(f"no trace: nothing was left to measure, or it failed ({outcome.path})")
@@ -192,7 +189,8 @@ def _path(record: Record, out: Path) -> Path:
 def _earlier(record: Record, path: Path, out: Path) -> tuple[Path, Record | None]:
     """The run to go on with: the file itself, or the newest one in the folder that fits.
 
-    Raises InputError where there are runs to go on with, but none of this configuration.
+    Raises InputError where there are runs to go on with, but none of this configuration, or of a
+    checkpoint that has changed behind its answers.
     """
     refused = ""
     for candidate in [path] if out.suffix == ".json" else _unfinished(out):
@@ -201,6 +199,7 @@ def _earlier(record: Record, path: Path, out: Path) -> tuple[Path, Record | None
         earlier = files.load_run(candidate)
         differs = differences(earlier, record, ("the earlier run", "this one"))
         if not differs:
+            require_same_checkpoint(earlier)
             return candidate, earlier
         refused = refused or f"{candidate}: {'; '.join(differs)}"
     if refused:

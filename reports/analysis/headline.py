@@ -23,11 +23,10 @@ class Headline:
 def headline_of(listed: list[Row]) -> Headline:
     """Which method is fastest, and how much of its promise came true.
 
-    A method is faster only where the whole
-    interval of its speed-up lies above 1, widened for the number of methods that it is the best of
-    (Bonferroni); where there are too few rounds for an interval, that is said. Every speed-up is
-    over vanilla under the same runtime: where there are several runtimes, the one with the least
-    latency is judged. Where a callable may have done other work, that is said.
+    A method is faster only where the whole interval of its speed-up lies above 1, widened for the
+    number of methods that it is the best of (Bonferroni); too few rounds for an interval are told.
+    Every speed-up is over vanilla under the same runtime: where there are several, the one with the
+    least latency is judged. Where a callable may have done other work, that is said.
     """
     measured = [row for row in listed if row.speedup and row.cell.name != "vanilla"]
     if not measured:

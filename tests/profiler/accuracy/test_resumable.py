@@ -315,7 +315,7 @@ def test_a_device_by_its_number_is_gone_on_with(whole: Path, tmp_path: Path) -> 
     """Answers of `cuda:1` are kept under `cuda`, which the model's device is of."""
     named = evaluation(tmp_path / "named", device="cuda:1")
     found = SimpleNamespace(dtype=torch.float32, device=torch.device("cuda", 1))
-    assert {key.device for key in named._keys(found)} == {"cuda"}  # type: ignore[arg-type]
+    assert {key.device for key in named._keys_with(found)} == {"cuda"}  # type: ignore[arg-type]
     assert {key.device for key in named._keys()} == {"cuda"}
 
 
